@@ -1,0 +1,29 @@
+# `make setup` makes .venv with the tested stack; the other targets call it when needed.
+# Any Python 3.11 or 3.12 serves: make setup PYTHON=/path/to/python3.12
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+DEMO := work_dirs/demo
+
+.PHONY: setup demo test lint
+setup: $(READY)
+
+$(READY): constraints.txt setup.cfg pyproject.toml tools/setup_venv.sh
+	PYTHON="$(PYTHON)" bash tools/setup_venv.sh $(VENV)
+	touch $@
+
+demo: $(READY)
+	$(BIN)/python tools/train.py configs/mask_rcnn_shvit_s1_sample.py --seed 0 --work-dir $(DEMO)
+	$(BIN)/python tools/test.py configs/mask_rcnn_shvit_s1_sample.py "$$(cat $(DEMO)/last_checkpoint)" \
+	    --eval bbox segm --work-dir $(DEMO) --show-dir $(DEMO)/pictures
+	@echo 'Sample set: data/sample   Log, checkpoints, curves.png: $(DEMO)   Predictions beside ground truth: $(DEMO)/pictures'
+
+test: $(READY) lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

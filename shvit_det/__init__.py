@@ -1,0 +1,27 @@
+"""SHViT for MMDetection: ``custom_imports = dict(imports=['shvit_det'])``, then ``backbone=dict(type='SHViT')``."""
+
+from . import compat
+
+compat.prepare()  # before anything that imports mmcv.ops
+
+from . import contract  # noqa: E402  (the stack has to be prepared first)
+from .arch import ARCHS, Arch  # noqa: E402
+from .backbone import SHViT  # noqa: E402
+from .checkpoint import SHViTPretrained  # noqa: E402
+from .engine.amp import CPUAmpOptimWrapper  # noqa: E402
+from .errors import UsageError  # noqa: E402
+from .neck import SHViTFPN  # noqa: E402
+from .version import __version__  # noqa: E402
+
+contract.install()
+
+__all__ = [
+    'ARCHS',
+    'Arch',
+    'CPUAmpOptimWrapper',
+    'SHViT',
+    'SHViTFPN',
+    'SHViTPretrained',
+    'UsageError',
+    '__version__',
+]

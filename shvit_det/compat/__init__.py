@@ -1,0 +1,14 @@
+"""What the releases below us need to run on today's torch; one small module per symptom.
+
+Every function here is safe to call twice and does nothing where there is nothing to cure.
+"""
+
+from . import mmcv_ops, packages, torch_load
+
+
+def prepare() -> None:
+    """Make the OpenMMLab stack usable: called once, when ``shvit_det`` is imported."""
+    mmcv_ops.install()
+    torch_load.allow_mmengine_classes()
+    packages.add_to_mmengine()
+    packages.silence_pkg_resources()

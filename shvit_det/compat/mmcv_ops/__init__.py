@@ -1,0 +1,99 @@
+"""Symptom: ``No module named 'mmcv._ext'``, because mmcv was installed without its compiled ops.
+
+mmcv is compiled where it is installed; without torch there, under build isolation, or from
+``mmcv-lite`` there are no compiled ops, and ``mmdet.models`` cannot be imported. This package puts
+a module of that name in their place. What common detectors need works, on torchvision's compiled
+ops and plain torch, on any device; every other op can be imported and says so when it is called.
+"""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+import types
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+
+from . import attention, boxes, convolutions, losses, masked, roi_align, roi_pool, versions
+
+__all__ = ['IMPLEMENTED', 'install', 'is_stand_in']
+
+NAME = 'mmcv._ext'
+INSTALL_MMCV = '`pip install -U openmim && mim install "mmcv>=2.0.0rc4,<2.2.0"`'
+IMPLEMENTED: dict[str, Callable[..., Any]] = {
+    name: getattr(part, name)
+    for part in (attention, boxes, convolutions, losses, masked, roi_align, roi_pool, versions)
+    for name in part.__all__
+}
+
+
+def install() -> bool:
+    """Let mmcv's Python files find their ops, and tell whether it is the stand-in that serves them.
+
+    Compiled ops that load are left alone. Those that do not, mostly because they were built for
+    another torch, are replaced with a warning: the detectors work, and the user learns of it.
+
+    Raises:
+        ModuleNotFoundError: if mmcv itself is missing.
+    """
+    if is_stand_in():
+        return True
+    if importlib.util.find_spec(NAME) is not None:
+        try:
+            importlib.import_module(NAME)
+        except ImportError as error:
+            warnings.warn(
+                f'The compiled ops of the installed mmcv do not load with torch '
+                f'{torch.__version__} ({error}), so that torchvision serves in their place: '
+                f'build mmcv again for this torch ({INSTALL_MMCV}), or uninstall it and '
+                f'`pip install "mmcv-lite>=2.0.0rc4,<2.2.0"`.',
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        else:
+            return False
+    loader = _Loader()
+    module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(NAME, loader, origin=__name__))
+    loader.exec_module(module)
+    sys.modules[NAME] = vars(sys.modules['mmcv'])['_ext'] = module
+    return True
+
+
+def is_stand_in() -> bool:
+    """Whether ``mmcv._ext`` is ours: only the stand-in has the attribute ``__stand_in__``."""
+    return hasattr(sys.modules.get(NAME), '__stand_in__')
+
+
+class _StandIn(types.ModuleType):
+    """A module that has every op by name, because mmcv asks for all the names when imported."""
+
+    __stand_in__ = 'shvit_det'
+
+    def __getattr__(self, name: str) -> Callable[..., NoReturn]:
+        if name.startswith('__'):
+            raise AttributeError(f'module {NAME!r} has no attribute {name!r}')
+
+        def missing(*args: Any, **kwargs: Any) -> NoReturn:
+            raise NotImplementedError(
+                f'The mmcv op {name!r} is not among those that shvit_det replaces by torchvision: '
+                f'replace this mmcv by one with compiled ops ({INSTALL_MMCV}; it needs a compiler or a '
+                f'wheel for torch {torch.__version__}).'
+            )
+
+        return missing
+
+
+class _Loader(importlib.abc.Loader):
+    """Makes the stand-in; ``pkgutil.find_loader`` takes a module without a loader for absent."""
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        """An empty stand-in."""
+        return _StandIn(spec.name, "shvit_det's stand-in for mmcv's compiled ops, on torchvision.")
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Give the stand-in its ops."""
+        vars(module).update(IMPLEMENTED)

@@ -1,0 +1,163 @@
+"""Deformable convolutions: what ``mmcv.ops.deform_conv`` and ``modulated_deform_conv`` call.
+
+torchvision's kernels order the offsets (y before x) and treat the border as mmcv's do. mmcv's
+buffers (``columns``, ``ones``) and its batch splitting (``im2col_step``) do not change results and
+are not used.
+"""
+
+import torch
+from torch import Tensor
+
+from .precision import widen
+
+__all__ = [
+    'deform_conv_backward_input',
+    'deform_conv_backward_parameters',
+    'deform_conv_forward',
+    'modulated_deform_conv_backward',
+    'modulated_deform_conv_forward',
+]
+
+# mmcv's names for the integers that torchvision takes, in torchvision's order.
+_PLAIN = ('dH', 'dW', 'padH', 'padW', 'dilationH', 'dilationW', 'group', 'deformable_group')
+_MODULATED = (
+    *('stride_h', 'stride_w', 'pad_h', 'pad_w', 'dilation_h', 'dilation_w'),
+    *('group', 'deformable_group'),
+)
+
+
+def deform_conv_forward(
+    features: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    **settings: int,
+) -> None:
+    """Deformable convolution (arXiv 1703.06211), written to ``output``.
+
+    Shapes: features (B, C, H, W), weight (D, C / group, kH, kW),
+        offset (B, deformable_group * kH * kW * 2, H', W'), output (B, D, H', W').
+    """
+    geometry = [settings[name] for name in _PLAIN]
+    output.copy_(_convolve(features, weight, offset, None, None, geometry))
+
+
+def deform_conv_backward_input(
+    features: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    grad_features: Tensor,
+    grad_offset: Tensor,
+    weight: Tensor,
+    columns: Tensor,
+    **settings: int,
+) -> None:
+    """Write the gradients of the features and of the offsets."""
+    geometry = [settings[name] for name in _PLAIN]
+    gradients = _differentiate(grad_output, features, weight, offset, None, None, geometry)
+    grad_features.copy_(gradients[0])
+    grad_offset.copy_(gradients[2])
+
+
+def deform_conv_backward_parameters(
+    features: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    grad_weight: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    scale: float,
+    **settings: int,
+) -> None:
+    """Add ``scale`` times the gradient of the weight to ``grad_weight``."""
+    geometry = [settings[name] for name in _PLAIN]
+    # The weight's own values do not enter its gradient, and mmcv does not hand them over.
+    gradients = _differentiate(grad_output, features, grad_weight, offset, None, None, geometry)
+    grad_weight.add_(gradients[1], alpha=scale)
+
+
+def modulated_deform_conv_forward(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    with_bias: bool,
+    **settings: int,
+) -> None:
+    """Modulated deformable convolution (arXiv 1811.11168), written to ``output``.
+
+    Shapes: as ``deform_conv_forward``, and mask (B, deformable_group * kH * kW, H', W'), bias
+        (D,), or empty without a bias.
+    """
+    geometry = [settings[name] for name in _MODULATED]
+    output.copy_(_convolve(features, weight, offset, mask, bias if with_bias else None, geometry))
+
+
+def modulated_deform_conv_backward(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    columns: Tensor,
+    grad_features: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    grad_offset: Tensor,
+    grad_mask: Tensor,
+    grad_output: Tensor,
+    with_bias: bool,
+    **settings: int,
+) -> None:
+    """Write the gradients of everything that the forward op takes."""
+    geometry = [settings[name] for name in _MODULATED]
+    gradients = _differentiate(grad_output, features, weight, offset, mask, bias if with_bias else None, geometry)
+    targets = (grad_features, grad_weight, grad_offset, grad_mask)
+    for target, gradient in zip(targets, gradients[:4], strict=True):
+        target.copy_(gradient)
+    if with_bias:
+        grad_bias.copy_(gradients[4])
+
+
+def _convolve(
+    features: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    geometry: list[int],
+) -> Tensor:
+    operands = _operands(features, weight, offset, mask, bias)
+    return torch.ops.torchvision.deform_conv2d(*operands, *geometry, mask is not None)
+
+
+def _differentiate(
+    grad_output: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    geometry: list[int],
+) -> tuple[Tensor, ...]:
+    """Gradients of features, weight, offset, mask and bias."""
+    grad_output, *operands = widen(grad_output, *_operands(features, weight, offset, mask, bias))
+    return torch.ops.torchvision._deform_conv2d_backward(grad_output, *operands, *geometry, mask is not None)
+
+
+def _operands(
+    features: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor, ...]:
+    """The tensors in torchvision's order; its kernels want a mask and a bias, used or not."""
+    if mask is None:
+        mask = offset.new_zeros(len(offset), 1)
+    if bias is None:
+        bias = weight.new_zeros(len(weight))
+    return widen(features, weight, offset, mask, bias)

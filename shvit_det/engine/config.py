@@ -1,0 +1,126 @@
+"""Configs: read, and changed by the options of the tools."""
+
+import os
+from collections.abc import Iterator, Mapping, MutableMapping, MutableSequence, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from ..errors import UsageError
+
+SPLITS = ('train', 'val', 'test')
+
+
+def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
+    """Return the config of a file with ``--cfg-options`` merged into it.
+
+    Raises:
+        UsageError: If the file does not exist or cannot be read as a config.
+    """
+    if not Path(path).is_file():
+        raise UsageError(f'no such config: {path}')
+    try:
+        config = Config.fromfile(path)
+        for key in options or {}:
+            warn_if_new(config, key)
+        config.merge_from_dict(dict(options or {}))
+    except (OSError, SyntaxError, AssertionError, KeyError, TypeError, ImportError, NameError) as error:
+        raise UsageError(f'cannot read the config {path}: {type(error).__name__}: {error}') from error
+    return config
+
+
+def warn_if_new(config: Config, key: str) -> None:
+    """Log a warning if ``key``, with dots, names nothing that the config has: most of the time a typing error."""
+    node: Any = config
+    for part in key.split('.'):
+        if isinstance(node, Mapping | Config):
+            found = part in node
+        elif isinstance(node, Sequence) and not isinstance(node, str):
+            found = part.isdigit() and int(part) < len(node)
+        else:
+            found = False
+        if not found:
+            print_log(f'--cfg-options {key}: the config has no {part!r} there, it is added', 'current', 30)
+            return
+        node = node[int(part)] if part.isdigit() and not isinstance(node, Mapping | Config) else node[part]
+
+
+def datasets_of(config: Config, split: str) -> Iterator[MutableMapping]:
+    """Yield the innermost dataset dicts of a split, through wrappers such as ``RepeatDataset`` or ``ConcatDataset``."""
+    loader = config.get(f'{split}_dataloader')
+    pending = [loader['dataset']] if loader else []
+    while pending:
+        dataset = pending.pop(0)
+        if 'ann_file' in dataset:
+            yield dataset
+        elif 'dataset' in dataset:
+            pending.append(dataset['dataset'])
+        else:
+            pending.extend(dataset.get('datasets', []))
+
+
+def set_data_root(config: Config, root: str) -> None:
+    """Point every loader and evaluator of ``config`` at another folder of the same layout.
+
+    Raises:
+        UsageError: If there is no such folder, or the config names no folder that could be replaced.
+    """
+    if not Path(root).is_dir():
+        raise UsageError(f'no such data folder: {root}')
+    named = [config.get('data_root'), *(d.get('data_root') for split in SPLITS for d in datasets_of(config, split))]
+    old_roots = {old for old in named if old}
+    if not old_roots:
+        raise UsageError('--data-root needs a config whose datasets have a data_root, and this one has none')
+    new = os.path.join(root, '')
+    for split in SPLITS:
+        for part in ('dataloader', 'evaluator'):
+            _replace_root(config.get(f'{split}_{part}'), old_roots, new)
+    config.data_root = new
+    config.pop('sample_set', None)
+
+
+def _replace_root(node: Any, old_roots: set[str], new: str) -> None:
+    items: Any = ()
+    if isinstance(node, MutableMapping):
+        items = list(node.items())
+    elif isinstance(node, MutableSequence):
+        items = enumerate(node)
+    for key, value in items:
+        if isinstance(value, str):
+            for old in old_roots:
+                if value == old or value.startswith(os.path.join(old, '')):
+                    node[key] = os.path.join(new, value[len(old) :].lstrip('/'))
+                    break
+        else:
+            _replace_root(value, old_roots, new)
+
+
+def remove_pretrained(config: Config) -> None:
+    """Let the backbone start from random weights."""
+    config.model.backbone.init_cfg = None
+
+
+def enable_amp(config: Config) -> None:
+    """Train in mixed precision: mmengine's on an accelerator, bfloat16 autocast on a CPU.
+
+    Raises:
+        UsageError: If the config has an optimizer wrapper of its own kind, which cannot just be replaced.
+    """
+    kind = config.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper', 'CPUAmpOptimWrapper'):
+        raise UsageError(f'--amp works with optim_wrapper.type OptimWrapper, but this config has {kind!r}')
+    config.optim_wrapper.type = 'AmpOptimWrapper' if torch.cuda.is_available() else 'CPUAmpOptimWrapper'
+
+
+def enable_auto_scale_lr(config: Config) -> None:
+    """Scale the learning rate by the real total batch over ``auto_scale_lr.base_batch_size``.
+
+    Raises:
+        UsageError: If the config does not say for which batch its learning rate is.
+    """
+    if 'base_batch_size' not in config.get('auto_scale_lr', {}):
+        raise UsageError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config, and this one has none')
+    config.auto_scale_lr.enable = True

@@ -1,0 +1,72 @@
+"""mmengine's runner with whole checkpoints, processes without a GPU, and a readable terminal."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import is_distributed, is_main_process
+from mmengine.hooks import LoggerHook
+from mmengine.logging import MMLogger
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
+from torch import distributed, nn
+
+DUMPS = ('System environment', 'Config:', 'Hooks will be executed')
+
+
+def is_for_terminal(record: logging.LogRecord) -> bool:
+    """Return False for mmengine's dumps of several hundred lines; the log file has them."""
+    return not record.getMessage().strip('\n -').startswith(DUMPS)
+
+
+class SHViTRunner(Runner):
+    """The runner of our tools. Its arguments, its files and its results are those of mmengine's."""
+
+    def setup_env(self, env_cfg: dict) -> None:
+        if self.distributed and not is_distributed() and not torch.cuda.is_available():
+            distributed.init_process_group(backend='gloo')  # mmengine's own start selects a CUDA device first
+        super().setup_env(env_cfg)
+
+    def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs: Any) -> MMLogger:
+        logger = super().build_logger(log_level, log_file, **kwargs)
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(is_for_terminal)
+        return logger
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        if self.distributed and model_wrapper_cfg is None and not torch.cuda.is_available():
+            model_wrapper_cfg = dict(
+                type='MMDistributedDataParallel',
+                device_ids=None,  # mmengine's default names a GPU
+                broadcast_buffers=False,
+                find_unused_parameters=self.cfg.get('find_unused_parameters', False),
+            )
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        built = super().build_train_loop(loop)
+        self._log_ten_times(len(built.dataloader) if isinstance(built, EpochBasedTrainLoop) else built.max_iters)
+        return built
+
+    def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        built = super().build_test_loop(loop)
+        self._log_ten_times(len(built.dataloader))
+        return built
+
+    def _log_ten_times(self, num_batches: int) -> None:
+        """Shorten the interval of the log so that a short epoch shows its progress too."""
+        for hook in self.hooks:
+            if isinstance(hook, LoggerHook):
+                hook.interval = max(1, min(hook.interval, num_batches // 10))
+
+    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Save under another name first: a file with the final name is always whole."""
+        part = f'{filename}.part'
+        try:
+            super().save_checkpoint(out_dir, part, *args, **kwargs)
+            if is_main_process():
+                (Path(out_dir) / part).replace(Path(out_dir) / filename)
+        finally:
+            if is_main_process():
+                (Path(out_dir) / part).unlink(missing_ok=True)

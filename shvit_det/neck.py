@@ -1,0 +1,118 @@
+"""A feature pyramid that makes the finer levels a stride-16 backbone lacks."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from mmcv.cnn import ConvModule
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from .errors import UsageError
+from .registry import MODELS, register
+
+EXTRA_CONVS = (False, True, 'on_input')
+
+
+@register(MODELS)
+class SHViTFPN(BaseModule):
+    """The neck of the authors' detectors (called EfficientViTFPN in their code).
+
+    Laterals and a nearest top-down sum as in FPN; finer levels by transposed convolutions of kernel 2 and stride 2,
+    chained on the finest lateral after the sum; a 3x3 convolution on every level; coarser levels by 3x3 convolutions of
+    stride 2 or by subsampling. There is no norm and no activation anywhere.
+
+    State-dict keys are those of the published detection checkpoints. Mind one trap in them: ``extra_trans_convs`` run
+    from coarse to fine, ``extra_fpn_convs`` from fine to coarse.
+
+    Shapes:
+        One (B, in_channels[i], H_i, W_i) per backbone stage, fine to coarse -> ``num_outs`` tensors
+        (B, out_channels, H, W), fine to coarse, the first ``2 ** num_upsamples`` times as large as the first input.
+
+    Args:
+        in_channels: Channels of each input, ``backbone.out_channels``.
+        out_channels: Channels of every output.
+        num_outs: Number of levels returned: the inputs, ``num_upsamples`` finer ones, the rest coarser.
+        num_upsamples: Number of finer levels, each of half the stride of the one before.
+        add_extra_convs: How coarser levels are made: ``'on_input'`` (or True) by 3x3 convolutions of stride 2, the
+            first on the last input, the next on the level before it; False by subsampling the coarsest output.
+        init_cfg: mmengine's weight initialisation.
+
+    Raises:
+        UsageError: If an argument is out of range or the number of inputs differs from ``in_channels``.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        out_channels: int = 256,
+        num_outs: int = 5,
+        num_upsamples: int = 2,
+        add_extra_convs: bool | str = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg or dict(type='Xavier', layer='Conv2d', distribution='uniform'))
+        self.in_channels = tuple(in_channels)
+        num_coarser = num_outs - len(self.in_channels) - num_upsamples
+        if num_upsamples < 0 or num_coarser < 0:
+            raise UsageError(
+                f'num_outs={num_outs} of SHViTFPN must be at least the {len(self.in_channels)} inputs plus '
+                f'num_upsamples={num_upsamples}, which must not be negative'
+            )
+        if add_extra_convs not in EXTRA_CONVS:
+            raise UsageError(f'add_extra_convs of SHViTFPN must be one of {EXTRA_CONVS}, but got {add_extra_convs!r}')
+        self.out_channels = out_channels
+        self.num_outs = num_outs
+        self.num_upsamples = num_upsamples
+        self.num_coarser = num_coarser
+        self.add_extra_convs = bool(add_extra_convs)
+
+        conv = partial(ConvModule, act_cfg=None)  # whose default is a ReLU
+        self.lateral_convs = nn.ModuleList(conv(channels, out_channels, 1) for channels in self.in_channels)
+        self.fpn_convs = nn.ModuleList(conv(out_channels, out_channels, 3, padding=1) for _ in self.in_channels)
+        if self.add_extra_convs:
+            for index in range(num_coarser):
+                channels = out_channels if index else self.in_channels[-1]
+                self.fpn_convs.append(conv(channels, out_channels, 3, stride=2, padding=1))
+        self.extra_trans_convs = nn.ModuleList(
+            conv(out_channels, out_channels, 2, stride=2, conv_cfg=dict(type='deconv')) for _ in range(num_upsamples)
+        )
+        self.extra_fpn_convs = nn.ModuleList(
+            conv(out_channels, out_channels, 3, padding=1) for _ in range(num_upsamples)
+        )
+
+    def out_strides(self, in_strides: Sequence[int]) -> tuple[int, ...]:
+        """Return the stride of each output, fine to coarse, given those of the inputs."""
+        finer = [in_strides[0] // 2**power for power in range(self.num_upsamples, 0, -1)]
+        coarser = [in_strides[-1] * 2**power for power in range(1, self.num_coarser + 1)]
+        return (*finer, *in_strides, *coarser)
+
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        if len(inputs) != len(self.in_channels):
+            raise UsageError(f'SHViTFPN was made for {len(self.in_channels)} inputs, but got {len(inputs)}')
+        laterals = self._top_down([conv(x) for conv, x in zip(self.lateral_convs, inputs, strict=True)])
+        outs = [conv(x) for conv, x in zip(self.fpn_convs, laterals, strict=False)]
+        return (*self._finer(laterals[0]), *outs, *self._coarser(inputs[-1], outs[-1]))
+
+    @staticmethod
+    def _top_down(laterals: list[Tensor]) -> list[Tensor]:
+        for index in range(len(laterals) - 1, 0, -1):
+            finer = laterals[index - 1]
+            laterals[index - 1] = finer + interpolate(laterals[index], size=finer.shape[2:], mode='nearest')
+        return laterals
+
+    def _finer(self, x: Tensor) -> list[Tensor]:
+        outs: list[Tensor] = []
+        for upsample, conv in zip(self.extra_trans_convs, reversed(self.extra_fpn_convs), strict=True):
+            x = upsample(x)
+            outs.insert(0, conv(x))
+        return outs
+
+    def _coarser(self, last_input: Tensor, last_out: Tensor) -> list[Tensor]:
+        outs: list[Tensor] = []
+        for index in range(self.num_coarser):
+            if self.add_extra_convs:
+                outs.append(self.fpn_convs[len(self.in_channels) + index](outs[-1] if outs else last_input))
+            else:
+                outs.append((outs[-1] if outs else last_out)[:, :, ::2, ::2])
+        return outs

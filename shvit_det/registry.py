@@ -1,0 +1,37 @@
+"""Registration: ``type='SHViT'`` and ``type='shvit_det.SHViT'`` both resolve, from any OpenMMLab project.
+
+mmengine looks a plain name up in the project's own registry and then in the root; it looks a scoped name up in the
+child of the root that carries the scope. So every class of ours is entered twice: in the root and in our child of it.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
+from mmengine.registry import WEIGHT_INITIALIZERS as ROOT_WEIGHT_INITIALIZERS
+from mmengine.registry import Registry
+
+SCOPE = 'shvit_det'
+
+MODELS = Registry('model', parent=ROOT_MODELS, scope=SCOPE, locations=['shvit_det.backbone', 'shvit_det.neck'])
+OPTIM_WRAPPERS = Registry(
+    'optimizer wrapper', parent=ROOT_OPTIM_WRAPPERS, scope=SCOPE, locations=['shvit_det.engine.amp']
+)
+WEIGHT_INITIALIZERS = Registry(
+    'weight initializer', parent=ROOT_WEIGHT_INITIALIZERS, scope=SCOPE, locations=['shvit_det.checkpoint']
+)
+
+Registered = TypeVar('Registered', bound=type)
+
+
+def register(registry: Registry) -> Callable[[Registered], Registered]:
+    """Return a class decorator that enters the class in ``registry`` and in the root registry above it."""
+
+    def enter(cls: Registered) -> Registered:
+        registry.register_module(module=cls)
+        assert registry.parent is not None
+        registry.parent.register_module(module=cls)
+        return cls
+
+    return enter

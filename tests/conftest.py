@@ -1,0 +1,27 @@
+"""Shared by all tests: one torch thread, and the folders with real photographs where they are there."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import shvit_det  # noqa: F401  (prepares the stack before any test imports mmdet)
+
+ROOT = Path(__file__).parent.parent
+
+torch.set_num_threads(1)
+os.environ['OMP_NUM_THREADS'] = '1'  # for the tools that run as processes
+
+
+def photographs(name: str) -> Path:
+    """Return the folder of a data set of real photographs beside the checkout, or skip the test."""
+    folder = Path(os.environ.get('SHVIT_DET_TEST_DATA', ROOT.parent / 'shared' / 'data')) / name
+    if not folder.is_dir():
+        pytest.skip(f'the photographs are not here: no folder {folder}; SHVIT_DET_TEST_DATA names another place')
+    return folder
+
+
+@pytest.fixture
+def coco_mini() -> Path:
+    return photographs('coco_mini')

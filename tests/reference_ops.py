@@ -1,0 +1,242 @@
+"""What mmcv's ops are defined to give, one number at a time: slow, plain, and without torch.
+
+Written from the definitions in the papers and in mmcv's sources. Overlaps are fractions, so that
+thresholds are met exactly; arrays are numpy's, in double precision.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from itertools import product
+
+import numpy as np
+
+Box = Sequence[float]
+
+
+def overlap(first: Box, second: Box, offset: int = 0, over_first: bool = False) -> Fraction:
+    """Intersection over union, or over the first box; 0 where both have no area."""
+
+    def area(x1: Fraction, y1: Fraction, x2: Fraction, y2: Fraction) -> Fraction:
+        return (x2 - x1 + offset) * (y2 - y1 + offset)
+
+    first, second = ([Fraction(float(value)) for value in box] for box in (first, second))
+    width = min(first[2], second[2]) - max(first[0], second[0]) + offset
+    height = min(first[3], second[3]) - max(first[1], second[1]) + offset
+    intersection = max(width, Fraction(0)) * max(height, Fraction(0))
+    whole = area(*first) if over_first else area(*first) + area(*second) - intersection
+    return intersection / whole if whole else Fraction(0)
+
+
+def by_score(scores: Sequence[float]) -> list[int]:
+    return sorted(range(len(scores)), key=lambda index: -scores[index])
+
+
+def nms(boxes: Sequence[Box], scores: Sequence[float], threshold: str, offset: int) -> list[int]:
+    kept: list[int] = []
+    for index in by_score(scores):
+        others = (overlap(boxes[better], boxes[index], offset) for better in kept)
+        if all(other <= Fraction(threshold) for other in others):
+            kept.append(index)
+    return kept
+
+
+def nms_match(boxes: Sequence[Box], scores: Sequence[float], threshold: str) -> list[list[int]]:
+    groups: list[list[int]] = []
+    for index in by_score(scores):
+        for group in groups:
+            if overlap(boxes[group[0]], boxes[index]) >= Fraction(threshold):
+                group.append(index)
+                break
+        else:
+            groups.append([index])
+    return groups
+
+
+def soft_nms(
+    boxes: Sequence[Box],
+    scores: Sequence[float],
+    threshold: str,
+    sigma: float,
+    min_score: float,
+    method: str,
+    offset: int,
+) -> list[tuple[int, float]]:
+    """Pairs of index and lowered score, in the order of picking."""
+    todo = list(zip(range(len(boxes)), scores, strict=True))
+    picked: list[tuple[int, float]] = []
+    while todo:
+        best = max(range(len(todo)), key=lambda place: todo[place][1])
+        todo[0], todo[best] = todo[best], todo[0]
+        picked.append(todo.pop(0))
+        place = 0
+        while place < len(todo):
+            index, score = todo[place]
+            shared = overlap(boxes[picked[-1][0]], boxes[index], offset)
+            if method == 'gaussian':
+                score *= math.exp(-(float(shared) ** 2) / sigma)
+            elif shared >= Fraction(threshold):
+                score *= 1 - float(shared) if method == 'linear' else 0
+            todo[place] = (index, score)
+            if score < min_score:
+                todo[place] = todo[-1]
+                todo.pop()
+            else:
+                place += 1
+    return picked
+
+
+def interpolate(channel: np.ndarray, y: float, x: float) -> float:
+    """RoIAlign's value between the pixels: the border's up to one pixel outside, 0 beyond."""
+    height, width = channel.shape
+    if not (-1 <= y <= height and -1 <= x <= width):
+        return 0.0
+    y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+    return sum(
+        channel[row, column] * (1 - abs(y - row)) * (1 - abs(x - column))
+        for row in {math.floor(y), math.ceil(y)}
+        for column in {math.floor(x), math.ceil(x)}
+    )
+
+
+def roi_align(
+    features: np.ndarray,
+    rois: np.ndarray,
+    size: tuple[int, int],
+    scale: float,
+    ratio: int,
+    pool: Callable[[list[float]], float],
+    aligned: bool,
+) -> np.ndarray:
+    pooled = np.zeros((len(rois), features.shape[1], *size))
+    for region, channel, row, column in np.ndindex(*pooled.shape):
+        image, *corners = rois[region]
+        x1, y1, x2, y2 = (corner * scale - (0.5 if aligned else 0) for corner in corners)
+        smallest = -math.inf if aligned else 1
+        bin_height = max(y2 - y1, smallest) / size[0]
+        bin_width = max(x2 - x1, smallest) / size[1]
+        num_rows, num_columns = ratio or math.ceil(bin_height), ratio or math.ceil(bin_width)
+        samples = [
+            interpolate(
+                features[int(image), channel],
+                y1 + (row + (i + 0.5) / num_rows) * bin_height,
+                x1 + (column + (j + 0.5) / num_columns) * bin_width,
+            )
+            for i, j in product(range(num_rows), range(num_columns))
+        ]
+        pooled[region, channel, row, column] = pool(samples) if samples else 0
+    return pooled
+
+
+def roi_pool(features: np.ndarray, rois: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
+    pooled = np.zeros((len(rois), features.shape[1], *size))
+    for region, channel, row, column in np.ndindex(*pooled.shape):
+        image, x1, y1, x2, y2 = rois[region]
+        bin_height, bin_width = (y2 + 1 - y1) * scale / size[0], (x2 + 1 - x1) * scale / size[1]
+        rows = slice(
+            max(math.floor(row * bin_height + y1 * scale), 0),
+            max(math.ceil((row + 1) * bin_height + y1 * scale), 0),
+        )
+        columns = slice(
+            max(math.floor(column * bin_width + x1 * scale), 0),
+            max(math.ceil((column + 1) * bin_width + x1 * scale), 0),
+        )
+        pixels = features[int(image), channel, rows, columns]
+        if bin_height > 0 and bin_width > 0 and pixels.size:
+            pooled[region, channel, row, column] = pixels.max()
+    return pooled
+
+
+def sigmoid_focal_loss(
+    logits: np.ndarray, target: Sequence[int], gamma: float, alpha: float, weight: Sequence[float]
+) -> np.ndarray:
+    loss = np.zeros(logits.shape)
+    for row, column in np.ndindex(*logits.shape):
+        probability = 1 / (1 + math.exp(-logits[row, column]))
+        if target[row] == column:
+            loss[row, column] = -alpha * (1 - probability) ** gamma * math.log(probability)
+        else:
+            loss[row, column] = -(1 - alpha) * probability**gamma * math.log(1 - probability)
+        if target[row] < len(weight):
+            loss[row, column] *= weight[target[row]]
+    return loss
+
+
+def softmax_focal_loss(
+    logits: np.ndarray, target: Sequence[int], gamma: float, alpha: float, weight: Sequence[float]
+) -> np.ndarray:
+    loss = np.zeros(len(logits))
+    for row, label in enumerate(target):
+        if label >= 0:
+            powers = [math.exp(logit) for logit in logits[row]]
+            probability = powers[label] / sum(powers)
+            loss[row] = -alpha * (1 - probability) ** gamma * math.log(probability)
+            loss[row] *= weight[label]
+    return loss
+
+
+def interpolate_zero(channel: np.ndarray, y: float, x: float) -> float:
+    """Deformable convolution's and attention's value between the pixels: 0 outside the map."""
+    height, width = channel.shape
+    top, left = math.floor(y), math.floor(x)
+    return sum(
+        channel[row, column] * (1 - abs(y - row)) * (1 - abs(x - column))
+        for row, column in product((top, top + 1), (left, left + 1))
+        if 0 <= row < height and 0 <= column < width
+    )
+
+
+def deform_conv2d(
+    features: np.ndarray,
+    offset: np.ndarray,
+    mask: np.ndarray,
+    weight: np.ndarray,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    deform_groups: int,
+) -> np.ndarray:
+    """Modulated deformable convolution; a mask of ones makes it the plain one."""
+    in_channels, (out_channels, group_channels, kernel_h, kernel_w) = (
+        features.shape[1],
+        weight.shape,
+    )
+    output = np.zeros((len(features), out_channels, *offset.shape[2:]))
+    for image, out_channel, row, column in np.ndindex(*output.shape):
+        first_channel = out_channel // (out_channels // groups) * group_channels
+        for i, j, k in np.ndindex(group_channels, kernel_h, kernel_w):
+            channel = first_channel + i
+            point = channel // (in_channels // deform_groups) * kernel_h * kernel_w
+            point += j * kernel_w + k
+            y = row * stride[0] - padding[0] + j * dilation[0]
+            x = column * stride[1] - padding[1] + k * dilation[1]
+            value = interpolate_zero(
+                features[image, channel],
+                y + offset[image, 2 * point, row, column],
+                x + offset[image, 2 * point + 1, row, column],
+            )
+            output[image, out_channel, row, column] += (
+                weight[out_channel, i, j, k] * mask[image, point, row, column] * value
+            )
+    return output
+
+
+def multi_scale_deformable_attention(
+    value: np.ndarray,
+    shapes: Sequence[tuple[int, int]],
+    locations: np.ndarray,
+    weights: np.ndarray,
+) -> np.ndarray:
+    batch_size, _, num_heads, width = value.shape
+    attended = np.zeros((batch_size, locations.shape[1], num_heads, width))
+    for image, query, head, level, point in np.ndindex(*weights.shape):
+        start = sum(rows * columns for rows, columns in shapes[:level])
+        rows, columns = shapes[level]
+        level_map = value[image, start : start + rows * columns, head].reshape(rows, columns, width)
+        x, y = locations[image, query, head, level, point]
+        for channel in range(width):
+            attended[image, query, head, channel] += weights[image, query, head, level, point] * interpolate_zero(
+                level_map[..., channel], y * rows - 0.5, x * columns - 0.5
+            )
+    return attended.reshape(batch_size, -1, num_heads * width)

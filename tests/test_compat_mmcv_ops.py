@@ -1,0 +1,526 @@
+"""The stand-in for mmcv's compiled ops, through mmcv's own functions, against plain references."""
+
+import importlib
+import importlib.util
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import pytest
+import reference_ops as reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.autograd import gradcheck
+
+from shvit_det.compat import mmcv_ops
+
+if not mmcv_ops.install():
+    pytest.skip('mmcv has its compiled ops here, which serve', allow_module_level=True)
+
+ops = importlib.import_module('mmcv.ops')  # cannot be imported before install()
+attention = importlib.import_module('mmcv.ops.multi_scale_deform_attn')
+
+THRESHOLDS = ['0.3', '0.5', '0.6', '0.7']
+slow_references = settings(max_examples=60, deadline=None)
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+
+# The stand-in as a module
+
+
+def run_python(code: str, *arguments: str) -> str:
+    process = subprocess.run([sys.executable, '-c', code, *arguments], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def test_models_import_in_a_fresh_process() -> None:
+    code = 'import shvit_det, mmdet.models, mmcv.ops; print(mmcv._ext.__stand_in__)'
+    assert run_python(code) == 'shvit_det\n'
+
+
+COMPILED = """
+def nms(*args, **kwargs):
+    return 'compiled'
+def __getattr__(name):
+    if name.startswith('__'):
+        raise AttributeError(name)
+"""
+
+
+def test_steps_aside_for_compiled_ops(tmp_path: Path) -> None:
+    (tmp_path / '_ext.py').write_text(COMPILED)
+    code = """if True:
+        import sys
+        import mmcv
+        mmcv.__path__.append(sys.argv[1])
+        from shvit_det.compat import mmcv_ops
+        assert mmcv_ops.install() is False
+        assert not mmcv_ops.is_stand_in()
+        import mmcv.ops
+        print(sys.modules['mmcv.ops.nms'].ext_module.nms())
+    """
+    assert run_python(code, str(tmp_path)) == 'compiled\n'
+
+
+def test_warns_of_compiled_ops_that_do_not_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / '_ext.py').write_text("raise ImportError('undefined symbol: _ZN2at4_ops')")
+    monkeypatch.delitem(sys.modules, 'mmcv._ext')
+    monkeypatch.delattr(mmcv, '_ext')
+    monkeypatch.setattr(mmcv, '__path__', [*mmcv.__path__, str(tmp_path)])
+    with pytest.warns(RuntimeWarning, match=r'undefined symbol.*mim install.*mmcv-lite'):
+        assert mmcv_ops.install()
+    assert mmcv_ops.is_stand_in()
+
+
+def test_second_install_changes_nothing() -> None:
+    before = sys.modules['mmcv._ext']
+    assert mmcv_ops.install()
+    assert sys.modules['mmcv._ext'] is before is mmcv._ext
+
+
+@pytest.mark.filterwarnings('ignore:.*find_loader')
+def test_is_found_like_any_module() -> None:
+    assert importlib.util.find_spec('mmcv._ext').name == 'mmcv._ext'
+    assert pkgutil.find_loader('mmcv._ext') is not None  # what mmengine and mmcv ask
+    assert 'stand-in' in mmcv._ext.__doc__
+
+
+def test_missing_op_names_itself_and_the_way_out() -> None:
+    boxes = torch.zeros(1, 5)
+    with pytest.raises(NotImplementedError, match=r"'box_iou_rotated'.*mim install"):
+        ops.box_iou_rotated(boxes, boxes)
+    assert not hasattr(mmcv._ext, '__path__')
+
+
+def test_environment_report_names_the_stand_in() -> None:
+    assert 'torchvision' in ops.get_compiler_version()
+    assert ops.get_compiling_cuda_version() == 'not available'
+
+
+# Suppression
+
+
+@st.composite
+def box_lists(draw: st.DrawFn, max_size: int = 12) -> list[tuple[int, int, int, int]]:
+    """Boxes on a coarse grid, where overlaps equal to a threshold and empty boxes are common."""
+    corner, extent = st.integers(0, 8), st.integers(0, 6)
+    boxes = draw(st.lists(st.tuples(corner, corner, extent, extent), max_size=max_size))
+    return [(x, y, x + width, y + height) for x, y, width, height in boxes]
+
+
+def distinct_scores(count: int) -> list[float]:
+    """Scores between 0 and 1, all different and in no order."""
+    return [0.05 + 0.9 * (index * 0.6180339887 % 1) for index in range(count)]
+
+
+def as_boxes(boxes: list[tuple[int, int, int, int]], dtype: torch.dtype) -> Tensor:
+    return torch.tensor(boxes, dtype=dtype).reshape(-1, 4)
+
+
+@slow_references
+@given(
+    boxes=box_lists(),
+    threshold=st.sampled_from(THRESHOLDS),
+    offset=st.sampled_from([0, 1]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    has_ties=st.booleans(),
+)
+def test_nms(boxes: list, threshold: str, offset: int, dtype: torch.dtype, has_ties: bool) -> None:
+    scores = [0.5] * len(boxes) if has_ties else distinct_scores(len(boxes))
+    inputs = as_boxes(boxes, dtype), torch.tensor(scores, dtype=dtype)
+    dets, kept = ops.nms(*inputs, float(threshold), offset=offset)
+    assert kept.tolist() == reference.nms(boxes, scores, threshold, offset)
+    assert dets.equal(torch.cat([inputs[0], inputs[1][:, None]], 1)[kept])
+
+
+def test_nms_keeps_an_overlap_equal_to_the_threshold() -> None:
+    boxes = torch.tensor([[0.0, 0, 4, 1], [1, 0, 5, 1]])
+    assert len(ops.nms(boxes, torch.tensor([0.9, 0.8]), 0.6)[1]) == 2
+
+
+def test_nms_takes_half_precision_and_numpy() -> None:
+    boxes = torch.tensor([[0, 0, 4, 4], [0, 0, 4, 3], [8, 8, 9, 9]])
+    scores = torch.tensor([0.25, 0.5, 0.125])
+    for dtype in (torch.bfloat16, torch.float16):
+        dets, kept = ops.nms(boxes.to(dtype), scores, 0.5)
+        assert kept.tolist() == [1, 2]
+        assert ops.nms(boxes.to(dtype), scores.to(dtype), 0.5)[0].dtype == dtype
+    dets, kept = ops.nms(boxes.numpy(), scores.numpy(), 0.5)
+    assert isinstance(dets, np.ndarray) and kept.tolist() == [1, 2]
+
+
+@slow_references
+@given(boxes=box_lists(), num_classes=st.integers(1, 3), split_threshold=st.sampled_from([1, 100]))
+def test_batched_nms_suppresses_within_classes(boxes: list, num_classes: int, split_threshold: int) -> None:
+    if not boxes:
+        return  # mmcv takes the largest coordinate of all boxes
+    classes = [index % num_classes for index in range(len(boxes))]
+    scores = distinct_scores(len(boxes))
+    expected = []
+    for wanted in range(num_classes):
+        members = [index for index, label in enumerate(classes) if label == wanted]
+        kept = reference.nms([boxes[index] for index in members], [scores[index] for index in members], '0.5', 0)
+        expected += [members[index] for index in kept]
+    _, kept = ops.batched_nms(
+        as_boxes(boxes, torch.float32),
+        torch.tensor(scores),
+        torch.tensor(classes),
+        {'type': 'nms', 'iou_threshold': 0.5, 'split_thr': split_threshold},
+    )
+    assert kept.tolist() == sorted(expected, key=lambda index: -scores[index])
+
+
+@slow_references
+@given(
+    boxes=box_lists(),
+    threshold=st.sampled_from(THRESHOLDS),
+    method=st.sampled_from(['naive', 'linear', 'gaussian']),
+    min_score=st.sampled_from([1e-3, 0.3]),
+    offset=st.sampled_from([0, 1]),
+    has_ties=st.booleans(),
+)
+def test_soft_nms(boxes: list, threshold: str, method: str, min_score: float, offset: int, has_ties: bool) -> None:
+    scores = [0.5] * len(boxes) if has_ties else distinct_scores(len(boxes))
+    inputs = as_boxes(boxes, torch.float64), torch.tensor(scores, dtype=torch.float64)
+    dets, kept = ops.soft_nms(*inputs, float(threshold), sigma=0.5, min_score=min_score, method=method, offset=offset)
+    picked = reference.soft_nms(boxes, scores, threshold, 0.5, min_score, method, offset)
+    assert kept.tolist() == [index for index, _ in picked]
+    assert dets[:, :4].equal(inputs[0][kept])
+    np.testing.assert_allclose(dets[:, 4], [score for _, score in picked], rtol=1e-12)
+    assert inputs[1].tolist() == scores  # the op must not lower its input
+
+
+def test_soft_nms_order_of_equal_scores() -> None:
+    # Boxes that drop out leave gaps in the compiled op's list, which decide between equal scores.
+    corners = (4 * random(60, 2)).round()
+    boxes = torch.cat([corners, corners + 5], 1)
+    scores = [0.5] * len(boxes)
+    _, kept = ops.soft_nms(boxes, torch.tensor(scores).double(), 0.3, min_score=0.2)
+    picked = reference.soft_nms(boxes.tolist(), scores, '0.3', 0.5, 0.2, 'linear', 0)
+    assert kept.tolist() == [index for index, _ in picked]
+    assert kept.tolist() != sorted(kept.tolist())
+
+
+@slow_references
+@given(boxes=box_lists(), threshold=st.sampled_from(THRESHOLDS))
+def test_nms_match(boxes: list, threshold: str) -> None:
+    scores = distinct_scores(len(boxes))
+    dets = torch.cat([as_boxes(boxes, torch.float32), torch.tensor(scores)[:, None]], 1)
+    groups = ops.nms_match(dets, float(threshold))
+    assert [group.tolist() for group in groups] == reference.nms_match(boxes, scores, threshold)
+
+
+def test_nms_match_joins_boxes_that_overlap_by_the_threshold() -> None:
+    dets = torch.tensor([[0.0, 0, 4, 1, 0.8], [1, 0, 5, 1, 0.9]])
+    assert [group.tolist() for group in ops.nms_match(dets, 0.6)] == [[1, 0]]
+
+
+@slow_references
+@given(
+    first=box_lists(4),
+    second=box_lists(4),
+    mode=st.sampled_from(['iou', 'iof']),
+    offset=st.sampled_from([0, 1]),
+)
+def test_bbox_overlaps(first: list, second: list, mode: str, offset: int) -> None:
+    tensors = as_boxes(first, torch.float64), as_boxes(second, torch.float64)
+    table = np.array([[float(reference.overlap(a, b, offset, mode == 'iof')) for b in second] for a in first]).reshape(
+        len(first), len(second)
+    )
+    np.testing.assert_allclose(ops.bbox_overlaps(*tensors, mode, offset=offset), table)
+    count = min(table.shape)
+    pairs = ops.bbox_overlaps(*(boxes[:count] for boxes in tensors), mode, True, offset)
+    np.testing.assert_allclose(pairs, np.diagonal(table))
+
+
+# Pooling of regions
+
+REGIONS = [
+    [0, 2.3, 1.1, 17.9, 12.7],
+    [1, 0, 0, 3.2, 2.9],
+    [1, -9.5, -7.3, 5.1, 4.2],  # partly outside
+    [0, 14.2, 9.3, 40.5, 30.1],
+    [1, 60, 60, 70, 75],  # outside
+    [0, 6.2, 5.1, 6.2, 5.1],  # without extent
+]
+
+
+def features_and_rois() -> tuple[Tensor, Tensor]:
+    return random(2, 2, 7, 9), torch.tensor(REGIONS, dtype=torch.float64)
+
+
+@pytest.mark.parametrize('mode', ['avg', 'max'])
+@pytest.mark.parametrize('aligned', [True, False])
+@pytest.mark.parametrize('ratio', [0, 2])
+@pytest.mark.parametrize('scale', [1.0, 0.5])
+def test_roi_align(mode: str, aligned: bool, ratio: int, scale: float) -> None:
+    features, rois = features_and_rois()
+    pool = max if mode == 'max' else np.mean
+    expected = reference.roi_align(features.numpy(), rois.numpy(), (3, 2), scale, ratio, pool, aligned)
+    layer = ops.RoIAlign((3, 2), scale, ratio, mode, aligned)
+    np.testing.assert_allclose(layer(features, rois), expected, atol=1e-12)
+    np.testing.assert_allclose(layer(features.float(), rois.float()), expected, atol=1e-5)
+    channels_last = features.to(memory_format=torch.channels_last)
+    np.testing.assert_allclose(layer(channels_last, rois), expected, atol=1e-12)
+    assert gradcheck(lambda maps: layer(maps, rois), features.requires_grad_(), fast_mode=True)
+
+
+@pytest.mark.parametrize('scale', [1.0, 0.5])
+def test_roi_pool(scale: float) -> None:
+    features, rois = features_and_rois()
+    inverted = torch.tensor([[1, 6.2, 5.1, 4.9, 3.9]], dtype=torch.float64)
+    rois = torch.cat([rois, inverted])
+    expected = reference.roi_pool(features.numpy(), rois.numpy(), (3, 2), scale)
+    layer = ops.RoIPool((3, 2), scale)
+    np.testing.assert_allclose(layer(features, rois), expected)
+    assert gradcheck(lambda maps: layer(maps, rois), features.requires_grad_(), fast_mode=True)
+
+
+def region_layers() -> list[nn.Module]:
+    return [ops.RoIAlign(3, 0.5), ops.RoIAlign(3, 0.5, pool_mode='max'), ops.RoIPool(3, 0.5)]
+
+
+@pytest.mark.parametrize('layer', region_layers(), ids=str)
+def test_pooling_of_no_regions(layer: nn.Module) -> None:
+    features = random(2, 3, 7, 9).requires_grad_()
+    pooled = layer(features, torch.zeros(0, 5, dtype=torch.float64))
+    assert pooled.shape == (0, 3, 3, 3)
+    pooled.sum().backward()
+    assert not features.grad.any()
+
+
+@pytest.mark.parametrize('layer', region_layers(), ids=str)
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_pooling_of_half_precision_is_the_rounded_result(layer: nn.Module, dtype: torch.dtype) -> None:
+    # So wide that half precision cannot tell neighbouring pixels apart on the right.
+    half = random(1, 2, 3, 2100).to(dtype).requires_grad_()
+    full = half.detach().float().requires_grad_()
+    rois = torch.tensor([[0, 4180.3, 0, 4190.9, 5.2], [0, 1.7, 1.2, 9.4, 5.9]])
+    results = [layer(features, rois) for features in (half, full)]
+    assert results[0].dtype == dtype
+    assert results[0].equal(results[1].to(dtype))
+    for result in results:
+        result.sum().backward()
+    assert half.grad.equal(full.grad.to(dtype))
+    assert half.grad.any()
+
+
+# Focal losses
+
+TARGETS = [0, 2, 3, 1, 3]  # of three classes; 3 is the background
+
+
+@pytest.mark.parametrize('gamma', [2.0, 0.5, 0.0])
+@pytest.mark.parametrize('weight', [[], [0.5, 2.0, 3.0]])
+def test_sigmoid_focal_loss(gamma: float, weight: list[float]) -> None:
+    logits, target = 3 * random(5, 3), torch.tensor(TARGETS)
+    weights = torch.tensor(weight, dtype=torch.float64) if weight else None
+    expected = reference.sigmoid_focal_loss(logits.numpy(), TARGETS, gamma, 0.3, weight)
+
+    def loss(logits: Tensor, reduction: str = 'none') -> Tensor:
+        return ops.sigmoid_focal_loss(logits, target, gamma, 0.3, weights, reduction)
+
+    np.testing.assert_allclose(loss(logits), expected, rtol=1e-9)
+    np.testing.assert_allclose(loss(logits, 'mean'), expected.sum() / 5, rtol=1e-9)
+    assert gradcheck(loss, logits.requires_grad_())
+
+
+def test_sigmoid_focal_loss_of_certain_logits() -> None:
+    logits = torch.tensor([[100.0, -100], [-100, 100]], requires_grad=True)
+    loss = ops.sigmoid_focal_loss(logits, torch.tensor([0, 0]), 2.0, 0.25, None, 'none')
+    # Right ones cost nothing; wrong ones cost their logit, times alpha or 1 - alpha.
+    assert loss.tolist() == [[0, 0], [25, 75]]
+    loss.sum().backward()
+    assert logits.grad.tolist() == [[0, 0], [-0.25, 0.75]]
+
+
+def test_sigmoid_focal_loss_of_bfloat16() -> None:
+    half = random(5, 3).bfloat16().requires_grad_()
+    full = half.detach().float().requires_grad_()
+    target = torch.tensor(TARGETS)
+    losses = [ops.sigmoid_focal_loss(x, target, 2.0, 0.25, None, 'none') for x in (half, full)]
+    assert losses[0].equal(losses[1].bfloat16())
+    for loss in losses:
+        loss.sum().backward()
+    assert half.grad.equal(full.grad.bfloat16())
+
+
+@pytest.mark.parametrize('gamma', [2.0, 0.5, 0.0])
+@pytest.mark.parametrize('weight', [[], [0.5, 2.0, 3.0, 1.5]])
+def test_softmax_focal_loss(gamma: float, weight: list[float]) -> None:
+    logits, labels = 3 * random(5, 4), [0, 2, 3, -1, 1]
+    weights = torch.tensor(weight, dtype=torch.float64) if weight else None
+    expected = reference.softmax_focal_loss(logits.numpy(), labels, gamma, 0.3, weight or [1.0] * 4)
+
+    def loss(logits: Tensor, reduction: str = 'sum') -> Tensor:
+        return ops.softmax_focal_loss(logits, torch.tensor(labels), gamma, 0.3, weights, reduction)
+
+    np.testing.assert_allclose(loss(logits, 'none'), expected, rtol=1e-9)
+    assert gradcheck(loss, logits.requires_grad_())
+
+
+def test_softmax_focal_loss_of_a_certain_row() -> None:
+    logits = torch.tensor([[100.0, 0], [0, 100]], requires_grad=True)
+    loss = ops.softmax_focal_loss(logits, torch.tensor([0, 0]), 0.5, 1.0, None, 'sum')
+    assert loss.isfinite()
+    loss.backward()
+    assert logits.grad[0].tolist() == [0, 0]
+    assert logits.grad.isfinite().all()
+
+
+# Deformable operators, masked convolution
+
+GEOMETRY = {'stride': (2, 1), 'padding': (1, 2), 'dilation': (1, 2), 'groups': 2}
+
+
+def deform_conv_inputs(deform_groups: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Features, offsets, mask and weight of a 3x2 kernel for ``GEOMETRY``."""
+    features, weight = random(2, 4, 5, 6), random(6, 2, 3, 2, seed=1)
+    offset = random(2, deform_groups * 12, 3, 8, seed=2)
+    return features, offset, random(2, deform_groups * 6, 3, 8, seed=3).sigmoid(), weight
+
+
+@pytest.mark.parametrize('deform_groups', [1, 2])
+def test_deform_conv(deform_groups: int) -> None:
+    features, offset, mask, weight = deform_conv_inputs(deform_groups)
+    expected = reference.deform_conv2d(
+        *(x.numpy() for x in (features, offset, torch.ones_like(mask), weight)),
+        **GEOMETRY,
+        deform_groups=deform_groups,
+    )
+    settings = *GEOMETRY.values(), deform_groups
+
+    def convolve(features: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
+        return ops.deform_conv2d(features, offset, weight, *settings)
+
+    np.testing.assert_allclose(convolve(features, offset, weight), expected, atol=1e-12)
+    channels_last = features.to(memory_format=torch.channels_last)
+    np.testing.assert_allclose(convolve(channels_last, offset, weight), expected, atol=1e-12)
+    inputs = [tensor.requires_grad_() for tensor in (features, offset, weight)]
+    assert gradcheck(convolve, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize('deform_groups', [1, 2])
+@pytest.mark.parametrize('has_bias', [True, False])
+def test_modulated_deform_conv(deform_groups: int, has_bias: bool) -> None:
+    inputs = deform_conv_inputs(deform_groups)
+    bias = random(6, seed=4) if has_bias else None
+    expected = reference.deform_conv2d(*(x.numpy() for x in inputs), **GEOMETRY, deform_groups=deform_groups)
+    if bias is not None:
+        expected += bias.numpy()[:, None, None]
+    settings = *GEOMETRY.values(), deform_groups
+
+    def convolve(*inputs: Tensor) -> Tensor:
+        return ops.modulated_deform_conv2d(*inputs, *settings)
+
+    np.testing.assert_allclose(convolve(*inputs, bias), expected, atol=1e-12)
+    inputs = [x if x is None else x.requires_grad_() for x in (*inputs, bias)]
+    assert gradcheck(convolve, inputs, fast_mode=True)
+
+
+def test_deform_conv_adds_to_the_gradient_of_the_weight() -> None:
+    features, offset, _, weight = deform_conv_inputs(1)
+    grad_output = random(2, 6, 3, 8, seed=5)
+    stride, padding, dilation, groups = GEOMETRY.values()
+    names = {'dH': stride[0], 'dW': stride[1], 'padH': padding[0], 'padW': padding[1]}
+    names |= {'dilationH': dilation[0], 'dilationW': dilation[1], 'kH': 3, 'kW': 2}
+    names |= {'group': groups, 'deformable_group': 1, 'im2col_step': 2}
+    buffers = random(0), random(0)
+    once, more = torch.zeros_like(weight), torch.ones_like(weight)
+    for gradient, scale in ((once, 1), (more, 0.5)):
+        mmcv._ext.deform_conv_backward_parameters(
+            features, offset, grad_output, gradient, *buffers, scale=scale, **names
+        )
+    assert once.any()
+    torch.testing.assert_close(more, 1 + 0.5 * once)
+
+
+@pytest.mark.parametrize('pack', [ops.DeformConv2dPack, ops.ModulatedDeformConv2dPack])
+def test_deform_conv_layers_train_under_bfloat16(pack: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    layer = pack(4, 6, 3, padding=1)
+    nn.init.normal_(layer.conv_offset.weight, std=0.1)
+    features = random(2, 4, 5, 6).float().requires_grad_()
+    full = layer(features)
+    with torch.autocast('cpu', torch.bfloat16):
+        half = layer(features)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), full, atol=0.1, rtol=0.1)
+    half.sum().backward()
+    assert features.grad.any()
+    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
+
+
+def attention_inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Value, shapes, locations (some outside) and weights of two levels."""
+    shapes = torch.tensor([[3, 4], [2, 3]])
+    locations = 0.5 + 0.4 * random(2, 5, 2, 2, 3, 2, seed=1)
+    return random(2, 18, 2, 4), shapes, locations, random(2, 5, 2, 2, 3, seed=2).sigmoid()
+
+
+def attend(value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+    starts = torch.tensor([0, 12], device=shapes.device)
+    function = attention.MultiScaleDeformableAttnFunction
+    return function.apply(value, shapes, starts, locations, weights, 64)
+
+
+def test_multi_scale_deformable_attention() -> None:
+    value, shapes, locations, weights = attention_inputs()
+    expected = reference.multi_scale_deformable_attention(
+        value.numpy(), shapes.tolist(), locations.numpy(), weights.numpy()
+    )
+    np.testing.assert_allclose(attend(value, shapes, locations, weights), expected, atol=1e-12)
+    half = attend(value.bfloat16(), shapes, locations.bfloat16(), weights.bfloat16())
+    assert half.dtype == torch.bfloat16
+    inputs = [tensor.requires_grad_() for tensor in (value, locations, weights)]
+    assert gradcheck(lambda v, p, w: attend(v, shapes, p, w), inputs, fast_mode=True)
+
+
+def test_masked_conv() -> None:
+    torch.manual_seed(0)
+    layer = ops.MaskedConv2d(2, 3, (3, 5), padding=(1, 2)).double()
+    features = random(1, 2, 6, 7)
+    mask = random(1, 6, 7, seed=1) > 0
+    expected = nn.functional.conv2d(features, layer.weight, layer.bias, padding=(1, 2)) * mask
+    torch.testing.assert_close(layer(features, mask), expected)
+
+
+# The same on a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+def test_cuda_agrees_with_the_cpu() -> None:
+    features, rois = features_and_rois()
+    features = features.to(memory_format=torch.channels_last)
+    layers = [ops.RoIAlign(3, 0.5), ops.RoIAlign(3, 0.5, pool_mode='max'), ops.RoIPool(3, 0.5)]
+    target = torch.tensor(TARGETS)
+    value, shapes, locations, weights = attention_inputs()
+    convolution = (*GEOMETRY.values(), 2)
+    calls = [(layer, (features, rois)) for layer in layers]
+    calls += [
+        (ops.sigmoid_focal_loss, (random(5, 3), target)),
+        (ops.softmax_focal_loss, (random(5, 4), target)),
+        (lambda *x: ops.modulated_deform_conv2d(*x, None, *convolution), deform_conv_inputs(2)),
+        (attend, (value, shapes, locations, weights)),
+        (lambda *x: ops.nms(*x, 0.5, offset=1)[1], (rois[:, 1:], rois[:, 1])),
+    ]
+    for function, inputs in calls:
+        results = []
+        for device in ('cpu', 'cuda'):
+            first = inputs[0].detach().to(device).requires_grad_()
+            result = function(first, *(tensor.to(device) for tensor in inputs[1:]))
+            if result.is_floating_point():
+                result.square().sum().backward()
+            results.append([result.cpu(), torch.zeros(()) if first.grad is None else first.grad.cpu()])
+        torch.testing.assert_close(results[0], results[1])

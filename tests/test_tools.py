@@ -1,0 +1,269 @@
+"""The tools as a user meets them: processes with an exit status, last lines, and files."""
+
+import json
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+MASK_RCNN = ROOT / 'tests' / 'data' / 'tiny_mask_rcnn.py'
+RETINANET = ROOT / 'tests' / 'data' / 'tiny_retinanet.py'
+
+
+def tool(name: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / 'tools' / f'{name}.py', *arguments]
+    return subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def succeeded(result: subprocess.CompletedProcess) -> str:
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """A folder in which a tiny Mask R-CNN was trained on a few drawn images, and the output of that."""
+    folder = tmp_path_factory.mktemp('trained')
+    output = succeeded(tool('train', MASK_RCNN, '--work-dir', 'run', '--seed', 0, cwd=folder))
+    return folder, output
+
+
+@pytest.fixture(scope='module')
+def sample(trained):
+    return trained[0] / 'data' / 'sample'
+
+
+@pytest.fixture(scope='module')
+def checkpoint(trained):
+    return trained[0] / 'run' / 'epoch_2.pth'
+
+
+def test_training_draws_the_sample_set_and_leaves_checkpoints_table_and_curves(trained):
+    folder, output = trained
+    assert (folder / 'data' / 'sample' / 'annotations' / 'instances_train2017.json').is_file()
+    assert {'epoch_1.pth', 'epoch_2.pth', 'last_checkpoint', 'curves.png'} <= {
+        p.name for p in (folder / 'run').iterdir()
+    }
+    assert not list((folder / 'run').glob('*.part'))
+    assert 'eta:' in output
+    last_lines = output.splitlines()[-6:]
+    assert any(line.split()[:2] == ['AP', 'AP50'] for line in last_lines)
+    assert {line.split()[0] for line in last_lines} >= {'bbox', 'segm'}
+    assert 'epoch_2.pth' in output.splitlines()[-2] and 'curves.png' in output.splitlines()[-1]
+    assert (folder / 'run' / 'curves.png').read_bytes().startswith(b'\x89PNG')
+    assert 'System environment' not in output
+    assert 'System environment' in next((folder / 'run').glob('*/*.log')).read_text()
+
+
+def test_training_resumes_where_it_ended(trained, checkpoint):
+    folder, _ = trained
+    shutil.copytree(folder / 'run', folder / 'resumed')
+    (folder / 'resumed' / 'kept.txt').write_text('an existing work dir is never emptied')
+    options = ('--work-dir', 'resumed', '--cfg-options', 'train_cfg.max_epochs=3')
+    output = succeeded(tool('train', MASK_RCNN, '--resume', *options, cwd=folder))
+    assert 'Epoch(train) [3]' in output and 'Epoch(train) [2]' not in output
+    assert (folder / 'resumed' / 'epoch_3.pth').is_file() and (folder / 'resumed' / 'kept.txt').is_file()
+    state = torch.load(folder / 'resumed' / 'epoch_3.pth', weights_only=True)
+    assert state['meta']['epoch'] == 3 and state['meta']['iter'] == 12
+    options = ('--work-dir', 'from_path', '--cfg-options', 'train_cfg.max_epochs=3')
+    output = succeeded(tool('train', MASK_RCNN, '--resume', checkpoint, *options, cwd=folder))
+    assert 'Epoch(train) [3]' in output and 'Epoch(train) [2]' not in output
+
+
+def test_bfloat16_and_scaled_rate_on_a_cpu(trained, sample):
+    folder, _ = trained
+    options = ('--amp', '--auto-scale-lr', '--data-root', sample, '--work-dir', 'amp', '--no-pretrained')
+    output = succeeded(tool('train', RETINANET, *options, '--cfg-options', 'train_cfg.max_epochs=1', cwd=folder))
+    assert 'LR has been automatically scaled from 0.001 to 0.00025' in output
+    state = torch.load(folder / 'amp' / 'epoch_1.pth', weights_only=True)['state_dict']
+    assert all(
+        value.dtype == torch.float32 and value.isfinite().all() for value in state.values() if value.is_floating_point()
+    )
+
+
+def test_testing_evaluates_dumps_and_draws(trained, checkpoint):
+    folder, _ = trained
+    output = succeeded(
+        tool('test', MASK_RCNN, checkpoint, '--eval', 'bbox', 'segm', '--classwise', '--out', 'out.pkl',
+             '--show-dir', 'pictures', '--work-dir', 'test', cwd=folder)
+    )  # fmt: skip
+    assert 'triangle' in output
+    assert any(line.startswith('bbox ') for line in output.splitlines()[-5:])
+    predictions = pickle.loads((folder / 'out.pkl').read_bytes())
+    assert len(predictions) == 4 and 'masks' in predictions[0]['pred_instances']
+    assert len(list((folder / 'pictures').glob('*.jpg'))) == 4
+
+
+def test_testing_evaluates_only_what_is_asked_for(trained, checkpoint, sample):
+    folder, _ = trained
+    arguments = ('--eval', 'bbox', '--data-root', sample, '--work-dir', 'boxes')
+    output = succeeded(tool('test', MASK_RCNN, checkpoint, *arguments, cwd=folder))
+    rows = [line.split()[0] for line in output.splitlines()[-4:] if line]
+    assert 'bbox' in rows and 'segm' not in rows
+
+
+def test_format_only_writes_result_files(trained, checkpoint):
+    folder, _ = trained
+    arguments = ('--format-only', '--work-dir', 'formatted')
+    succeeded(tool('test', MASK_RCNN, checkpoint, *arguments, cwd=folder))
+    for kind in ('bbox', 'segm'):
+        assert isinstance(json.loads((folder / 'formatted' / f'results.{kind}.json').read_text()), list)
+
+
+def test_two_processes_train_and_test(trained, sample):
+    folder, _ = trained
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--master-port', '29511']
+    train = [ROOT / 'tools' / 'train.py', MASK_RCNN, '--work-dir', 'two', '--data-root', sample]
+    options = ['--cfg-options', 'train_cfg.max_epochs=1']
+    for command in (
+        [*torchrun, *train, *options],
+        [*torchrun, ROOT / 'tools' / 'test.py', MASK_RCNN, 'two/epoch_1.pth', '--launcher', 'pytorch',
+         '--eval', 'bbox', '--work-dir', 'two', '--data-root', sample],
+    ):  # fmt: skip
+        result = subprocess.run([str(p) for p in command], cwd=folder, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr[-3000:]
+        assert 'AP50' in result.stdout
+    log = next((folder / 'two').glob('*/*.log')).read_text()
+    assert 'Epoch(train) [1][2/2]' in log  # eight images in batches of two on two processes
+
+
+def test_interrupting_leaves_the_last_checkpoint_and_says_how_to_go_on(trained, sample):
+    folder, _ = trained
+    command = [
+        sys.executable,
+        ROOT / 'tools' / 'train.py',
+        MASK_RCNN,
+        '--work-dir',
+        'interrupted',
+        '--data-root',
+        sample,
+    ]
+    options = ['--cfg-options', 'train_cfg.max_epochs=1000', 'train_cfg.val_interval=1000']
+    process = subprocess.Popen(
+        [str(part) for part in command + options], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / 'interrupted' / 'last_checkpoint').is_file() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert errors.strip().splitlines()[-1] == 'interrupted' and 'Traceback' not in errors
+    assert '--resume' in output.splitlines()[-1]
+    last = Path((folder / 'interrupted' / 'last_checkpoint').read_text())
+    assert torch.load(last, weights_only=True)['meta']['epoch'] >= 1
+    assert not list((folder / 'interrupted').glob('*.part'))
+
+
+# What is wrong: the tool, its arguments in terms of the fixtures, and words that the one sentence has to hold.
+CLASSES = 'metainfo.classes=(cat,dog,bird,fish,horse)'
+MISTAKES = {
+    'no such config': ('train', ['nowhere.py'], ['no such config', 'nowhere.py']),
+    'no such checkpoint': ('test', [MASK_RCNN, 'nowhere.pth'], ['no such checkpoint', 'nowhere.pth']),
+    'not a checkpoint': ('test', [MASK_RCNN, '{sample}/sample.json'], ['cannot be read as a checkpoint']),
+    'checkpoint of another model': ('test', [RETINANET, '{checkpoint}'], ['another model', 'epoch_2.pth']),
+    'resume with a checkpoint of another model': ('train', [RETINANET, '--resume', '{checkpoint}'], ['another model']),
+    'no data folder': ('train', [MASK_RCNN, '--data-root', 'nowhere'], ['no such data folder', 'nowhere']),
+    'no annotation file': (
+        'train', [MASK_RCNN, '--data-root', '{empty}'],
+        ['instances_train2017.json', '--data-root', 'make_sample'],
+    ),
+    'annotations that are not JSON': ('train', [MASK_RCNN, '--data-root', '{not_json}'], ['not COCO JSON']),
+    'annotations that are not COCO': ('train', [MASK_RCNN, '--data-root', '{not_coco}'], ['not COCO JSON', "'images'"]),
+    'an image is missing': ('train', [MASK_RCNN, '--data-root', '{no_image}'], ['1 of the 8 images', '.jpg']),
+    'unknown arch': (
+        'train', [MASK_RCNN, '--cfg-options', 'model.backbone.arch=s9'], ['unknown arch', "'s9'", 's1, s2, s3, s4']
+    ),
+    'out_indices out of range': (
+        'train', [MASK_RCNN, '--cfg-options', 'model.backbone.out_indices=(0,1,7)'], ['out_indices', '0 to 2']
+    ),
+    'unknown argument of the backbone': (
+        'train', [MASK_RCNN, '--cfg-options', 'model.backbone.depth=50'], ['cannot build the model', "'depth'"]
+    ),
+    'masks of a RetinaNet': ('test', [RETINANET, '{checkpoint}', '--eval', 'segm'], ['segm', 'boxes only', 'bbox']),
+    'unknown metric': ('test', [MASK_RCNN, '{checkpoint}', '--eval', 'map'], ["'map'", 'bbox, segm']),
+    'nothing to resume': ('train', [MASK_RCNN, '--resume', '--work-dir', 'new'], ['nothing to resume', 'new']),
+    'resume from nowhere': ('train', [MASK_RCNN, '--resume', 'nowhere.pth'], ['no such checkpoint', 'nowhere.pth']),
+    'classes that match nothing': (
+        'train', [MASK_RCNN, '--data-root', '{sample}', '--cfg-options', f'train_dataloader.dataset.{CLASSES}'],
+        ['none of the classes', 'cat', 'disc', 'metainfo'],
+    ),
+    'weights that cannot be downloaded': (
+        'train', ['{coco}', '--data-root', '{sample}', '--cfg-options',
+                  'model.backbone.init_cfg.checkpoint=http://127.0.0.1:9/shvit_s1.pth'],
+        ['cannot download', 'http://127.0.0.1:9/shvit_s1.pth', '--no-pretrained'],
+    ),
+    'output that is not a pickle': ('test', [MASK_RCNN, '{checkpoint}', '--out', 'a.json'], ['.pkl', 'a.json']),
+    'unknown option': ('train', [MASK_RCNN, '--work-dri', 'x'], ['--work-dri']),
+}  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def places(trained, sample, checkpoint, tmp_path_factory):
+    """Paths for the placeholders in ``MISTAKES``."""
+    broken = {}
+    for name in ('empty', 'not_json', 'not_coco', 'no_image'):
+        broken[name] = tmp_path_factory.mktemp(name)
+    for name in ('not_json', 'not_coco', 'no_image'):
+        shutil.copytree(sample, broken[name], dirs_exist_ok=True)
+    (broken['not_json'] / 'annotations' / 'instances_train2017.json').write_text('{"images": [')
+    (broken['not_coco'] / 'annotations' / 'instances_train2017.json').write_text('{"pictures": []}')
+    next((broken['no_image'] / 'train2017').glob('*.jpg')).unlink()
+    coco = ROOT / 'configs' / 'mask_rcnn_shvit_s1_coco.py'
+    return dict(sample=sample, checkpoint=checkpoint, coco=coco, **broken)
+
+
+@pytest.mark.parametrize('mistake', MISTAKES)
+def test_a_mistake_ends_in_one_sentence_and_leaves_nothing(mistake, places, tmp_path):
+    name, arguments, words = MISTAKES[mistake]
+    if MASK_RCNN in arguments and '--data-root' not in arguments:
+        arguments = [*arguments, '--data-root', '{sample}'] if '--cfg-options' not in arguments else arguments
+    result = tool(name, *(str(argument).format(**places) for argument in arguments), cwd=tmp_path)
+    assert result.returncode == 2, result.stderr[-3000:]
+    assert 'Traceback' not in result.stderr
+    sentence = result.stderr.strip().splitlines()[-1]
+    assert 'error: ' in sentence
+    for word in words:
+        assert word in sentence
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_drawn_over_a_folder_of_someone_else(tmp_path):
+    (tmp_path / 'data' / 'sample').mkdir(parents=True)
+    (tmp_path / 'data' / 'sample' / 'thesis.txt').write_text('mine')
+    result = tool('train', MASK_RCNN, cwd=tmp_path)
+    assert result.returncode == 2 and 'data/sample' in result.stderr and 'Traceback' not in result.stderr
+    assert (tmp_path / 'data' / 'sample' / 'thesis.txt').read_text() == 'mine'
+
+
+@pytest.mark.parametrize('kind', ['bbox', 'segm'])
+def test_ground_truth_as_predictions_scores_one(coco_mini, kind):
+    """On real photographs, through the evaluator of the COCO configs."""
+    from mmdet.evaluation import CocoMetric
+    from pycocotools.coco import COCO
+
+    file = coco_mini / 'annotations' / 'instances_val2017.json'
+    coco = COCO(str(file))
+    categories = sorted(coco.cats)
+    metric = CocoMetric(ann_file=str(file), metric=kind)
+    metric.dataset_meta = dict(classes=[coco.cats[c]['name'] for c in categories])
+    for image_id, image in coco.imgs.items():
+        objects = [o for o in coco.imgToAnns[image_id] if not o['iscrowd']]
+        boxes = torch.tensor([[x, y, x + w, y + h] for x, y, w, h in (o['bbox'] for o in objects)]).reshape(-1, 4)
+        prediction = dict(
+            bboxes=boxes,
+            scores=torch.ones(len(objects)),
+            labels=torch.tensor([categories.index(o['category_id']) for o in objects], dtype=torch.long),
+            masks=[coco.annToRLE(o) for o in objects],
+        )
+        metric.process(
+            {}, [dict(img_id=image_id, ori_shape=(image['height'], image['width']), pred_instances=prediction)]
+        )
+    assert metric.evaluate(len(coco.imgs))[f'coco/{kind}_mAP'] == pytest.approx(1.0, abs=0.001)

@@ -1,0 +1,36 @@
+"""Test a checkpoint: python tools/test.py CONFIG CHECKPOINT --eval bbox segm"""
+
+import argparse
+
+from shvit_det.engine import cli
+from shvit_det.engine.evaluate import evaluate
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description='Test a checkpoint on the test split of its config.')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--eval', nargs='+', metavar='METRIC', help='COCO metrics: bbox, segm, proposal, proposal_fast')
+    parser.add_argument('--out', metavar='PKL', help='write the predictions into this file')
+    parser.add_argument('--show-dir', metavar='DIR', help='draw ground truth and predictions into this folder')
+    parser.add_argument('--classwise', action='store_true', help='print the AP of every class')
+    parser.add_argument('--format-only', action='store_true', help='write COCO result files, compute no metric')
+    cli.add_run_arguments(parser)
+    arguments = parser.parse_args()
+    evaluate(
+        arguments.config,
+        arguments.checkpoint,
+        metrics=arguments.eval,
+        out=arguments.out,
+        show_dir=arguments.show_dir,
+        classwise=arguments.classwise,
+        format_only=arguments.format_only,
+        data_root=arguments.data_root,
+        work_dir=arguments.work_dir,
+        launcher=cli.launcher_of(arguments),
+        cfg_options=arguments.cfg_options,
+    )
+
+
+if __name__ == '__main__':
+    cli.run(main)
