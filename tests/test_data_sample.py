@@ -230,7 +230,7 @@ def test_objects_must_show_enough_and_no_hole(is_crowd: bool) -> None:
 def test_painting_stays_within_the_shape_and_its_shadow(name: str) -> None:
     outline = drawing.place_outline(name, (120, 60), 40, 0.3)
     canvas = np.full((192, 192, 3), 128, np.float32)
-    drawing.paint_shape(np.random.default_rng(0), canvas, outline)
+    drawing.paint_shape(np.random.default_rng(0), canvas, outline, 120.0)
     cover = drawing.coverage(drawing.fill_outline(outline, 192, 192))
     colored = np.ptp(canvas, axis=2) > 4  # a shadow on grey is grey
     assert colored[cover == 1].mean() > 0.95 and not colored[cover == 0].any()

@@ -144,6 +144,7 @@ BACKGROUNDS: tuple[Callable[[Generator, int], NDArray[np.float32]], ...] = (
     _checker,
     _speckle,
 )
+HUE_SPREAD = 25.0  # degrees, the standard deviation around the hue asked for
 TEXTURES = (_ramp, _ramp, _clouds, _stripes)
 
 
@@ -167,17 +168,17 @@ def paint_background(rng: Generator, size: int) -> NDArray[np.float32]:
     return (first + (second - first) * pattern) * light
 
 
-def _object_color(rng: Generator, surround: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Choose any colour that is not the one it will be painted over. Shapes: (3,) -> (3,)."""
-    candidates = [_rgb(rng.uniform(0, 360), rng.uniform(0.2, 0.95), rng.uniform(0.3, 1)) for _ in range(4)]
+def _object_color(rng: Generator, hue: float, surround: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Choose a colour near a hue that is not the one it will be painted over. Shapes: (3,) -> (3,)."""
+    candidates = [_rgb(rng.normal(hue, HUE_SPREAD), rng.uniform(0.35, 0.95), rng.uniform(0.3, 1)) for _ in range(4)]
     return next(
         (color for color in candidates if np.linalg.norm(color - surround) > 75),
         max(candidates, key=lambda color: float(np.linalg.norm(color - surround))),
     )
 
 
-def paint_shape(rng: Generator, image: NDArray[np.float32], outline: NDArray[np.float64]) -> None:
-    """Paint a shape with its shadow, texture and rim over what is there, in place.
+def paint_shape(rng: Generator, image: NDArray[np.float32], outline: NDArray[np.float64], hue: float) -> None:
+    """Paint a shape with its shadow, texture and rim over what is there, in place, in about a hue (degrees).
 
     Shapes: image (H, W, 3), outline (N, 2) in pixels.
     """
@@ -196,7 +197,7 @@ def paint_shape(rng: Generator, image: NDArray[np.float32], outline: NDArray[np.
     shadow = cv2.GaussianBlur(cv2.warpAffine(alpha, moved, (width, height)), (0, 0), 0.8 + 0.03 * extent)
     canvas *= 1 - rng.uniform(0.25, 0.5) * shadow[..., None]
 
-    color = _object_color(rng, canvas[alpha > 0.5].mean(0))
+    color = _object_color(rng, hue, canvas[alpha > 0.5].mean(0))
     texture = TEXTURES[rng.integers(len(TEXTURES))](rng, max(height, width))[:height, :width]
     shade = 1 + rng.uniform(0.12, 0.4) * (texture - 0.5)
     rim_color = color * 0.55 if color.mean() > 95 else color * 0.45 + 140

@@ -19,12 +19,13 @@ from shvit_det.data.drawing import (
 
 NAMES = list(OUTLINES)
 
-SMALLEST_OBJECT = 22.0  # pixels across
-LARGEST_OBJECT = 0.75  # share of the image's side: 144 pixels of 192, so that COCO's large occurs
-MIN_VISIBLE = 0.35  # share of an object that must not be hidden
+SMALLEST_OBJECT = 30.0  # pixels across; what occlusion leaves of them is small by COCO's measure
+LARGEST_OBJECT = 0.65  # share of the image's side: 125 pixels of 192, so that COCO's large occurs
+MIN_VISIBLE = 0.5  # share of an object that must not be hidden
 TRIES = 40  # places to try for an object before the image goes without it
 EMPTY_EVERY = 50  # images; the eighth of so many has no object
 CROWD_SIZE = 26  # shapes
+ANY_HUE = 0.15  # share of the shapes whose colour says nothing about their category
 
 
 @dataclass
@@ -53,7 +54,7 @@ def _random_object(rng: Generator, name: str, image_size: int) -> Item:
     """Draw an object's size, turn and place; its border may lie outside the image."""
     low, high = np.log(SMALLEST_OBJECT), np.log(LARGEST_OBJECT * image_size)
     size = float(np.exp(rng.uniform(low, high)))
-    x, y = rng.uniform(0.25 * size, image_size - 0.25 * size, 2)
+    x, y = rng.uniform(0.35 * size, image_size - 0.35 * size, 2)
     outline = place_outline(name, (x, y), size, rng.uniform(0, 2 * np.pi))
     shape = fill_outline(outline, image_size, image_size)
     full_area = cv2.contourArea(outline.astype(np.float32)) * SUPERSAMPLING**2
@@ -87,7 +88,7 @@ def compose_scene(rng: Generator, image_size: int, index: int) -> list[Item]:
         return []
     items = [_random_crowd(rng, image_size)] if index == 0 else []
     names = [NAMES[index % len(NAMES)]]
-    names += [NAMES[number] for number in rng.integers(len(NAMES), size=rng.integers(1, 6))]
+    names += [NAMES[number] for number in rng.integers(len(NAMES), size=rng.integers(0, 4))]
     for name in names:
         for _ in range(TRIES):
             front = _random_object(rng, name, image_size)
@@ -100,11 +101,18 @@ def compose_scene(rng: Generator, image_size: int, index: int) -> list[Item]:
     return items
 
 
+def _random_hue(rng: Generator, name: str) -> float:
+    """Choose a hue, mostly that of the category: as in life, colour tells something about a thing, but not all."""
+    if rng.random() < ANY_HUE:
+        return rng.uniform(0, 360)
+    return 360 * NAMES.index(name) / len(NAMES)
+
+
 def paint_scene(rng: Generator, image_size: int, items: list[Item]) -> NDArray[np.uint8]:
     """Paint the items over a background, back to front. Shapes: (H, W, 3), RGB."""
     image = paint_background(rng, image_size)
     for item in items:
         for outline in item.outlines:
-            paint_shape(rng, image, outline)
+            paint_shape(rng, image, outline, _random_hue(rng, item.name))
     image += rng.normal(0, rng.uniform(0.5, 2.5), image.shape[:2])[..., None]
     return np.rint(image.clip(0, 255)).astype(np.uint8)

@@ -98,9 +98,18 @@ def _replace_root(node: Any, old_roots: set[str], new: str) -> None:
             _replace_root(value, old_roots, new)
 
 
+def pretrained_source(config: Config) -> str | None:
+    """Return the file or URL of a SHViT backbone's pretrained weights, or None where there are none to load."""
+    init_cfg = config.model.get('backbone', {}).get('init_cfg') or {}
+    kind = init_cfg.get('type') if isinstance(init_cfg, Mapping) else None
+    return init_cfg.checkpoint if kind in ('SHViTPretrained', 'shvit_det.SHViTPretrained') else None
+
+
 def remove_pretrained(config: Config) -> None:
-    """Let the backbone start from random weights."""
-    config.model.backbone.init_cfg = None
+    """Let a backbone that has pretrained weights in the config start from random ones, any kind of backbone."""
+    init_cfg = config.model.backbone.get('init_cfg')
+    if isinstance(init_cfg, Mapping) and 'checkpoint' in init_cfg:
+        config.model.backbone.init_cfg = None
 
 
 def enable_amp(config: Config) -> None:

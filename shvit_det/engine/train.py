@@ -110,17 +110,6 @@ def check_before_training(config: Config, resume: str | None) -> None:
         config.load_from, config.resume = str(Path(resume).resolve()), True
     elif config.get('load_from'):
         find_checkpoint(config.load_from)
-    else:
-        check_pretrained(config)
+    elif source := changes.pretrained_source(config):
+        find_checkpoint(source)
     check_data(config, splits)
-
-
-def check_pretrained(config: Config) -> None:
-    """Have the pretrained weights of the backbone at hand, downloaded if need be.
-
-    Raises:
-        UsageError: If they cannot be had.
-    """
-    init_cfg = config.model.get('backbone', {}).get('init_cfg')
-    if init_cfg and init_cfg.get('type') in ('SHViTPretrained', 'shvit_det.SHViTPretrained'):
-        find_checkpoint(init_cfg.checkpoint)
