@@ -144,7 +144,7 @@ BACKGROUNDS: tuple[Callable[[Generator, int], NDArray[np.float32]], ...] = (
     _checker,
     _speckle,
 )
-HUE_SPREAD = 25.0  # degrees, the standard deviation around the hue asked for
+HUE_SPREAD = 20.0  # degrees, the standard deviation around the hue asked for
 TEXTURES = (_ramp, _ramp, _clouds, _stripes)
 
 

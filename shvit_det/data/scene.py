@@ -19,13 +19,13 @@ from shvit_det.data.drawing import (
 
 NAMES = list(OUTLINES)
 
-SMALLEST_OBJECT = 30.0  # pixels across; what occlusion leaves of them is small by COCO's measure
+SMALLEST_OBJECT = 36.0  # pixels across; what occlusion leaves of them is small by COCO's measure
 LARGEST_OBJECT = 0.65  # share of the image's side: 125 pixels of 192, so that COCO's large occurs
-MIN_VISIBLE = 0.5  # share of an object that must not be hidden
+MIN_VISIBLE = 0.6  # share of an object that must not be hidden
 TRIES = 40  # places to try for an object before the image goes without it
 EMPTY_EVERY = 50  # images; the eighth of so many has no object
 CROWD_SIZE = 26  # shapes
-ANY_HUE = 0.15  # share of the shapes whose colour says nothing about their category
+ANY_HUE = 0.1  # share of the shapes whose colour says nothing about their category
 
 
 @dataclass

@@ -7,7 +7,7 @@ model = dict(
     rpn_head=dict(in_channels=16, feat_channels=16),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=16),
-        bbox_head=dict(in_channels=16, fc_out_channels=32),
+        bbox_head=dict(in_channels=16, conv_out_channels=16, fc_out_channels=32),
         mask_roi_extractor=dict(out_channels=16),
         mask_head=dict(in_channels=16, conv_out_channels=16, num_convs=1),
     ),
