@@ -58,7 +58,7 @@ def fit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Fit:
                 result.reshaped.append(name)
             else:
                 result.used[name] = shaped
-        elif part_of(name) in OPTIONAL_PARTS or (backbone_only and not name.startswith(BACKBONE)):
+        elif part_of(name) in OPTIONAL_PARTS or (backbone_only and part_of(name).endswith(('neck', 'head'))):
             result.left_out[name] = part_of(name)
         elif stage and num_stages and int(stage[1]) >= num_stages:
             result.left_out[name] = f'stage {stage[1]}'
@@ -138,17 +138,16 @@ def matches(arch: Arch, widths: list[int], depths: list[int], attn_dims: list[in
 def why_not(result: Fit, weights: Mapping[str, Tensor]) -> str:
     """Return the one sentence, without its beginning, that says why weights do not fit and what would."""
     theirs, ours = describe(weights), describe(result.wanted)
-    if theirs and ours and not same_variant(theirs, ours, weights, result):
+    if theirs and ours and describe(first_stages(weights, len(stages_of(result.wanted)))) != ours:
         variant = theirs.removeprefix('SHViT-').lower()
         way_out = f", or set model.backbone.arch='{variant}'" if variant in ARCHS else ''
         return f'it holds a {theirs}, and this is a {ours}: take the file of that one{way_out}'
-    if theirs and ours and not any(part_of(name) not in ('backbone', 'head') for name in weights):
-        lacking = [part for part in count_by_part(result.missing) if part != 'backbone']
-        if lacking and not (result.reshaped or result.left_over) and lacking != ['head']:
-            return (
-                f'it holds a backbone and nothing for {", ".join(lacking)}: '
-                f'name it as model.backbone.init_cfg.checkpoint instead'
-            )
+    lacking = count_by_part(result.missing)
+    if theirs and lacking and not (lacking.keys() & count_by_part(weights).keys() or result.reshaped):
+        return (
+            f'it holds a backbone and nothing for {", ".join(lacking)}: '
+            f'name it as model.backbone.init_cfg.checkpoint instead'
+        )
     first = (result.missing + result.reshaped + result.left_over)[0]
     return (
         f'of the {len(result.wanted)} tensors of this one, {len(result.missing)} are missing in the file and '
@@ -157,12 +156,7 @@ def why_not(result: Fit, weights: Mapping[str, Tensor]) -> str:
     )
 
 
-def same_variant(theirs: str, ours: str, weights: Mapping[str, Tensor], result: Fit) -> bool:
-    """Tell whether two descriptions fit: equal, or the file has all stages of the model and more."""
-    count = len(stages_of(result.wanted))
-    beginning = {
-        name: value
-        for name, value in weights.items()
-        if not (match := re.match(r'backbone\.stages\.(\d+)\.', name)) or int(match[1]) < count
-    }
-    return theirs == ours or describe(beginning) == ours
+def first_stages(tensors: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Return the tensors without those of the stages from ``count`` on."""
+    found = {name: re.match(r'backbone\.stages\.(\d+)\.', name) for name in tensors}
+    return {name: tensors[name] for name, match in found.items() if not match or int(match[1]) < count}

@@ -147,10 +147,10 @@ def tensors_in(content: Any) -> Iterator[tuple[str, Tensor]]:
 def reason_of(error: Exception) -> str:
     """Return the cause in a few words; torch's own text is a page, and of that only the name of the class matters."""
     text = str(error)
-    if match := re.search(r'GLOBAL ([\w.]+)', text):
-        return f'it needs {match[1]}, which could run code when it is opened, and only weights and plain data are read'
-    if match := re.search(r'getattr of \S+ is not allowed', text):
-        return f'it needs builtins.getattr, which could run code when it is opened ({match[0]})'
+    needed = re.search(r'GLOBAL ([\w.]+)', text)
+    if needed or re.search(r'getattr of \S+ is not allowed', text):
+        name = needed[1] if needed else 'builtins.getattr'
+        return f'it needs {name}, which could run code when it is opened, and only weights and plain data are read'
     if match := re.search(r'WeightsUnpickler error: ([^\n]+)', text):
         text = match[1]
     first = text.strip().split('\n')[0].split('. ')[0]
