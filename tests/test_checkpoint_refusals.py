@@ -148,7 +148,7 @@ def test_new_classes_leave_only_heads_and_are_asked_for(log):
     other.neck = nn.Conv2d(2, 3, 1)
     assert '2 have another shape' in refusal(load_content, other, source.state_dict(), 'file', new_classes=True)
     lacking = {name: value for name, value in source.state_dict().items() if not name.startswith('head.')}
-    assert '2 are missing' in refusal(load_content, target, lacking, 'file', new_classes=True)
+    assert 'backbone, neck and nothing for head' in refusal(load_content, target, lacking, 'file', new_classes=True)
 
 
 # ----- spoilt values

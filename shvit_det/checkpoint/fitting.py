@@ -145,8 +145,8 @@ def why_not(result: Fit, weights: Mapping[str, Tensor]) -> str:
     lacking = count_by_part(result.missing)
     if theirs and lacking and not (lacking.keys() & count_by_part(weights).keys() or result.reshaped):
         return (
-            f'it holds a backbone and nothing for {", ".join(lacking)}: '
-            f'name it as model.backbone.init_cfg.checkpoint instead'
+            f'it holds {", ".join(count_by_part(weights))} and nothing for {", ".join(lacking)}: '
+            f'for the backbone alone, name it as model.backbone.init_cfg.checkpoint'
         )
     first = (result.missing + result.reshaped + result.left_over)[0]
     return (
