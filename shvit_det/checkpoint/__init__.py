@@ -3,7 +3,6 @@
 from .fetch import find_checkpoint
 from .initializer import SHViTPretrained
 from .loading import check_checkpoint, load_checkpoint, load_content
-from .reading import read_content
 
 __all__ = [
     'SHViTPretrained',
@@ -11,5 +10,4 @@ __all__ = [
     'find_checkpoint',
     'load_checkpoint',
     'load_content',
-    'read_content',
 ]

@@ -12,7 +12,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import distributed, nn
 
-from ..checkpoint import find_checkpoint, load_checkpoint, load_content, read_content
+from ..checkpoint import check_checkpoint, load_checkpoint, load_content
 
 DUMPS = ('System environment', 'Config:', 'Hooks will be executed')
 
@@ -71,7 +71,7 @@ class SHViTRunner(Runner):
         A file to start from may have heads for another number of classes; the log names their tensors.
         """
         if self._resume:
-            content = read_content(find_checkpoint(filename))
+            content = check_checkpoint(self.model, filename)
             content['meta'].pop('config', None)  # mmengine would run it as Python
             self.call_hook('after_load_checkpoint', checkpoint=content)
             load_content(self.model, content, filename)
