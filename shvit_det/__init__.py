@@ -7,7 +7,7 @@ compat.prepare()  # before anything that imports mmcv.ops
 from . import contract  # noqa: E402  (the stack has to be prepared first)
 from .arch import ARCHS, Arch  # noqa: E402
 from .backbone import SHViT  # noqa: E402
-from .checkpoint import SHViTPretrained  # noqa: E402
+from .checkpoint import SHViTPretrained, load_checkpoint  # noqa: E402
 from .engine.amp import CPUAmpOptimWrapper  # noqa: E402
 from .errors import UsageError  # noqa: E402
 from .neck import SHViTFPN  # noqa: E402
@@ -24,4 +24,5 @@ __all__ = [
     'SHViTPretrained',
     'UsageError',
     '__version__',
+    'load_checkpoint',
 ]

@@ -1,10 +1,12 @@
 """Shared by all tests: one torch thread, and the folders with real photographs where they are there."""
 
+import logging
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 
 import shvit_det  # noqa: F401  (prepares the stack before any test imports mmdet)
 
@@ -25,3 +27,13 @@ def photographs(name: str) -> Path:
 @pytest.fixture
 def coco_mini() -> Path:
     return photographs('coco_mini')
+
+
+@pytest.fixture
+def log(caplog):
+    """The lines that were logged; mmengine's logger does not hand them on by itself."""
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    caplog.set_level(logging.INFO)
+    yield caplog
+    logger.removeHandler(caplog.handler)

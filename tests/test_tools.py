@@ -1,6 +1,7 @@
 """The tools as a user meets them: processes with an exit status, last lines, and files."""
 
 import json
+import os
 import pickle
 import shutil
 import signal
@@ -13,6 +14,8 @@ import pytest
 import torch
 from conftest import ROOT
 from processes import Result, tool
+
+from shvit_det.checkpoint.convert import convert_checkpoint
 
 MASK_RCNN = ROOT / 'tests' / 'data' / 'tiny_mask_rcnn.py'
 RETINANET = ROOT / 'tests' / 'data' / 'tiny_retinanet.py'
@@ -113,6 +116,33 @@ def test_format_only_writes_result_files(trained, checkpoint):
         assert isinstance(json.loads((folder / 'formatted' / f'results.{kind}.json').read_text()), list)
 
 
+def test_the_authors_form_of_a_checkpoint_is_tested_and_trained_as_ours(trained, checkpoint, sample):
+    """Renamed to the names of mmdet 2.25's files, weights give the same scores, and a run starts from them."""
+    folder, _ = trained
+    convert_checkpoint(checkpoint, folder / 'official.pth', 'official')
+    scores = []
+    for file in (checkpoint, 'official.pth'):
+        options = ('--eval', 'bbox', 'segm', '--work-dir', 'forms', '--data-root', sample)
+        output = succeeded(tool('test', MASK_RCNN, file, *options, cwd=folder))
+        scores.append([line for line in output.splitlines()[-4:] if line.startswith(('bbox', 'segm'))])
+    assert 'official.pth: official detection, 222 of 222 backbone, 20 of 20 neck, ' in output
+    assert scores[0] == scores[1] and len(scores[0]) == 2
+
+    options = ('--work-dir', 'started', '--data-root', sample, '--cfg-options', 'train_cfg.max_epochs=1')
+    classes = [f'{split}_dataloader.dataset.metainfo.classes=(disc,square)' for split in ('train', 'val')]
+    heads = [f'model.roi_head.{kind}_head.num_classes=2' for kind in ('bbox', 'mask')]
+    options += ('load_from=official.pth', 'optim_wrapper.optimizer.lr=0', *classes, *heads)
+    output = succeeded(tool('train', MASK_RCNN, *options, cwd=folder))
+    line = next(line for line in output.splitlines() if 'official.pth: official detection' in line)
+    assert '222 of 222 backbone, 20 of 20 neck, 6 of 6 rpn_head, 8 of 14 roi_head tensors' in line
+    left = 'roi_head.bbox_head.fc_cls.weight, roi_head.bbox_head.fc_cls.bias, roi_head.bbox_head.fc_reg.weight, '
+    assert f'left at their initial values: {left}' in line
+    before, after = (torch.load(folder / name, weights_only=True)['state_dict'] for name in
+                     ('run/epoch_2.pth', 'started/epoch_1.pth'))  # fmt: skip
+    name = 'neck.lateral_convs.0.conv.weight'
+    assert torch.equal(before[name], after[name])
+
+
 def test_two_processes_train_and_test(trained, sample):
     folder, _ = trained
     torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--master-port', '29511']
@@ -196,9 +226,28 @@ MISTAKES = {
                   'model.backbone.init_cfg.checkpoint=http://127.0.0.1:9/shvit_s1.pth'],
         ['cannot download', 'http://127.0.0.1:9/shvit_s1.pth', '--no-pretrained'],
     ),
+    'a checkpoint that would run code': ('test', [MASK_RCNN, '{hostile}'], ['needs posix.system', 'could run code']),
+    'resume from published weights': (
+        'train', [MASK_RCNN, '--resume', '{weights}'], ['no state of a training run', 'load_from=']
+    ),
+    'start from a checkpoint of another model': (
+        'train', [RETINANET, '--data-root', '{sample}', '--cfg-options', 'load_from={checkpoint}'], ['another model']
+    ),
+    'pretrained weights of another variant': (
+        'train', ['{coco}', '--data-root', '{sample}', '--cfg-options',
+                  'model.backbone.init_cfg.checkpoint={backbone}'],
+        ['another model', 'embed_dims [16, 24, 32]', 'this is a SHViT-S1'],
+    ),
     'output that is not a pickle': ('test', [MASK_RCNN, '{checkpoint}', '--out', 'a.json'], ['.pkl', 'a.json']),
     'unknown option': ('train', [MASK_RCNN, '--work-dri', 'x'], ['--work-dri']),
 }  # fmt: skip
+
+
+class Command:
+    """Pickles as a call of the shell."""
+
+    def __reduce__(self):
+        return os.system, ('touch executed',)
 
 
 @pytest.fixture(scope='module')
@@ -213,6 +262,14 @@ def places(trained, sample, checkpoint, tmp_path_factory):
     (broken['not_coco'] / 'annotations' / 'instances_train2017.json').write_text('{"pictures": []}')
     next((broken['no_image'] / 'train2017').glob('*.jpg')).unlink()
     coco = ROOT / 'configs' / 'mask_rcnn_shvit_s1_coco.py'
+    files = tmp_path_factory.mktemp('files')
+    for name, content in (
+        ('hostile', dict(state_dict={}, meta=Command())),
+        ('weights', torch.load(checkpoint, weights_only=True)['state_dict']),
+    ):
+        broken[name] = files / f'{name}.pth'
+        torch.save(content, broken[name])
+    broken['backbone'] = convert_checkpoint(checkpoint, files / 'backbone.safetensors', 'timm').path
     return dict(sample=sample, checkpoint=checkpoint, coco=coco, **broken)
 
 

@@ -38,6 +38,8 @@ def allow_mmengine_classes() -> None:
             *dtypes,
             multiarray._reconstruct,
             multiarray.scalar,
+            (multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'),  # their names before numpy 2
+            (multiarray.scalar, 'numpy.core.multiarray.scalar'),
             (history_method, 'builtins.getattr'),
         ]
     )

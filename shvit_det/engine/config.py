@@ -98,11 +98,13 @@ def _replace_root(node: Any, old_roots: set[str], new: str) -> None:
             _replace_root(value, old_roots, new)
 
 
-def pretrained_source(config: Config) -> str | None:
-    """Return the file or URL of a SHViT backbone's pretrained weights, or None where there are none to load."""
+def pretrained_arguments(config: Config) -> dict[str, Any]:
+    """Return the arguments of a backbone's ``SHViTPretrained``; empty where there is nothing to load."""
     init_cfg = config.model.get('backbone', {}).get('init_cfg') or {}
     kind = init_cfg.get('type') if isinstance(init_cfg, Mapping) else None
-    return init_cfg.checkpoint if kind in ('SHViTPretrained', 'shvit_det.SHViTPretrained') else None
+    if kind not in ('SHViTPretrained', 'shvit_det.SHViTPretrained'):
+        return {}
+    return {name: value for name, value in init_cfg.items() if name != 'type'}
 
 
 def remove_pretrained(config: Config) -> None:

@@ -8,9 +8,8 @@ from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 
-from ..checkpoint import load_detector
+from ..checkpoint import check_checkpoint, load_checkpoint
 from ..errors import UsageError
 from . import config as changes
 from .preflight import build_detector, check_data, check_num_classes, coco_evaluators, select_metrics
@@ -70,13 +69,12 @@ def evaluate(
         for evaluator in coco_evaluators(config, '--format-only'):
             evaluator.format_only = True
             evaluator.outfile_prefix = str(Path(config.work_dir) / 'results')
-    load_detector(detector, checkpoint)
+    check_checkpoint(detector, checkpoint)
     check_num_classes(config, detector, ('test',))
     check_data(config, ('test',))
 
     runner = SHViTRunner.from_cfg(config)
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    load_detector(model, checkpoint)
+    load_checkpoint(runner.model, checkpoint)
     if out is not None:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=out))
     results: dict[str, float] = runner.test()

@@ -8,8 +8,11 @@ import torch
 from mmengine.dist import is_distributed, is_main_process
 from mmengine.hooks import LoggerHook
 from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import distributed, nn
+
+from ..checkpoint import check_checkpoint, load_checkpoint, load_content
 
 DUMPS = ('System environment', 'Config:', 'Hooks will be executed')
 
@@ -59,6 +62,26 @@ class SHViTRunner(Runner):
         for hook in self.hooks:
             if isinstance(hook, LoggerHook):
                 hook.interval = max(1, min(hook.interval, num_batches // 10))
+
+    def load_checkpoint(
+        self, filename: str, map_location: Any = 'cpu', strict: bool = False, revise_keys: Any = ()
+    ) -> dict[str, Any]:
+        """Load by way of :mod:`shvit_det.checkpoint`, to resume or to start from; always safely and in full.
+
+        A file to start from may have heads for another number of classes; the log names their tensors.
+        """
+        if self._resume:
+            content = check_checkpoint(self.model, filename)
+            content['meta'].pop('config', None)  # mmengine would run it as Python
+            self.call_hook('after_load_checkpoint', checkpoint=content)
+            load_content(self.model, content, filename)
+        else:
+            load_checkpoint(self.model, filename, new_classes=True)
+            model = self.model.module if is_model_wrapper(self.model) else self.model
+            content = dict(state_dict=model.state_dict())
+            self.call_hook('after_load_checkpoint', checkpoint=content)  # averages of weights start from these
+        self._has_loaded = True
+        return content
 
     def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
         """Save under another name first: a file with the final name is always whole."""

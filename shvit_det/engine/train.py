@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
-from ..checkpoint import find_checkpoint, load_detector
+from ..checkpoint import check_checkpoint, find_checkpoint
 from ..errors import UsageError
 from . import config as changes
 from .preflight import build_detector, check_data, check_num_classes
@@ -106,10 +106,29 @@ def check_before_training(config: Config, resume: str | None) -> None:
     splits = ('train', 'val') if config.get('val_dataloader') else ('train',)
     check_num_classes(config, detector, splits)
     if resume:
-        load_detector(detector, resume)
+        check_resumable(check_checkpoint(detector, resume), resume)
         config.load_from, config.resume = str(Path(resume).resolve()), True
     elif config.get('load_from'):
-        find_checkpoint(config.load_from)
-    elif source := changes.pretrained_source(config):
-        find_checkpoint(source)
+        check_checkpoint(detector, config.load_from, new_classes=True)
+    elif pretrained := changes.pretrained_arguments(config):
+        if pretrained.pop('strict', True):
+            check_checkpoint(detector.get_submodule('backbone'), pretrained.pop('checkpoint'), **pretrained)
+        else:
+            find_checkpoint(pretrained.pop('checkpoint'), **pretrained)
+    if config.get('load_from'):
+        changes.remove_pretrained(config)  # all of the backbone is in the checkpoint, nothing else need be fetched
     check_data(config, splits)
+
+
+def check_resumable(content: Any, path: str) -> None:
+    """Look for what a run needs to go on, beside its weights.
+
+    Raises:
+        UsageError: If the file holds less, as published ones do.
+    """
+    lacking = [key for key in ('meta', 'message_hub', 'optimizer', 'param_schedulers') if key not in content]
+    if lacking or not {'epoch', 'iter'} <= set(content['meta']):
+        raise UsageError(
+            f'{path} holds weights but no state of a training run ({", ".join(lacking) or "meta without epoch"} '
+            f'missing), so that nothing can be resumed: start from it with --cfg-options load_from={path}'
+        )

@@ -1,0 +1,157 @@
+"""Opening a checkpoint without running code from it, and without believing the sizes that it declares."""
+
+import argparse
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..errors import UsageError
+
+# The official files carry their arguments; compat.torch_load allows the classes of mmengine's files for good.
+ALLOWED: list[Callable | tuple[Callable, str]] = [argparse.Namespace]
+TENSOR_KINDS = (Tensor, nn.Parameter, nn.Buffer)
+
+
+def read_content(path: Path) -> Any:
+    """Return what a checkpoint file holds: plain data and tensors on the CPU.
+
+    ``.safetensors`` and torch's files are told apart by their first bytes. Those of torch are read with
+    ``weights_only=True``; archives are looked through before, their checksums included.
+
+    Raises:
+        UsageError: If the file is damaged, is something else, or needs a class that could run code.
+    """
+    head = head_of(path)
+    if wrong := wrong_kind(head):
+        raise UsageError(f'{path} cannot be read as a checkpoint: {wrong}')
+    if is_safetensors(head):
+        return read_safetensors(path, head)
+    if head.startswith(b'PK\x03\x04'):
+        check_archive(path)
+    try:
+        with torch.serialization.safe_globals(ALLOWED):
+            content = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # anything can come out of an unpickler that is fed arbitrary bytes
+        raise UsageError(f'{path} cannot be read as a checkpoint: {reason_of(error)}') from error
+    check_tensors(path, content)
+    return content
+
+
+def head_of(path: Path) -> bytes:
+    with path.open('rb') as file:
+        return file.read(512)
+
+
+def wrong_kind(head: bytes) -> str | None:
+    """Return what often lies under the name of a checkpoint and is none, seen from the first bytes."""
+    start = head.lstrip()[:60].lower()
+    if not head:
+        return 'it is empty'
+    if start.startswith((b'<!doctype', b'<html', b'<?xml')):
+        return 'it is a web page, so that the download went wrong'
+    if start.startswith(b'version https://git-lfs'):
+        return 'it is a pointer of Git LFS and not the file itself: run `git lfs pull` where it came from'
+    if head[257:262] == b'ustar':
+        return "it is a tar archive, a form that torch gave up: save it again with today's torch"
+    return None
+
+
+def is_safetensors(head: bytes) -> bool:
+    """Tell whether the first bytes are a length and the opening of a JSON header."""
+    return head[8:9] == b'{' and not head.startswith(b'PK')
+
+
+def read_safetensors(path: Path, head: bytes) -> dict[str, Tensor]:
+    """Return the tensors of a ``.safetensors`` file; the format itself holds nothing that could run.
+
+    Raises:
+        UsageError: If the header and the file disagree.
+    """
+    declared, size = int.from_bytes(head[:8], 'little'), path.stat().st_size
+    if declared > size - 8:
+        raise UsageError(
+            f'{path} cannot be read as a checkpoint: it is cut off or damaged, its header declares {declared} bytes '
+            f'and the file has {size}'
+        )
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        raise UsageError(f'{path} cannot be read as a checkpoint: {reason_of(error)}') from error
+
+
+def check_archive(path: Path) -> None:
+    """Look through a zip archive before torch reads it: torch takes sizes and bytes as they are declared.
+
+    Raises:
+        UsageError: If it is damaged, declares more than it holds, or is a program.
+    """
+    wrong = None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            declared = sum(entry.file_size for entry in entries)
+            if any(entry.filename.endswith('/constants.pkl') or '/code/' in entry.filename for entry in entries):
+                wrong = 'it is a TorchScript program: save the state dict of the model instead'
+            elif not any(entry.filename.endswith('/data.pkl') for entry in entries):
+                wrong = 'it is a zip archive, but not one of torch.save'
+            elif declared > path.stat().st_size or any(entry.compress_type for entry in entries):
+                wrong = f'its entries declare {declared} bytes, and the file has {path.stat().st_size}'
+            elif damaged := archive.testzip():
+                wrong = f'it is damaged, the checksum of {damaged!r} is wrong'
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, EOFError) as error:
+        wrong = f'it is cut off or damaged ({error})'
+    if wrong:
+        raise UsageError(f'{path} cannot be read as a checkpoint: {wrong}')
+
+
+def check_tensors(path: Path, content: Any) -> None:
+    """Refuse tensors that are not plain numbers in memory, or that declare more of them than the file holds.
+
+    Raises:
+        UsageError: Naming the first.
+    """
+    storages: dict[int, int] = {}
+    for name, tensor in tensors_in(content):
+        wrong = None
+        if type(tensor) not in TENSOR_KINDS or tensor.layout is not torch.strided or tensor.is_quantized:
+            wrong = f'is a {tensor.layout} tensor of {tensor.dtype}, and only plain ones are loaded'
+        elif tensor.is_meta:
+            wrong = 'has a shape but no values'
+        else:
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+            if max(tensor.numel() * tensor.element_size(), sum(storages.values())) > path.stat().st_size:
+                wrong = f'declares the shape {tuple(tensor.shape)}, more than the file holds'
+        if wrong:
+            raise UsageError(f'{path} cannot be read as a checkpoint: its tensor {name!r} {wrong}')
+
+
+def tensors_in(content: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors at the first two levels of nested mappings, where state dicts are, with their names."""
+    if not isinstance(content, Mapping):
+        return
+    for name, value in content.items():
+        if isinstance(value, Tensor):
+            yield str(name), value
+        elif isinstance(value, Mapping):
+            yield from ((str(inner), tensor) for inner, tensor in value.items() if isinstance(tensor, Tensor))
+
+
+def reason_of(error: Exception) -> str:
+    """Return the cause in a few words; torch's own text is a page, and of that only the name of the class matters."""
+    text = str(error)
+    needed = re.search(r'GLOBAL ([\w.]+)', text)
+    if needed or re.search(r'getattr of \S+ is not allowed', text):
+        name = needed[1] if needed else 'builtins.getattr'
+        return f'it needs {name}, which could run code when it is opened, and only weights and plain data are read'
+    if match := re.search(r'WeightsUnpickler error: ([^\n]+)', text):
+        text = match[1]
+    first = text.strip().split('\n')[0].split('. ')[0]
+    return f'{type(error).__name__}: {first}' if first else 'it is cut off or damaged'
