@@ -15,7 +15,7 @@ from shvit_det import CPUAmpOptimWrapper, UsageError
 from shvit_det.data.annotations import check_categories, check_images
 from shvit_det.engine import report
 from shvit_det.engine.config import datasets_of, enable_auto_scale_lr, load_config, set_data_root, warn_if_new
-from shvit_det.engine.preflight import has_masks
+from shvit_det.engine.detection import has_masks
 from shvit_det.engine.runner import SHViTRunner
 from shvit_det.engine.train import last_checkpoint
 

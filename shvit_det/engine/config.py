@@ -54,12 +54,12 @@ def datasets_of(config: Config, split: str) -> Iterator[MutableMapping]:
     pending = [loader['dataset']] if loader else []
     while pending:
         dataset = pending.pop(0)
-        if 'ann_file' in dataset:
-            yield dataset
-        elif 'dataset' in dataset:
+        if 'dataset' in dataset:
             pending.append(dataset['dataset'])
+        elif 'datasets' in dataset:
+            pending.extend(dataset['datasets'])
         else:
-            pending.extend(dataset.get('datasets', []))
+            yield dataset
 
 
 def set_data_root(config: Config, root: str) -> None:
@@ -102,7 +102,7 @@ def pretrained_source(config: Config) -> str | None:
     """Return the file or URL of a SHViT backbone's pretrained weights, or None where there are none to load."""
     init_cfg = config.model.get('backbone', {}).get('init_cfg') or {}
     kind = init_cfg.get('type') if isinstance(init_cfg, Mapping) else None
-    return init_cfg.checkpoint if kind in ('SHViTPretrained', 'shvit_det.SHViTPretrained') else None
+    return init_cfg['checkpoint'] if kind in ('SHViTPretrained', 'shvit_det.SHViTPretrained') else None
 
 
 def remove_pretrained(config: Config) -> None:
