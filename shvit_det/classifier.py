@@ -29,8 +29,7 @@ class SHViTHead(ClsHead):
         in_channels: Channels of the last feature, ``backbone.out_channels[-1]``.
         distillation: Add the second classifier of networks that learnt from a teacher; the output is the mean of both.
             There is no teacher here: training fits that mean to the labels.
-        init_cfg: mmengine's weight initialisation; by default the authors', a normal distribution of deviation 0.02 for the
-            linear layers.
+        init_cfg: mmengine's weight initialisation; by default the authors', linear layers with a deviation of 0.02.
         **kwargs: The other arguments of ``ClsHead``: ``loss``, ``topk``, ``cal_acc``.
 
     Raises:

@@ -7,7 +7,7 @@ import golden
 import pytest
 import torch
 from conftest import ROOT
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from shvit_det import SHViT, UsageError
@@ -24,13 +24,13 @@ TINY = dict(embed_dims=(16, 24, 32), depths=(1, 1, 1), attn_dims=(8, 8, 8))
 
 
 def build_classifier(arch: object, in_channels: int, num_classes: int, **head: object) -> nn.Module:
-    return MMPRETRAIN_MODELS.build(
-        dict(
-            type='ImageClassifier',
-            backbone=dict(type='SHViT', arch=arch, out_indices=(2,)),
-            head=dict(type='SHViTHead', in_channels=in_channels, num_classes=num_classes, **head),
-        )
+    config = dict(
+        type='ImageClassifier',
+        backbone=dict(type='SHViT', arch=arch, out_indices=(2,)),
+        head=dict(type='SHViTHead', in_channels=in_channels, num_classes=num_classes, **head),
     )
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return MMPRETRAIN_MODELS.build(config)
 
 
 def classifier_weights(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

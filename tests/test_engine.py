@@ -166,6 +166,12 @@ def test_the_table_has_a_row_per_kind_and_no_number_where_there_is_none():
     assert masks.split()[:2] == ['segm', '0.250']
 
 
+def test_the_accuracies_make_a_row_of_percent():
+    header, row = report.accuracy_table({'accuracy/top1': 72.814, 'accuracy/top5': 91.0, 'time': 3}).splitlines()
+    assert header.split() == ['top-1', 'top-5'] and row.split() == ['accuracy', '72.81', '91.00', '(%)']
+    assert report.accuracy_table({'coco/bbox_mAP': 0.5}) == 'no accuracy was measured'
+
+
 class Line(BaseModel):
     """A model of one weight that notes in which type it computed."""
 
