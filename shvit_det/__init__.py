@@ -9,16 +9,22 @@ from .arch import ARCHS, Arch  # noqa: E402
 from .backbone import SHViT  # noqa: E402
 from .checkpoint import SHViTPretrained, load_checkpoint  # noqa: E402
 from .engine.amp import CPUAmpOptimWrapper  # noqa: E402
+from .engine.clipping import AdaptiveGradientClippingHook  # noqa: E402
+from .engine.layer_decay import LayerDecayOptimWrapperConstructor  # noqa: E402
 from .errors import UsageError  # noqa: E402
 from .neck import SHViTFPN  # noqa: E402
+from .registry import MODELS, register_lazily  # noqa: E402
 from .version import __version__  # noqa: E402
 
 contract.install()
+register_lazily(MODELS, 'SHViTHead', 'shvit_det.classifier')  # needs mmpretrain, which detector users may not have
 
 __all__ = [
     'ARCHS',
+    'AdaptiveGradientClippingHook',
     'Arch',
     'CPUAmpOptimWrapper',
+    'LayerDecayOptimWrapperConstructor',
     'SHViT',
     'SHViTFPN',
     'SHViTPretrained',

@@ -92,6 +92,26 @@ class SHViT(BaseModule):
                     module.eval()
         return self
 
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Return the depth of a parameter and the number of depths, for layer-wise learning rates.
+
+        The stem is 0, every block and every downsampling is a depth of its own, and the last one is for what comes
+        after the backbone, where ``param_name`` does not start with ``prefix``.
+
+        Args:
+            param_name: The name of the parameter in the whole model.
+            prefix: What the names of the backbone's parameters start with, ``'backbone.'`` in a detector.
+        """
+        layers = ['patch_embed.']
+        for index in range(len(self.stages)):
+            layers += [f'stages.{index}.downsample.'] if index else []
+            layers += [f'stages.{index}.blocks.{block}.' for block in range(self.arch.depths[index])]
+        if param_name.startswith(prefix):
+            for depth, layer in enumerate(layers):
+                if param_name.startswith(prefix + layer):
+                    return depth, len(layers) + 1
+        return len(layers), len(layers) + 1
+
     def _freeze(self) -> None:
         if self.frozen_stages < 0:
             return

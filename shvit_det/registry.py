@@ -4,10 +4,13 @@ mmengine looks a plain name up in the project's own registry and then in the roo
 child of the root that carries the scope. So every class of ours is entered twice: in the root and in our child of it.
 """
 
+import importlib
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
 from mmengine.registry import WEIGHT_INITIALIZERS as ROOT_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
@@ -18,6 +21,13 @@ MODELS = Registry('model', parent=ROOT_MODELS, scope=SCOPE, locations=['shvit_de
 OPTIM_WRAPPERS = Registry(
     'optimizer wrapper', parent=ROOT_OPTIM_WRAPPERS, scope=SCOPE, locations=['shvit_det.engine.amp']
 )
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optimizer wrapper constructor',
+    parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS,
+    scope=SCOPE,
+    locations=['shvit_det.engine.layer_decay'],
+)
+HOOKS = Registry('hook', parent=ROOT_HOOKS, scope=SCOPE, locations=['shvit_det.engine.clipping'])
 WEIGHT_INITIALIZERS = Registry(
     'weight initializer', parent=ROOT_WEIGHT_INITIALIZERS, scope=SCOPE, locations=['shvit_det.checkpoint']
 )
@@ -35,3 +45,14 @@ def register(registry: Registry) -> Callable[[Registered], Registered]:
         return cls
 
     return enter
+
+
+def register_lazily(registry: Registry, name: str, module: str) -> None:
+    """Enter the class ``name`` of ``module``, whose import needs an optional package: it happens at the first build."""
+
+    def build(**kwargs: Any) -> Any:
+        return getattr(importlib.import_module(module), name)(**kwargs)
+
+    for target in (registry, registry.parent):
+        assert target is not None
+        target.register_module(name=name, module=build)

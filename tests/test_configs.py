@@ -7,8 +7,11 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
 from shvit_det import ARCHS
+from shvit_det.engine.task import task_of
 
 CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
+IMAGENET = [name for name in CONFIGS if name.endswith('_imagenet')]
+DETECTORS = [name for name in CONFIGS if name not in IMAGENET]
 COCO = [name for name in CONFIGS if name.endswith('_coco')]
 
 
@@ -20,10 +23,11 @@ def test_all_configs_of_the_readme_are_there():
     assert set(CONFIGS) == {
         *(f'{head}_shvit_s{i}_coco' for head in ('mask_rcnn', 'retinanet') for i in (1, 2, 3, 4)),
         *(f'{head}_shvit_s1_sample' for head in ('mask_rcnn', 'retinanet')),
+        *(f'shvit_s{i}_imagenet' for i in (1, 2, 3, 4)),
     }
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('name', DETECTORS)
 def test_it_builds_with_numbers_that_agree(name):
     register_all_modules()
     config = load(name)
@@ -62,3 +66,51 @@ def test_leaves_are_short_and_open_with_their_command(name):
     lines = (ROOT / 'configs' / f'{name}.py').read_text().splitlines()
     assert lines[0].startswith('# ') and f'tools/train.py configs/{name}.py' in lines[1]
     assert len(lines) <= 32
+
+
+# Weight decay, input size and the edge that test images are resized to, of the authors' training commands.
+RECIPES = {'s1': (0.025, 224, 256), 's2': (0.032, 224, 256), 's3': (0.035, 224, 256), 's4': (0.03, 256, 292)}
+
+
+@pytest.mark.parametrize('name', IMAGENET)
+def test_the_classifiers_build_with_numbers_that_agree(name):
+    config = load(name)
+    variant = name.split('_')[1]
+    task = task_of(config)
+    classifier = task.build(config)
+    task.check_model(config, classifier, ('train', 'val', 'test'))
+    assert classifier.backbone.arch == ARCHS[variant] and classifier.backbone.out_strides == (64,)
+    assert classifier.head.in_channels == ARCHS[variant].embed_dims[-1] and classifier.head.num_classes == 1000
+    assert classifier.data_preprocessor.num_classes == 1000
+    assert (config.test_evaluator.type, config.test_evaluator.topk) == ('Accuracy', (1, 5))
+    assert config.val_evaluator == config.test_evaluator
+
+
+@pytest.mark.parametrize('name', IMAGENET)
+def test_the_imagenet_recipe_is_the_authors(name):
+    config = load(name)
+    weight_decay, size, edge = RECIPES[name.split('_')[1]]
+    optimizer = config.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 4e-3, weight_decay)
+    assert config.optim_wrapper.paramwise_cfg == dict(norm_decay_mult=0.0, bias_decay_mult=0.0)
+    assert config.train_cfg.max_epochs == 300 and config.auto_scale_lr.base_batch_size == 8 * 256
+    warm_up, cosine = config.param_scheduler
+    assert warm_up.start_factor * optimizer.lr == pytest.approx(1e-6) and warm_up.end == cosine.begin == 5
+    assert (cosine.type, cosine.eta_min, cosine.end) == ('CosineAnnealingLR', 1e-5, 300)
+    loader = config.train_dataloader
+    assert loader.batch_size == 256 and loader.drop_last and loader.sampler.type == 'RepeatAugSampler'
+    train = {step.type: step for step in loader.dataset.pipeline}
+    test = {step.type: step for step in config.test_dataloader.dataset.pipeline}
+    assert train['RandomResizedCrop'].scale == test['CenterCrop'].crop_size == size
+    assert test['ResizeEdge'].scale == edge == int(size / 0.875)
+    assert test['ResizeEdge'].interpolation == train['RandomResizedCrop'].interpolation == 'bicubic'
+    augment = train['RandAugment']
+    assert (augment.policies, augment.num_policies) == ('timm_increasing', 2)
+    assert (augment.magnitude_level, augment.total_level, augment.magnitude_std) == (9, 10, 0.5)
+    assert (train['RandomErasing'].erase_prob, train['RandomErasing'].mode) == (0.25, 'rand')
+    assert config.model.train_cfg.augments == [dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]
+    loss = config.model.head.loss
+    assert (loss.type, loss.label_smooth_val, loss.mode) == ('LabelSmoothLoss', 0.1, 'original')
+    assert 'drop_path_rate' not in config.model.backbone
+    clipping, average = config.custom_hooks
+    assert (clipping.clip_factor, 1 - average.momentum) == (0.02, pytest.approx(0.99996))

@@ -15,7 +15,7 @@ from shvit_det import CPUAmpOptimWrapper, UsageError
 from shvit_det.data.annotations import check_categories, check_images
 from shvit_det.engine import report
 from shvit_det.engine.config import datasets_of, enable_auto_scale_lr, load_config, set_data_root, warn_if_new
-from shvit_det.engine.preflight import has_masks
+from shvit_det.engine.detection import has_masks
 from shvit_det.engine.runner import SHViTRunner
 from shvit_det.engine.train import last_checkpoint
 
@@ -164,6 +164,12 @@ def test_the_table_has_a_row_per_kind_and_no_number_where_there_is_none():
     assert header.split() == ['AP', 'AP50', 'AP75', 'APs', 'APm', 'APl']
     assert boxes.split() == ['bbox', '0.500', '0.750', 'none', 'none', 'none', 'none']
     assert masks.split()[:2] == ['segm', '0.250']
+
+
+def test_the_accuracies_make_a_row_of_percent():
+    header, row = report.accuracy_table({'accuracy/top1': 72.814, 'accuracy/top5': 91.0, 'time': 3}).splitlines()
+    assert header.split() == ['top-1', 'top-5'] and row.split() == ['accuracy', '72.81', '91.00', '(%)']
+    assert report.accuracy_table({'coco/bbox_mAP': 0.5}) == 'no accuracy was measured'
 
 
 class Line(BaseModel):

@@ -10,7 +10,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description='Test a checkpoint on the test split of its config.')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--eval', nargs='+', metavar='METRIC', help='COCO metrics: bbox, segm, proposal, proposal_fast')
+    parser.add_argument(
+        '--eval',
+        nargs='+',
+        metavar='METRIC',
+        help='bbox, segm, proposal, proposal_fast for detectors; accuracy for classifiers',
+    )
     parser.add_argument('--out', metavar='PKL', help='write the predictions into this file')
     parser.add_argument('--show-dir', metavar='DIR', help='draw ground truth and predictions into this folder')
     parser.add_argument('--classwise', action='store_true', help='print the AP of every class')

@@ -1,4 +1,4 @@
-"""Train a detector: python tools/train.py configs/mask_rcnn_shvit_s4_coco.py"""
+"""Train a detector or classifier: python tools/train.py configs/mask_rcnn_shvit_s4_coco.py"""
 
 import argparse
 
@@ -7,7 +7,7 @@ from shvit_det.engine.train import AUTO, train
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description='Train the detector of a config.')
+    parser = argparse.ArgumentParser(description='Train the detector or the classifier of a config.')
     parser.add_argument('config', help='config file')
     parser.add_argument(
         '--resume', nargs='?', const=AUTO, metavar='PATH', help='go on from PATH, or from the last checkpoint'

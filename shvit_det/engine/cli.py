@@ -17,7 +17,7 @@ INTERRUPTED_STATUS = 130
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that training and testing have in common."""
     parser.add_argument('--work-dir', metavar='DIR', help='folder of logs and checkpoints [work_dirs/CONFIG]')
-    parser.add_argument('--data-root', metavar='DIR', help='another folder in the layout of COCO')
+    parser.add_argument('--data-root', metavar='DIR', help="another folder in the same layout, COCO's or ImageNet's")
     parser.add_argument(
         '--launcher', choices=LAUNCHERS, default=None, help='how the processes were started [pytorch under torchrun]'
     )

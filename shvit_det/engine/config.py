@@ -54,12 +54,12 @@ def datasets_of(config: Config, split: str) -> Iterator[MutableMapping]:
     pending = [loader['dataset']] if loader else []
     while pending:
         dataset = pending.pop(0)
-        if 'ann_file' in dataset:
-            yield dataset
-        elif 'dataset' in dataset:
+        if 'dataset' in dataset:
             pending.append(dataset['dataset'])
+        elif 'datasets' in dataset:
+            pending.extend(dataset['datasets'])
         else:
-            pending.extend(dataset.get('datasets', []))
+            yield dataset
 
 
 def set_data_root(config: Config, root: str) -> None:

@@ -4,17 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmdet.evaluation import DumpDetResults
-from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
 from ..checkpoint import check_checkpoint, load_checkpoint
 from ..errors import UsageError
 from . import config as changes
-from .preflight import build_detector, check_data, check_num_classes, coco_evaluators, select_metrics
-from .report import coco_table
 from .runner import SHViTRunner
+from .task import coco_evaluators, task_of
 
 
 def evaluate(
@@ -30,12 +27,12 @@ def evaluate(
     launcher: str = 'none',
     cfg_options: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
-    """Test a checkpoint on the test split of a config and return the metrics by mmdet's names.
+    """Test a checkpoint on the test split of a config and return the metrics by mmdet's or mmpretrain's names.
 
     Args:
         config_path: The config file.
         checkpoint: A checkpoint of the same model.
-        metrics: COCO metrics, ``'bbox'`` and ``'segm'`` for instance; by default those of the config.
+        metrics: ``'bbox'`` and ``'segm'`` for instance, or ``'accuracy'``; by default those of the config.
         out: A ``.pkl`` file for the predictions.
         show_dir: A folder for pictures, the ground truth left, the predictions right.
         classwise: Print AP for every class.
@@ -54,14 +51,15 @@ def evaluate(
     config.work_dir = str(work_dir or config.get('work_dir') or Path('work_dirs') / Path(config_path).stem)
     config.launcher = launcher
     config.load_from, config.resume = None, False
+    task = task_of(config)
     if show_dir is not None:
-        draw_into(config, show_dir)
+        task.draw_into(config, show_dir)
     if out is not None and not out.endswith(('.pkl', '.pickle')):
         raise UsageError(f'--out takes a file that ends in .pkl or .pickle, but got {out}')
 
-    detector = build_detector(config)
+    checked = task.build(config)
     if metrics is not None:
-        select_metrics(config, metrics, detector)
+        task.select_metrics(config, checked, metrics)
     if classwise:
         for evaluator in coco_evaluators(config, '--classwise'):
             evaluator.classwise = True
@@ -69,34 +67,21 @@ def evaluate(
         for evaluator in coco_evaluators(config, '--format-only'):
             evaluator.format_only = True
             evaluator.outfile_prefix = str(Path(config.work_dir) / 'results')
-    check_checkpoint(detector, checkpoint)
-    check_num_classes(config, detector, ('test',))
-    check_data(config, ('test',))
+    check_checkpoint(checked, checkpoint)
+    task.check_model(config, checked, ('test',))
+    task.check_data(config, checked, ('test',))
 
     runner = SHViTRunner.from_cfg(config)
     load_checkpoint(runner.model, checkpoint)
     if out is not None:
-        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=out))
+        runner.test_evaluator.metrics.append(task.dump(out))
     results: dict[str, float] = runner.test()
     if is_main_process():
         if not format_only:
-            print_log(f'Test of {checkpoint}\n' + coco_table(results), 'current')
+            print_log(f'Test of {checkpoint}\n' + task.table(results), 'current')
         for what, where in (('Predictions', out), ('Pictures', show_dir)):
             if where is not None:
                 print_log(f'{what}: {where}', 'current')
         if format_only:
             print_log(f'Result files: {config.test_evaluator.outfile_prefix}.*.json', 'current')
     return results
-
-
-def draw_into(config: Config, show_dir: str) -> None:
-    """Let the visualization hook draw every test image into ``show_dir``.
-
-    Raises:
-        UsageError: If the config has no visualization hook.
-    """
-    hook = config.get('default_hooks', {}).get('visualization')
-    if hook is None:
-        raise UsageError('--show-dir needs default_hooks.visualization in the config, and this one has none')
-    hook.draw = True
-    hook.test_out_dir = str(Path(show_dir).resolve())

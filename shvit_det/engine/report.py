@@ -1,4 +1,4 @@
-"""What a run leaves for the eye: a table of average precisions and a picture of its curves."""
+"""What a run leaves for the eye: a table of its scores and a picture of its curves."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -7,6 +7,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+ACCURACY = 'accuracy/top'
+SCORES = ('coco/', ACCURACY)
+CURVES = {'coco/bbox_mAP': 'bbox', 'coco/segm_mAP': 'segm', f'{ACCURACY}1': 'top-1', f'{ACCURACY}5': 'top-5'}
 AP_COLUMNS = {'mAP': 'AP', 'mAP_50': 'AP50', 'mAP_75': 'AP75', 'mAP_s': 'APs', 'mAP_m': 'APm', 'mAP_l': 'APl'}
 
 
@@ -20,6 +23,17 @@ def coco_table(metrics: Mapping[str, float]) -> str:
             rows.append(f'{kind:<6}' + '  '.join(cells))
     header = ' ' * 6 + '  '.join(f'{name:>6}' for name in AP_COLUMNS.values())
     return '\n'.join([header, *rows]) if rows else 'no average precision was measured'
+
+
+def accuracy_table(metrics: Mapping[str, float]) -> str:
+    """Return the accuracies among ``metrics`` (mmpretrain's names, percent) as a table of one row."""
+    found = {
+        f'top-{name.removeprefix(ACCURACY)}': value for name, value in metrics.items() if name.startswith(ACCURACY)
+    }
+    if not found:
+        return 'no accuracy was measured'
+    header = ' ' * 10 + '  '.join(f'{name:>6}' for name in found)
+    return header + '\naccuracy  ' + '  '.join(f'{value:6.2f}' for value in found.values()) + '  (%)'
 
 
 def read_runs(work_dir: Path) -> Iterator[list[dict[str, Any]]]:
@@ -36,13 +50,13 @@ def last_metrics(work_dir: Path) -> dict[str, float]:
     """Return the metrics of the newest evaluation that a work dir's logs hold; empty if there was none."""
     metrics: dict[str, float] = {}
     for record in chain.from_iterable(read_runs(work_dir)):
-        found = {name: value for name, value in record.items() if name.startswith('coco/')}
+        found = {name: value for name, value in record.items() if name.startswith(SCORES)}
         metrics = found or metrics
     return metrics
 
 
 def read_curves(work_dir: Path) -> dict[str, dict[int, float]]:
-    """Return losses and average precisions by name, each as values by iteration.
+    """Return losses and validation scores by name, each as values by iteration.
 
     A run that starts at an iteration which an earlier run had passed takes its place from there on: a resumed run goes
     on with the curve, one from the beginning replaces it.
@@ -57,7 +71,7 @@ def read_curves(work_dir: Path) -> dict[str, dict[int, float]]:
             if 'loss' in record:
                 iteration = record['step']
             for name, value in record.items():
-                if ('loss' in record and 'loss' in name) or name in ('coco/bbox_mAP', 'coco/segm_mAP'):
+                if ('loss' in record and 'loss' in name) or name in CURVES:
                     curves.setdefault(name, {})[iteration] = value
     return {name: points for name, points in curves.items() if points}
 
@@ -72,15 +86,18 @@ def plot_curves(work_dir: Path) -> Path | None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout='constrained')
-    loss_axes, precision_axes = figure.subplots(1, 2)
+    loss_axes, score_axes = figure.subplots(1, 2)
     for name, points in curves.items():
-        axes = precision_axes if name.startswith('coco/') else loss_axes
+        axes = score_axes if name in CURVES else loss_axes
         x, y = zip(*sorted(points.items()), strict=True)
-        label = name.removeprefix('coco/').removesuffix('_mAP')
-        axes.plot(x, y, label=label, linewidth=2 if name == 'loss' else 1, marker='o' if len(x) < 20 else None)
+        marker = 'o' if len(x) < 20 else None
+        axes.plot(x, y, label=CURVES.get(name, name), linewidth=2 if name == 'loss' else 1, marker=marker)
     loss_axes.set(xlabel='iteration', ylabel='loss', title='training loss', ylim=(0, None))
-    precision_axes.set(xlabel='iteration', ylabel='AP', title='validation AP (0.50:0.95)', ylim=(0, 1))
-    for axes in (loss_axes, precision_axes):
+    if any(name.startswith(ACCURACY) for name in curves):
+        score_axes.set(xlabel='iteration', ylabel='accuracy (%)', title='validation accuracy', ylim=(0, 100))
+    else:
+        score_axes.set(xlabel='iteration', ylabel='AP', title='validation AP (0.50:0.95)', ylim=(0, 1))
+    for axes in (loss_axes, score_axes):
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize='small')

@@ -13,8 +13,9 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import distributed, nn
 
 from ..checkpoint import check_checkpoint, load_checkpoint, load_content
+from ..errors import UsageError
 
-DUMPS = ('System environment', 'Config:', 'Hooks will be executed')
+DUMPS = ('System environment', 'Config:', 'Hooks will be executed', 'paramwise_options')
 
 
 def is_for_terminal(record: logging.LogRecord) -> bool:
@@ -49,6 +50,11 @@ class SHViTRunner(Runner):
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         built = super().build_train_loop(loop)
+        if len(built.dataloader) == 0:
+            raise UsageError(
+                f'the {len(built.dataloader.dataset)} training images make no whole batch of '
+                f'{built.dataloader.batch_size}: lower train_dataloader.batch_size'
+            )
         self._log_ten_times(len(built.dataloader) if isinstance(built, EpochBasedTrainLoop) else built.max_iters)
         return built
 

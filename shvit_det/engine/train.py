@@ -11,9 +11,9 @@ from mmengine.logging import print_log
 from ..checkpoint import check_checkpoint, find_checkpoint
 from ..errors import UsageError
 from . import config as changes
-from .preflight import build_detector, check_data, check_num_classes
-from .report import coco_table, last_metrics, plot_curves
+from .report import last_metrics, plot_curves
 from .runner import SHViTRunner
+from .task import task_of
 
 AUTO = 'auto'
 
@@ -39,7 +39,7 @@ def train(
     launcher: str = 'none',
     cfg_options: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Train the detector of a config and return the path of the last checkpoint.
+    """Train the model of a config, a detector or a classifier, and return the path of the last checkpoint.
 
     Args:
         config_path: The config file.
@@ -86,7 +86,7 @@ def train(
     last = last_checkpoint(folder)
     assert last is not None
     if is_main_process():
-        print_log('Validation\n' + coco_table(last_metrics(folder)), 'current')
+        print_log('Validation\n' + task_of(config).table(last_metrics(folder)), 'current')
         print_log(f'Checkpoint: {last}\nCurves: {curves}', 'current')
     return last
 
@@ -102,22 +102,23 @@ def check_before_training(config: Config, resume: str | None) -> None:
         if last is None:
             raise UsageError(f'nothing to resume: {config.work_dir} holds no checkpoint; train without --resume first')
         resume = str(last)
-    detector = build_detector(config)
+    task = task_of(config)
+    model = task.build(config)
     splits = ('train', 'val') if config.get('val_dataloader') else ('train',)
-    check_num_classes(config, detector, splits)
+    task.check_model(config, model, splits)
     if resume:
-        check_resumable(check_checkpoint(detector, resume), resume)
+        check_resumable(check_checkpoint(model, resume), resume)
         config.load_from, config.resume = str(Path(resume).resolve()), True
     elif config.get('load_from'):
-        check_checkpoint(detector, config.load_from, new_classes=True)
+        check_checkpoint(model, config.load_from, new_classes=True)
     elif pretrained := changes.pretrained_arguments(config):
         if pretrained.pop('strict', True):
-            check_checkpoint(detector.get_submodule('backbone'), pretrained.pop('checkpoint'), **pretrained)
+            check_checkpoint(model.get_submodule('backbone'), pretrained.pop('checkpoint'), **pretrained)
         else:
             find_checkpoint(pretrained.pop('checkpoint'), **pretrained)
     if config.get('load_from'):
         changes.remove_pretrained(config)  # all of the backbone is in the checkpoint, nothing else need be fetched
-    check_data(config, splits)
+    task.check_data(config, model, splits)
 
 
 def check_resumable(content: Any, path: str) -> None:

@@ -1,0 +1,38 @@
+# SHViT on ImageNet: the recipe of the authors' training code (main.py), for a total batch of 2048 images.
+_base_ = [
+    'mmpretrain::_base_/schedules/imagenet_bs2048_adamw_levit.py',
+    'mmpretrain::_base_/default_runtime.py',
+]
+custom_imports = dict(imports=['shvit_det'], allow_failed_imports=False)
+
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='SHViT', arch='s4', out_indices=(2,)),
+    head=dict(
+        type='SHViTHead',
+        num_classes=1000,
+        in_channels=448,
+        loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
+        topk=(1, 5),
+    ),
+    train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]),
+)
+
+# The code takes 1e-3 for every 512 images, which makes 4e-3 of the 2048. Norms and biases have no weight decay.
+max_epochs = 300
+learning_rate = 4e-3
+optim_wrapper = dict(
+    optimizer=dict(lr=learning_rate),
+    paramwise_cfg=dict(_delete_=True, norm_decay_mult=0.0, bias_decay_mult=0.0),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-6 / learning_rate, by_epoch=True, end=5, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, begin=5, end=max_epochs),
+]
+train_cfg = dict(max_epochs=max_epochs)
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))
+# Validation and the saved state_dict are the moving average's.
+custom_hooks = [
+    dict(type='AdaptiveGradientClippingHook', clip_factor=0.02),
+    dict(type='EMAHook', momentum=4e-5, update_buffers=True),
+]

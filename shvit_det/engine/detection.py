@@ -1,0 +1,103 @@
+"""Detection: data in COCO's format, average precision, models of mmdet."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mmdet.datasets import CocoDataset
+from mmdet.evaluation import DumpDetResults
+from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from torch import nn
+
+from ..data.annotations import check_categories, check_images, read_annotations
+from ..data.sample import ensure_sample
+from ..errors import UsageError
+from .report import coco_table
+from .task import Task, coco_evaluators, draw_by_hook, named_classes
+
+
+class Detection(Task):
+    """The task of an mmdet config."""
+
+    scope = 'mmdet'
+    noun = 'detector'
+    metrics = ('bbox', 'segm', 'proposal', 'proposal_fast')
+
+    def register(self) -> None:
+        register_all_modules(init_default_scope=False)
+
+    def check_model(self, config: Config, model: nn.Module, splits: Sequence[str]) -> None:
+        """Compare the classes of the data with those the heads were made for.
+
+        Raises:
+            UsageError: If they differ in number.
+        """
+        heads = {
+            name: module.num_classes
+            for name, module in model.named_modules()
+            if name.endswith(('bbox_head', 'mask_head')) and hasattr(module, 'num_classes')
+        }
+        for split, dataset, kind in self.datasets(config, splits):
+            classes = named_classes(dataset, kind)
+            for name, num_classes in heads.items():
+                if classes is not None and num_classes != len(classes):
+                    raise UsageError(
+                        f'{name}.num_classes is {num_classes}, but the {split} data set has {len(classes)} classes: '
+                        f'set it, or metainfo=dict(classes=...) of the datasets'
+                    )
+
+    def check_data(self, config: Config, model: nn.Module, splits: Sequence[str]) -> None:
+        """Look at the annotation files and the image folders of COCO data sets, once each.
+
+        A config with ``sample_set`` gets its data drawn first, where it is not there yet.
+
+        Raises:
+            UsageError: If a file or folder is missing, or its content does not fit the config.
+        """
+        if 'sample_set' in config:
+            ensure_sample(config.data_root, **config.sample_set)
+        seen: set[tuple] = set()
+        for _, dataset, kind in self.datasets(config, splits):
+            if not issubclass(kind, CocoDataset) or 'ann_file' not in dataset:
+                continue
+            root = dataset.get('data_root') or ''
+            annotations = Path(os.path.join(root, dataset['ann_file']))
+            images = Path(os.path.join(root, dataset.get('data_prefix', {}).get('img', '')))
+            classes = named_classes(dataset, kind) or ()
+            if (annotations, images, classes) in seen:
+                continue
+            seen.add((annotations, images, classes))
+            content = read_annotations(annotations)
+            check_categories(content, classes, annotations)
+            check_images(content, images, annotations)
+
+    def set_metrics(self, config: Config, model: nn.Module, metrics: Sequence[str]) -> None:
+        """Let the COCO evaluators compute ``metrics``.
+
+        Raises:
+            UsageError: If there is no such evaluator, or the model predicts no masks.
+        """
+        if 'segm' in metrics and not has_masks(model):
+            raise UsageError(f'--eval segm needs masks, and {config.model.type} predicts boxes only: use --eval bbox')
+        for evaluator in coco_evaluators(config, '--eval'):
+            evaluator.metric = list(metrics)
+
+    def dump(self, path: str) -> BaseMetric:
+        return DumpDetResults(out_file_path=path)
+
+    def draw_into(self, config: Config, folder: str) -> None:
+        draw_by_hook(config, draw=True, test_out_dir=str(Path(folder).resolve()))
+
+    def table(self, metrics: Mapping[str, float]) -> str:
+        return coco_table(metrics)
+
+
+def has_masks(detector: nn.Module) -> bool:
+    """Tell whether a detector predicts masks; True for the kinds that this cannot be seen of."""
+    if not isinstance(detector, SingleStageDetector | TwoStageDetector):
+        return True
+    heads = [getattr(detector, name, None) for name in ('roi_head', 'bbox_head', 'mask_head')]
+    return detector.with_mask or any(hasattr(head, 'mask_head') for head in heads)
