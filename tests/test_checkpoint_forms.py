@@ -11,11 +11,11 @@ from conftest import ROOT
 from mmengine.config import Config
 from mmengine.registry import MODELS as ROOT_MODELS
 from safetensors.torch import save_file
+from shvit_det.engine.preflight import build_detector
 from torch import nn
 
 from shvit_det import SHViT, UsageError, load_checkpoint
 from shvit_det.checkpoint.loading import load_content, match
-from shvit_det.engine.preflight import build_detector
 
 FORMS = pytest.mark.parametrize('form', files.CLASSIFIER_FILES)
 DETECTORS = pytest.mark.parametrize('detector', ['mask_rcnn', 'retinanet'])
