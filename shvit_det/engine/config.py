@@ -109,7 +109,7 @@ def pretrained_arguments(config: Config) -> dict[str, Any]:
 
 def remove_pretrained(config: Config) -> None:
     """Let a backbone that has pretrained weights in the config start from random ones, any kind of backbone."""
-    init_cfg = config.model.backbone.get('init_cfg')
+    init_cfg = config.model.get('backbone', {}).get('init_cfg')
     if isinstance(init_cfg, Mapping) and 'checkpoint' in init_cfg:
         config.model.backbone.init_cfg = None
 

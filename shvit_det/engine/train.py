@@ -127,7 +127,7 @@ def check_resumable(content: Any, path: str) -> None:
     Raises:
         UsageError: If the file holds less, as published ones do.
     """
-    lacking = [key for key in ('meta', 'message_hub', 'optimizer', 'param_schedulers') if key not in content]
+    lacking = [key for key in ('meta', 'message_hub') if key not in content]
     if lacking or not {'epoch', 'iter'} <= set(content['meta']):
         raise UsageError(
             f'{path} holds weights but no state of a training run ({", ".join(lacking) or "meta without epoch"} '
