@@ -10,7 +10,7 @@ def test_classes_are_the_folders_in_order_and_images_may_lie_deeper(tmp_path):
     for name in ('n02', 'n01', 'n10'):
         (tmp_path / name / 'part').mkdir(parents=True)
     (tmp_path / 'readme.txt').touch()
-    with pytest.raises(UsageError, match='the 3 class folders in .* hold no image'):
+    with pytest.raises(UsageError, match=r'the 3 class folders in .* hold no image'):
         class_folders(tmp_path, ['.jpeg'])
     (tmp_path / 'n10' / 'part' / 'a.JPEG').touch()
     assert class_folders(tmp_path, ['.jpeg']) == ('n01', 'n02', 'n10')
@@ -41,5 +41,5 @@ def test_what_is_not_there_is_named(tmp_path):
     with pytest.raises(UsageError, match='no image list'):
         check_listed(tmp_path / 'val.txt', tmp_path, 3)
     (tmp_path / 'val.txt').touch()
-    with pytest.raises(UsageError, match='no image folder .* --data-root'):
+    with pytest.raises(UsageError, match=r'no image folder .* --data-root'):
         check_listed(tmp_path / 'val.txt', tmp_path / 'val', 3)
