@@ -1,8 +1,11 @@
 """Adaptive gradient clipping, the function and the hook in a run."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
 from torch import nn
 
 from shvit_det import AdaptiveGradientClippingHook, UsageError
@@ -56,6 +59,18 @@ def test_the_hook_clips_before_the_step(tmp_path, kind, accumulated):
         custom_hooks=[dict(type='AdaptiveGradientClippingHook', clip_factor=0.1)],
     ).train()
     assert model.weight.item() == pytest.approx(2 * 0.9 ** (2 // accumulated))
+
+
+def test_the_scale_of_a_loss_is_taken_off_before():
+    model = Steep()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    hook = AdaptiveGradientClippingHook(clip_factor=100.0)  # the gradient of 100 passes, one of 6400 would be cut
+    hook.before_train(SimpleNamespace(optim_wrapper=OptimWrapper(optimizer)))
+    scaler = torch.amp.GradScaler('cpu', init_scale=64.0)
+    scaler.scale(model(torch.ones(1))['loss']).backward()
+    assert model.weight.grad.item() == 6400
+    scaler.step(optimizer)
+    assert model.weight.item() == pytest.approx(2 - 100)
 
 
 @pytest.mark.parametrize('factor', [0, -0.02])
