@@ -10,13 +10,14 @@ import golden
 import numpy as np
 import pytest
 import torch
+from checkpoint_files import official_release
 from conftest import ROOT
 from mmengine.config import Config
 from PIL import Image
-from test_classifier import build_classifier, classifier_weights
+from test_classifier import build_classifier
 from test_tools import MASK_RCNN, succeeded, tool
 
-from shvit_det import SHViT
+from shvit_det import SHViT, load_checkpoint
 from shvit_det.engine import report
 
 TINY = ROOT / 'tests' / 'data' / 'tiny_imagenet.py'
@@ -118,8 +119,7 @@ def test_fine_tuning_with_layer_decay_runs_from_a_detector_config(trained):
 def test_the_published_classifier_is_tested_with_the_reference_logits(tmp_path):
     """The S4 config through the tool on golden-filled weights, against the classifier that has the golden logits."""
     reference = golden.load('shvit_s4')
-    weights = classifier_weights(golden.state_dict(reference['official_keys']))
-    torch.save(dict(state_dict=weights), tmp_path / 'shvit_s4.pth')
+    torch.save(official_release(golden.state_dict(reference['official_keys'])), tmp_path / 'shvit_s4.pth')
     folder = tmp_path / 'imagenet'
     (folder / 'val').mkdir(parents=True)
     (folder / 'meta').mkdir()
@@ -135,7 +135,7 @@ def test_the_published_classifier_is_tested_with_the_reference_logits(tmp_path):
     assert [int(prediction['gt_label']) for prediction in predictions] == [65, 970, 999]
 
     classifier = build_classifier('s4', 448, 1000).eval()
-    classifier.load_state_dict(weights, strict=True)
+    load_checkpoint(classifier, str(tmp_path / 'shvit_s4.pth'))
     preprocessor = Config.fromfile(config).data_preprocessor
     for prediction, image in zip(predictions, pixels, strict=True):
         height, width = 292, round(292 * 320 / 300)  # the shorter edge of 300 to 292
