@@ -14,6 +14,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+FloatArray = NDArray[Any]  # float32; the annotations of OpenCV and numpy know no more of their results
+
 SUPERSAMPLING = 4
 SIMPLIFICATION = 0.3  # how far a polygon may be from the border of its mask, in pixels
 SMALLEST_PART = 4.0  # area in square pixels below which a separate part of an object is dropped
@@ -68,7 +70,7 @@ def fill_outline(outline: NDArray[np.float64], height: int, width: int) -> NDArr
     return mask.astype(bool)
 
 
-def coverage(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+def coverage(mask: NDArray[np.bool_]) -> FloatArray:
     """Tell how much of each pixel, 0 to 1, a mask covers. Shapes: the fine grid -> (H, W)."""
     height, width = (length // SUPERSAMPLING for length in mask.shape)
     return cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
@@ -92,52 +94,52 @@ def trace_polygons(mask: NDArray[np.bool_]) -> list[list[float]]:
     return polygons
 
 
-def _value_noise(rng: Generator, size: int, cells: int) -> NDArray[np.float32]:
+def _value_noise(rng: Generator, size: int, cells: int) -> FloatArray:
     """Smooth noise between 0 and 1 with about `cells` bumps along a side. Shapes: (H, W)."""
     lattice = rng.random((cells + 1, cells + 1), dtype=np.float32)
     return cv2.resize(lattice, (size, size), interpolation=cv2.INTER_CUBIC).clip(0, 1)
 
 
-def _distance(size: int, angle: float) -> NDArray[np.float32]:
+def _distance(size: int, angle: float) -> FloatArray:
     """Measure how far each pixel lies along a direction (radians), in pixels. Shapes: (H, W)."""
     axis = np.arange(size, dtype=np.float32) - size / 2
     return np.float32(np.cos(angle)) * axis + np.float32(np.sin(angle)) * axis[:, None]
 
 
-def _waves(rng: Generator, size: int, period: float, angle: float) -> NDArray[np.float32]:
+def _waves(rng: Generator, size: int, period: float, angle: float) -> FloatArray:
     """Make bands with soft borders, -1 to 1. Shapes: (H, W)."""
     phase = _distance(size, angle) * np.float32(2 * np.pi / period)
     return np.tanh(3 * np.sin(phase + np.float32(rng.uniform(0, 2 * np.pi))))
 
 
-def _ramp(rng: Generator, size: int) -> NDArray[np.float32]:
+def _ramp(rng: Generator, size: int) -> FloatArray:
     return _distance(size, rng.uniform(0, 2 * np.pi)) / size + 0.5
 
 
-def _clouds(rng: Generator, size: int) -> NDArray[np.float32]:
+def _clouds(rng: Generator, size: int) -> FloatArray:
     octaves = [_value_noise(rng, size, cells) / cells**0.5 for cells in (3, 7, 16, 36)]
     total = np.sum(octaves, axis=0)
     return (total - total.min()) / np.ptp(total)
 
 
-def _stripes(rng: Generator, size: int) -> NDArray[np.float32]:
+def _stripes(rng: Generator, size: int) -> FloatArray:
     return _waves(rng, size, rng.uniform(7, 40), rng.uniform(0, 2 * np.pi)) / 2 + 0.5
 
 
-def _checker(rng: Generator, size: int) -> NDArray[np.float32]:
+def _checker(rng: Generator, size: int) -> FloatArray:
     period, angle = rng.uniform(18, 60), rng.uniform(0, 2 * np.pi)
     across = _waves(rng, size, period, angle + np.pi / 2)
     return _waves(rng, size, period, angle) * across / 2 + 0.5
 
 
-def _speckle(rng: Generator, size: int) -> NDArray[np.float32]:
+def _speckle(rng: Generator, size: int) -> FloatArray:
     spots = (rng.random((size, size)) < rng.uniform(0.01, 0.05)).astype(np.float32)
     spots = cv2.GaussianBlur(spots, (0, 0), rng.uniform(0.9, 2.2))
     return 0.35 * _value_noise(rng, size, 4) + 0.65 * spots / spots.max()
 
 
 # Each fills a square with a pattern between about 0 and 1.
-BACKGROUNDS: tuple[Callable[[Generator, int], NDArray[np.float32]], ...] = (
+BACKGROUNDS: tuple[Callable[[Generator, int], FloatArray], ...] = (
     _ramp,
     _clouds,
     _stripes,
@@ -148,13 +150,13 @@ HUE_SPREAD = 20.0  # degrees, the standard deviation around the hue asked for
 TEXTURES = (_ramp, _ramp, _clouds, _stripes)
 
 
-def _rgb(hue: float, saturation: float, value: float) -> NDArray[np.float32]:
+def _rgb(hue: float, saturation: float, value: float) -> FloatArray:
     """Convert a colour, hue in degrees and the others 0 to 1, to RGB, 0 to 255. Shapes: (3,)."""
     pixel = np.array([[[hue % 360, np.clip(saturation, 0, 1), np.clip(value, 0, 1)]]], np.float32)
     return cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0] * 255
 
 
-def paint_background(rng: Generator, size: int) -> NDArray[np.float32]:
+def paint_background(rng: Generator, size: int) -> FloatArray:
     """Paint two muted colours in a random pattern under uneven light. Shapes: (H, W, 3)."""
     pattern = BACKGROUNDS[rng.integers(len(BACKGROUNDS))](rng, size)[..., None]
     hue, saturation, value = rng.uniform(0, 360), rng.uniform(0.04, 0.32), rng.uniform(0.35, 0.8)
@@ -168,7 +170,7 @@ def paint_background(rng: Generator, size: int) -> NDArray[np.float32]:
     return (first + (second - first) * pattern) * light
 
 
-def _object_color(rng: Generator, hue: float, surround: NDArray[np.float32]) -> NDArray[np.float32]:
+def _object_color(rng: Generator, hue: float, surround: FloatArray) -> FloatArray:
     """Choose a colour near a hue that is not the one it will be painted over. Shapes: (3,) -> (3,)."""
     candidates = [_rgb(rng.normal(hue, HUE_SPREAD), rng.uniform(0.35, 0.95), rng.uniform(0.3, 1)) for _ in range(4)]
     return next(
@@ -177,7 +179,7 @@ def _object_color(rng: Generator, hue: float, surround: NDArray[np.float32]) -> 
     )
 
 
-def paint_shape(rng: Generator, image: NDArray[np.float32], outline: NDArray[np.float64], hue: float) -> None:
+def paint_shape(rng: Generator, image: FloatArray, outline: NDArray[np.float64], hue: float) -> None:
     """Paint a shape with its shadow, texture and rim over what is there, in place, in about a hue (degrees).
 
     Shapes: image (H, W, 3), outline (N, 2) in pixels.

@@ -62,6 +62,7 @@ def draw_preview(
         cell = sheet[top : top + height, left : left + width]
         encoded = np.frombuffer((root / split / image['file_name']).read_bytes(), np.uint8)
         pixels = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+        assert pixels is not None  # the set was drawn by us
         cell[:] = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_CUBIC)
         annotations = [annotation for annotation in content['annotations'] if annotation['image_id'] == image['id']]
         for annotation in annotations:
