@@ -8,6 +8,7 @@ accuracy.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -133,7 +134,7 @@ def _checker(rng: Generator, size: int) -> FloatArray:
 
 
 def _speckle(rng: Generator, size: int) -> FloatArray:
-    spots = (rng.random((size, size)) < rng.uniform(0.01, 0.05)).astype(np.float32)
+    spots: FloatArray = (rng.random((size, size)) < rng.uniform(0.01, 0.05)).astype(np.float32)
     spots = cv2.GaussianBlur(spots, (0, 0), rng.uniform(0.9, 2.2))
     return 0.35 * _value_noise(rng, size, 4) + 0.65 * spots / spots.max()
 
