@@ -7,9 +7,15 @@ from pathlib import Path
 
 import golden
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+
+from shvit_det import UsageError
+
+TINY = dict(embed_dims=(16, 24, 32), depths=(1, 2, 1), attn_dims=(8, 8, 8))
+NAME = 'stages.1.blocks.0.mixer.m.qkv.c.weight'
 
 # The names and shapes of mmdet 2.25's heads for COCO, as its files have them.
 HEADS = {
@@ -144,3 +150,12 @@ CLASSIFIER_FILES: dict[str, tuple[str, str, Writer, str]] = {
         'mmpretrain classifier',
     ),
 }  # fmt: skip
+
+
+def refusal(call, *arguments, **options) -> str:
+    """Return the one sentence in which a call ends."""
+    with pytest.raises(UsageError) as caught:
+        call(*arguments, **options)
+    sentence = str(caught.value)
+    assert '\n' not in sentence and '\x1b' not in sentence and len(sentence) < 500
+    return sentence

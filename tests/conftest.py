@@ -4,11 +4,13 @@ import logging
 import os
 from pathlib import Path
 
+import golden
 import pytest
 import torch
+from checkpoint_files import TINY
 from mmengine.logging import MMLogger
 
-import shvit_det  # noqa: F401  (prepares the stack before any test imports mmdet)
+from shvit_det import SHViT  # importing it prepares the stack before any test imports mmdet
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,3 +39,15 @@ def log(caplog):
     caplog.set_level(logging.INFO)
     yield caplog
     logger.removeHandler(caplog.handler)
+
+
+@pytest.fixture
+def backbone() -> SHViT:
+    """A tiny one."""
+    return SHViT(TINY)
+
+
+@pytest.fixture
+def state(backbone) -> dict[str, torch.Tensor]:
+    """A filled state dict of the tiny backbone."""
+    return {name: golden.entry(name, value.shape) for name, value in backbone.state_dict().items()}
