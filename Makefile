@@ -14,8 +14,6 @@ $(READY): constraints.txt setup.cfg pyproject.toml tools/setup_venv.sh
 	PYTHON="$(PYTHON)" bash tools/setup_venv.sh $(VENV)
 	touch $@
 
-# Threads that wait asleep: the default, spinning, is many times slower as soon as something else runs on a core.
-demo: export OMP_WAIT_POLICY = PASSIVE
 demo: $(READY)
 	$(BIN)/python tools/train.py configs/mask_rcnn_shvit_s1_sample.py --seed 0 --work-dir $(DEMO)
 	$(BIN)/python tools/test.py configs/mask_rcnn_shvit_s1_sample.py "$$(cat $(DEMO)/last_checkpoint)" \

@@ -86,7 +86,7 @@ def plot_curves(work_dir: Path) -> Path | None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout='constrained')
-    loss_axes, score_axes = figure.subplots(1, 2)
+    loss_axes, score_axes = figure.subplots(1, 2, sharex=True)
     for name, points in curves.items():
         axes = score_axes if name in CURVES else loss_axes
         x, y = zip(*sorted(points.items()), strict=True)
