@@ -23,6 +23,13 @@ from shvit_det.classifier import SHViTHead
 TINY = dict(embed_dims=(16, 24, 32), depths=(1, 1, 1), attn_dims=(8, 8, 8))
 
 
+@pytest.fixture(autouse=True)
+def scope():
+    """Build under mmpretrain's scope, whichever another test has left."""
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        yield
+
+
 def build_classifier(arch: object, in_channels: int, num_classes: int, **head: object) -> nn.Module:
     config = dict(
         type='ImageClassifier',

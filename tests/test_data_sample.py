@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -107,17 +108,18 @@ def test_run_lengths_begin_with_zeros_down_the_columns() -> None:
     assert sample._uncompressed_rle(~mask) == {'size': [2, 3], 'counts': [2, 1, 1, 2]}
 
 
-@pytest.mark.parametrize('split', sample.SPLITS)
-def test_variety(drawn: Path, split: str) -> None:
-    content = read(drawn, split)
-    objects = [entry for entry in content['annotations'] if not entry['iscrowd']]
-    assert {entry['category_id'] for entry in objects} == set(CATEGORIES.values())
-    areas = np.array([entry['area'] for entry in objects])
+def test_variety(drawn: Path) -> None:
+    contents_of = [read(drawn, split) for split in sample.SPLITS]
+    objects = [[entry for entry in content['annotations'] if not entry['iscrowd']] for content in contents_of]
+    for entries_of in objects:
+        assert {entry['category_id'] for entry in entries_of} == set(CATEGORIES.values())
+    areas = np.array([entry['area'] for entry in chain(*objects)])
     shares = np.histogram(areas, (0, 32**2, 96**2, np.inf))[0] / len(areas)
     assert shares[0] > 0.05 and shares[1] > 0.4 and shares[2] > 0, shares
-    per_image = [sum(entry['image_id'] == image['id'] for entry in objects) for image in content['images']]
+    per_image = [sum(entry['image_id'] == image['id'] for entry in chain(*objects))
+                 for content in contents_of for image in content['images']]  # fmt: skip
     assert set(per_image) == {0, 1, 2, 3, 4}
-    assert max(len(entry['segmentation']) for entry in objects) > 1, 'no object in several parts'
+    assert max(len(entry['segmentation']) for entry in chain(*objects)) > 1, 'no object in several parts'
 
 
 def test_splits_differ(drawn: Path) -> None:
