@@ -17,13 +17,18 @@ SPLITS = ('train', 'val', 'test')
 def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
     """Return the config of a file with ``--cfg-options`` merged into it.
 
+    Args:
+        path: A file, or a config of an installed project: ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py``.
+        options: Changes of single values, dotted names.
+
     Raises:
-        UsageError: If the file does not exist or cannot be read as a config.
+        UsageError: If the config does not exist or cannot be read.
     """
-    if not Path(path).is_file():
+    installed = '::' in path
+    if not installed and not Path(path).is_file():
         raise UsageError(f'no such config: {path}')
     try:
-        config = Config.fromfile(path)
+        config = Config.fromstring(f'_base_ = {path!r}', '.py') if installed else Config.fromfile(path)
         for key in options or {}:
             warn_if_new(config, key)
         config.merge_from_dict(dict(options or {}))
