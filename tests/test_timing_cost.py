@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torchvision.models import resnet50
 
 from shvit_det import ARCHS, SHViT
+from shvit_det.timing.ceilings import _has_private_operations
 from shvit_det.timing.cost import CostCounter, count_parameters
 
 MODES = [nullcontext, torch.no_grad, torch.inference_mode]
@@ -282,6 +283,16 @@ def test_views_and_allocations_are_no_operations():
     a = torch.randn(10, 10)
     row = cost(lambda: (a.t(), a.view(-1), a[1:], torch.empty(3), a.new_empty(2), a.unsqueeze(0).squeeze_(0)))
     assert (row['uncounted'], row['moved_bytes']) == ({}, 0)
+
+
+@pytest.mark.skipif(not _has_private_operations(), reason='this torch has no prepacked operations of oneDNN')
+def test_packed_weights_have_no_storage_and_count_as_moved():
+    operations, image = torch.ops.mkldnn, torch.randn(4, 8)
+    with torch.no_grad():
+        packed = operations._reorder_linear_weight(torch.randn(6, 8), 4)
+        row = cost(lambda: operations._linear_pointwise(image, packed, None, 'none', [], ''))
+    assert (row['moved_bytes'], row['peak_memory_bytes']) == (4 * (32 + 48 + 24), 4 * 24)
+    assert row['uncounted'] == {'mkldnn._linear_pointwise': 1}
 
 
 def test_memory_of_a_chain():
