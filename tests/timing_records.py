@@ -144,11 +144,10 @@ def record(subjects: list[Subject], *, ceilings: Any = CEILINGS, ratios=(), warn
         command='python tools/benchmark.py configs/mask_rcnn_shvit_s4_coco.py',
         date='2025-11-22',
         environment=dict(
-            cpu='AMD EPYC 9R14',
+            cpu=dict(model='AMD EPYC 9R14', usable_cores=2),
             gpu=None,
-            cores=2,
             versions=dict(torch='2.11.0', mmdet='3.3.0', mmcv='2.1.0', timm='1.0.31', numpy='2.4.0'),
-            commit='0a1b2c3',
+            source=dict(commit='0a1b2c3d4e5f60718293', changed=False),
         ),
         settings={**defaults, **settings},
         ceilings=ceilings,
@@ -161,8 +160,8 @@ def record(subjects: list[Subject], *, ceilings: Any = CEILINGS, ratios=(), warn
 def two_stage_record(**changes: Any) -> Record:
     """One Mask R-CNN, with costs and ceilings, an uncounted operation and a warning."""
     own = detector('mask_rcnn_shvit_s4_coco')
-    own['cost'][3]['uncounted'] = {'aten::topk': 5, 'aten::sort': 12, 'torchvision::nms': 5}
-    own['cost'][4]['uncounted'] = {'torchvision::roi_align': 4, 'aten::sort': 3, 'aten::index': 2}
+    own['cost'][3]['uncounted'] = {'aten.topk': 5, 'aten.sort': 12, 'torchvision.nms': 5}
+    own['cost'][4]['uncounted'] = {'torchvision.roi_align': 4, 'aten.sort': 3, 'aten.index': 2}
     return record([own], **{'warnings': ['the machine is busy: load 3.1 on 2 cores'], **changes})
 
 

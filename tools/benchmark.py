@@ -25,9 +25,13 @@ def main() -> None:
     parser.add_argument('--against', metavar='OTHER', nargs='+', default=[], help='sources to compare with, in turn')
     parser.add_argument('--only', metavar='PART', help='measure one part alone: backbone, neck, "RPN conv", ...')
     parser.add_argument('--train', action='store_true', help='time a training step instead of a prediction')
-    parser.add_argument('--protocol', choices=('paper',), help='512x512, BN folded, GPU batch 32, CPU batch 16, 1 thread')
+    parser.add_argument(
+        '--protocol', choices=('paper',), help='512x512, BN folded, CPU batch 16, 1 thread, GPU batch 32'
+    )
     inputs = parser.add_argument_group('input')
-    inputs.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'), help="[as the config's test pipeline resizes]")
+    inputs.add_argument(
+        '--shape', type=int, nargs=2, metavar=('H', 'W'), help="[as the config's test pipeline resizes]"
+    )
     inputs.add_argument('--batch', type=int, metavar='N', help='images per run [1]')
     inputs.add_argument('--images', metavar='DIR', help="photographs, through the config's test pipeline")
     inputs.add_argument(

@@ -14,7 +14,7 @@ from .clock import CPUClock, clock_for
 from .cost import CostCounter, count_parameters
 from .environment import describe_environment
 from .measure import Key, Measurement, Meter, measure
-from .record import FORMAT, UNATTRIBUTED, PartCost, PartTime, Ratio, Record
+from .record import FORMAT, PartCost, PartTime, Ratio, Record
 from .record import Subject as SubjectRecord
 from .settings import Settings
 from .spans import FORWARD, Recorder
@@ -65,7 +65,7 @@ def benchmark(
         ceilings=ceilings,
         subjects=records,
         ratios=list(_ratios(measurements)),
-        warnings=warnings + list(_signs_of_trouble(records)),
+        warnings=warnings + list(_signs_of_trouble(records, len(subjects[0].batches))),
     )
 
 
@@ -102,7 +102,8 @@ def _cost(subject: Subject) -> list[PartCost]:
         run()
         recorder.end()
     parameters = count_parameters(subject.modules())
-    return [cost for cost in counter.costs(parameters) if subject.settings.only in (None, cost['name'])]
+    costs = sorted(counter.part_costs(parameters), key=lambda cost: subject.part_order().index(cost['name']))
+    return [cost for cost in costs if subject.settings.only in (None, cost['name'])]
 
 
 def _images(subject: Subject) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def _subject_record(measurement: Measurement, facts: Mapping[str, Any]) -> Subje
         warmup_stable=measurement.stable,
         compile_s=measurement.compile_seconds,
         whole=summarize(whole),
-        in_place=_in_place(measurement.in_place),
+        in_place=_in_place(measurement.in_place, subject.part_order()),
         in_place_whole=summarize([sum(run.values()) for run in measurement.in_place]) if measurement.in_place else None,
         alone=[]
         if part is not None
@@ -141,13 +142,11 @@ def _subject_record(measurement: Measurement, facts: Mapping[str, Any]) -> Subje
     )
 
 
-def _in_place(runs: Sequence[Mapping[Key, float]]) -> list[PartTime]:
-    """Summarize the parts in the order in which they first ran; what belongs to none comes last."""
-    keys = dict.fromkeys(key for run in runs for key in run)
-    ordered = sorted(keys, key=lambda key: key[0] == UNATTRIBUTED)
+def _in_place(runs: Sequence[Mapping[Key, float]], order: Sequence[str]) -> list[PartTime]:
+    keys = sorted(dict.fromkeys(key for run in runs for key in run), key=lambda key: order.index(key[0]))
     return [
         PartTime(name=part, phase=phase, time=summarize([run.get((part, phase), 0.0) for run in runs]))
-        for part, phase in ordered
+        for part, phase in keys
     ]
 
 
@@ -176,12 +175,13 @@ def _figure(measurement: Measurement, figure: str) -> list[float]:
     return measurement.whole if alone else measurement.alone.get('backbone', [])
 
 
-def _signs_of_trouble(records: Sequence[SubjectRecord]) -> Iterator[str]:
+def _signs_of_trouble(records: Sequence[SubjectRecord], num_batches: int) -> Iterator[str]:
+    """Yield what makes the times doubtful; photographs of different sizes spread by themselves."""
     for record in records:
-        if not record['warmup_stable']:
+        if not record['warmup_stable'] and num_batches == 1:
             yield f'{record["name"]}: the times had not settled after {record["warmup_runs"]} runs of warm-up'
-        if (width := spread(record['whole'])) > BUSY_SPREAD:
+        if num_batches == 1 and (width := spread(record['whole'])) > BUSY_SPREAD:
             yield (
-                f'{record["name"]}: the middle 80 percent of the runs span {width:.0%} of the median, so the machine was '
-                f'busy with something else: repeat this when it is idle'
+                f'{record["name"]}: the middle 80 percent of the runs span {width:.0%} of the median, so the machine '
+                f'was busy with something else: repeat this when it is idle'
             )

@@ -22,7 +22,7 @@ from ..engine.task import task_of
 from ..errors import UsageError
 from ..folding import fold_batch_norms
 from .inputs import config_shape, fresh, num_classes_of, photograph_batches, synthetic_batch
-from .peers import build_backbone
+from .peers import build_backbone, open_branches
 from .settings import Settings
 from .subjects import BackboneRunner, Subject
 
@@ -129,7 +129,9 @@ def _backbone_subject(
         backbone, folded = fold_batch_norms(backbone, images[0][:1].cpu())
         prepared.append(f'{folded} BN folded')
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-    model = BackboneRunner(backbone).to(settings.device, settings.dtype, memory_format=layout)
+    model = BackboneRunner(backbone)
+    model.to(device=settings.device, dtype=settings.dtype)
+    model.to(memory_format=layout)  # type: ignore[call-overload]  # torch's annotations lack it
     batches = [image.to(settings.device, settings.dtype, memory_format=layout) for image in images]
     if settings.dtype is not torch.float32:
         prepared.append(f'converted to {str(settings.dtype).removeprefix("torch.")}')
@@ -137,7 +139,7 @@ def _backbone_subject(
     return Subject(name, source, 'backbone', model, batches, settings, wrapper, sha256, weights, prepared)
 
 
-def build_detector(config: Config, source: str) -> nn.Module:
+def build_detector(config: Config, source: str) -> Any:
     """Build the detector of a config with random weights, the same ones each time; nothing is downloaded.
 
     Raises:
@@ -146,7 +148,7 @@ def build_detector(config: Config, source: str) -> nn.Module:
     if 'model' not in config:
         raise UsageError(f'{source} has no model: this times detectors of mmdet')
     if not isinstance(task_of(config), Detection):
-        raise UsageError(f'{source} has a classifier, not a detector: for its backbone alone name shvit:s1 ... shvit:s4')
+        raise UsageError(f'{source} has a classifier, no detector: for its backbone alone name shvit:s1 to shvit:s4')
     _remove_pretrained(config.model)
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices=devices):
@@ -156,6 +158,7 @@ def build_detector(config: Config, source: str) -> nn.Module:
             raise UsageError(f'{source} has a {type(detector).__name__}, which is no detector of mmdet')
         with _quiet():
             detector.init_weights()
+    open_branches(detector)
     return detector
 
 

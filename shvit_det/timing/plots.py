@@ -15,7 +15,7 @@ from .labels import GAPS, place_labels
 from .layout import significant
 from .published import published_for
 from .record import UNATTRIBUTED, PartTime, Record, Subject
-from .report import of_kind
+from .report import ALONE, of_kind
 from .wording import batch_size, conditions, image_ms
 
 # Paul Tol's muted scheme, which colour-blind readers can tell apart, and two more for long detectors.
@@ -49,7 +49,7 @@ def save_plot(record: Record, path: str | Path) -> None:
 
 def draw_plot(record: Record) -> Figure:
     """Return a picture of a benchmark: detectors by part, backbones, and their time against published AP."""
-    detectors, backbones = of_kind(record, 'detector'), of_kind(record, 'backbone')
+    detectors, backbones = of_kind(record, 'detector'), of_kind(record, *ALONE)
     points = _accuracy_points(backbones)
     rows = [len(subjects) for subjects in (detectors, backbones) if subjects]
     heights = [1.6 + BAR_INCHES * count for count in rows]

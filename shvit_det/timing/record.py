@@ -58,7 +58,7 @@ class Subject(TypedDict):
 
     name: str
     source: str  # what the user named: a config, mmdet::a/config.py, timm:NAME or shvit:ARCH
-    kind: str  # 'detector' or 'backbone'
+    kind: str  # 'detector', 'backbone', or 'part': another part of a detector, measured alone
     weights: str  # 'random' or a checkpoint's file name
     config_sha256: str | None
     prepared: list[str]  # what was done to the model first: 'BN folded', 're-parameterised', 'compiled', ...

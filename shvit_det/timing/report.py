@@ -8,6 +8,7 @@ from .record import Record, Subject
 from .tables import backbone_table, overview_table, part_names, part_table, published_table, ratio_table
 from .wording import CONVENTIONS, between, conditions, hooks_cost, identity, origin, span, speed, uncounted, warmup
 
+ALONE = ('backbone', 'part')
 SHOWN = 4  # uncounted operations of a subject in the terminal
 RATIO_MEANING = (
     'Ratios are of medians in one interleaved run, with 95 % bootstrap intervals; above 1 the subject is slower.'
@@ -31,7 +32,7 @@ def command_block(record: Record) -> str:
 
 def markdown_tables(record: Record) -> str:
     """Return the tables of a benchmark for a page of documents: one row for each subject, details folded away."""
-    detectors, backbones = of_kind(record, 'detector'), of_kind(record, 'backbone')
+    detectors, backbones = of_kind(record, 'detector'), of_kind(record, *ALONE)
     pieces = [as_markdown([Warnings(record['warnings'])])]
     if len(detectors) == 1:
         pieces.append(as_markdown(detector_blocks(detectors[0], record, None)[1:]))
@@ -43,9 +44,9 @@ def markdown_tables(record: Record) -> str:
     return '\n\n'.join(filter(None, pieces))
 
 
-def of_kind(record: Record, kind: str) -> list[Subject]:
-    """Return the detectors, or the backbones, of a record."""
-    return [subject for subject in record['subjects'] if subject['kind'] == kind]
+def of_kind(record: Record, *kinds: str) -> list[Subject]:
+    """Return the detectors, or what was measured alone, of a record."""
+    return [subject for subject in record['subjects'] if subject['kind'] in kinds]
 
 
 def detector_blocks(subject: Subject, record: Record, shown: int | None) -> list[Block]:
@@ -126,7 +127,7 @@ def _classifier_line(row: Published) -> str:
 
 
 def _blocks(record: Record, shown: int | None) -> list[Block]:
-    detectors, backbones = of_kind(record, 'detector'), of_kind(record, 'backbone')
+    detectors, backbones = of_kind(record, 'detector'), of_kind(record, *ALONE)
     settings, ceilings = record['settings'], record['ceilings']
     lines = [conditions(record), origin(record)]
     if detectors:
@@ -143,7 +144,7 @@ def _blocks(record: Record, shown: int | None) -> list[Block]:
     for subject in detectors:
         blocks += detector_blocks(subject, record, shown)
     if backbones:
-        blocks += [Heading('Backbones'), *backbone_blocks(backbones, record, shown)]
+        blocks += [Heading('Alone'), *backbone_blocks(backbones, record, shown)]
     if record['ratios']:
         blocks += [Heading('Ratios'), *ratio_blocks(record)]
     return [*blocks, Lines([CONVENTIONS])]

@@ -63,7 +63,7 @@ class Settings:
         if self.shape is not None and min(self.shape) < 32:
             raise UsageError(f'--shape must be at least 32 32, but got {self.shape[0]} {self.shape[1]}')
         if self.device.type == 'cuda' and not torch.cuda.is_available():
-            raise UsageError(f'--device {self.device} was asked for, but torch sees no CUDA device here: use --device cpu')
+            raise UsageError(f'--device {self.device} was asked for, but torch sees no CUDA here: use --device cpu')
         if self.device.type == 'cuda' and (self.device.index or 0) >= torch.cuda.device_count():
             raise UsageError(f'--device {self.device} was asked for, but there are {torch.cuda.device_count()} devices')
         if self.flush and self.device.type != 'cuda':

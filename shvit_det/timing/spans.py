@@ -9,7 +9,7 @@ methods.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial, reduce, wraps
+from functools import partial, reduce
 from itertools import pairwise
 from typing import Any
 
@@ -136,7 +136,7 @@ def instrumented(root: Any, spans: Sequence[Span], wrapper: Wrapper) -> Iterator
                     seen.add((id(owner), span.method))
                     original = getattr(owner, span.method)
                     stack.callback(_restore, owner, span.method, vars(owner).get(span.method))
-                    setattr(owner, span.method, wraps(original)(wrapper(span, original)))
+                    setattr(owner, span.method, wrapper(span, original))
         yield
 
 
@@ -151,8 +151,8 @@ class Recorder:
     """Divides the time of a run among its parts.
 
     In the backward pass, autograd runs the operations in the reverse order of their creation; the backward pass of a
-    part therefore begins when the first node that produced an output of the part is about to run, and ends where that of
-    another part begins.
+    part therefore begins when the first node that produced an output of the part is about to run, and ends where that
+    of another part begins.
 
     Args:
         clock: Where the time comes from.

@@ -13,6 +13,7 @@ from ..errors import UsageError
 from .alone import Calls, capture
 from .detections import DEFAULT_DETECTIONS, counting, detection_config, fix_detections
 from .inputs import fresh
+from .record import UNATTRIBUTED
 from .settings import Settings
 from .spans import BACKWARD, FORWARD, OPTIMIZER, Recorder, Span, instrumented, modules_by_part, owners_of, spans_of
 
@@ -59,7 +60,7 @@ class Subject:
         name: str,
         source: str,
         kind: str,
-        model: nn.Module,
+        model: Any,
         batches: Sequence[Any],
         settings: Settings,
         optim_wrapper: OptimWrapper | None = None,
@@ -134,7 +135,7 @@ class Subject:
         if self.settings.train or self.kind == 'backbone':
             return {}
         parts = capture(self.model, self.spans, self.run())
-        return {part: partial(self._prepare, calls) for part, calls in parts.items()}
+        return {part: partial(self._prepare, parts[part]) for part in self.part_order() if part in parts}
 
     def _prepare(self, calls: Calls) -> Callable[[], Any]:
         prepared = calls.prepare()
@@ -157,7 +158,7 @@ class Subject:
                 self.warnings.append(f'{self.name} has no score threshold: --detections {asked} changes nothing')
             return
         found = fix_detections(self.model, calls['boxes'], number)
-        if found < number:
+        if found is not None and found < number:
             self.warnings.append(f'{self.name}: the boxes suffice for {found} detections per image, not for {number}')
 
     def counts(self) -> dict[str, list[int]]:
@@ -182,6 +183,10 @@ class Subject:
     def parts(self) -> list[str]:
         """Return the names of the parts that can run alone, in the order of a run."""
         return list(dict.fromkeys(span.part for span in self.spans if span.alone and owners_of(self.model, span)))
+
+    def part_order(self) -> list[str]:
+        """Return every name that a moment of a run can have, in the order of the tables."""
+        return list(dict.fromkeys([*(span.part for span in self.spans), OPTIMIZER, UNATTRIBUTED]))
 
     def modules(self) -> dict[str, list[nn.Module]]:
         """Return the modules of each part."""

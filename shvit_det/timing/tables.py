@@ -131,7 +131,7 @@ def backbone_table(subjects: Sequence[Subject], ceilings: Ceilings | None) -> Ta
     works = [_image_work(subject) for subject in subjects]
     return Table(
         [
-            Column('backbone', [subject['name'] for subject in subjects], text=True),
+            Column('alone', [subject['name'] for subject in subjects], text=True),
             Column('latency ms' if single else 'ms/image', [significant(image_ms(subject)) for subject in subjects]),
             Column('p10 .. p90', [' .. '.join(map(significant, spread)) for spread in spreads]),
             Column('images/s', [_throughput(subject) for subject in subjects]),

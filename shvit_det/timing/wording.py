@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from .layout import percent, significant
 from .record import Record, Subject
 
-PACKAGES = ('torch', 'mmdet', 'mmcv', 'mmcv-lite', 'timm')  # whose versions stand beside a result
+PACKAGES = ('torch', 'mmdet', 'mmcv', 'timm')  # whose versions stand beside a result
 CONVENTIONS = (
     'One multiply-add is one MAC, two FLOP. GFLOP/s and shares of the ceilings are over the time alone where there is '
     'one, else in place; % copy takes the bytes that each operation by itself reads and writes.'
@@ -32,12 +32,12 @@ def conditions(record: Record) -> str:
     """Return under what a benchmark was measured: hardware, threads, batch, shape, numbers."""
     settings, environment = record['settings'], record['environment']
     on_gpu = settings['device'].startswith('cuda')
-    model = environment.get('gpu' if on_gpu else 'cpu')
+    model = environment['gpu' if on_gpu else 'cpu']['model']
     parts = [
         f'{"GPU" if on_gpu else "CPU"}{f" {model}" if model else ""}',
         '' if on_gpu else counted(settings['threads'], 'thread'),
         f'batch {settings["batch"]}',
-        '{}x{}'.format(*settings['shape']),
+        '{}x{}'.format(*settings['shape']) if settings['shape'] else settings['images'],
         settings['dtype'],
         'channels-last' if settings['channels_last'] else '',
         'compiled' if settings['compile'] else '',
@@ -49,15 +49,18 @@ def conditions(record: Record) -> str:
 def origin(record: Record) -> str:
     """Return the rest of where and when a benchmark was made: cores, versions, date, commit."""
     settings, environment = record['settings'], record['environment']
-    versions = environment.get('versions', {})
+    cpu, versions, source = environment['cpu'], environment['versions'], environment['source']
     on_gpu = settings['device'].startswith('cuda')
-    host = f'CPU {environment.get("cpu")}, {counted(settings["threads"], "thread")}' if on_gpu else ''
     parts = [
-        host,
-        counted(environment['cores'], 'core') if environment.get('cores') else '',
-        *(f'{name} {versions[name]}' for name in PACKAGES if versions.get(name)),
+        f'CPU {cpu["model"]}, {counted(settings["threads"], "thread")}' if on_gpu else '',
+        counted(cpu['usable_cores'], 'core'),
+        *(
+            versions[name] if ' ' in versions[name] else f'{name} {versions[name]}'
+            for name in PACKAGES
+            if versions.get(name)
+        ),
         record['date'],
-        f'commit {environment["commit"]}' if environment.get('commit') else '',
+        f'commit {source["commit"][:10]}{" with changes" if source["changed"] else ""}' if source else '',
     ]
     return ', '.join(filter(None, parts))
 
@@ -116,7 +119,7 @@ def hooks_cost(subject: Subject) -> str:
     bare, hooked = subject['whole']['median_ms'], subject['in_place_whole']['median_ms']
     return (
         f'with nothing hooked in {significant(bare)} ms, with the parts timed in place {significant(hooked)} ms: '
-        f'the hooks cost {percent(hooked / bare - 1)} %'
+        f'a difference of {percent(hooked / bare - 1)} %'
     )
 
 
