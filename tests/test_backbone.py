@@ -4,6 +4,7 @@ import golden
 import pytest
 import torch
 from mmengine.registry import MODELS
+from norms import randomise_norms
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -15,17 +16,6 @@ variants = pytest.mark.parametrize('arch', VARIANTS, ids=['s1', 's2', 's3', 's4'
 
 # Paper, Table 2: million parameters with the classifier, million multiply-adds, input size.
 PAPER = {'s1': (6.3, 241, 224), 's2': (11.4, 366, 224), 's3': (14.2, 601, 224), 's4': (16.5, 986, 256)}
-
-
-def randomise_norms(model: nn.Module) -> None:
-    """Give every BatchNorm statistics and scales away from 0 and 1, so that no branch is closed."""
-    generator = torch.Generator().manual_seed(0)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight.data, module.running_var):
-                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
-            for tensor in (module.bias.data, module.running_mean):
-                tensor.copy_(0.2 * torch.randn(tensor.shape, generator=generator))
 
 
 @variants

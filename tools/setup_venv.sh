@@ -20,7 +20,7 @@ echo "Setting up $venv with $("$python" --version) (downloads about 3 GB the fir
 [ -x "$venv/bin/python" ] && usable "$venv/bin/python" || "$python" -m venv --clear "$venv"
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 pip install --quiet --constraint constraints.txt setuptools wheel
-pip install --quiet --constraint constraints.txt --editable '.[lite,dev]'
+pip install --quiet --constraint constraints.txt --editable '.[lite,peers,dev]'
 
 # OpenCV's default build needs libGL, which servers and containers lack; the headless build has the same Python files.
 if ! "$venv/bin/python" -c 'import cv2' 2>/dev/null; then
