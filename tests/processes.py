@@ -15,7 +15,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 _context = multiprocessing.get_context('forkserver')
-_context.set_forkserver_preload(['shvit_det.engine.train', 'shvit_det.engine.evaluate', 'shvit_det.data.sample'])
+_context.set_forkserver_preload(
+    ['shvit_det.engine.train', 'shvit_det.engine.evaluate', 'shvit_det.data.sample', 'shvit_det.timing.benchmark']
+)
 
 
 @dataclass

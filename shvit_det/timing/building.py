@@ -97,7 +97,7 @@ def _configured(source: str, settings: Settings, checkpoint: str | None, options
     if settings.fold:
         images = detector.data_preprocessor(fresh(batches[0]), False)['inputs']
         detector.backbone, folded = fold_batch_norms(detector.backbone, images)
-        prepared.append(f'{folded} BN of the backbone folded')
+        prepared += [f'{folded} BN of the backbone folded'] if folded else []
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     detector.to(settings.device).to(memory_format=layout)  # mmengine's models take one argument at a time
     return Subject(
@@ -127,7 +127,7 @@ def _backbone_subject(
     backbone.train(settings.train)
     if settings.fold:
         backbone, folded = fold_batch_norms(backbone, images[0][:1].cpu())
-        prepared.append(f'{folded} BN folded')
+        prepared += [f'{folded} BN folded'] if folded else []
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     model = BackboneRunner(backbone)
     model.to(device=settings.device, dtype=settings.dtype)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from mmcv.transforms import Compose
@@ -12,6 +13,7 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks
 from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement, InstanceData
 
 from ..errors import UsageError
@@ -104,15 +106,16 @@ def photograph_batches(config: Config, folder: str, size: int, limit: int) -> li
     if len(paths) < size:
         raise UsageError(f'{folder} has {len(paths)} images ({", ".join(PHOTOGRAPHS)}), but --batch is {size}')
     steps = [step for step in get_test_pipeline_cfg(config) if 'Annotations' not in step['type']]
-    pipeline = Compose(steps)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        pipeline = Compose(steps)
     batches = []
     for start in range(0, len(paths) - size + 1, size)[:limit]:
         items = []
         for number, path in enumerate(paths[start : start + size], start):
             try:
                 items.append(pipeline(dict(img_path=str(path), img_id=number)))
-            except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
-                raise UsageError(f"the config's test pipeline cannot read {path}: {error}") from error
+            except (OSError, ValueError, TypeError, KeyError, AssertionError, cv2.error) as error:
+                raise UsageError(f"the config's test pipeline fails on {path}: {error}") from error
         batches.append({key: [item[key] for item in items] for key in items[0]})
     return batches
 

@@ -68,9 +68,9 @@ TWO_STAGE = (
     Span('post-processing', 'roi_head', 'predict'),
 )
 ONE_STAGE = (
-    _calls('encoder', 'encoder'),  # of transformer detectors
+    Span('queries', '', 'forward_transformer'),  # of transformer detectors
+    _calls('encoder', 'encoder'),
     _calls('decoder', 'decoder'),
-    Span('queries', '', 'forward_transformer'),
     _calls('head', 'bbox_head'),
     _calls('head', 'mask_head'),
     _calls('head', 'panoptic_head', 'predict'),
