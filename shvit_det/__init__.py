@@ -8,6 +8,7 @@ from . import contract  # noqa: E402  (the stack has to be prepared first)
 from .arch import ARCHS, Arch  # noqa: E402
 from .backbone import SHViT  # noqa: E402
 from .checkpoint import SHViTPretrained, load_checkpoint  # noqa: E402
+from .deployment import deploy  # noqa: E402
 from .engine.amp import CPUAmpOptimWrapper  # noqa: E402
 from .engine.clipping import AdaptiveGradientClippingHook  # noqa: E402
 from .engine.layer_decay import LayerDecayOptimWrapperConstructor  # noqa: E402
@@ -30,5 +31,6 @@ __all__ = [
     'SHViTPretrained',
     'UsageError',
     '__version__',
+    'deploy',
     'load_checkpoint',
 ]

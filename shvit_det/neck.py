@@ -1,13 +1,16 @@
 """A feature pyramid that makes the finer levels a stride-16 backbone lacks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import Any
 
+import torch
 from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from .composition import TransposedConv, compose_upsampling
 from .errors import UsageError
 from .registry import MODELS, register
 
@@ -36,6 +39,7 @@ class SHViTFPN(BaseModule):
         num_upsamples: Number of finer levels, each of half the stride of the one before.
         add_extra_convs: How coarser levels are made: ``'on_input'`` (or True) by 3x3 convolutions of stride 2, the
             first on the last input, the next on the level before it; False by subsampling the coarsest output.
+        compose: Whether finer levels are computed in one step where that saves operations; the same up to rounding.
         init_cfg: mmengine's weight initialisation.
 
     Raises:
@@ -49,6 +53,7 @@ class SHViTFPN(BaseModule):
         num_outs: int = 5,
         num_upsamples: int = 2,
         add_extra_convs: bool | str = False,
+        compose: bool = True,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg or dict(type='Xavier', layer='Conv2d', distribution='uniform'))
@@ -66,6 +71,7 @@ class SHViTFPN(BaseModule):
         self.num_upsamples = num_upsamples
         self.num_coarser = num_coarser
         self.add_extra_convs = bool(add_extra_convs)
+        self.compose = compose
 
         conv = partial(ConvModule, act_cfg=None)  # whose default is a ReLU
         self.lateral_convs = nn.ModuleList(conv(channels, out_channels, 1) for channels in self.in_channels)
@@ -90,29 +96,68 @@ class SHViTFPN(BaseModule):
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         if len(inputs) != len(self.in_channels):
             raise UsageError(f'SHViTFPN was made for {len(self.in_channels)} inputs, but got {len(inputs)}')
-        laterals = self._top_down([conv(x) for conv, x in zip(self.lateral_convs, inputs, strict=True)])
+        laterals = top_down([conv(x) for conv, x in zip(self.lateral_convs, inputs, strict=True)])
         outs = [conv(x) for conv, x in zip(self.fpn_convs, laterals, strict=False)]
-        return (*self._finer(laterals[0]), *outs, *self._coarser(inputs[-1], outs[-1]))
+        coarser = coarser_levels(self.fpn_convs[len(inputs) :], self.num_coarser, inputs[-1], outs[-1])
+        return (*self._finer(laterals[0]), *outs, *coarser)
 
-    @staticmethod
-    def _top_down(laterals: list[Tensor]) -> list[Tensor]:
-        for index in range(len(laterals) - 1, 0, -1):
-            finer = laterals[index - 1]
-            laterals[index - 1] = finer + interpolate(laterals[index], size=finer.shape[2:], mode='nearest')
-        return laterals
+    def composed(self) -> list[TransposedConv]:
+        """Return for each finer level, fine to coarse, the one transposed convolution that makes it of ``x``.
+
+        There is nothing between the layers of that chain but sums and products, so they are one layer; gradients reach
+        the parameters of all.
+        """
+        upsamplings = convolutions(self.extra_trans_convs)
+        return [
+            compose_upsampling(upsamplings[: self.num_upsamples - index], conv)
+            for index, conv in enumerate(convolutions(self.extra_fpn_convs))
+        ]
 
     def _finer(self, x: Tensor) -> list[Tensor]:
+        if self.compose and composing_pays(self.out_channels, self.num_upsamples, x.shape[0] * x[0, 0].numel()):
+            with torch.autocast(x.device.type, enabled=False):
+                composed = self.composed()
+            return [conv(x) for conv in composed]
         outs: list[Tensor] = []
         for upsample, conv in zip(self.extra_trans_convs, reversed(self.extra_fpn_convs), strict=True):
             x = upsample(x)
             outs.insert(0, conv(x))
         return outs
 
-    def _coarser(self, last_input: Tensor, last_out: Tensor) -> list[Tensor]:
-        outs: list[Tensor] = []
-        for index in range(self.num_coarser):
-            if self.add_extra_convs:
-                outs.append(self.fpn_convs[len(self.in_channels) + index](outs[-1] if outs else last_input))
-            else:
-                outs.append((outs[-1] if outs else last_out)[:, :, ::2, ::2])
-        return outs
+
+def convolutions(modules: Iterable[Any]) -> list[Any]:
+    """Return the convolutions in mmcv's ``ConvModule``s."""
+    return [module.conv for module in modules]
+
+
+def composing_pays(channels: int, num_upsamples: int, positions: int) -> bool:
+    """Return whether composing the chain of every finer level and applying it takes fewer operations than the chains.
+
+    Args:
+        channels: Of all layers.
+        num_upsamples: Number of finer levels.
+        positions: Of the finest lateral, in all images of the batch.
+    """
+    scales = [2**power for power in range(1, num_upsamples + 1)]
+    chained = positions * sum(scale**2 * (1 + 9) for scale in scales)  # per pair of channels: 2x2 transposed, then 3x3
+    applied = positions * sum((scale + 2) ** 2 for scale in scales)
+    composed = (channels + 1) * sum(9 * (scale + 2) ** 2 + scale**2 for scale in scales)
+    return applied + composed < chained
+
+
+def top_down(laterals: list[Tensor]) -> list[Tensor]:
+    """Add to each level the next coarser one, sum included, enlarged by repetition; fine to coarse."""
+    for index in range(len(laterals) - 1, 0, -1):
+        finer = laterals[index - 1]
+        laterals[index - 1] = finer + interpolate(laterals[index], size=finer.shape[2:], mode='nearest')
+    return laterals
+
+
+def coarser_levels(convs: Iterable[nn.Module], number: int, last_input: Tensor, last_out: Tensor) -> list[Tensor]:
+    """Return ``number`` levels above the last: by ``convs`` on the last input, or by subsampling the last output."""
+    outs: list[Tensor] = []
+    for conv in convs:
+        outs.append(conv(outs[-1] if outs else last_input))
+    while len(outs) < number:
+        outs.append((outs[-1] if outs else last_out)[:, :, ::2, ::2])
+    return outs

@@ -207,10 +207,10 @@ def test_gradients_stay_the_same_bits():
 
 @modes
 def test_all_modes_count_the_same(mode):
-    torch.manual_seed(0)
-    backbone, image = SHViT(TINY).eval(), torch.randn(1, 3, 64, 96)
-    expected = cost(partial(backbone, image), torch.no_grad)
-    row = cost(partial(backbone, image), mode)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(8, 8, 1)).eval()
+    image = torch.randn(1, 3, 64, 96)
+    expected = cost(partial(model, image), torch.no_grad)
+    row = cost(partial(model, image), mode)
     for key in ('macs', 'moved_bytes', 'uncounted'):
         assert row[key] == expected[key]
 

@@ -1,0 +1,112 @@
+"""Several linear layers as one, exactly: what a chain does to an image it also does to the weights of its first layer.
+
+A transposed convolution lays its kernel at every position of its input. Whatever linear layer follows can be applied to
+the kernel instead, once, as if the kernel were an image. All functions are differentiable, so the composition serves
+training too: the gradients arrive at the parameters of the chain.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class TransposedConv(NamedTuple):
+    """The parameters of one transposed convolution on an input that has a further channel of ones.
+
+    The channel of ones carries the biases within the chain. Those of the last layer are ``bias``; those before it pass
+    through the zero padding of the last layer, so that they act differently at the border of the image, which a
+    constant cannot express but a kernel on a constant input can.
+
+    Shapes:
+        weight: (in_channels + 1, out_channels, kernel, kernel).
+        bias: (out_channels,).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    stride: int
+    padding: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, stride * H, stride * W)."""
+        return functional.conv_transpose2d(with_ones(x), self.weight, self.bias, self.stride, self.padding)
+
+
+def with_ones(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C + 1, H, W), the last channel of ones."""
+    return torch.cat((x, torch.ones_like(x[:, :1])), dim=1)
+
+
+def compose_upsampling(upsamplings: Sequence[nn.ConvTranspose2d], conv: nn.Conv2d) -> TransposedConv:
+    """Return a chain of transposed convolutions and a final convolution as one transposed convolution.
+
+    Exact at the borders too, since the chain's own outputs are cropped nowhere: the final convolution's zero padding
+    lies where the composed kernel finds no input.
+
+    Args:
+        upsamplings: Transposed convolutions whose kernel is their stride, without padding, first to last.
+        conv: A convolution with kernel 2 p + 1, padding p and stride 1.
+    """
+    weight, bias = upsamplings[0].weight, upsamplings[0].bias
+    kernels = torch.cat((weight, _ones_channel(bias, weight)))
+    stride = upsamplings[0].stride[0]
+    for upsampling in upsamplings[1:]:
+        kernels = functional.conv_transpose2d(kernels, upsampling.weight, stride=upsampling.stride)
+        kernels = torch.cat((kernels[:-1], kernels[-1:] + _ones_channel(upsampling.bias, kernels)))
+        stride *= upsampling.stride[0]
+    padding = int(conv.padding[0])
+    kernels = functional.conv2d(kernels, conv.weight, padding=2 * padding)
+    bias = conv.bias if conv.bias is not None else conv.weight.new_zeros(conv.out_channels)
+    return TransposedConv(kernels, bias, stride, padding)
+
+
+def compose_conv(first: TransposedConv, conv: nn.Conv2d) -> TransposedConv:
+    """Return a transposed convolution and a further convolution as one, exact but for a border.
+
+    Here the padding of the further convolution meets outputs that the first one cropped; so the outer ``padding``
+    pixels of the result are wrong, on each side, and have to be computed from the first one's outputs.
+
+    Args:
+        first: What comes first.
+        conv: A convolution with kernel 2 p + 1, padding p and stride 1.
+    """
+    padding = int(conv.padding[0])
+    kernels = functional.conv2d(first.weight, conv.weight, padding=2 * padding)
+    bias = torch.einsum('oikl,i->o', conv.weight, first.bias)
+    if conv.bias is not None:
+        bias = bias + conv.bias
+    return TransposedConv(kernels, bias, first.stride, first.padding + padding)
+
+
+def redo_border(result: Tensor, source: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Overwrite the outer pixels of ``result`` by those of a convolution of ``source``, in place.
+
+    Args:
+        result: (B, out_channels, H, W).
+        source: (B, in_channels, H, W).
+        weight: Of a convolution with kernel 2 p + 1, padding p and stride 1; ``p`` pixels on each side are computed.
+        bias: Its bias.
+    """
+    ring = weight.shape[-1] // 2
+    reach = 2 * ring
+    height, width = source.shape[2:]
+
+    def strip(rows: slice, columns: slice, padding: Sequence[int]) -> Tensor:
+        return functional.conv2d(functional.pad(source[:, :, rows, columns], padding), weight, bias)
+
+    every = slice(None)
+    result[:, :, :ring] = strip(slice(0, reach), every, (ring, ring, ring, 0))
+    result[:, :, height - ring :] = strip(slice(height - reach, height), every, (ring, ring, 0, ring))
+    result[:, :, :, :ring] = strip(every, slice(0, reach), (ring, 0, ring, ring))
+    result[:, :, :, width - ring :] = strip(every, slice(width - reach, width), (0, ring, ring, ring))
+
+
+def _ones_channel(bias: Tensor | None, kernels: Tensor) -> Tensor:
+    """A bias as the kernel that makes it of a channel of ones, of the size of the other kernels."""
+    channels, *size = kernels.shape[1:]
+    if bias is None:
+        return kernels.new_zeros(1, channels, *size)
+    return bias[None, :, None, None].expand(1, channels, *size)

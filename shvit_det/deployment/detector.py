@@ -1,0 +1,103 @@
+"""Whole detectors for inference: what of them can be fused, and the RPN's first convolution on the finest level."""
+
+import copy
+from typing import Any
+
+import torch
+from mmdet.models.dense_heads import RPNHead
+from torch import Tensor, nn
+
+from ..backbone import SHViT
+from ..composition import TransposedConv, compose_conv, redo_border
+from ..neck import SHViTFPN
+from .backbone import FusedSHViT
+from .layers import plain
+from .neck import FusedSHViTFPN, compose_finer
+from .packed import FusedTransposedConv, pack_layers
+
+
+class Handover:
+    """Carries what the neck has computed for the RPN past the feature maps between them."""
+
+    def __init__(self) -> None:
+        self._feature: Tensor | None = None
+        self._hidden: Tensor | None = None
+
+    def put(self, feature: Tensor, hidden: Tensor) -> None:
+        self._feature, self._hidden = feature, hidden
+
+    def take(self, feature: Tensor) -> Tensor | None:
+        """Return, once, what was computed for this feature map; None if it is another one."""
+        hidden = self._hidden if feature is self._feature else None
+        if hidden is not None:
+            self._feature = self._hidden = None
+        return hidden
+
+
+class NeckWithRPN(nn.Module):
+    """The fused neck, which also applies the RPN's convolution to the finest level, from the stride-16 lateral.
+
+    On stride 4 that convolution costs twice as much as the composed kernel; only the outermost pixels have to be
+    computed from the level itself.
+
+    Args:
+        neck: The fused neck.
+        hidden: The composed convolution.
+        conv: The RPN's own convolution.
+        handover: Where the RPN finds the result.
+    """
+
+    def __init__(self, neck: FusedSHViTFPN, hidden: TransposedConv, conv: nn.Conv2d, handover: Handover) -> None:
+        super().__init__()
+        self.neck = neck
+        dtype = conv.weight.dtype
+        self.hidden = FusedTransposedConv(hidden.weight.to(dtype), hidden.bias.to(dtype), hidden.stride, hidden.padding)
+        self.conv = plain(conv)
+        self.handover = handover
+
+    def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        outs, finest = self.neck.levels_and_source(inputs)
+        hidden = self.hidden(finest)
+        redo_border(hidden, outs[0], self.conv.weight, self.conv.bias)
+        self.handover.put(outs[0], hidden)
+        return outs
+
+
+class RPNConv(nn.Module):
+    """The RPN's convolution, which takes what the neck has already computed."""
+
+    def __init__(self, conv: nn.Conv2d, handover: Handover) -> None:
+        super().__init__()
+        self.conv = plain(conv)
+        self.handover = handover
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.handover.take(x)
+        return self.conv(x) if hidden is None else hidden
+
+
+def fuse_detector(detector: Any, channels_last: bool) -> None:
+    """Replace the parts of a detector, in place, by their fused forms."""
+    neck = getattr(detector, 'neck', None)
+    rpn_conv = _composable_rpn_conv(detector) if isinstance(neck, SHViTFPN) else None
+    if isinstance(detector.backbone, SHViT):
+        detector.backbone = FusedSHViT(detector.backbone, channels_last)
+    if isinstance(neck, SHViTFPN):
+        detector.neck = FusedSHViTFPN(neck, channels_last)
+        if rpn_conv is not None:
+            handover = Handover()
+            with torch.no_grad():
+                hidden = compose_conv(compose_finer(neck)[0], copy.deepcopy(rpn_conv).double())
+            detector.neck = NeckWithRPN(detector.neck, hidden, rpn_conv, handover)
+            detector.rpn_head.rpn_conv = RPNConv(rpn_conv, handover)
+    pack_layers(detector)
+
+
+def _composable_rpn_conv(detector: Any) -> nn.Conv2d | None:
+    """Return the RPN's convolution where it is single and the neck makes stride 4, for which composing it pays."""
+    head: Any = getattr(detector, 'rpn_head', None)
+    if type(head) is not RPNHead or detector.neck.num_upsamples < 2:
+        return None
+    conv = head.rpn_conv
+    simple = isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3) and conv.padding == (1, 1)
+    return conv if simple and conv.stride == (1, 1) else None

@@ -1,0 +1,216 @@
+"""Layers whose weights are laid out once as oneDNN wants them, for inference on a CPU.
+
+Eager PyTorch hands most convolutions with small batches to general matrix products, or lays their weights out anew at
+every call. The operations here are those that inductor emits for frozen weights. They are private to torch: where they
+are missing, on another device, and while a model is compiled, the plain operations run.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import UsageError
+
+OPERATIONS = (
+    '_convolution_pointwise',
+    '_reorder_convolution_weight',
+    '_convolution_transpose_pointwise',
+    '_reorder_convolution_transpose_weight',
+    '_linear_pointwise',
+    '_reorder_linear_weight',
+)
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def usable(x: Tensor) -> bool:
+    """Return whether the packed operations can take ``x``."""
+    return (
+        x.device.type == 'cpu'
+        and x.dtype in DTYPES
+        and x.numel() > 0
+        and not torch.compiler.is_compiling()
+        and torch.backends.mkldnn.is_available()
+        and all(hasattr(torch.ops.mkldnn, name) for name in OPERATIONS)
+    )
+
+
+class Packed(nn.Module):
+    """A layer with a weight, a bias and the packed form of the weight, which is made at the first call.
+
+    Args:
+        weight: As the plain layer has it.
+        bias: Zeros if None.
+        out_channels: The length of the bias.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, out_channels: int) -> None:
+        super().__init__()
+        bias = weight.new_zeros(out_channels) if bias is None else bias
+        self.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+        self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+        self._packed: Tensor | None = None
+        self._packed_from: tuple[int, int] | None = None
+
+    def packed(self, x: Tensor) -> Tensor:
+        """Return the packed weight; it is made anew when the weight has changed, by loading for instance."""
+        state = self.weight.data_ptr(), self.weight._version
+        if self._packed is None or self._packed_from != state:
+            self._packed, self._packed_from = self.pack(x), state
+        return self._packed
+
+    def pack(self, x: Tensor) -> Tensor:
+        """Return the weight as oneDNN wants it for inputs like ``x``."""
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> 'Packed':
+        if mode:
+            raise UsageError('a deployed model cannot be trained: train the model it was made from and deploy that')
+        return super().train(mode)
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f'{prefix}weight'] = destination[
+            f'{prefix}weight'
+        ].contiguous()  # safetensors takes no other layout
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, '_packed': None, '_packed_from': None}  # copies and files make it again
+
+
+class FusedConv(Packed):
+    """A convolution with bias, then a sum and an activation, if any: ``relu(conv(x))`` or ``conv(x) + residual``.
+
+    Args:
+        weight: (out_channels, in_channels / groups, kernel, kernel).
+        bias: (out_channels,).
+        stride: Of both axes.
+        padding: Of all sides.
+        groups: As in ``nn.Conv2d``.
+        relu: Whether a ReLU follows.
+
+    Shapes:
+        (B, in_channels, H, W) -> (B, out_channels, H', W').
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        relu: bool = False,
+    ) -> None:
+        super().__init__(weight, bias, weight.shape[0])
+        self.geometry = [padding, padding], [stride, stride], [1, 1], groups
+        self.relu = relu
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        padding, stride, dilation, groups = self.geometry
+        if not usable(x) or x.shape[2:].numel() == 1:  # of one position, the packed sum cannot tell the layout
+            y = functional.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
+            y = y if residual is None else y + residual
+            return y.relu() if self.relu else y
+        operation = torch.ops.mkldnn._convolution_pointwise
+        if residual is None:
+            return operation(x, self.packed(x), self.bias, *self.geometry, 'relu' if self.relu else 'none', [], '')
+        activation = 'relu' if self.relu else None
+        return operation.binary(
+            x, residual, self.packed(x), self.bias, *self.geometry, 'add', 1.0, activation, [], None
+        )
+
+    def pack(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.geometry, list(x.shape))
+
+    def extra_repr(self) -> str:
+        return f'{tuple(self.weight.shape)}, geometry={self.geometry}, relu={self.relu}'
+
+
+class FusedTransposedConv(Packed):
+    """A transposed convolution with bias.
+
+    Args:
+        weight: (in_channels, out_channels, kernel, kernel).
+        bias: (out_channels,).
+        stride: Of both axes.
+        padding: What is cropped on each side.
+
+    Shapes:
+        (B, in_channels, H, W) -> (B, out_channels, stride * (H - 1) + kernel - 2 * padding, likewise).
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, padding: int = 0) -> None:
+        super().__init__(weight, bias, weight.shape[1])
+        self.stride = stride
+        self.padding = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not usable(x):
+            return functional.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding)
+        operation = torch.ops.mkldnn._convolution_transpose_pointwise
+        return operation(x, self.packed(x), self.bias, *self._geometry(), 'none', [], '')
+
+    def pack(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._reorder_convolution_transpose_weight(self.weight, *self._geometry(), list(x.shape))
+
+    def _geometry(self) -> tuple[list[int], list[int], list[int], list[int], int]:
+        return [self.padding] * 2, [0, 0], [self.stride] * 2, [1, 1], 1
+
+
+class FusedLinear(Packed):
+    """A linear layer with bias.
+
+    Shapes:
+        (..., in_features) -> (..., out_features).
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(weight, bias, weight.shape[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not usable(x):
+            return functional.linear(x, self.weight, self.bias)
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed(x), self.bias, 'none', [], '')
+
+    def pack(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._reorder_linear_weight(self.weight, x.numel() // x.shape[-1])
+
+
+def in_layout(x: Tensor, channels_last: bool) -> Tensor:
+    """Return ``x`` in memory as NHWC or NCHW."""
+    return x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def pack_layers(module: nn.Module) -> None:
+    """Replace the plain convolutions and linear layers among a module's descendants by packed ones, in place."""
+    for name, child in module.named_children():
+        packed = _packed(child)
+        if packed is None:
+            pack_layers(child)
+        else:
+            setattr(module, name, packed)
+
+
+def _packed(layer: nn.Module) -> nn.Module | None:
+    """Return the packed form of a layer, None where it has none: subclasses may compute something else."""
+    kind = type(layer)  # mmcv's wrappers for empty batches have the names of what they wrap
+    if isinstance(layer, nn.Linear) and kind.__name__ == 'Linear':
+        return FusedLinear(layer.weight, layer.bias)
+    if isinstance(layer, nn.Conv2d) and kind.__name__ == 'Conv2d' and _is_simple(layer):
+        return FusedConv(layer.weight, layer.bias, layer.stride[0], int(layer.padding[0]), layer.groups)
+    if isinstance(layer, nn.ConvTranspose2d) and kind.__name__ == 'ConvTranspose2d' and _is_simple(layer):
+        return FusedTransposedConv(layer.weight, layer.bias, layer.stride[0], int(layer.padding[0]))
+    return None
+
+
+def _is_simple(conv: nn.Conv2d | nn.ConvTranspose2d) -> bool:
+    padding, stride = conv.padding, conv.stride
+    return (
+        conv.dilation == (1, 1)
+        and not isinstance(padding, str)
+        and len(set(padding)) == len(set(stride)) == 1
+        and conv.padding_mode == 'zeros'
+        and (not conv.transposed or (conv.groups == 1 and set(conv.output_padding) == {0}))
+        and not conv._forward_hooks
+        and not conv._forward_pre_hooks
+    )

@@ -1,0 +1,201 @@
+"""Deployed models compute what the trained ones do."""
+
+import copy
+
+import pytest
+import torch
+from norms import randomise_norms
+from safetensors.torch import load_file, save_file
+from timed import TINY_MASK_RCNN, TINY_RETINANET, settings
+from torch import nn
+
+from shvit_det import SHViT, SHViTFPN, UsageError, deploy
+from shvit_det.deployment import is_deployed
+from shvit_det.deployment.detector import NeckWithRPN
+from shvit_det.timing.building import build_subjects
+
+TINY = dict(embed_dims=(16, 24, 32), depths=(1, 2, 1), attn_dims=(8, 8, 16))
+
+
+def backbone(arch='s1', dtype=torch.float32, **arguments) -> SHViT:
+    torch.manual_seed(0)
+    made = SHViT(arch, **arguments).to(dtype)
+    randomise_norms(made)
+    return made.eval()
+
+
+def agree(expected, found, tolerance):
+    assert len(expected) == len(found)
+    for one, other in zip(expected, found, strict=True):
+        assert one.shape == other.shape
+        assert (one - other).abs().max() <= tolerance * one.abs().max()
+
+
+@pytest.mark.parametrize('arch', ['s1', 's2', 's3', 's4', TINY])
+@pytest.mark.parametrize('size', [(64, 64), (97, 131)])
+def test_backbones_agree_in_float64(arch, size):
+    trained = backbone(arch, torch.float64)
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    with torch.no_grad():
+        agree(trained(x), deploy(trained)(x), 1e-10)
+
+
+@pytest.mark.parametrize('channels_last', [True, False])
+@pytest.mark.parametrize('size', [(96, 64), (101, 75)])
+def test_backbones_agree_in_float32(size, channels_last):
+    trained = backbone('s4')
+    x = torch.randn(2, 3, *size)
+    deployed = deploy(trained, channels_last=channels_last)
+    with torch.no_grad():
+        expected = trained(x)
+        agree(expected, deployed(x), 1e-4)
+        agree(expected, deployed(x[:, :, :, :64].repeat(1, 1, 1, 2)[..., : x.shape[-1]]), 10)  # another size in between
+        agree(expected, deployed(x), 1e-4)
+
+
+def test_fewer_stages_and_one_out_index():
+    trained = backbone('s1', torch.float64, out_indices=(1,))
+    x = torch.randn(1, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        agree(trained(x), deploy(trained)(x), 1e-10)
+
+
+def test_bfloat16_is_close():
+    trained = backbone('s1')
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        deployed = deploy(trained, dtype=torch.bfloat16)
+        found = deployed(x.bfloat16())
+        assert found[0].dtype is torch.bfloat16
+        agree(trained(x), [out.float() for out in found], 0.1)
+
+
+@pytest.mark.parametrize(
+    'arguments', [{}, dict(num_upsamples=1, add_extra_convs='on_input'), dict(num_upsamples=0, num_outs=4)]
+)
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+def test_necks_agree(arguments, dtype, tolerance):
+    torch.manual_seed(0)
+    trained = SHViTFPN([6, 7, 8], out_channels=16, compose=False, **arguments).to(dtype).eval()
+    for parameter in trained.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    inputs = [torch.randn(2, c, s, s + 2, dtype=dtype) for c, s in zip((6, 7, 8), (9, 5, 3), strict=True)]
+    with torch.no_grad():
+        agree(trained(inputs), deploy(trained)(inputs), tolerance)
+
+
+def detector(config):
+    (subject,) = build_subjects([config], settings(detections=20, batch=2, shape=(90, 117)), None, None)
+    torch.manual_seed(0)
+    randomise_norms(subject.model)
+    for name, parameter in subject.model.named_parameters():
+        if name.endswith('bias'):
+            nn.init.normal_(parameter, std=0.05)
+    subject.settle_detections()
+    return subject
+
+
+@pytest.mark.parametrize('config', [TINY_MASK_RCNN, TINY_RETINANET])
+def test_detectors_find_the_same(config):
+    subject = detector(config)
+    with torch.no_grad():
+        expected = [sample.pred_instances for sample in subject.run()()]
+        subject.model = deploy(subject.model)
+        found = [sample.pred_instances for sample in subject.run()()]
+    for one, other in zip(expected, found, strict=True):
+        assert len(one) == len(other) == 20
+        assert torch.equal(one.labels, other.labels)
+        torch.testing.assert_close(one.scores, other.scores, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one.bboxes, other.bboxes, rtol=1e-4, atol=1e-2)
+        if 'masks' in one:
+            assert (one.masks != other.masks).float().mean() < 1e-3
+
+
+def test_the_rpn_is_exact_at_the_border():
+    model = detector(TINY_MASK_RCNN).model.double()
+    deployed = deploy(model)
+    assert isinstance(deployed.neck, NeckWithRPN)
+    x = torch.randn(2, 3, 96, 128, dtype=torch.float64)
+    with torch.no_grad():
+        scores, boxes = model.rpn_head(model.extract_feat(x))
+        found_scores, found_boxes = deployed.rpn_head(deployed.extract_feat(x))
+        agree(scores, found_scores, 1e-10)
+        agree(boxes, found_boxes, 1e-10)
+        features = [torch.randn_like(feature) for feature in model.extract_feat(x)]
+        agree(model.rpn_head(features)[0], deployed.rpn_head(features)[0], 1e-10)  # features of other images
+
+
+def test_the_trained_model_stays_as_it_was():
+    trained = detector(TINY_MASK_RCNN).model.train()
+    before = {name: value.clone() for name, value in trained.state_dict().items()}
+    names = [name for name, _ in trained.named_modules()]
+    deploy(trained)
+    assert trained.training
+    assert all(parameter.requires_grad for parameter in trained.roi_head.parameters())
+    assert [name for name, _ in trained.named_modules()] == names
+    assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
+
+
+@pytest.mark.parametrize('make', [backbone, lambda: detector(TINY_MASK_RCNN).model])
+def test_a_deployed_model_is_neither_trained_nor_deployed_again(make):
+    deployed = deploy(make())
+    assert is_deployed(deployed)
+    assert not any(parameter.requires_grad for parameter in deployed.parameters())
+    with pytest.raises(UsageError, match='is deployed already'):
+        deploy(deployed)
+    with pytest.raises(UsageError, match='cannot be trained'):
+        deployed.train()
+    assert deployed.eval() is deployed
+
+
+def test_a_deployed_model_is_saved_and_loaded(tmp_path):
+    first, second = deploy(backbone('s1')), deploy(SHViT('s1').eval())
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        second(x)  # so that weights are packed before others are loaded
+        save_file(first.state_dict(), tmp_path / 'deployed.safetensors')
+        second.load_state_dict(load_file(tmp_path / 'deployed.safetensors'))
+        expected = first(x)
+        assert all(torch.equal(one, other) for one, other in zip(expected, second(x), strict=True))
+        torch.save(first, tmp_path / 'deployed.pth')
+        whole = torch.load(tmp_path / 'deployed.pth', weights_only=False)
+        assert all(torch.equal(one, other) for one, other in zip(expected, whole(x), strict=True))
+        assert all(torch.equal(one, other) for one, other in zip(expected, copy.deepcopy(first)(x), strict=True))
+
+
+def test_without_the_private_operations_the_plain_ones_run(monkeypatch):
+    deployed = deploy(backbone('s1'))
+    x = torch.randn(1, 3, 64, 80)
+    with torch.no_grad():
+        expected = deployed(x)
+        monkeypatch.setattr('shvit_det.deployment.packed.usable', lambda _: False)
+        agree(expected, deployed(x), 1e-4)
+
+
+def test_packed_operations_run_where_torch_has_them():
+    deployed = deploy(backbone('s1'))
+    seen = set()
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if args and isinstance(args[0], torch.Tensor) and args[0].shape[2:].numel() > 1:
+                seen.add(function.overloadpacket)
+            return function(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Watch():
+        deployed(torch.randn(1, 3, 64, 64))
+    if not hasattr(torch.ops.mkldnn, '_convolution_pointwise'):
+        pytest.skip('this torch has no packed convolutions')
+    assert torch.ops.mkldnn._convolution_pointwise in seen
+    assert torch.ops.aten.convolution not in seen
+    assert torch.ops.aten.native_batch_norm not in seen
+
+
+def test_small_images_are_refused_as_by_the_trained_model():
+    with pytest.raises(UsageError, match='at least 64'):
+        deploy(backbone())(torch.zeros(1, 3, 63, 64))
+
+
+def test_other_models_are_refused():
+    with pytest.raises(UsageError, match='but got a Linear'):
+        deploy(nn.Linear(2, 2))
