@@ -13,6 +13,7 @@ from shvit_det import SHViT, SHViTFPN, UsageError, deploy
 from shvit_det.deployment import is_deployed
 from shvit_det.deployment.detector import NeckWithRPN
 from shvit_det.timing.building import build_subjects
+from shvit_det.timing.cost import CostCounter
 
 TINY = dict(embed_dims=(16, 24, 32), depths=(1, 2, 1), attn_dims=(8, 8, 16))
 
@@ -196,6 +197,71 @@ def test_small_images_are_refused_as_by_the_trained_model():
         deploy(backbone())(torch.zeros(1, 3, 63, 64))
 
 
+def test_compiled_parts_run_compiled_and_say_so(log):
+    ran = []
+
+    def backend(graph, _):
+        def run(*args):
+            ran.append(len(args))
+            return graph.forward(*args)
+
+        return run
+
+    trained = backbone('s1')
+    deployed = deploy(trained, compile=dict(backend=backend, dynamic=False))
+    assert deployed.state_dict().keys() == deploy(trained).state_dict().keys()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        agree(trained(x), deployed(x), 1e-4)
+        agree(trained(x), deployed(x), 1e-4)
+        assert len(ran) == 2
+        assert [line for line in log.messages if 'compiling the FusedSHViT for inputs of 1x3x64x64' in line]
+        other = copy.deepcopy(deployed)
+        next(other.parameters()).zero_()
+        assert not torch.equal(other(x)[0], deployed(x)[0])
+    torch._dynamo.reset()
+
+
+def test_parts_of_a_detector_run_compiled():
+    ran = []
+
+    def backend(graph, _):
+        def run(*args):
+            ran.append(graph)
+            return graph.forward(*args)
+
+        return run
+
+    subject = detector(TINY_RETINANET)
+    expected = subject.run()()[0].pred_instances
+    subject.model = deploy(subject.model, compile=dict(backend=backend, dynamic=False))
+    found = subject.run()()[0].pred_instances
+    assert len(set(ran)) >= 3  # backbone, neck and head
+    torch.testing.assert_close(expected.scores, found.scores, rtol=1e-4, atol=1e-5)
+    torch._dynamo.reset()
+
+
+def test_benchmarks_take_the_deployed_form():
+    plain, deployed = build_subjects([TINY_MASK_RCNN, f'deployed:{TINY_MASK_RCNN}'], settings(detections=5), None, None)
+    assert (plain.name, deployed.name) == ('tiny_mask_rcnn', 'deployed:tiny_mask_rcnn')
+    assert not is_deployed(plain.model) and is_deployed(deployed.model)
+    assert deployed.prepared == ['deployed']
+    deployed.settle_detections()
+    assert deployed.counts()['detections'] == [5]
+
+
+def test_packed_operations_are_counted_like_plain_ones():
+    plain, deployed = build_subjects(['shvit:s1', 'deployed:shvit:s1'], settings(shape=(64, 96)), None, None)
+    macs = []
+    for subject in (plain, deployed):
+        counter = CostCounter(lambda: 'part')
+        run = subject.run()
+        with counter:
+            run()
+        macs.append(counter.part_costs({})[0]['macs'])
+    assert macs[0] == macs[1] > 0
+
+
 def test_other_models_are_refused():
-    with pytest.raises(UsageError, match='but got a Linear'):
+    with pytest.raises(UsageError, match='not a Linear'):
         deploy(nn.Linear(2, 2))

@@ -325,7 +325,7 @@ def test_the_hash_of_a_config_is_that_of_its_content(tmp_path):
         (dict(shape=(31, 64)), '--shape must be at least 32 32'),
         (dict(flush=True), '--flush-l2 is for a GPU'),
         (dict(train=True, only='backbone'), 'leave out --only'),
-        (dict(train=True, fold=True), '--train and --fold-bn exclude each other'),
+        (dict(train=True, fold=True), '--train excludes --fold-bn and --deploy'),
         (dict(train=True, images='x', shape=None), 'leave out --images'),
         (dict(images='x'), 'leave out --shape'),
     ],

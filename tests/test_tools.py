@@ -101,6 +101,19 @@ def test_testing_evaluates_dumps_and_draws(trained, checkpoint):
     assert len(list((folder / 'pictures').glob('*.jpg'))) == 4
 
 
+def test_the_deployed_form_predicts_the_same(trained, checkpoint):
+    folder, _ = trained
+    predictions = []
+    for name, option in (('plain', []), ('deployed', ['--deploy'])):
+        succeeded(tool('test', MASK_RCNN, checkpoint, *option, '--out', f'{name}.pkl', '--work-dir', name, cwd=folder))
+        predictions.append(pickle.loads((folder / f'{name}.pkl').read_bytes()))
+    for plain, deployed in zip(*predictions, strict=True):
+        plain, deployed = plain['pred_instances'], deployed['pred_instances']
+        assert torch.equal(plain['labels'], deployed['labels'])
+        torch.testing.assert_close(plain['scores'], deployed['scores'], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(plain['bboxes'], deployed['bboxes'], rtol=1e-4, atol=1e-2)
+
+
 def test_testing_evaluates_only_what_is_asked_for(trained, checkpoint, sample):
     folder, _ = trained
     arguments = ('--eval', 'bbox', '--data-root', sample, '--work-dir', 'boxes')
@@ -246,6 +259,9 @@ MISTAKES = {
         ['another model', 'embed_dims [16, 24, 32]', 'this is a SHViT-S1'],
     ),
     'output that is not a pickle': ('test', [MASK_RCNN, '{checkpoint}', '--out', 'a.json'], ['.pkl', 'a.json']),
+    'nothing to deploy': (
+        'test', [ROOT / 'tests' / 'data' / 'tiny_r18.py', '{checkpoint}', '--deploy'], ['not a MaskRCNN']
+    ),
     'unknown option': ('train', [MASK_RCNN, '--work-dri', 'x'], ['--work-dri']),
 }  # fmt: skip
 

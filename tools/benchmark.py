@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description='Time a detector by part, in place and alone, or backbones; nothing is downloaded.',
         epilog='A source is a config, mmdet::FOLDER/CONFIG.py of the installed mmdet, or a backbone alone: '
-        'timm:NAME or shvit:s1 ... shvit:s4.',
+        'timm:NAME or shvit:s1 ... shvit:s4; with deployed: before it, the deployed form of what has a SHViT.',
     )
     parser.add_argument('config', metavar='CONFIG', help='what is timed: a source')
     parser.add_argument('checkpoint', metavar='CHECKPOINT', nargs='?', help='its weights [random ones]')
@@ -44,6 +44,7 @@ def main() -> None:
     how.add_argument('--channels-last', action='store_true', help='weights and images as NHWC')
     how.add_argument('--compile', nargs='?', const='default', choices=COMPILE_MODES, help='torch.compile, its mode')
     how.add_argument('--fold-bn', action='store_true', help='fold the batch norms of the backbone')
+    how.add_argument('--deploy', action='store_true', help='time SHViT in its deployed form')
     how.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='changes of CONFIG')
     length = parser.add_argument_group('length')
     length.add_argument('--seconds', type=float, default=DEFAULT_SECONDS, help=f'per source [{DEFAULT_SECONDS:g}]')
@@ -66,6 +67,7 @@ def main() -> None:
         dtype=DTYPES[arguments.dtype],
         channels_last=arguments.channels_last,
         compile=arguments.compile,
+        deploy=arguments.deploy,
         detections=arguments.detections,
         train=arguments.train,
         images=arguments.images,

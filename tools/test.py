@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument('--show-dir', metavar='DIR', help='draw ground truth and predictions into this folder')
     parser.add_argument('--classwise', action='store_true', help='print the AP of every class')
     parser.add_argument('--format-only', action='store_true', help='write COCO result files, compute no metric')
+    parser.add_argument('--deploy', action='store_true', help='test the deployed form: the same results, faster')
     cli.add_run_arguments(parser)
     arguments = parser.parse_args()
     evaluate(
@@ -30,6 +31,7 @@ def main() -> None:
         show_dir=arguments.show_dir,
         classwise=arguments.classwise,
         format_only=arguments.format_only,
+        deployed=arguments.deploy,
         data_root=arguments.data_root,
         work_dir=arguments.work_dir,
         launcher=cli.launcher_of(arguments),

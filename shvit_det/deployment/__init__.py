@@ -1,6 +1,7 @@
 """The exact, faster form of a trained backbone or detector."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from ..backbone import SHViT
 from ..errors import UsageError
 from ..neck import SHViTFPN
 from .backbone import FusedSHViT
+from .compiled import compile_parts
 from .neck import FusedSHViTFPN
 
-__all__ = ['deploy', 'is_deployed']
+__all__ = ['check_deployable', 'deploy', 'is_deployed']
 FUSED: dict[type, type] = {SHViT: FusedSHViT, SHViTFPN: FusedSHViTFPN}
 
 
@@ -21,7 +23,12 @@ def is_deployed(model: nn.Module) -> bool:
     return any(isinstance(module, tuple(FUSED.values())) for module in model.modules())
 
 
-def deploy(model: nn.Module, dtype: torch.dtype | None = None, channels_last: bool = True) -> Any:
+def deploy(
+    model: nn.Module,
+    dtype: torch.dtype | None = None,
+    channels_last: bool = True,
+    compile: bool | Mapping[str, Any] = False,
+) -> Any:
     """Return a new model for inference that computes the same, faster; the one that came in is not changed.
 
     All norms of the backbone, its depthwise residuals and the scale of its attention are folded into weights; the
@@ -32,29 +39,39 @@ def deploy(model: nn.Module, dtype: torch.dtype | None = None, channels_last: bo
         model: A :class:`shvit_det.SHViT`, a :class:`shvit_det.SHViTFPN` or an mmdet detector that has one of them.
         dtype: The type of the weights of a backbone or neck; None leaves it.
         channels_last: Whether weights, and with them all results, are laid out as NHWC.
+        compile: Whether backbone and neck, and the head of a one-stage detector, run compiled; or the arguments for
+            ``torch.compile``. Every new size of images compiles for a minute or so, which the log says.
 
     Raises:
         UsageError: If the model is deployed already, or holds nothing that this could make faster.
     """
-    if is_deployed(model):
-        raise UsageError('this model is deployed already: deploy the trained one')
+    check_deployable(model)
+    deployed: nn.Module
     kind = next((kind for kind in FUSED if isinstance(model, kind)), None)
     if kind is not None:
         deployed = FUSED[kind](copy.deepcopy(model).eval(), channels_last)
-    elif any(isinstance(getattr(model, name, None), tuple(FUSED)) for name in ('backbone', 'neck')):
+    else:
         from .detector import fuse_detector  # which needs mmdet
 
         if dtype is not None:
             raise UsageError('dtype is for a backbone or neck alone: run a deployed detector under torch.autocast')
         deployed = copy.deepcopy(model).eval()
         fuse_detector(deployed, channels_last)
-    else:
-        raise UsageError(
-            f'deploy takes a SHViT, a SHViTFPN, or a detector with one of them, but got a {type(model).__name__}'
-        )
     deployed.eval().requires_grad_(False)
     if dtype is not None:
         deployed.to(dtype)
     if channels_last:
-        deployed.to(memory_format=torch.channels_last)
+        deployed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack it
+    if compile:
+        compile_parts(deployed, {} if compile is True else compile)
     return deployed
+
+
+def check_deployable(model: nn.Module) -> None:
+    """Raise ``UsageError`` if a model is deployed already, or holds nothing that could be."""
+    if is_deployed(model):
+        raise UsageError('this model is deployed already: deploy the trained one')
+    if not any(isinstance(part, tuple(FUSED)) for part in (model, *model.children())):
+        raise UsageError(
+            f'only a SHViT, a SHViTFPN, or a detector with one of them can be deployed, not a {type(model).__name__}'
+        )

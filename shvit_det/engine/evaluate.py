@@ -6,8 +6,10 @@ from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
 
 from ..checkpoint import check_checkpoint, load_checkpoint
+from ..deployment import check_deployable, deploy
 from ..errors import UsageError
 from . import config as changes
 from .runner import SHViTRunner
@@ -22,6 +24,7 @@ def evaluate(
     show_dir: str | None = None,
     classwise: bool = False,
     format_only: bool = False,
+    deployed: bool = False,
     data_root: str | None = None,
     work_dir: str | None = None,
     launcher: str = 'none',
@@ -37,6 +40,7 @@ def evaluate(
         show_dir: A folder for pictures, the ground truth left, the predictions right.
         classwise: Print AP for every class.
         format_only: Write COCO result files into the work dir and compute no metric.
+        deployed: Test the deployed form of the model.
         data_root: Another folder of the layout that the config expects.
         work_dir: Where the log goes; by default ``work_dir`` of the config, else ``work_dirs/NAME``.
         launcher: How several processes were started: ``'none'``, ``'pytorch'`` (torchrun), ``'slurm'`` or ``'mpi'``.
@@ -67,12 +71,16 @@ def evaluate(
         for evaluator in coco_evaluators(config, '--format-only'):
             evaluator.format_only = True
             evaluator.outfile_prefix = str(Path(config.work_dir) / 'results')
+    if deployed:
+        check_deployable(checked)
     check_checkpoint(checked, checkpoint)
     task.check_model(config, checked, ('test',))
     task.check_data(config, checked, ('test',))
 
     runner = SHViTRunner.from_cfg(config)
     load_checkpoint(runner.model, checkpoint)
+    if deployed:
+        runner.model = deploy(runner.model.module if is_model_wrapper(runner.model) else runner.model)
     if out is not None:
         runner.test_evaluator.metrics.append(task.dump(out))
     results: dict[str, float] = runner.test()

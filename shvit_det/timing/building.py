@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from torch import nn
 
+from ..backbone import SHViT
 from ..checkpoint import load_checkpoint
+from ..deployment import deploy
 from ..engine.config import load_config
 from ..engine.detection import Detection
 from ..engine.task import task_of
@@ -26,6 +29,7 @@ from .peers import build_backbone, open_branches
 from .settings import Settings
 from .subjects import BackboneRunner, Subject
 
+DEPLOYED = 'deployed:'
 PEER_PREFIXES = ('timm:', 'shvit:')
 PAPER_SHAPE = (512, 512)
 MAX_PHOTOGRAPH_BATCHES = 64
@@ -40,6 +44,7 @@ def build_subjects(
 
     Args:
         sources: Configs, ``mmdet::a/config.py``, ``timm:NAME`` or ``shvit:ARCH``; the first is the one to compare with.
+            ``deployed:`` before one that has a SHViT takes its deployed form.
         settings: How they are run.
         checkpoint: Weights of the first one, None for random ones.
         options: ``--cfg-options``, for the first one.
@@ -48,13 +53,18 @@ def build_subjects(
         UsageError: If one of them cannot be built.
     """
     subjects: list[Subject] = []
-    for number, source in enumerate(sources):
+    for number, named in enumerate(sources):
         first = number == 0
+        source = named.removeprefix(DEPLOYED)
+        own = replace(settings, deploy=settings.deploy or source != named)
         if source.startswith(PEER_PREFIXES):
             shape = subjects[0].input_shape()[-2:] if subjects else settings.shape or PAPER_SHAPE
-            subjects.append(_peer(source, settings, shape, checkpoint if first else None))
+            subjects.append(_peer(source, own, shape, checkpoint if first else None))
         else:
-            subjects.append(_configured(source, settings, checkpoint if first else None, options if first else None))
+            subjects.append(_configured(source, own, checkpoint if first else None, options if first else None))
+        subjects[-1].source = named
+        if source != named:
+            subjects[-1].name = f'{DEPLOYED}{subjects[-1].name}'
         repeated = [subject.name for subject in subjects].count(subjects[-1].name)
         if repeated > 1:
             subjects[-1].name += f' ({repeated})'
@@ -93,8 +103,11 @@ def _configured(source: str, settings: Settings, checkpoint: str | None, options
     if settings.only == 'backbone':
         images = [detector.data_preprocessor(batch, False)['inputs'] for batch in batches]
         return _backbone_subject(name, source, detector.backbone, images, settings, sha256, weights, [])
-    prepared = []
-    if settings.fold:
+    prepared: list[str] = []
+    if settings.deploy and isinstance(detector.backbone, SHViT):
+        detector = deploy(detector, channels_last=settings.channels_last)
+        prepared.append('deployed')
+    elif settings.fold:
         images = detector.data_preprocessor(fresh(batches[0]), False)['inputs']
         detector.backbone, folded = fold_batch_norms(detector.backbone, images)
         prepared += [f'{folded} BN of the backbone folded'] if folded else []
@@ -125,7 +138,10 @@ def _backbone_subject(
     prepared: list[str],
 ) -> Subject:
     backbone.train(settings.train)
-    if settings.fold:
+    if settings.deploy and isinstance(backbone, SHViT):
+        backbone = deploy(backbone, channels_last=settings.channels_last)
+        prepared.append('deployed')
+    elif settings.fold:
         backbone, folded = fold_batch_norms(backbone, images[0][:1].cpu())
         prepared += [f'{folded} BN folded'] if folded else []
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format

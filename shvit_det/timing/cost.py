@@ -208,6 +208,28 @@ def _convolution_backward_flops(
     return forward * (output_mask[0] + output_mask[1])
 
 
+def _packed_flops(image: Tensor, *args: Any, out_val: Any) -> int:
+    """Two per multiply-add of oneDNN's layers with packed weights: convolutions and linear layers."""
+    weight = next(tensor for tensor in _tensors(args) if tensor.layout is not torch.strided)
+    rows = out_val.numel() // out_val.shape[-1] if image.dim() < 4 else out_val.shape[0] * out_val.shape[2:].numel()
+    return 2 * rows * weight.numel()
+
+
+def _packed_transposed_flops(image: Tensor, weight: Tensor, *args: Any, out_val: Any) -> int:
+    return 2 * image.shape[0] * image.shape[2:].numel() * weight.numel()
+
+
+def _packed_formulas() -> dict[Any, Callable[..., int]]:
+    """Return the formulas of the private operations that this torch has."""
+    formulas: dict[str, Callable[..., int]] = {
+        '_convolution_pointwise': _packed_flops,
+        '_linear_pointwise': _packed_flops,
+        '_convolution_transpose_pointwise': _packed_transposed_flops,
+    }
+    mkldnn = torch.ops.mkldnn
+    return {getattr(mkldnn, name): formula for name, formula in formulas.items() if hasattr(mkldnn, name)}
+
+
 # Where torch's registry has nothing, or what is wrong.
 FORMULAS: dict[Any, Callable[..., int]] = {
     aten.convolution_backward: _convolution_backward_flops,
@@ -215,4 +237,5 @@ FORMULAS: dict[Any, Callable[..., int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
         aten._scaled_dot_product_flash_attention_backward
     ],
+    **_packed_formulas(),
 }

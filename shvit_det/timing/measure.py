@@ -80,6 +80,7 @@ class Meter:
     def __init__(self, clock: Clock, device: torch.device, flush: bool = False) -> None:
         self.clock = clock
         self._recorder = Recorder(clock)
+        self._on_gpu = device.type == 'cuda'
         self._cache = None
         if flush:
             size = 2 * torch.cuda.get_device_properties(device).L2_cache_size
@@ -104,6 +105,8 @@ class Meter:
     def _settle(self) -> None:
         if self._cache is not None:
             self._cache.zero_()
+        if self._on_gpu:
+            torch.compiler.cudagraph_mark_step_begin()  # the outputs of the run before may be overwritten
         self.clock.synchronize()
 
 

@@ -28,6 +28,7 @@ class Settings:
         detections: Detections per image; None leaves them to the weights, and fixes them at 100 for random ones.
         train: Whether a training step is timed instead of a prediction.
         fold: Whether batch norms are folded into the layers before them.
+        deploy: Whether what has a SHViT is timed in its deployed form.
         only: The one part to be measured, or None.
         images: A folder of photographs, or None for synthetic images.
         protocol: ``'paper'`` or None.
@@ -46,6 +47,7 @@ class Settings:
     detections: int | None = None
     train: bool = False
     fold: bool = False
+    deploy: bool = False
     only: str | None = None
     images: str | None = None
     protocol: str | None = None
@@ -74,8 +76,8 @@ class Settings:
             raise UsageError("--images go through the config's own pipeline, which sets their size: leave out --shape")
         if self.train and self.only is not None:
             raise UsageError('--train times whole steps by part: leave out --only')
-        if self.train and self.fold:
-            raise UsageError('--train and --fold-bn exclude each other: a folded model is not trained')
+        if self.train and (self.fold or self.deploy):
+            raise UsageError('--train excludes --fold-bn and --deploy: a folded model is not trained')
 
     def as_record(self) -> dict[str, Any]:
         """Return the settings as they stand in a record."""
@@ -90,6 +92,7 @@ class Settings:
             threads=self.threads,
             detections=self.detections,
             fold=self.fold,
+            deploy=self.deploy,
             only=None if self.only is None else [self.only],
             protocol=self.protocol,
             flush_l2=self.flush,
