@@ -208,11 +208,11 @@ def _convolution_backward_flops(
     return forward * (output_mask[0] + output_mask[1])
 
 
-def _packed_flops(image: Tensor, *args: Any, out_val: Any) -> int:
+def _packed_flops(*args: Any, out_val: Any) -> int:
     """Two per multiply-add of oneDNN's layers with packed weights: convolutions and linear layers."""
     weight = next(tensor for tensor in _tensors(args) if tensor.layout is not torch.strided)
-    rows = out_val.numel() // out_val.shape[-1] if image.dim() < 4 else out_val.shape[0] * out_val.shape[2:].numel()
-    return 2 * rows * weight.numel()
+    channels = out_val.shape[-1] if weight.dim() == 2 else out_val.shape[1]
+    return 2 * (out_val.numel() // channels) * weight.numel()
 
 
 def _packed_transposed_flops(image: Tensor, weight: Tensor, *args: Any, out_val: Any) -> int:
