@@ -193,6 +193,14 @@ def test_the_first_run_shows_what_compiling_took(monkeypatch):
     assert subject.prepared == ['compiled with frozen weights']
 
 
+def test_a_slow_warm_up_ends_with_the_second_run(monkeypatch):
+    monkeypatch.setattr('shvit_det.timing.measure.MAX_WARMUP_SECONDS', 0.0)
+    (subject,) = build_subjects(['shvit:s1'], settings(shape=(64, 64)), None, None)
+    (measurement,) = measure([subject], Meter(SteppedClock(), CPU), settings(), lambda _: None)
+    assert len(measurement.warmup) == 2
+    assert not measurement.stable
+
+
 def test_a_warm_up_that_does_not_settle_ends_and_is_warned_of():
     (subject,) = build_subjects(['shvit:s1'], settings(shape=(64, 64)), None, None)
     clock = SteppedClock()

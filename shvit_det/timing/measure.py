@@ -45,10 +45,11 @@ class Measurement:
 
     def warm_up(self, meter: 'Meter') -> None:
         """Run until the times are stable; a part that runs alone once more, since it may choose its kernels anew."""
+        self.warmup.append(meter.time(self.subject.run()))  # in which compiling may take minutes
         start = time.monotonic()
         while not self.stable and len(self.warmup) < MAX_WARMUP_RUNS:
             self.warmup.append(meter.time(self.subject.run(len(self.warmup))))
-            if time.monotonic() - start > MAX_WARMUP_SECONDS and len(self.warmup) > 1:
+            if time.monotonic() - start > MAX_WARMUP_SECONDS:
                 break
         self._prepare_alone = self.subject.alone()
         only = self.subject.settings.only
