@@ -164,6 +164,29 @@ def test_a_deployed_model_is_saved_and_loaded(tmp_path):
         assert all(torch.equal(one, other) for one, other in zip(expected, copy.deepcopy(first)(x), strict=True))
 
 
+def test_images_and_features_are_not_written_over():
+    deployed = deploy(backbone('s1'))
+    x = torch.randn(1, 3, 128, 128).to(memory_format=torch.channels_last)
+    kept = x.clone()
+    with torch.no_grad():
+        whole = deployed(x)
+        assert torch.equal(x, kept)
+        for index in range(3):  # each stage alone, so that no later one can write into its output
+            shorter = deploy(backbone('s1', out_indices=(index,)))(x)
+            assert torch.equal(shorter[0], whole[index])
+
+
+def test_gradients_of_the_image_pass_through():
+    trained = backbone('s1')
+    deployed, x = deploy(trained), torch.randn(1, 3, 64, 64)
+    gradients = []
+    for model in (trained, deployed):
+        image = x.clone().requires_grad_()
+        sum(out.square().mean() for out in model(image)).backward()
+        gradients.append(image.grad)
+    agree(gradients[:1], gradients[1:], 1e-3)
+
+
 def test_without_the_private_operations_the_plain_ones_run(monkeypatch):
     deployed = deploy(backbone('s1'))
     x = torch.randn(1, 3, 64, 80)

@@ -52,7 +52,7 @@ def fold_depthwise_residual(layer: ConvNorm) -> FusedConv:
 
 
 class FusedFeedForward(nn.Module):
-    """``x + pw2(relu(pw1(x)))``.
+    """``x + pw2(relu(pw1(x)))``, in the memory of ``x`` where that is faster: nothing else may hold it.
 
     Shapes:
         (B, C, H, W) -> (B, C, H, W).
@@ -64,11 +64,13 @@ class FusedFeedForward(nn.Module):
         self.reduce = fold(source.pw2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.reduce(self.expand(x), x)
+        return self.reduce.add_to(x, self.expand(x))
 
 
 class FusedAttention(nn.Module):
     """``x + proj(relu(cat(attention(norm(x[:, :a])), x[:, a:])))``; the scale of the scores is in the queries' weights.
+
+    The result may be in the memory of ``x``: nothing else may hold it.
 
     Shapes:
         (B, C, H, W) -> (B, C, H, W).
@@ -98,7 +100,7 @@ class FusedAttention(nn.Module):
         query, key, value = tokens.split(self.query_key_value, dim=-1)
         attended = (query @ key.transpose(1, 2)).softmax(dim=-1) @ value
         attended = attended.view(batch, height, width, -1).permute(0, 3, 1, 2)
-        return self.proj(torch.cat((attended, passing), dim=1).relu_(), x)
+        return self.proj.add_to(x, torch.cat((attended, passing), dim=1).relu_())
 
 
 class FusedSqueezeExcite(nn.Module):

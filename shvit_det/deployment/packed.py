@@ -13,6 +13,7 @@ from ..errors import UsageError
 
 OPERATIONS = (
     '_convolution_pointwise',
+    '_convolution_pointwise_',
     '_reorder_convolution_weight',
     '_convolution_transpose_pointwise',
     '_reorder_convolution_transpose_weight',
@@ -29,6 +30,7 @@ def usable(x: Tensor) -> bool:
         and x.dtype in DTYPES
         and x.numel() > 0
         and not torch.compiler.is_compiling()
+        and not (x.requires_grad and torch.is_grad_enabled())  # they have no gradient
         and torch.backends.mkldnn.is_available()
         and all(hasattr(torch.ops.mkldnn, name) for name in OPERATIONS)
     )
@@ -78,7 +80,7 @@ class Packed(nn.Module):
 
 
 class FusedConv(Packed):
-    """A convolution with bias, then a sum and an activation, if any: ``relu(conv(x))`` or ``conv(x) + residual``.
+    """A convolution with bias and, if any, a ReLU.
 
     Args:
         weight: (out_channels, in_channels / groups, kernel, kernel).
@@ -105,19 +107,24 @@ class FusedConv(Packed):
         self.geometry = [padding, padding], [stride, stride], [1, 1], groups
         self.relu = relu
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        padding, stride, dilation, groups = self.geometry
-        if not usable(x) or x.shape[2:].numel() == 1:  # of one position, the packed sum cannot tell the layout
+    def forward(self, x: Tensor) -> Tensor:
+        if not self._packs(x):
+            padding, stride, dilation, groups = self.geometry
             y = functional.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
-            y = y if residual is None else y + residual
             return y.relu() if self.relu else y
         operation = torch.ops.mkldnn._convolution_pointwise
-        if residual is None:
-            return operation(x, self.packed(x), self.bias, *self.geometry, 'relu' if self.relu else 'none', [], '')
-        activation = 'relu' if self.relu else None
-        return operation.binary(
-            x, residual, self.packed(x), self.bias, *self.geometry, 'add', 1.0, activation, [], None
-        )
+        return operation(x, self.packed(x), self.bias, *self.geometry, 'relu' if self.relu else 'none', [], '')
+
+    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        """Return ``residual + self(x)``, which may lie in the memory of ``residual``: that must not be used again."""
+        assert not self.relu
+        if not self._packs(x):
+            return residual + self(x)
+        operation = torch.ops.mkldnn._convolution_pointwise_.binary
+        return operation(residual, x, self.packed(x), self.bias, *self.geometry, 'add', 1.0, None, [], None)
+
+    def _packs(self, x: Tensor) -> bool:
+        return usable(x) and x.shape[2:].numel() > 1  # of one position, the packed sum cannot tell the layout
 
     def pack(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.geometry, list(x.shape))

@@ -223,6 +223,7 @@ def _packed_formulas() -> dict[Any, Callable[..., int]]:
     """Return the formulas of the private operations that this torch has."""
     formulas: dict[str, Callable[..., int]] = {
         '_convolution_pointwise': _packed_flops,
+        '_convolution_pointwise_': _packed_flops,
         '_linear_pointwise': _packed_flops,
         '_convolution_transpose_pointwise': _packed_transposed_flops,
     }
