@@ -60,20 +60,17 @@ def plant(monkeypatch, subject, place, clock, seconds):
     monkeypatch.setattr(owner, method, clock.delay(getattr(owner, method), seconds))
 
 
-@pytest.mark.parametrize('part', MASK_RCNN_PARTS)
-def test_a_delay_shows_in_its_part_and_in_no_other(part, mask_rcnn, monkeypatch):
-    clock = SteppedClock()
-    plant(monkeypatch, mask_rcnn, DELAYED[part], clock, 2.0)
-    seconds = Meter(clock, torch.device('cpu')).time_parts(mask_rcnn, 0)
-    assert seconds.pop((part, FORWARD)) >= 2.0
-    assert set(seconds.values()) == {0.0}
-
-
-@pytest.mark.parametrize('part', [*RETINANET_PARTS[:3], 'head'])
-def test_a_delay_shows_in_its_part_of_a_one_stage_detector(part, retinanet, monkeypatch):
-    clock = SteppedClock()
-    plant(monkeypatch, retinanet, DELAYED[part], clock, 2.0)
-    seconds = Meter(clock, torch.device('cpu')).time_parts(retinanet, 0)
+@pytest.mark.parametrize(
+    ('detector', 'part'),
+    [
+        *(('mask_rcnn', part) for part in MASK_RCNN_PARTS),
+        *(('retinanet', part) for part in [*RETINANET_PARTS[:3], 'head']),
+    ],
+)
+def test_a_delay_shows_in_its_part_and_in_no_other(detector, part, request, monkeypatch):
+    subject, clock = request.getfixturevalue(detector), SteppedClock()
+    plant(monkeypatch, subject, DELAYED[part], clock, 2.0)
+    seconds = Meter(clock, torch.device('cpu')).time_parts(subject, 0)
     assert seconds.pop((part, FORWARD)) >= 2.0
     assert set(seconds.values()) == {0.0}
 
