@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from mmengine.config import DictAction
+from torch import distributed
 
 from ..errors import UsageError
 
@@ -34,10 +35,22 @@ def launcher_of(arguments: argparse.Namespace) -> str:
     return arguments.launcher or ('pytorch' if 'TORCHELASTIC_RUN_ID' in os.environ else 'none')
 
 
+def leave_process_group() -> None:
+    """End the work of several processes together, if there are several.
+
+    A process that just exits may be aborted: gloo's threads need the interpreter to release their last tensors.
+    After an error nobody waits here, since the others may wait for a message that will not come.
+    """
+    if distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a tool; a user's mistake ends in one sentence on stderr and exit status 2, Ctrl-C in status 130."""
     try:
         main()
+        leave_process_group()
     except UsageError as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(USAGE_STATUS)
