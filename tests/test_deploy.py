@@ -1,6 +1,7 @@
 """Deployed models compute what the trained ones do."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -220,48 +221,95 @@ def test_small_images_are_refused_as_by_the_trained_model():
         deploy(backbone())(torch.zeros(1, 3, 63, 64))
 
 
-def test_compiled_parts_run_compiled_and_say_so(log):
-    ran = []
+class Counting:
+    """A backend of torch.compile that counts its graphs and their runs, and notes whether weights were frozen."""
 
-    def backend(graph, _):
+    def __init__(self):
+        self.runs, self.frozen = [], []
+
+    def __call__(self, graph, _):
+        self.frozen.append(torch._inductor.config.freezing)
+
         def run(*args):
-            ran.append(len(args))
+            self.runs.append(graph)
             return graph.forward(*args)
 
         return run
 
+
+@pytest.fixture
+def compiler():
+    torch._dynamo.reset()
+    yield Counting()
+    torch._dynamo.reset()
+
+
+def announcements(log):
+    return [line for line in log.messages if 'compiling the' in line]
+
+
+def test_compiled_parts_run_compiled_and_say_so(log, compiler):
     trained = backbone('s1')
-    deployed = deploy(trained, compile=dict(backend=backend, dynamic=False))
+    deployed = deploy(trained, compile=dict(backend=compiler))
     assert deployed.state_dict().keys() == deploy(trained).state_dict().keys()
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         agree(trained(x), deployed(x), 1e-4)
         agree(trained(x), deployed(x), 1e-4)
-        assert len(ran) == 2
-        assert [line for line in log.messages if 'compiling the FusedSHViT for inputs of 1x3x64x64' in line]
+    assert len(compiler.runs) == 2 and len(compiler.frozen) == 1
+    assert len(announcements(log)) == 1
+    assert 'compiling the FusedSHViT for inputs of 1x3x64x64' in announcements(log)[0]
+
+
+def test_all_sizes_but_the_first_share_one_compiled_graph(log, compiler):
+    trained = backbone(TINY, out_indices=(0,))  # torch has further graphs for convolutions of very few elements
+    deployed = deploy(trained, compile=dict(backend=compiler))
+    with torch.no_grad():
+        for height, width in ((640, 640), (640, 832), (832, 640), (640, 640), (704, 1088), (800, 1344)):
+            x = torch.randn(1, 3, height, width)
+            agree(trained(x), deployed(x), 1e-4)
+    assert len(compiler.runs) == 6
+    assert len(announcements(log)) == len(compiler.frozen) == 2
+
+
+def test_changed_weights_are_compiled_anew(compiler):
+    first, second = backbone(TINY), backbone(TINY)
+    for parameter in second.parameters():
+        parameter.data.mul_(0.9)
+    deployed = deploy(first, compile=dict(backend=compiler))
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        agree(first(x), deployed(x), 1e-4)
+        deployed.load_state_dict(deploy(second).state_dict())
+        agree(second(x), deployed(x), 1e-4)
+        assert len(compiler.frozen) == 2
         other = copy.deepcopy(deployed)
         next(other.parameters()).zero_()
         assert not torch.equal(other(x)[0], deployed(x)[0])
-    torch._dynamo.reset()
 
 
-def test_parts_of_a_detector_run_compiled():
-    ran = []
-
-    def backend(graph, _):
-        def run(*args):
-            ran.append(graph)
-            return graph.forward(*args)
-
-        return run
-
+def test_parts_of_a_detector_run_compiled(log, compiler):
     subject = detector(TINY_RETINANET)
     expected = subject.run()()[0].pred_instances
-    subject.model = deploy(subject.model, compile=dict(backend=backend, dynamic=False))
+    subject.model = deploy(subject.model, compile=dict(backend=compiler))
     found = subject.run()()[0].pred_instances
-    assert len(set(ran)) >= 3  # backbone, neck and head
+    assert len(compiler.runs) == 1
+    assert 'compiling the backbone' in announcements(log)[0]
     torch.testing.assert_close(expected.scores, found.scores, rtol=1e-4, atol=1e-5)
-    torch._dynamo.reset()
+
+
+@pytest.mark.skipif(shutil.which('g++') is None, reason='inductor needs a C++ compiler')
+def test_inductor_freezes_and_lays_out_the_weights(compiler):
+    trained = backbone(TINY, out_indices=(0,))
+    deployed = deploy(trained, compile=True)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        agree(trained(x), deployed(x), 1e-4)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            deployed(x)
+    ran = {event.key for event in profile.key_averages()}
+    assert 'mkldnn::_convolution_pointwise' in ran
+    assert not ran & {'aten::convolution', 'aten::linear', 'aten::addmm'}
 
 
 def test_benchmarks_take_the_deployed_form():

@@ -1,21 +1,26 @@
 """Parts of a deployed model that run compiled."""
 
-from collections.abc import Mapping
-from types import MethodType
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
+from torch._dynamo.callback import callback_handler
 from torch.utils._pytree import tree_leaves
 
-PARTS = ('backbone', 'neck', 'bbox_head')
+# On a CPU, neck and head are convolutions at the machine's ceiling, and inductor lays out no transposed ones.
+PARTS = {'cpu': ('backbone',), 'cuda': ('backbone', 'neck', 'bbox_head')}
 
 
 class CompiledForward:
-    """Stands in for a module's ``forward``: compiles it at the first call, and says so for every size of the inputs.
+    """Stands in for a module's ``forward``: compiles it at the first call, and says so whenever it compiles.
 
-    It is an attribute of the module, so that the names of the weights stay what they are.
+    It is an attribute of the module, so that the names of the weights stay what they are. The first size of images gets
+    a graph of its own; the second gets one that serves all further sizes. Weights that have changed since, by loading
+    for instance, are compiled anew.
 
     Args:
         module: The module; its class's ``forward`` is compiled.
@@ -27,35 +32,87 @@ class CompiledForward:
         self.module = module
         self.name = name
         self.options = dict(options)
+        self._forget()
+
+    def _forget(self) -> None:
         self._compiled: Any = None
         self._sizes: set[tuple] = set()
+        self._weights: tuple[int, int] | None = None
 
     def __call__(self, *inputs: Any) -> Any:
         tensors = [value for value in tree_leaves(inputs) if isinstance(value, Tensor)]
-        if self._compiled is None:
-            forward = MethodType(type(self.module).forward, self.module)
-            self._compiled = torch.compile(forward, **(self.options or default_options(tensors[0].device)))
+        if self._weights != (weights := state_of(self.module)):
+            self._forget()
+            self._weights = weights
         sizes = tuple(tuple(tensor.shape) for tensor in tensors)
-        if sizes not in self._sizes:
-            self._sizes.add(sizes)
-            shapes = ', '.join('x'.join(map(str, size)) for size in sizes)
-            print_log(f'compiling the {self.name} for inputs of {shapes}: this takes a minute or so', 'current')
-        return self._compiled(*inputs)
+        if sizes in self._sizes:
+            return self._compiled(*inputs)
+        options = self.options or default_options(tensors[0].device)
+        if self._compiled is None:
+            self._compiled = torch.compile(forward_of_its_own(self.module), **options)
+        elif options.get('dynamic') is None:
+            for tensor in tensors:
+                torch._dynamo.maybe_mark_dynamic(tensor, list(range(2, tensor.ndim)))
+        with announced(self.name, sizes), frozen_as(options):
+            outputs = self._compiled(*inputs)
+        self._sizes.add(sizes)
+        return outputs
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, '_compiled': None, '_sizes': set()}  # copies and files compile anew
+        return {**self.__dict__, '_compiled': None, '_sizes': set(), '_weights': None}  # copies and files compile anew
+
+
+def forward_of_its_own(module: nn.Module) -> MethodType:
+    """Return ``module.forward`` as a copy: torch keeps compiled graphs with the code, and all of a class share that."""
+    forward = type(module).forward
+    copied = FunctionType(
+        forward.__code__.replace(), forward.__globals__, forward.__name__, forward.__defaults__, forward.__closure__
+    )
+    return MethodType(copied, module)
+
+
+def state_of(module: nn.Module) -> tuple[int, int]:
+    """Return what changes when the weights of a module do."""
+    weights = list(module.parameters())
+    return hash(tuple(weight.data_ptr() for weight in weights)), sum(weight._version for weight in weights)
+
+
+@contextmanager
+def announced(name: str, sizes: tuple[tuple[int, ...], ...]) -> Iterator[None]:
+    """Say in the log that a part is being compiled, if it is."""
+    shapes = ', '.join('x'.join(map(str, size)) for size in sizes)
+
+    def say(*_: Any) -> None:
+        print_log(f'compiling the {name} for inputs of {shapes}: this takes a minute or so', 'current')
+
+    callback_handler.register_start_callback(say)
+    try:
+        yield
+    finally:
+        callback_handler.remove_start_callback(say)
+
+
+@contextmanager
+def frozen_as(options: Mapping[str, Any]) -> Iterator[None]:
+    """Apply inductor's ``freezing`` of ``options`` to the tracing too.
+
+    As an option alone it has no effect: torch decides from the global setting whether weights are constants.
+    """
+    with torch._inductor.config.patch(freezing=options.get('options', {}).get('freezing', False)):
+        yield
 
 
 def default_options(device: torch.device) -> dict[str, Any]:
-    """Return what suits a device: frozen weights on a CPU, CUDA graphs on a GPU; every size by itself."""
+    """Return what suits a device: frozen weights on a CPU, CUDA graphs on a GPU."""
     if device.type == 'cpu':
-        return dict(dynamic=False, options={'freezing': True})
-    return dict(dynamic=False, mode='reduce-overhead')
+        return dict(options={'freezing': True})
+    return dict(mode='reduce-overhead')
 
 
 def compile_parts(model: nn.Module, options: Mapping[str, Any]) -> None:
-    """Let a deployed backbone or neck run compiled, or those of a detector and the head of a one-stage one."""
-    parts = {name: getattr(model, name, None) for name in PARTS}
+    """Let a deployed backbone or neck run compiled, or of a detector the parts for which that pays on its device."""
+    device = next(model.parameters()).device.type
+    parts = {name: getattr(model, name, None) for name in PARTS.get(device, PARTS['cuda'])}
     found = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
     for name, part in (found or {type(model).__name__: model}).items():
         part.forward = CompiledForward(part, name, options)  # type: ignore[method-assign]

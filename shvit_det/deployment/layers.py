@@ -9,14 +9,14 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..layers import ConvNorm, FeedForward, PatchMerging, Residual, SingleHeadAttention, SqueezeExcite
-from .packed import FusedConv
+from .packed import FusedConv, FusedPointwiseConv, fused_conv
 
 
 def fold(layer: Any, relu: bool = False) -> FusedConv:
     """Return a :class:`ConvNorm`'s convolution and norm as one; computed in float64, whatever the weights are."""
     weight, bias = folded_weights(layer)
     conv = layer.c
-    return FusedConv(
+    return fused_conv(
         weight.to(conv.weight.dtype),
         bias.to(conv.weight.dtype),
         conv.stride[0],
@@ -24,6 +24,13 @@ def fold(layer: Any, relu: bool = False) -> FusedConv:
         conv.groups,
         relu,
     )
+
+
+def fold_pointwise(layer: Any) -> FusedPointwiseConv:
+    """Return a 1x1 :class:`ConvNorm` as one layer that can also add to a residual."""
+    conv = fold(layer)
+    assert isinstance(conv, FusedPointwiseConv)
+    return conv
 
 
 def folded_weights(layer: ConvNorm) -> tuple[Tensor, Tensor]:
@@ -48,11 +55,11 @@ def fold_depthwise_residual(layer: ConvNorm) -> FusedConv:
     centre = weight.shape[-1] // 2
     weight[:, :, centre, centre] += 1
     dtype = layer.c.weight.dtype
-    return FusedConv(weight.to(dtype), bias.to(dtype), 1, int(layer.c.padding[0]), layer.c.groups)
+    return fused_conv(weight.to(dtype), bias.to(dtype), 1, int(layer.c.padding[0]), layer.c.groups)
 
 
 class FusedFeedForward(nn.Module):
-    """``x + pw2(relu(pw1(x)))``, in the memory of ``x`` where that is faster: nothing else may hold it.
+    """``x + pw2(relu(pw1(x)))``.
 
     Shapes:
         (B, C, H, W) -> (B, C, H, W).
@@ -61,7 +68,7 @@ class FusedFeedForward(nn.Module):
     def __init__(self, source: FeedForward) -> None:
         super().__init__()
         self.expand = fold(source.pw1, relu=True)
-        self.reduce = fold(source.pw2)
+        self.reduce = fold_pointwise(source.pw2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.reduce.add_to(x, self.expand(x))
@@ -69,8 +76,6 @@ class FusedFeedForward(nn.Module):
 
 class FusedAttention(nn.Module):
     """``x + proj(relu(cat(attention(norm(x[:, :a])), x[:, a:])))``; the scale of the scores is in the queries' weights.
-
-    The result may be in the memory of ``x``: nothing else may hold it.
 
     Shapes:
         (B, C, H, W) -> (B, C, H, W).
@@ -89,8 +94,8 @@ class FusedAttention(nn.Module):
         weight[:queries] *= source.scale
         bias[:queries] *= source.scale
         dtype = norm.weight.dtype
-        self.qkv = FusedConv(weight.to(dtype), bias.to(dtype))
-        self.proj = fold(source.proj[1])
+        self.qkv = FusedPointwiseConv(weight.to(dtype), bias.to(dtype))
+        self.proj = fold_pointwise(source.proj[1])
 
     def forward(self, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape
@@ -121,7 +126,7 @@ class FusedSqueezeExcite(nn.Module):
 
 def plain(conv: Any, relu: bool = False) -> FusedConv:
     """Return a convolution that has no norm, with its own bias."""
-    return FusedConv(conv.weight, conv.bias, conv.stride[0], int(conv.padding[0]), conv.groups, relu)
+    return fused_conv(conv.weight, conv.bias, conv.stride[0], int(conv.padding[0]), conv.groups, relu)
 
 
 class FusedPatchMerging(nn.Module):
