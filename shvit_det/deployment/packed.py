@@ -5,6 +5,8 @@ every call. The operations here are those that inductor emits for frozen weights
 are missing, on another device, and while a model is compiled or traced, the plain operations run.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -27,9 +29,9 @@ def usable(x: Tensor) -> bool:
     return (
         x.device.type == 'cpu'
         and x.dtype in DTYPES
-        and x.numel() > 0
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
+        and x.numel() > 0
         and not (x.requires_grad and torch.is_grad_enabled())  # they have no gradient
         and torch.backends.mkldnn.is_available()
         and all(hasattr(torch.ops.mkldnn, name) for name in OPERATIONS)
@@ -182,6 +184,10 @@ def fused_conv(
     """Return the fastest form of a convolution; the arguments are those of :class:`FusedConv`."""
     if weight.shape[2:] == (1, 1) and (stride, padding, groups) == (1, 0, 1):
         return FusedPointwiseConv(weight, bias, relu)
+    from .winograd import WinogradConv, suits  # which is made of this module's layers
+
+    if suits(weight, stride, padding, groups):
+        return WinogradConv(weight, bias, relu)
     return FusedConv(weight, bias, stride, padding, groups, relu)
 
 
@@ -241,13 +247,19 @@ def in_layout(x: Tensor, channels_last: bool) -> Tensor:
 
 
 def pack_layers(module: nn.Module) -> None:
-    """Replace the plain convolutions and linear layers among a module's descendants by packed ones, in place."""
+    """Replace the plain convolutions and linear layers among a module's descendants by packed ones, in place.
+
+    A convolution of mmcv's ``ConvModule`` takes over the ReLU that follows it.
+    """
     for name, child in module.named_children():
         packed = _packed(child)
         if packed is None:
             pack_layers(child)
-        else:
-            setattr(module, name, packed)
+            continue
+        setattr(module, name, packed)
+        if isinstance(packed, FusedConv) and _only_a_relu_follows(module):
+            packed.relu = True
+            module.with_activation = False  # type: ignore[assignment]  # nn.Module's annotations know no flags
 
 
 def _packed(layer: nn.Module) -> nn.Module | None:
@@ -260,6 +272,17 @@ def _packed(layer: nn.Module) -> nn.Module | None:
     if isinstance(layer, nn.ConvTranspose2d) and kind.__name__ == 'ConvTranspose2d' and _is_simple(layer):
         return FusedTransposedConv(layer.weight, layer.bias, layer.stride[0], int(layer.padding[0]))
     return None
+
+
+def _only_a_relu_follows(module: Any) -> bool:
+    """Return whether a module is a ``ConvModule`` whose convolution has a ReLU after it and no norm."""
+    return (
+        type(module).__name__ == 'ConvModule'
+        and module.with_activation
+        and type(module.activate) is nn.ReLU
+        and not module.with_norm
+        and module.order.index('conv') < module.order.index('act')
+    )
 
 
 def _is_simple(conv: nn.Conv2d | nn.ConvTranspose2d) -> bool:
