@@ -18,6 +18,7 @@ from .backbone import FusedSHViT
 from .layers import plain
 from .neck import FusedSHViTFPN, compose_finer
 from .packed import FusedTransposedConv, pack_layers
+from .roi_align import replace_roi_layers
 
 
 class Handover:
@@ -95,6 +96,7 @@ def fuse_detector(detector: Any, channels_last: bool) -> None:
             detector.neck = NeckWithRPN(detector.neck, hidden, rpn_conv, handover)
             detector.rpn_head.rpn_conv = RPNConv(rpn_conv, handover)
     pack_layers(detector)
+    replace_roi_layers(detector)
 
 
 def _composable_rpn_conv(detector: Any) -> nn.Conv2d | None:
