@@ -5,14 +5,17 @@ import shutil
 
 import pytest
 import torch
+from mmdet.models.detectors import BaseDetector, SingleStageDetector
 from norms import randomise_norms
 from safetensors.torch import load_file, save_file
 from timed import TINY_MASK_RCNN, TINY_RETINANET, settings
 from torch import nn
+from torchvision.ops import box_iou
 
 from shvit_det import SHViT, SHViTFPN, UsageError, deploy
 from shvit_det.deployment import is_deployed
 from shvit_det.deployment.detector import NeckWithRPN
+from shvit_det.deployment.packed import Packed
 from shvit_det.timing.building import build_subjects
 from shvit_det.timing.cost import CostCounter
 
@@ -310,6 +313,32 @@ def test_inductor_freezes_and_lays_out_the_weights(compiler):
     ran = {event.key for event in profile.key_averages()}
     assert 'mkldnn::_convolution_pointwise' in ran
     assert not ran & {'aten::convolution', 'aten::linear', 'aten::addmm'}
+
+
+@pytest.mark.parametrize('config', [TINY_MASK_RCNN, TINY_RETINANET])
+def test_detectors_compute_in_bfloat16(config):
+    subject = detector(config)
+    expected = subject.run()()
+    subject.model = deploy(subject.model, dtype=torch.bfloat16)
+    computed = set()
+    for layer in subject.model.modules():
+        if isinstance(layer, Packed):
+            layer.register_forward_hook(lambda _, inputs, output: computed.add((inputs[0].dtype, output.dtype)))
+    found = subject.run()()
+    assert computed == {(torch.bfloat16, torch.bfloat16)}
+    for one, other in zip(expected, found, strict=True):
+        one, other = one.pred_instances, other.pred_instances
+        assert other.scores.dtype is other.bboxes.dtype is torch.float32
+        overlaps = box_iou(one.bboxes, other.bboxes)
+        near = (overlaps > 0.9) & ((one.scores[:, None] - other.scores).abs() < 0.03)
+        assert near.any(dim=1).float().mean() > 0.6  # rounding moves some over the threshold
+
+
+def test_a_data_type_is_refused_for_kinds_of_detectors_that_are_not_known():
+    subject = detector(TINY_RETINANET)
+    subject.model.__class__ = type('Other', (BaseDetector,), dict(vars(SingleStageDetector)))
+    with pytest.raises(UsageError, match='not for a Other'):
+        deploy(subject.model, dtype=torch.bfloat16)
 
 
 def test_benchmarks_take_the_deployed_form():

@@ -112,6 +112,8 @@ def test_the_deployed_form_predicts_the_same(trained, checkpoint):
         assert torch.equal(plain['labels'], deployed['labels'])
         torch.testing.assert_close(plain['scores'], deployed['scores'], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(plain['bboxes'], deployed['bboxes'], rtol=1e-4, atol=1e-2)
+    options = ('--deploy', '--dtype', 'bfloat16', '--work-dir', 'rounded')
+    assert 'segm' in succeeded(tool('test', MASK_RCNN, checkpoint, *options, cwd=folder))
 
 
 def test_testing_evaluates_only_what_is_asked_for(trained, checkpoint, sample):
@@ -262,6 +264,7 @@ MISTAKES = {
     'nothing to deploy': (
         'test', [ROOT / 'tests' / 'data' / 'tiny_r18.py', '{checkpoint}', '--deploy'], ['not a MaskRCNN']
     ),
+    'a data type without deployment': ('test', [MASK_RCNN, '{checkpoint}', '--dtype', 'bfloat16'], ['--deploy']),
     'unknown option': ('train', [MASK_RCNN, '--work-dri', 'x'], ['--work-dri']),
 }  # fmt: skip
 

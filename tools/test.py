@@ -21,6 +21,9 @@ def main() -> None:
     parser.add_argument('--classwise', action='store_true', help='print the AP of every class')
     parser.add_argument('--format-only', action='store_true', help='write COCO result files, compute no metric')
     parser.add_argument('--deploy', action='store_true', help='test the deployed form: the same results, faster')
+    parser.add_argument(
+        '--dtype', choices=['bfloat16', 'float16'], help='with --deploy: compute in this type, faster still but rounded'
+    )
     cli.add_run_arguments(parser)
     arguments = parser.parse_args()
     evaluate(
@@ -32,6 +35,7 @@ def main() -> None:
         classwise=arguments.classwise,
         format_only=arguments.format_only,
         deployed=arguments.deploy,
+        dtype=arguments.dtype,
         data_root=arguments.data_root,
         work_dir=arguments.work_dir,
         launcher=cli.launcher_of(arguments),

@@ -33,17 +33,20 @@ def deploy(
 
     All norms of the backbone, its depthwise residuals and the scale of its attention are folded into weights; the
     neck's finer levels and the RPN's convolution on the finest are single transposed convolutions; on a CPU, weights
-    are laid out for oneDNN. No approximation is made: results agree up to the rounding of the arithmetic.
+    are laid out for oneDNN. No approximation is made: results agree up to the rounding of the arithmetic, in ``dtype``.
 
     Args:
         model: A :class:`shvit_det.SHViT`, a :class:`shvit_det.SHViTFPN` or an mmdet detector that has one of them.
-        dtype: The type of the weights of a backbone or neck; None leaves it.
+        dtype: The type in which the networks compute, ``torch.bfloat16`` for instance, which does round; None leaves
+            it. A detector takes images as before and gives boxes, scores and masks in float32.
         channels_last: Whether weights, and with them all results, are laid out as NHWC.
-        compile: Whether backbone and neck, and the head of a one-stage detector, run compiled; or the arguments for
-            ``torch.compile``. Every new size of images compiles for a minute or so, which the log says.
+        compile: Whether the backbone, and on a GPU the neck and the head of a one-stage detector, run compiled; or the
+            arguments for ``torch.compile``. The first size of images is compiled for a minute or so, and the second for
+            all further ones, which the log says.
 
     Raises:
-        UsageError: If the model is deployed already, or holds nothing that this could make faster.
+        UsageError: If the model is deployed already, or holds nothing that this could make faster, or ``dtype`` is
+            given for a detector that is neither one-stage nor two-stage.
     """
     check_deployable(model)
     deployed: nn.Module
@@ -51,15 +54,15 @@ def deploy(
     if kind is not None:
         deployed = FUSED[kind](copy.deepcopy(model).eval(), channels_last)
     else:
-        from .detector import fuse_detector  # which needs mmdet
+        from .detector import cast_detector, fuse_detector  # which needs mmdet
 
-        if dtype is not None:
-            raise UsageError('dtype is for a backbone or neck alone: run a deployed detector under torch.autocast')
         deployed = copy.deepcopy(model).eval()
         fuse_detector(deployed, channels_last)
     deployed.eval().requires_grad_(False)
-    if dtype is not None:
+    if dtype is not None and kind is not None:
         deployed.to(dtype)
+    elif dtype is not None:
+        cast_detector(deployed, dtype)
     if channels_last:
         deployed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack it
     if compile:

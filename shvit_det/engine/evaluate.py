@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
@@ -25,6 +26,7 @@ def evaluate(
     classwise: bool = False,
     format_only: bool = False,
     deployed: bool = False,
+    dtype: str | None = None,
     data_root: str | None = None,
     work_dir: str | None = None,
     launcher: str = 'none',
@@ -41,6 +43,7 @@ def evaluate(
         classwise: Print AP for every class.
         format_only: Write COCO result files into the work dir and compute no metric.
         deployed: Test the deployed form of the model.
+        dtype: In which type the deployed form computes: ``'bfloat16'`` or ``'float16'``; None for float32.
         data_root: Another folder of the layout that the config expects.
         work_dir: Where the log goes; by default ``work_dir`` of the config, else ``work_dirs/NAME``.
         launcher: How several processes were started: ``'none'``, ``'pytorch'`` (torchrun), ``'slurm'`` or ``'mpi'``.
@@ -61,6 +64,9 @@ def evaluate(
     if out is not None and not out.endswith(('.pkl', '.pickle')):
         raise UsageError(f'--out takes a file that ends in .pkl or .pickle, but got {out}')
 
+    if dtype is not None and not deployed:
+        raise UsageError(f'--dtype {dtype} is for the deployed form: add --deploy')
+
     checked = task.build(config)
     if metrics is not None:
         task.select_metrics(config, checked, metrics)
@@ -80,7 +86,8 @@ def evaluate(
     runner = SHViTRunner.from_cfg(config)
     load_checkpoint(runner.model, checkpoint)
     if deployed:
-        runner.model = deploy(runner.model.module if is_model_wrapper(runner.model) else runner.model)
+        trained = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        runner.model = deploy(trained, dtype=getattr(torch, dtype) if dtype else None)
     if out is not None:
         runner.test_evaluator.metrics.append(task.dump(out))
     results: dict[str, float] = runner.test()

@@ -33,7 +33,8 @@ def benchmark(
     """Time detectors by part, or backbones, and compare them with the first.
 
     Args:
-        sources: Configs, ``mmdet::a/config.py``, ``timm:NAME`` or ``shvit:ARCH``; the first is the base of the ratios.
+        sources: Configs, ``mmdet::a/config.py``, ``timm:NAME`` or ``shvit:ARCH``, with the prefixes of their forms; the
+            first is the base of the ratios.
         settings: How everything is run.
         checkpoint: Weights of the first one; random ones without.
         options: ``--cfg-options``, for the first one.
@@ -46,8 +47,10 @@ def benchmark(
     with _threads(settings.threads):
         environment = describe_environment(settings.device)
         progress('measuring the ceilings of this machine')
-        ceilings = measure_ceilings(settings.device, settings.dtype)
+        ceilings = {settings.dtype: measure_ceilings(settings.device, settings.dtype)}
         subjects = build_subjects(sources, settings, checkpoint, options)
+        for dtype in {subject.settings.dtype for subject in subjects} - {settings.dtype}:
+            ceilings[dtype] = measure_ceilings(settings.device, dtype)
         facts = []
         for subject in subjects:
             progress(f'counting the operations of {subject.name}')
@@ -55,6 +58,10 @@ def benchmark(
         meter = Meter(clock_for(settings.device), settings.device, settings.flush)
         measurements = measure(subjects, meter, settings, progress)
     records = [_subject_record(m, fact) for m, fact in zip(measurements, facts, strict=True)]
+    for subject, record in zip(subjects, records, strict=True):
+        if subject.settings.dtype is not settings.dtype:
+            record['dtype'] = str(subject.settings.dtype).removeprefix('torch.')
+            record['ceilings'] = ceilings[subject.settings.dtype]
     warnings = [warning for subject in subjects for warning in subject.warnings]
     return Record(
         format=FORMAT,
@@ -62,7 +69,7 @@ def benchmark(
         date=datetime.now(UTC).date().isoformat(),
         environment=environment,
         settings={**settings.as_record(), **_images(subjects[0])},
-        ceilings=ceilings,
+        ceilings=ceilings[settings.dtype],
         subjects=records,
         ratios=list(_ratios(measurements)),
         warnings=warnings + list(_signs_of_trouble(records, len(subjects[0].batches))),
@@ -86,9 +93,12 @@ def _prepare(subject: Subject) -> dict[str, Any]:
         raise UsageError(f'{subject.name} has no part {only!r}: choose from {", ".join(subject.parts())}')
     subject.first_run()
     subject.settle_detections()
-    facts = dict(counts=subject.counts(), input_shape=subject.input_shape(), cost=_cost(subject))
+    parameters = sum(parameter.numel() for parameter in subject.model.parameters())
+    facts = dict(counts=subject.counts(), input_shape=subject.input_shape(), parameters=parameters, cost=_cost(subject))
     if subject.settings.compile is not None:
         subject.compile()
+    if subject.settings.runtime is not None:
+        subject.export()
     return facts
 
 
@@ -126,7 +136,7 @@ def _subject_record(measurement: Measurement, facts: Mapping[str, Any]) -> Subje
         weights=subject.weights,
         config_sha256=subject.config_sha256,
         prepared=subject.prepared,
-        parameters=sum(parameter.numel() for parameter in subject.model.parameters()),
+        parameters=facts['parameters'],
         input_shape=facts['input_shape'],
         counts=facts['counts'],
         warmup_runs=len(measurement.warmup),

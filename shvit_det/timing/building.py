@@ -5,7 +5,6 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,18 @@ from torch import nn
 
 from ..backbone import SHViT
 from ..checkpoint import load_checkpoint
-from ..deployment import deploy
+from ..deployment import deploy, is_deployed
 from ..engine.config import load_config
 from ..engine.detection import Detection
 from ..engine.task import task_of
 from ..errors import UsageError
 from ..folding import fold_batch_norms
+from .forms import BACKBONES, DEPLOYED, settings_in, split_forms
 from .inputs import config_shape, fresh, num_classes_of, photograph_batches, synthetic_batch
 from .peers import build_backbone, open_branches
 from .settings import Settings
 from .subjects import BackboneRunner, Subject
 
-DEPLOYED = 'deployed:'
-PEER_PREFIXES = ('timm:', 'shvit:')
 PAPER_SHAPE = (512, 512)
 MAX_PHOTOGRAPH_BATCHES = 64
 
@@ -44,7 +42,7 @@ def build_subjects(
 
     Args:
         sources: Configs, ``mmdet::a/config.py``, ``timm:NAME`` or ``shvit:ARCH``; the first is the one to compare with.
-            ``deployed:`` before one that has a SHViT takes its deployed form.
+            Prefixes name its form, see :mod:`shvit_det.timing.forms`.
         settings: How they are run.
         checkpoint: Weights of the first one, None for random ones.
         options: ``--cfg-options``, for the first one.
@@ -55,16 +53,17 @@ def build_subjects(
     subjects: list[Subject] = []
     for number, named in enumerate(sources):
         first = number == 0
-        source = named.removeprefix(DEPLOYED)
-        own = replace(settings, deploy=settings.deploy or source != named)
-        if source.startswith(PEER_PREFIXES):
+        forms, source = split_forms(named)
+        own = settings_in(forms, settings)
+        if source.partition(':')[0] in BACKBONES:
             shape = subjects[0].input_shape()[-2:] if subjects else settings.shape or PAPER_SHAPE
             subjects.append(_peer(source, own, shape, checkpoint if first else None))
         else:
             subjects.append(_configured(source, own, checkpoint if first else None, options if first else None))
+        if DEPLOYED in forms and not is_deployed(subjects[-1].model):
+            raise UsageError(f'{named}: {DEPLOYED}: is for what has a SHViT, and {source} has none')
         subjects[-1].source = named
-        if source != named:
-            subjects[-1].name = f'{DEPLOYED}{subjects[-1].name}'
+        subjects[-1].name = f'{named.removesuffix(source)}{subjects[-1].name}'
         repeated = [subject.name for subject in subjects].count(subjects[-1].name)
         if repeated > 1:
             subjects[-1].name += f' ({repeated})'
@@ -105,7 +104,8 @@ def _configured(source: str, settings: Settings, checkpoint: str | None, options
         return _backbone_subject(name, source, detector.backbone, images, settings, sha256, weights, [])
     prepared: list[str] = []
     if settings.deploy and isinstance(detector.backbone, SHViT):
-        detector = deploy(detector, channels_last=settings.channels_last)
+        dtype = settings.dtype if settings.convert else None
+        detector = deploy(detector, dtype=dtype, channels_last=settings.channels_last)
         prepared.append('deployed')
     elif settings.fold:
         images = detector.data_preprocessor(fresh(batches[0]), False)['inputs']
@@ -113,6 +113,8 @@ def _configured(source: str, settings: Settings, checkpoint: str | None, options
         prepared += [f'{folded} BN of the backbone folded'] if folded else []
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     detector.to(settings.device).to(memory_format=layout)  # mmengine's models take one argument at a time
+    if settings.dtype is not torch.float32:
+        prepared.append(f'{"converted" if settings.convert else "autocast"} to {_dtype_name(settings)}')
     return Subject(
         name=name,
         source=source,
@@ -145,14 +147,19 @@ def _backbone_subject(
         backbone, folded = fold_batch_norms(backbone, images[0][:1].cpu())
         prepared += [f'{folded} BN folded'] if folded else []
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    dtype = settings.dtype if settings.runtime is None else torch.float32  # a runtime converts by itself
     model = BackboneRunner(backbone)
-    model.to(device=settings.device, dtype=settings.dtype)
+    model.to(device=settings.device, dtype=dtype)
     model.to(memory_format=layout)  # type: ignore[call-overload]  # torch's annotations lack it
-    batches = [image.to(settings.device, settings.dtype, memory_format=layout) for image in images]
-    if settings.dtype is not torch.float32:
-        prepared.append(f'converted to {str(settings.dtype).removeprefix("torch.")}')
+    batches = [image.to(settings.device, dtype, memory_format=layout) for image in images]
+    if dtype is not torch.float32:
+        prepared.append(f'converted to {_dtype_name(settings)}')
     wrapper = OptimWrapper(torch.optim.AdamW(model.parameters(), lr=1e-4)) if settings.train else None
     return Subject(name, source, 'backbone', model, batches, settings, wrapper, sha256, weights, prepared)
+
+
+def _dtype_name(settings: Settings) -> str:
+    return str(settings.dtype).removeprefix('torch.')
 
 
 def build_detector(config: Config, source: str) -> Any:

@@ -28,6 +28,9 @@ DISTRIBUTIONS = {
     'mmdet': ('mmdet', 'onedl-mmdetection'),
     'mmpretrain': ('mmpretrain', 'onedl-mmpretrain'),
     'timm': ('timm',),
+    'onnx': ('onnx',),
+    'onnxruntime': ('onnxruntime',),
+    'openvino': ('openvino',),
 }
 GPU_CLOCKS = {
     'clocks.sm': 'sm_clock_mhz',

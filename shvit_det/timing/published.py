@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from .forms import split_forms
+
 PAPER = 'Yun and Ro, SHViT, CVPR 2024'
 TABLE_5 = f'{PAPER}, Table 5'
 REFERENCE = 'SHViT-S4'
@@ -97,10 +99,11 @@ def published_for(subject_name_or_source: str) -> Published | None:
     Of ``timm:NAME`` the architecture has to be the same, not only similar (``timm:wide_resnet50_2`` is no ResNet-50);
     a pretrained tag does not matter. In the name of a config the backbone's name has to stand whole.
     """
-    kind, colon, name = subject_name_or_source.partition(':')
+    source = split_forms(subject_name_or_source)[1]
+    kind, colon, name = source.partition(':')
     if kind == 'timm':
         wanted = name.partition('.')[0]
         return next((row for row in PUBLISHED if wanted in row.names), None)
-    words = subject_name_or_source if kind == 'shvit' and colon else PurePath(subject_name_or_source).stem
+    words = source if kind == 'shvit' and colon else PurePath(source).stem
     words = f'_{re.sub("[^a-z0-9]+", "_", words.lower())}_'
     return next((row for row in PUBLISHED if any(f'_{name}_' in words for name in row.names)), None)

@@ -5,7 +5,7 @@ Times are in milliseconds per run, a run being one batch; MACs are multiply-adds
 
 import json
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from ..errors import UsageError
 
@@ -53,11 +53,19 @@ class Ratio(TypedDict):
     high: float
 
 
+class Ceilings(TypedDict):
+    """What this machine was measured to reach, in the dtype and with the threads of the run."""
+
+    matmul_gflop_s: float  # 2 per multiply-add
+    matmul_by: str
+    copy_gb_s: float  # read plus written
+
+
 class Subject(TypedDict):
     """One detector or backbone that was measured."""
 
     name: str
-    source: str  # what the user named: a config, mmdet::a/config.py, timm:NAME or shvit:ARCH
+    source: str  # what the user named: a config, mmdet::a/config.py, timm:NAME or shvit:ARCH, with its prefixes
     kind: str  # 'detector', 'backbone', or 'part': another part of a detector, measured alone
     weights: str  # 'random' or a checkpoint's file name
     config_sha256: str | None
@@ -72,15 +80,9 @@ class Subject(TypedDict):
     in_place: list[PartTime]  # with the row UNATTRIBUTED it adds up to in_place_whole; empty for a backbone
     in_place_whole: Times | None
     alone: list[PartTime]
-    cost: list[PartCost]
-
-
-class Ceilings(TypedDict):
-    """What this machine was measured to reach, in the dtype and with the threads of the run."""
-
-    matmul_gflop_s: float  # 2 per multiply-add
-    matmul_by: str
-    copy_gb_s: float  # read plus written
+    cost: list[PartCost]  # as PyTorch does it uncompiled, whatever then ran it
+    dtype: NotRequired[str]  # where it is another one than the record's, with the ceilings in it
+    ceilings: NotRequired[Ceilings]
 
 
 class Record(TypedDict):

@@ -140,6 +140,9 @@ def _blocks(record: Record, shown: int | None) -> list[Block]:
             f'ceilings of this machine: {significant(ceilings["matmul_gflop_s"])} GFLOP/s matrix product '
             f'({ceilings["matmul_by"]}), {significant(ceilings["copy_gb_s"])} GB/s copy'
         )
+    others = {subject['dtype']: subject['ceilings'] for subject in record['subjects'] if 'ceilings' in subject}
+    for dtype, own in others.items():
+        lines.append(f'in {dtype}: {significant(own["matmul_gflop_s"])} GFLOP/s matrix product ({own["matmul_by"]})')
     blocks: list[Block] = [Lines(lines), Warnings(record['warnings'])]
     for subject in detectors:
         blocks += detector_blocks(subject, record, shown)

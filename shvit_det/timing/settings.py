@@ -15,7 +15,7 @@ MIN_ROUNDS = 5
 
 @dataclass(frozen=True)
 class Settings:
-    """What all subjects of a benchmark have in common.
+    """What all subjects of a benchmark have in common, or one of them with the changes that its prefixes make.
 
     Args:
         shape: Height and width of the images; None takes those of the first config's test pipeline.
@@ -29,6 +29,8 @@ class Settings:
         train: Whether a training step is timed instead of a prediction.
         fold: Whether batch norms are folded into the layers before them.
         deploy: Whether what has a SHViT is timed in its deployed form.
+        convert: Whether a deployed detector has weights of this dtype, and does not run under autocast.
+        runtime: What runs a backbone in place of PyTorch, or None.
         only: The one part to be measured, or None.
         images: A folder of photographs, or None for synthetic images.
         protocol: ``'paper'`` or None.
@@ -48,6 +50,8 @@ class Settings:
     train: bool = False
     fold: bool = False
     deploy: bool = False
+    convert: bool = False
+    runtime: str | None = None
     only: str | None = None
     images: str | None = None
     protocol: str | None = None

@@ -9,11 +9,15 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import nn
 
+from ..deployment import is_deployed
+from ..deployment.compiled import compile_parts
 from ..errors import UsageError
 from .alone import Calls, capture
+from .compiling import compile_frozen
 from .detections import DEFAULT_DETECTIONS, counting, detection_config, fix_detections
 from .inputs import fresh
 from .record import UNATTRIBUTED
+from .runtimes import exported
 from .settings import Settings
 from .spans import BACKWARD, FORWARD, OPTIMIZER, Recorder, Span, instrumented, modules_by_part, owners_of, spans_of
 
@@ -112,8 +116,8 @@ class Subject:
         return f'{self.settings.batch} x {" x ".join(map(str, images.shape[-3:]))}, {self.settings.dtype}'
 
     def _autocast(self) -> AbstractContextManager:
-        """A detector runs under autocast, as mmdet's mixed precision does; a backbone alone has been converted."""
-        if self.kind == 'backbone' or self.settings.dtype is torch.float32:
+        """A detector runs under autocast, as mmdet's mixed precision does, unless it has been converted."""
+        if self.kind == 'backbone' or self.settings.convert or self.settings.dtype is torch.float32:
             return nullcontext()
         return torch.autocast(self.settings.device.type, self.settings.dtype)
 
@@ -194,10 +198,28 @@ class Subject:
 
     def compile(self) -> None:
         """Let backbone, neck and dense head run compiled; on a CPU, prediction freezes the weights."""
+        mode = self.settings.compile
         freeze = self.settings.device.type == 'cpu' and not self.settings.train
-        how: dict[str, Any] = dict(options={'freezing': True}) if freeze else dict(mode=self.settings.compile)
-        for name in COMPILED:
-            module = getattr(self.model, name, None)
-            if isinstance(module, nn.Module):
-                module.forward = torch.compile(module.forward, dynamic=False, **how)  # type: ignore[method-assign]
-        self.prepared.append('compiled with frozen weights' if freeze else f'compiled, {self.settings.compile}')
+        if is_deployed(self.model):  # as deploy(..., compile=True) does, or with the mode that was asked for
+            compile_parts(self.model, {} if freeze or mode == 'default' else dict(dynamic=False, mode=mode))
+        else:
+            for name in COMPILED:
+                module = getattr(self.model, name, None)
+                if isinstance(module, nn.Module):
+                    plain = module.forward
+                    compiled = compile_frozen(plain) if freeze else torch.compile(plain, dynamic=False, mode=mode)
+                    module.forward = compiled  # type: ignore[method-assign]
+        self.prepared.append('compiled with frozen weights' if freeze else f'compiled, {mode}')
+
+    def export(self) -> None:
+        """Let another runtime run the backbone, on NumPy arrays.
+
+        Raises:
+            UsageError: If it cannot, or computes something else.
+        """
+        settings = self.settings
+        assert settings.runtime is not None
+        (images,) = self.batches
+        self.model = exported(settings.runtime, self.model.backbone, images, settings.threads, settings.dtype)
+        self.batches = [images.numpy()]
+        self.prepared.append(f'{self.model.title}, {str(settings.dtype).removeprefix("torch.")}')

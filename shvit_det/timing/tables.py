@@ -40,13 +40,15 @@ def cost_columns(works: Sequence[Work]) -> list[Column]:
     ]
 
 
-def rate_columns(works: Sequence[Work], ceilings: Ceilings | None) -> list[Column]:
-    """Return how fast some works went, and how near that comes to what the machine can do."""
+def rate_columns(works: Sequence[Work], ceilings: Sequence[Ceilings | None]) -> list[Column]:
+    """Return how fast some works went, and how near that comes to what the machine can do in the dtype of each."""
+    matmul = [ceiling and ceiling['matmul_gflop_s'] for ceiling in ceilings]
+    copy = [ceiling and ceiling['copy_gb_s'] for ceiling in ceilings]
     columns = [Column('GFLOP/s', [_number(work.gflop_s()) for work in works])]
-    if ceilings:
+    if any(ceilings):
         columns += [
-            Column('% matmul', [_share(work.gflop_s(), ceilings['matmul_gflop_s']) for work in works]),
-            Column('% copy', [_share(work.moved_gb_s(), ceilings['copy_gb_s']) for work in works]),
+            Column('% matmul', [_share(work.gflop_s(), of) for work, of in zip(works, matmul, strict=True)]),
+            Column('% copy', [_share(work.moved_gb_s(), of) for work, of in zip(works, copy, strict=True)]),
         ]
     return columns
 
@@ -94,7 +96,7 @@ def part_table(subject: Subject, ceilings: Ceilings | None) -> Table:
             Column('forward ms', [_number(forward.get(name)) for name in parts] + ['', '']),
             Column('backward ms', [_number(backward.get(name)) for name in parts] + ['', '']),
             *cost_columns(works),
-            *rate_columns(works, ceilings),
+            *rate_columns(works, [subject.get('ceilings', ceilings)] * len(works)),
         ]
     )
 
@@ -136,7 +138,7 @@ def backbone_table(subjects: Sequence[Subject], ceilings: Ceilings | None) -> Ta
             Column('p10 .. p90', [' .. '.join(map(significant, spread)) for spread in spreads]),
             Column('images/s', [_throughput(subject) for subject in subjects]),
             *cost_columns(works),
-            *rate_columns(works, ceilings),
+            *rate_columns(works, [subject.get('ceilings', ceilings) for subject in subjects]),
             Column('prepared', [', '.join(subject['prepared']) for subject in subjects], text=True),
         ]
     )
