@@ -100,9 +100,8 @@ def detector(config):
     return subject
 
 
-@pytest.mark.parametrize('config', [TINY_MASK_RCNN, TINY_RETINANET])
-def test_detectors_find_the_same(config):
-    subject = detector(config)
+def deploy_and_compare(subject):
+    """Replace a subject's detector by the deployed one, which has to find the same."""
     with torch.no_grad():
         expected = [sample.pred_instances for sample in subject.run()()]
         subject.model = deploy(subject.model)
@@ -114,6 +113,11 @@ def test_detectors_find_the_same(config):
         torch.testing.assert_close(one.bboxes, other.bboxes, rtol=1e-4, atol=1e-2)
         if 'masks' in one:
             assert (one.masks != other.masks).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize('config', [TINY_MASK_RCNN, TINY_RETINANET])
+def test_detectors_find_the_same(config):
+    deploy_and_compare(detector(config))
 
 
 def test_the_rpn_is_exact_at_the_border():
