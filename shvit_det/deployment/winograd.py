@@ -18,7 +18,7 @@ from .packed import FusedConv, to_nchw, to_nhwc
 TILE = 4
 SPAN = TILE + 2  # inputs along one axis
 # The products are values of polynomials at these points and at infinity. Of the choices tried these round the least,
-# no more than the direct convolution does, and all that is made of them but the weights is exact in binary.
+# about as much as the direct convolution, and all that is made of them but the weights is exact in binary.
 POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)
 DTYPES = (torch.float32, torch.float64)
 # Measured on one thread with 1 MiB of L2 cache: so many tiles at once keep intermediate results in the caches while the
