@@ -18,7 +18,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description='Time a detector by part, in place and alone, or backbones; nothing is downloaded.',
         epilog='A source is a config, mmdet::FOLDER/CONFIG.py of the installed mmdet, or a backbone alone: '
-        'timm:NAME or shvit:s1 ... shvit:s4; with deployed: before it, the deployed form of what has a SHViT.',
+        'timm:NAME or shvit:s1 ... shvit:s4. Prefixes take a variant of one: deployed: the deployed form of what has '
+        'a SHViT, plain: its norms and neck computed as written, channels-last: and bfloat16: as the options; several '
+        'may follow each other.',
     )
     parser.add_argument('config', metavar='CONFIG', help='what is timed: a source')
     parser.add_argument('checkpoint', metavar='CHECKPOINT', nargs='?', help='its weights [random ones]')

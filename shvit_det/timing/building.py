@@ -5,7 +5,6 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,11 @@ from .inputs import config_shape, fresh, num_classes_of, photograph_batches, syn
 from .peers import build_backbone, open_branches
 from .settings import Settings
 from .subjects import BackboneRunner, Subject
+from .variants import split_variants, write_out
 
-DEPLOYED = 'deployed:'
 PEER_PREFIXES = ('timm:', 'shvit:')
 PAPER_SHAPE = (512, 512)
+AS_WRITTEN = 'norms and neck computed as written'
 MAX_PHOTOGRAPH_BATCHES = 64
 
 
@@ -44,7 +44,7 @@ def build_subjects(
 
     Args:
         sources: Configs, ``mmdet::a/config.py``, ``timm:NAME`` or ``shvit:ARCH``; the first is the one to compare with.
-            ``deployed:`` before one that has a SHViT takes its deployed form.
+            Prefixes take a variant of one: ``plain:``, ``channels-last:``, ``bfloat16:``, ``deployed:``.
         settings: How they are run.
         checkpoint: Weights of the first one, None for random ones.
         options: ``--cfg-options``, for the first one.
@@ -55,16 +55,14 @@ def build_subjects(
     subjects: list[Subject] = []
     for number, named in enumerate(sources):
         first = number == 0
-        source = named.removeprefix(DEPLOYED)
-        own = replace(settings, deploy=settings.deploy or source != named)
+        variant, source, own = split_variants(named, settings)
         if source.startswith(PEER_PREFIXES):
             shape = subjects[0].input_shape()[-2:] if subjects else settings.shape or PAPER_SHAPE
             subjects.append(_peer(source, own, shape, checkpoint if first else None))
         else:
             subjects.append(_configured(source, own, checkpoint if first else None, options if first else None))
         subjects[-1].source = named
-        if source != named:
-            subjects[-1].name = f'{DEPLOYED}{subjects[-1].name}'
+        subjects[-1].name = f'{variant}{subjects[-1].name}'
         repeated = [subject.name for subject in subjects].count(subjects[-1].name)
         if repeated > 1:
             subjects[-1].name += f' ({repeated})'
@@ -103,7 +101,7 @@ def _configured(source: str, settings: Settings, checkpoint: str | None, options
     if settings.only == 'backbone':
         images = [detector.data_preprocessor(batch, False)['inputs'] for batch in batches]
         return _backbone_subject(name, source, detector.backbone, images, settings, sha256, weights, [])
-    prepared: list[str] = []
+    prepared: list[str] = [AS_WRITTEN] if settings.plain and write_out(detector) else []
     if settings.deploy and isinstance(detector.backbone, SHViT):
         detector = deploy(detector, channels_last=settings.channels_last)
         prepared.append('deployed')
@@ -138,6 +136,7 @@ def _backbone_subject(
     prepared: list[str],
 ) -> Subject:
     backbone.train(settings.train)
+    prepared += [AS_WRITTEN] if settings.plain and write_out(backbone) else []
     if settings.deploy and isinstance(backbone, SHViT):
         backbone = deploy(backbone, channels_last=settings.channels_last)
         prepared.append('deployed')

@@ -29,6 +29,7 @@ class Settings:
         train: Whether a training step is timed instead of a prediction.
         fold: Whether batch norms are folded into the layers before them.
         deploy: Whether what has a SHViT is timed in its deployed form.
+        plain: Whether what has a SHViT computes norms and the neck's finer levels as they are written.
         only: The one part to be measured, or None.
         images: A folder of photographs, or None for synthetic images.
         protocol: ``'paper'`` or None.
@@ -48,6 +49,7 @@ class Settings:
     train: bool = False
     fold: bool = False
     deploy: bool = False
+    plain: bool = False
     only: str | None = None
     images: str | None = None
     protocol: str | None = None
