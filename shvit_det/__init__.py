@@ -19,6 +19,7 @@ from .version import __version__  # noqa: E402
 
 contract.install()
 register_lazily(MODELS, 'SHViTHead', 'shvit_det.classifier')  # needs mmpretrain, which detector users may not have
+register_lazily(MODELS, 'SHViTRPNHead', 'shvit_det.rpn')  # needs mmdet, which users of backbones may not have
 
 __all__ = [
     'ARCHS',

@@ -6,11 +6,11 @@ from norms import norms_of, randomise_norms
 from timed import TINY_MASK_RCNN, TINY_RETINANET, settings
 from torch import nn
 
-from shvit_det import SHViTFPN
+from shvit_det import SHViTFPN, rpn
 from shvit_det.timing.building import build_subjects
 from shvit_det.timing.variants import write_out
 
-BATCH, SHAPE = 2, (96, 160)
+BATCH, SHAPE = 2, (96, 192)  # large enough for everything to be composed
 
 
 def make_detector(config):
@@ -38,19 +38,24 @@ def losses_and_gradients(model, batch):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How often the neck composed its weights, and how many norms ran on activations."""
-    counted = dict(composed=0, norms=0)
-    composed, norm = SHViTFPN.composed, nn.BatchNorm2d.forward
+    """How often the neck and the RPN composed their weights, and how many norms ran on activations."""
+    counted = dict(neck=0, rpn=0, norms=0)
+    composed, conv, norm = SHViTFPN.composed, rpn.compose_conv, nn.BatchNorm2d.forward
 
     def counting_composed(self):
-        counted['composed'] += 1
+        counted['neck'] += 1
         return composed(self)
+
+    def counting_conv(first, further):
+        counted['rpn'] += 1
+        return conv(first, further)
 
     def counting_norm(self, x):
         counted['norms'] += 1
         return norm(self, x)
 
     monkeypatch.setattr(SHViTFPN, 'composed', counting_composed)
+    monkeypatch.setattr(rpn, 'compose_conv', counting_conv)
     monkeypatch.setattr(nn.BatchNorm2d, 'forward', counting_norm)
     return counted
 
@@ -60,11 +65,12 @@ def test_losses_and_gradients_are_those_of_the_written_out_form(config, calls):
     model, batch = make_detector(config)
     statistics = {name: value.clone() for name, value in model.named_buffers()}
     losses, gradients = losses_and_gradients(model, batch)
-    assert calls == dict(composed=1, norms=0)
+    has_rpn = int(config == TINY_MASK_RCNN)
+    assert calls == dict(neck=1, rpn=has_rpn, norms=0)
 
     assert write_out(model)
     expected_losses, expected = losses_and_gradients(model, batch)
-    assert calls == dict(composed=1, norms=len(norms_of(model.backbone)))
+    assert calls == dict(neck=1, rpn=has_rpn, norms=len(norms_of(model.backbone)))
 
     assert losses.keys() == expected_losses.keys()
     for name in losses:
