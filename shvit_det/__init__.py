@@ -9,7 +9,7 @@ from .arch import ARCHS, Arch  # noqa: E402
 from .backbone import SHViT  # noqa: E402
 from .checkpoint import SHViTPretrained, load_checkpoint  # noqa: E402
 from .deployment import deploy  # noqa: E402
-from .engine.amp import CPUAmpOptimWrapper  # noqa: E402
+from .engine.amp import BFloat16OptimWrapper  # noqa: E402
 from .engine.clipping import AdaptiveGradientClippingHook  # noqa: E402
 from .engine.layer_decay import LayerDecayOptimWrapperConstructor  # noqa: E402
 from .errors import UsageError  # noqa: E402
@@ -19,12 +19,13 @@ from .version import __version__  # noqa: E402
 
 contract.install()
 register_lazily(MODELS, 'SHViTHead', 'shvit_det.classifier')  # needs mmpretrain, which detector users may not have
+register_lazily(MODELS, 'SHViTRPNHead', 'shvit_det.rpn')  # needs mmdet, which users of backbones may not have
 
 __all__ = [
     'ARCHS',
     'AdaptiveGradientClippingHook',
     'Arch',
-    'CPUAmpOptimWrapper',
+    'BFloat16OptimWrapper',
     'LayerDecayOptimWrapperConstructor',
     'SHViT',
     'SHViTFPN',

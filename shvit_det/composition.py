@@ -35,6 +35,24 @@ class TransposedConv(NamedTuple):
         return functional.conv_transpose2d(with_ones(x), self.weight, self.bias, self.stride, self.padding)
 
 
+class Origin(NamedTuple):
+    """What a feature map was made of, for a layer that would rather start from there."""
+
+    source: Tensor
+    conv: TransposedConv
+
+
+def remember_origin(made: Tensor, source: Tensor, conv: TransposedConv) -> None:
+    """Note on a feature map that ``conv`` made it of ``source``; compiled code notes nothing."""
+    if not torch.compiler.is_compiling():
+        made.shvit_det_origin = Origin(source, conv)  # type: ignore[attr-defined]
+
+
+def origin_of(made: Tensor) -> Origin | None:
+    """Return what :func:`remember_origin` noted on this very tensor."""
+    return getattr(made, 'shvit_det_origin', None)
+
+
 def with_ones(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, C + 1, H, W), the last channel of ones."""
     return torch.cat((x, torch.ones_like(x[:, :1])), dim=1)

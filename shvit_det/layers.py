@@ -19,7 +19,7 @@ class ConvNorm(nn.Module):
 
     A norm in eval mode is only a scale and a shift of each channel. Where gradients are computed with it, as in the
     authors' detection training, it is applied to the kernel instead of the activations, which saves a pass over them in
-    each direction and the memory to keep them.
+    each direction and the memory to keep them; ``fold_fixed = False`` computes it as it is written.
 
     Args:
         norm_weight_init: Initial scale of the norm; 0 closes a residual branch at the start of training.
@@ -27,6 +27,8 @@ class ConvNorm(nn.Module):
     Shapes:
         (B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)) for odd kernels.
     """
+
+    fold_fixed = True
 
     def __init__(
         self,
@@ -45,7 +47,7 @@ class ConvNorm(nn.Module):
         nn.init.constant_(self.bn.weight, norm_weight_init)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.bn.training or not torch.is_grad_enabled():
+        if self.bn.training or not self.fold_fixed or not torch.is_grad_enabled():
             return self.bn(self.c(x))
         conv, norm = self.c, self.bn
         assert norm.running_mean is not None and norm.running_var is not None

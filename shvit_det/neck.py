@@ -10,7 +10,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from .composition import TransposedConv, compose_upsampling
+from .composition import TransposedConv, compose_upsampling, remember_origin
 from .errors import UsageError
 from .registry import MODELS, register
 
@@ -117,8 +117,10 @@ class SHViTFPN(BaseModule):
         if self.compose and composing_pays(self.out_channels, self.num_upsamples, x.shape[0] * x[0, 0].numel()):
             with torch.autocast(x.device.type, enabled=False):
                 composed = self.composed()
-            return [conv(x) for conv in composed]
-        outs: list[Tensor] = []
+            outs = [conv(x) for conv in composed]
+            remember_origin(outs[0], x, composed[0])  # for SHViTRPNHead
+            return outs
+        outs = []
         for upsample, conv in zip(self.extra_trans_convs, reversed(self.extra_fpn_convs), strict=True):
             x = upsample(x)
             outs.insert(0, conv(x))

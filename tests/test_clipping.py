@@ -46,7 +46,7 @@ class Steep(BaseModel):
 
 
 @pytest.mark.parametrize('accumulated', [1, 2])
-@pytest.mark.parametrize('kind', ['OptimWrapper', 'CPUAmpOptimWrapper'])
+@pytest.mark.parametrize('kind', ['OptimWrapper', 'BFloat16OptimWrapper'])
 def test_the_hook_clips_before_the_step(tmp_path, kind, accumulated):
     model = Steep()
     data = dict(dataset=[torch.ones(1)] * 2, sampler=dict(type='DefaultSampler', shuffle=False), batch_size=1)

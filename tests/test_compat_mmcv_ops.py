@@ -275,6 +275,38 @@ def test_roi_align(mode: str, aligned: bool, ratio: int, scale: float) -> None:
     assert gradcheck(lambda maps: layer(maps, rois), features.requires_grad_(), fast_mode=True)
 
 
+@pytest.mark.parametrize('aligned', [True, False])
+@pytest.mark.parametrize('ratio', [0, 2])
+def test_averages_are_those_of_torchvision(aligned: bool, ratio: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On regions of all sizes, most of them partly outside; the other way is that of GPUs and traced graphs."""
+    features, corners = random(3, 5, 40, 60), 100 * random(60, 2, 2).sort(1).values.flatten(1)
+    images = torch.arange(60, dtype=torch.float64).remainder(2)[:, None]  # none of the third
+    layer, results = ops.RoIAlign((7, 4), 0.5, ratio, 'avg', aligned), []
+    for by_matrices in (True, False):
+        monkeypatch.setattr('shvit_det.compat.mmcv_ops.roi_align._by_matrices', lambda _, chosen=by_matrices: chosen)
+        maps = features.clone().requires_grad_()
+        pooled = layer(maps, torch.cat((images, corners), 1))
+        pooled.square().sum().backward()
+        results.append((pooled.detach(), maps.grad))
+    (pooled, grad), (expected, expected_grad) = results
+    assert expected.any() and expected_grad[0].any() and expected_grad[1].any() and not expected_grad[2].any()
+    torch.testing.assert_close(pooled, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(grad, expected_grad, rtol=0, atol=1e-11)
+
+
+def test_regions_without_any_sample() -> None:
+    features, _ = features_and_rois()
+    inverted = torch.tensor([[0, 9.0, 9.0, 2.0, 2.0]], dtype=torch.float64)
+    assert not ops.RoIAlign((3, 2), 1.0, 0)(features, inverted).any()
+
+
+def test_a_traced_graph_takes_other_regions() -> None:
+    features, rois = features_and_rois()
+    layer = ops.RoIAlign((3, 2), 0.5)
+    traced = torch.jit.trace(layer, (features, rois[:2]))
+    torch.testing.assert_close(traced(features, rois), layer(features, rois), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize('scale', [1.0, 0.5])
 def test_roi_pool(scale: float) -> None:
     features, rois = features_and_rois()

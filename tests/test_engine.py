@@ -11,7 +11,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.model import BaseModel
 from torch import nn
 
-from shvit_det import CPUAmpOptimWrapper, UsageError
+from shvit_det import BFloat16OptimWrapper, UsageError
 from shvit_det.data.annotations import check_categories, check_images
 from shvit_det.engine import report
 from shvit_det.engine.config import datasets_of, enable_auto_scale_lr, load_config, set_data_root, warn_if_new
@@ -187,7 +187,7 @@ class Line(BaseModel):
 
 def test_a_cpu_trains_in_bfloat16_with_weights_in_float32():
     model = Line()
-    wrapper = CPUAmpOptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    wrapper = BFloat16OptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
     before = model.layer.weight.item()
     model.train_step(dict(inputs=torch.ones(4, 1)), wrapper)
     assert model.dtype_seen == torch.bfloat16

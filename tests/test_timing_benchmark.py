@@ -72,7 +72,7 @@ def test_costs_belong_to_their_parts():
         fpn_convs(torch.zeros(1, 3, 96, 128))
     assert costs['backbone']['macs'] == counted.get_total_flops() // 2
     assert 'torchvision.nms' in costs['proposals']['uncounted']
-    assert 'torchvision.roi_align' in costs['RoI features']['uncounted']
+    assert costs['RoI features']['macs'] > 0  # on a CPU a product of matrices
 
 
 def test_the_number_of_detections_is_fixed_by_the_threshold_alone():

@@ -165,7 +165,7 @@ def test_macs_agree_with_the_tool_of_mmdet(mask_rcnn):
         assert rows[part]['macs'] == theirs[part]['conv'] + theirs[part]['linear'] > 0
         assert sum(theirs[part].values()) == pytest.approx(rows[part]['macs'], rel=0.01)
     assert set(theirs['']) == {'conv', 'linear', 'batch_norm', 'upsample_nearest2d'}
-    assert 'torchvision.roi_align' in rows['other']['uncounted'] and 'torchvision.nms' in rows['other']['uncounted']
+    assert 'torchvision.nms' in rows['other']['uncounted']
     assert rows['backbone']['parameters'] == sum(p.numel() for p in model.backbone.parameters())
 
 

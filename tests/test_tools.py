@@ -73,15 +73,17 @@ def test_training_resumes_where_it_ended(trained, checkpoint):
     state = torch.load(folder / 'resumed' / 'epoch_3.pth', weights_only=True)
     assert state['meta']['epoch'] == 3 and state['meta']['iter'] == 12
     options = ('--work-dir', 'from_path', '--cfg-options', 'train_cfg.max_epochs=3')
-    output = succeeded(tool('train', MASK_RCNN, '--resume', checkpoint, *options, cwd=folder))
+    output = succeeded(tool('train', MASK_RCNN, '--fast', '--resume', checkpoint, *options, cwd=folder))
     assert 'Epoch(train) [3]' in output and 'Epoch(train) [2]' not in output
+    (line,) = (line for line in output.splitlines() if '--fast: channels-last, ' in line)
+    assert line.endswith('fused AdamW') and line in next((folder / 'from_path').glob('*/*.log')).read_text()
 
 
 def test_bfloat16_and_scaled_rate_on_a_cpu(trained, sample):
     folder, _ = trained
     options = ('--amp', '--auto-scale-lr', '--data-root', sample, '--work-dir', 'amp', '--no-pretrained')
     output = succeeded(tool('train', RETINANET, *options, '--cfg-options', 'train_cfg.max_epochs=1', cwd=folder))
-    assert 'Scaling the original LR by 0.5' in output
+    assert 'Scaling the original LR by 0.5' in output and '--amp: bfloat16 autocast' in output
     state = torch.load(folder / 'amp' / 'epoch_1.pth', weights_only=True)['state_dict']
     assert all(
         value.dtype == torch.float32 and value.isfinite().all() for value in state.values() if value.is_floating_point()
@@ -163,7 +165,7 @@ def test_the_authors_form_of_a_checkpoint_is_tested_and_trained_as_ours(trained,
 def test_two_processes_train_and_test(trained, sample):
     folder, _ = trained
     torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--master-port', '29511']
-    train = [ROOT / 'tools' / 'train.py', MASK_RCNN, '--work-dir', 'two', '--data-root', sample]
+    train = [ROOT / 'tools' / 'train.py', MASK_RCNN, '--fast', '--work-dir', 'two', '--data-root', sample]
     options = ['--cfg-options', 'train_cfg.max_epochs=1']
     for command in (
         [*torchrun, *train, *options],
@@ -173,6 +175,7 @@ def test_two_processes_train_and_test(trained, sample):
         result = subprocess.run([str(p) for p in command], cwd=folder, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, result.stderr[-3000:]
         assert 'AP50' in result.stdout
+        assert 'Grad strides do not match' not in result.stderr
     logs = [path.read_text() for path in (folder / 'two').glob('*/*.log')]
     assert any('Epoch(train) [1][2/2]' in log for log in logs)  # eight images in batches of two on two processes
 

@@ -1,4 +1,11 @@
 # ImageNet at 224x224: mmpretrain's data, tested on the centre of images resized to 256; 256 images a GPU.
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py'
 
-train_dataloader = dict(batch_size=256, drop_last=True, sampler=dict(type='RepeatAugSampler'))  # three times each image
+train_dataloader = dict(
+    batch_size=256,
+    drop_last=True,
+    persistent_workers=True,
+    sampler=dict(type='RepeatAugSampler'),  # three times each image
+)
+val_dataloader = dict(persistent_workers=True)
+test_dataloader = dict(persistent_workers=True)

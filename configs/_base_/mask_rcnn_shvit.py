@@ -1,4 +1,4 @@
-# Mask R-CNN with SHViT-S4: mmdet's, with our backbone and neck. Levels at strides 4 to 64.
+# Mask R-CNN with SHViT-S4: mmdet's, with our backbone, neck and form of the RPN head. Levels at strides 4 to 64.
 _base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
 
 model = dict(
@@ -13,4 +13,5 @@ model = dict(
         ),
     ),
     neck=dict(_delete_=True, type='SHViTFPN', in_channels=[224, 336, 448], num_outs=5, num_upsamples=2),
+    rpn_head=dict(type='SHViTRPNHead'),
 )

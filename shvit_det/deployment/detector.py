@@ -14,6 +14,7 @@ from ..backbone import SHViT
 from ..composition import TransposedConv, compose_conv, redo_border
 from ..errors import UsageError
 from ..neck import SHViTFPN
+from ..rpn import SHViTRPNHead
 from .backbone import FusedSHViT
 from .layers import plain
 from .neck import FusedSHViTFPN, compose_finer
@@ -102,7 +103,7 @@ def fuse_detector(detector: Any, channels_last: bool) -> None:
 def _composable_rpn_conv(detector: Any) -> nn.Conv2d | None:
     """Return the RPN's convolution where it is single and the neck makes stride 4, for which composing it pays."""
     head: Any = getattr(detector, 'rpn_head', None)
-    if type(head) is not RPNHead or detector.neck.num_upsamples < 2:
+    if type(head) not in (RPNHead, SHViTRPNHead) or detector.neck.num_upsamples < 2:
         return None
     conv = head.rpn_conv
     simple = isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3) and conv.padding == (1, 1)

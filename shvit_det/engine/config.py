@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, MutableMapping, MutableSequence, 
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 
@@ -117,18 +116,6 @@ def remove_pretrained(config: Config) -> None:
     init_cfg = config.model.get('backbone', {}).get('init_cfg')
     if isinstance(init_cfg, Mapping) and 'checkpoint' in init_cfg:
         config.model.backbone.init_cfg = None
-
-
-def enable_amp(config: Config) -> None:
-    """Train in mixed precision: mmengine's on an accelerator, bfloat16 autocast on a CPU.
-
-    Raises:
-        UsageError: If the config has an optimizer wrapper of its own kind, which cannot just be replaced.
-    """
-    kind = config.optim_wrapper.get('type', 'OptimWrapper')
-    if kind not in ('OptimWrapper', 'AmpOptimWrapper', 'CPUAmpOptimWrapper'):
-        raise UsageError(f'--amp works with optim_wrapper.type OptimWrapper, but this config has {kind!r}')
-    config.optim_wrapper.type = 'AmpOptimWrapper' if torch.cuda.is_available() else 'CPUAmpOptimWrapper'
 
 
 def enable_auto_scale_lr(config: Config) -> None:

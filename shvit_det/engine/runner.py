@@ -1,4 +1,4 @@
-"""mmengine's runner with whole checkpoints, processes without a GPU, and a readable terminal."""
+"""mmengine's runner with whole checkpoints, channels-last, processes without a GPU, and a readable terminal."""
 
 import logging
 from pathlib import Path
@@ -9,11 +9,13 @@ from mmengine.dist import is_distributed, is_main_process
 from mmengine.hooks import LoggerHook
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import distributed, nn
 
 from ..checkpoint import check_checkpoint, load_checkpoint, load_content
 from ..errors import UsageError
+from .memory_layout import ContiguousCheckpointHook, fit_state, fused_flags
 
 DUMPS = ('System environment', 'Config:', 'Hooks will be executed', 'paramwise_options')
 
@@ -24,7 +26,10 @@ def is_for_terminal(record: logging.LogRecord) -> bool:
 
 
 class SHViTRunner(Runner):
-    """The runner of our tools. Its arguments, its files and its results are those of mmengine's."""
+    """The runner of our tools. Its arguments, its files and its results are those of mmengine's.
+
+    ``channels_last=True`` in the config lays the weights out as NHWC in memory, and with them all feature maps.
+    """
 
     def setup_env(self, env_cfg: dict) -> None:
         if self.distributed and not is_distributed() and not torch.cuda.is_available():
@@ -38,7 +43,13 @@ class SHViTRunner(Runner):
                 handler.addFilter(is_for_terminal)
         return logger
 
+    def register_hooks(self, *args: Any, **kwargs: Any) -> None:
+        super().register_hooks(*args, **kwargs)
+        self.register_hook(ContiguousCheckpointHook())
+
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        if self.cfg.get('channels_last'):
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack it
         if self.distributed and model_wrapper_cfg is None and not torch.cuda.is_available():
             model_wrapper_cfg = dict(
                 type='MMDistributedDataParallel',
@@ -68,6 +79,14 @@ class SHViTRunner(Runner):
         for hook in self.hooks:
             if isinstance(hook, LoggerHook):
                 hook.interval = max(1, min(hook.interval, num_batches // 10))
+
+    def resume(self, *args: Any, **kwargs: Any) -> None:
+        """Go on from a checkpoint, also of a run with another memory layout or other kernels of the optimizer."""
+        wrapper = self.optim_wrapper
+        fused = fused_flags(wrapper.optimizer) if isinstance(wrapper, OptimWrapper) else []
+        super().resume(*args, **kwargs)
+        if isinstance(wrapper, OptimWrapper):
+            fit_state(wrapper.optimizer, fused)
 
     def load_checkpoint(
         self, filename: str, map_location: Any = 'cpu', strict: bool = False, revise_keys: Any = ()

@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 from ..checkpoint import check_checkpoint, find_checkpoint
 from ..errors import UsageError
 from . import config as changes
+from .fast import enable_amp, enable_fast
 from .report import last_metrics, plot_curves
 from .runner import SHViTRunner
 from .task import task_of
@@ -33,6 +34,7 @@ def train(
     resume: str | None = None,
     pretrained: bool = True,
     amp: bool = False,
+    fast: bool = False,
     auto_scale_lr: bool = False,
     data_root: str | None = None,
     seed: int | None = None,
@@ -46,7 +48,8 @@ def train(
         work_dir: Where logs and checkpoints go; by default ``work_dir`` of the config, else ``work_dirs/NAME``.
         resume: ``'auto'`` for the last checkpoint in the work dir, or a path.
         pretrained: False starts the backbone from random weights.
-        amp: Mixed precision: float16 on a GPU, bfloat16 on a CPU.
+        amp: Mixed precision: bfloat16, or float16 on a GPU that lacks it.
+        fast: Channels-last, a fused optimizer, and mixed precision where bfloat16 is native.
         auto_scale_lr: Scale the learning rate to the total batch.
         data_root: Another folder of the layout that the config expects.
         seed: Seed of all random numbers; by default a random one, which is logged.
@@ -61,8 +64,8 @@ def train(
         changes.set_data_root(config, data_root)
     if not pretrained:
         changes.remove_pretrained(config)
-    if amp:
-        changes.enable_amp(config)
+    choices = [f'--amp: {enable_amp(config)}'] if amp else []
+    choices += [f'--fast: {enable_fast(config)}'] if fast else []
     if auto_scale_lr:
         changes.enable_auto_scale_lr(config)
     if seed is not None:
@@ -72,6 +75,8 @@ def train(
     check_before_training(config, resume)
 
     runner = SHViTRunner.from_cfg(config)
+    for choice in choices:
+        print_log(choice, 'current')
     folder = Path(runner.work_dir)
     try:
         runner.train()

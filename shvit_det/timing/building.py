@@ -23,13 +23,15 @@ from ..engine.detection import Detection
 from ..engine.task import task_of
 from ..errors import UsageError
 from ..folding import fold_batch_norms
-from .forms import BACKBONES, DEPLOYED, settings_in, split_forms
+from .forms import BACKBONES, DEPLOYED, PLAIN, settings_in, split_forms
 from .inputs import config_shape, fresh, num_classes_of, photograph_batches, synthetic_batch
 from .peers import build_backbone, open_branches
 from .settings import Settings
 from .subjects import BackboneRunner, Subject
+from .written_out import write_out
 
 PAPER_SHAPE = (512, 512)
+AS_WRITTEN = 'norms and neck computed as written'
 MAX_PHOTOGRAPH_BATCHES = 64
 
 
@@ -62,6 +64,8 @@ def build_subjects(
             subjects.append(_configured(source, own, checkpoint if first else None, options if first else None))
         if DEPLOYED in forms and not is_deployed(subjects[-1].model):
             raise UsageError(f'{named}: {DEPLOYED}: is for what has a SHViT, and {source} has none')
+        if PLAIN in forms and AS_WRITTEN not in subjects[-1].prepared:
+            raise UsageError(f'{named}: {PLAIN}: is for what has a SHViT, and {source} has none')
         subjects[-1].source = named
         subjects[-1].name = f'{named.removesuffix(source)}{subjects[-1].name}'
         repeated = [subject.name for subject in subjects].count(subjects[-1].name)
@@ -102,7 +106,7 @@ def _configured(source: str, settings: Settings, checkpoint: str | None, options
     if settings.only == 'backbone':
         images = [detector.data_preprocessor(batch, False)['inputs'] for batch in batches]
         return _backbone_subject(name, source, detector.backbone, images, settings, sha256, weights, [])
-    prepared: list[str] = []
+    prepared: list[str] = [AS_WRITTEN] if settings.plain and write_out(detector) else []
     if settings.deploy and isinstance(detector.backbone, SHViT):
         dtype = settings.dtype if settings.convert else None
         detector = deploy(detector, dtype=dtype, channels_last=settings.channels_last)
@@ -140,6 +144,7 @@ def _backbone_subject(
     prepared: list[str],
 ) -> Subject:
     backbone.train(settings.train)
+    prepared += [AS_WRITTEN] if settings.plain and write_out(backbone) else []
     if settings.deploy and isinstance(backbone, SHViT):
         backbone = deploy(backbone, channels_last=settings.channels_last)
         prepared.append('deployed')

@@ -10,8 +10,8 @@ from ..errors import UsageError
 from .runtimes import RUNTIMES, check_installed
 from .settings import DTYPES, Settings
 
-DEPLOYED, COMPILED, CHANNELS_LAST = 'deployed', 'compiled', 'channels_last'
-FORMS = (DEPLOYED, COMPILED, CHANNELS_LAST, *DTYPES, *RUNTIMES)
+DEPLOYED, PLAIN, COMPILED, CHANNELS_LAST = 'deployed', 'plain', 'compiled', 'channels_last'
+FORMS = (DEPLOYED, PLAIN, COMPILED, CHANNELS_LAST, *DTYPES, *RUNTIMES)
 BACKBONES = ('timm', 'shvit')
 PREFIX = re.compile(r'(\w[\w-]+):(?!:)')  # mmdet::a/config.py has two colons
 
@@ -42,6 +42,8 @@ def _check_together(forms: Sequence[str], source: str, named: str) -> None:
     for several in (dtypes, runtimes):
         if len(several) > 1:
             raise UsageError(f'{named} has both {several[0]}: and {several[1]}:, leave out one')
+    if DEPLOYED in forms and PLAIN in forms:
+        raise UsageError(f'{named} cannot be both {DEPLOYED}: and {PLAIN}:, leave out one')
     if runtimes:
         others = [form for form in forms if form not in runtimes + dtypes]
         if others:
@@ -62,6 +64,8 @@ def settings_in(forms: Sequence[str], settings: Settings) -> Settings:
     changes: dict[str, Any] = {} if dtype is None else dict(dtype=DTYPES[dtype])
     if DEPLOYED in forms:
         changes.update(deploy=True, convert=dtype is not None)
+    if PLAIN in forms:
+        changes.update(plain=True)
     if COMPILED in forms:
         changes.update(compile=settings.compile or 'default')
     if CHANNELS_LAST in forms:

@@ -31,6 +31,7 @@ class Settings:
         deploy: Whether what has a SHViT is timed in its deployed form.
         convert: Whether a deployed detector has weights of this dtype, and does not run under autocast.
         runtime: What runs a backbone in place of PyTorch, or None.
+        plain: Whether what has a SHViT computes norms and the neck's finer levels as they are written.
         only: The one part to be measured, or None.
         images: A folder of photographs, or None for synthetic images.
         protocol: ``'paper'`` or None.
@@ -52,6 +53,7 @@ class Settings:
     deploy: bool = False
     convert: bool = False
     runtime: str | None = None
+    plain: bool = False
     only: str | None = None
     images: str | None = None
     protocol: str | None = None

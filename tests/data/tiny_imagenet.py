@@ -7,9 +7,15 @@ model = dict(
 data_preprocessor = dict(num_classes=6)
 classes = ('disc', 'square', 'triangle', 'star', 'cross', 'ring')
 pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=64), dict(type='PackInputs')]
-train_dataloader = dict(batch_size=4, num_workers=0, dataset=dict(metainfo=dict(classes=classes), pipeline=pipeline))
-val_dataloader = dict(batch_size=4, num_workers=0, dataset=dict(metainfo=dict(classes=classes), pipeline=pipeline))
-test_dataloader = val_dataloader
+loader = dict(
+    batch_size=4,
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(metainfo=dict(classes=classes), pipeline=pipeline),
+)
+train_dataloader = loader
+val_dataloader = loader
+test_dataloader = loader
 train_cfg = dict(max_epochs=2)
 custom_hooks = [
     dict(type='AdaptiveGradientClippingHook', clip_factor=0.02),

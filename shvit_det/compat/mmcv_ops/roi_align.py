@@ -1,18 +1,19 @@
 """RoIAlign (arXiv 1703.06870): what ``mmcv.ops.roi_align`` calls.
 
-The average over the samples of a bin is torchvision's; the maximum, which torchvision lacks, is
-written here.
+The average over the samples of a bin is torchvision's, or on a CPU that of :mod:`.roi_average`; the
+maximum, which torchvision lacks, is written here.
 """
 
 from collections.abc import Iterator
 from itertools import product
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .precision import widen
 from .regions import Largest, first_pixels, largest_count, pixels_of, write_gradient
+from .roi_average import average, average_backward
+from .roi_bins import bins_of
 
 __all__ = ['roi_align_backward', 'roi_align_forward']
 
@@ -42,11 +43,14 @@ def roi_align_forward(
     """
     features, rois = widen(features, rois)
     size = (aligned_height, aligned_width)
-    if pool_mode != MAXIMUM:
+    if pool_mode != MAXIMUM and not _by_matrices(features):
         settings = (spatial_scale, *size, sampling_ratio, aligned)
         output.copy_(torch.ops.torchvision.roi_align(features, rois, *settings))
         return
-    rows, columns = _bins(rois, size, spatial_scale, sampling_ratio, aligned)
+    rows, columns = bins_of(rois, size, spatial_scale, sampling_ratio, aligned)
+    if pool_mode != MAXIMUM:
+        output.copy_(average(features, rois[:, 0], rows, columns))
+        return
     num_rows, num_columns = largest_count(rows.num_samples), largest_count(columns.num_samples)
     pixels, first_pixel = pixels_of(features), first_pixels(rois, features)
     largest = Largest(len(rois), *size, pixels)
@@ -80,11 +84,14 @@ def roi_align_backward(
     """Write the gradient of the features; the shapes are those of the forward op."""
     grad_output, rois = widen(grad_output, rois)
     size = (aligned_height, aligned_width)
-    if pool_mode != MAXIMUM:
+    if pool_mode != MAXIMUM and not _by_matrices(grad_features):
         settings = (spatial_scale, *size, *grad_features.shape, sampling_ratio, aligned)
         grad_features.copy_(torch.ops.torchvision._roi_align_backward(grad_output, rois, *settings))
         return
-    rows, columns = _bins(rois, size, spatial_scale, sampling_ratio, aligned)
+    rows, columns = bins_of(rois, size, spatial_scale, sampling_ratio, aligned)
+    if pool_mode != MAXIMUM:
+        average_backward(grad_output, rois[:, 0], rows, columns, grad_features)
+        return
     grad_output, best_row, best_column = (
         tensor.permute(0, 2, 3, 1) for tensor in (grad_output, *widen(argmax_y, argmax_x))
     )
@@ -95,47 +102,9 @@ def roi_align_backward(
     write_gradient(grad_features, shares, grad_output.dtype)
 
 
-class _Bins(NamedTuple):
-    """The bins of K regions along one axis of the map.
-
-    Shapes: bin_index (bins, 1, 1) for rows or (bins, 1) for columns, the others (K, 1, 1, 1).
-    """
-
-    bin_index: Tensor
-    start: Tensor
-    length: Tensor
-    num_samples: Tensor
-
-    def of(self, regions: Tensor) -> '_Bins':
-        """The bins of some of the regions."""
-        return _Bins(self.bin_index, *(tensor[regions] for tensor in self[1:]))
-
-    def points(self, sample: int | Tensor) -> Tensor:
-        """Where the sample of this number lies in each bin, for bins that have it."""
-        position = (sample + 0.5) / self.num_samples.clamp(min=1)
-        return self.start + (self.bin_index + position) * self.length
-
-
-def _bins(
-    rois: Tensor, size: tuple[int, int], spatial_scale: float, sampling_ratio: int, aligned: bool
-) -> tuple[_Bins, _Bins]:
-    """The bins along the rows and along the columns."""
-    corners = rois[:, 1:] * spatial_scale
-    if aligned:
-        corners = corners - 0.5
-    start, extent = corners[:, :2], corners[:, 2:] - corners[:, :2]
-    if not aligned:
-        extent = extent.clamp(min=1)
-    length = extent / extent.new_tensor([size[1], size[0]])
-    num_samples = torch.full_like(length, sampling_ratio) if sampling_ratio > 0 else length.ceil()
-
-    def along(axis: int, bin_index: Tensor) -> _Bins:
-        per_region = (tensor[:, axis, None, None, None] for tensor in (start, length, num_samples))
-        return _Bins(bin_index, *per_region)
-
-    row_index = torch.arange(size[0], device=rois.device).view(-1, 1, 1)
-    column_index = torch.arange(size[1], device=rois.device).view(-1, 1)
-    return along(1, row_index), along(0, column_index)
+def _by_matrices(features: Tensor) -> bool:
+    """Whether :mod:`.roi_average` takes this map: on a CPU, where a graph that is traced would not fix the regions."""
+    return features.device.type == 'cpu' and not torch.jit.is_tracing() and not torch.compiler.is_compiling()
 
 
 def _corners(y: Tensor, x: Tensor, features: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
