@@ -132,7 +132,7 @@ def test_a_layer_stands_for_the_plain_one(calls, arguments):
     for name in ('output_size', 'spatial_scale', 'sampling_ratio', 'pool_mode', 'aligned'):
         assert getattr(faster, name) == getattr(plain, name)
     maps = features(batch=2)
-    torch.testing.assert_close(faster(maps, ROIS), plain(maps, ROIS), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(faster(maps, ROIS), plain(maps, ROIS), rtol=1e-5, atol=1e-5)
     assert len(calls) == 1
 
 

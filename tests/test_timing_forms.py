@@ -190,9 +190,10 @@ def test_a_deployed_detector_gets_its_type_from_deploy(monkeypatch):
 
 
 @pytest.mark.parametrize('source', ['mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'])
-def test_what_has_no_shvit_has_no_deployed_form(source):
-    with pytest.raises(UsageError, match=f'deployed: is for what has a SHViT, and {source} has none'):
-        build_subjects([f'deployed:{source}'], settings(), None, None)
+def test_what_has_no_shvit_has_no_deployed_or_plain_form(source):
+    for form in ('deployed', 'plain'):
+        with pytest.raises(UsageError, match=f'{form}: is for what has a SHViT, and {source} has none'):
+            build_subjects([f'{form}:{source}'], settings(), None, None)
 
 
 def test_one_subject_is_compiled_by_itself(no_compiler):
@@ -204,7 +205,7 @@ def test_one_subject_is_compiled_by_itself(no_compiler):
         ['compiled with frozen weights'],
         ['deployed', 'compiled with frozen weights'],
     ]
-    assert len(no_compiler) == 2 and all(how['dynamic'] is False for how in no_compiler)
+    assert no_compiler == [dict(dynamic=False), dict(options=dict(freezing=True))]
     macs = {subject['cost'][0]['macs'] for subject in (plain, compiled, deployed)}
     assert len(macs) == 1  # counted before it is compiled
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from norms import norms_of, randomise_norms
-from shvit_det.timing.variants import write_out
 from timed import TINY_MASK_RCNN, TINY_RETINANET, settings
 from torch import nn
 
 from shvit_det import SHViTFPN, rpn
 from shvit_det.timing.building import build_subjects
+from shvit_det.timing.written_out import write_out
 
 BATCH, SHAPE = 2, (96, 192)  # large enough for everything to be composed
 

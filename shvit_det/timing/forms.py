@@ -10,8 +10,8 @@ from ..errors import UsageError
 from .runtimes import RUNTIMES, check_installed
 from .settings import DTYPES, Settings
 
-DEPLOYED, PLAIN, COMPILED, CHANNELS_LAST = 'deployed', 'plain', 'compiled', 'channels_last'
-FORMS = (DEPLOYED, PLAIN, COMPILED, CHANNELS_LAST, *DTYPES, *RUNTIMES)
+DEPLOYED, COMPILED, CHANNELS_LAST, PLAIN = 'deployed', 'compiled', 'channels_last', 'plain'
+FORMS = (DEPLOYED, COMPILED, CHANNELS_LAST, PLAIN, *DTYPES, *RUNTIMES)
 BACKBONES = ('timm', 'shvit')
 PREFIX = re.compile(r'(\w[\w-]+):(?!:)')  # mmdet::a/config.py has two colons
 
