@@ -19,7 +19,7 @@ from shvit_det.timing.statistics import ratio_of_medians
 
 Form = Callable[[Tensor], object]
 ARCH = 's4'
-SHAPES = ((512, 512), (800, 1344))
+SHAPES = ((512, 512), (800, 1344), (544, 1344))
 
 
 class WithSDPA(FusedAttention):
