@@ -43,14 +43,14 @@ class Origin(NamedTuple):
 
 
 def remember_origin(made: Tensor, source: Tensor, conv: TransposedConv) -> None:
-    """Note on a feature map that ``conv`` made it of ``source``; compiled code notes nothing."""
+    """Note on a feature map that ``conv`` made it of ``source``; nothing in compiled code."""
     if not torch.compiler.is_compiling():
         made.shvit_det_origin = Origin(source, conv)  # type: ignore[attr-defined]
 
 
 def origin_of(made: Tensor) -> Origin | None:
-    """Return what :func:`remember_origin` noted on this very tensor."""
-    return getattr(made, 'shvit_det_origin', None)
+    """Return what :func:`remember_origin` noted on this very tensor; nothing in compiled code."""
+    return None if torch.compiler.is_compiling() else getattr(made, 'shvit_det_origin', None)
 
 
 def with_ones(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from shvit_det import SHViTFPN, rpn
 from shvit_det.timing.building import build_subjects
 from shvit_det.timing.written_out import write_out
 
-BATCH, SHAPE = 2, (96, 192)  # large enough for everything to be composed
+BATCH, SHAPE = 2, (160, 256)  # large enough for everything to be composed
 
 
 def make_detector(config):

@@ -94,6 +94,7 @@ class Subject:
                 return self.model.test_step(batch)
 
         def train() -> Any:
+            torch.manual_seed(index)  # regions are sampled; all that are compared take the same ones
             with self._autocast():
                 return self.model.train_step(batch, self.optim_wrapper)
 

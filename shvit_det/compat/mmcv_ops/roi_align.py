@@ -49,7 +49,7 @@ def roi_align_forward(
         return
     rows, columns = bins_of(rois, size, spatial_scale, sampling_ratio, aligned)
     if pool_mode != MAXIMUM:
-        output.copy_(average(features, rois[:, 0], rows, columns))
+        average(features, rois[:, 0], rows, columns, output)
         return
     num_rows, num_columns = largest_count(rows.num_samples), largest_count(columns.num_samples)
     pixels, first_pixel = pixels_of(features), first_pixels(rois, features)

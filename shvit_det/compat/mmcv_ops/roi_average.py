@@ -29,19 +29,17 @@ class Window(NamedTuple):
     column_weights: Tensor
 
 
-def average(features: Tensor, images: Tensor, rows: Bins, columns: Bins) -> Tensor:
-    """Return the mean of each bin's samples, 0 for a bin without samples.
+def average(features: Tensor, images: Tensor, rows: Bins, columns: Bins, output: Tensor) -> None:
+    """Write the mean of each bin's samples, 0 for a bin without samples.
 
-    Shapes: features (B, C, H, W), images (K,), the result (K, C, height, width).
+    Shapes: features (B, C, H, W), images (K,), output (K, C, height, width).
     """
-    size = (rows.bin_index.numel(), columns.bin_index.numel())
-    means = features.new_zeros(len(images), *size, features.shape[1])
+    means = output.permute(0, 2, 3, 1)
     for image, windows in _windows(features, images, rows, columns):
         pixels = features[image].permute(1, 2, 0).contiguous()
         for window in windows:
             in_rows = torch.tensordot(window.row_weights, pixels[window.rows, window.columns], 1)
             means[window.region] = window.column_weights @ in_rows
-    return means.permute(0, 3, 1, 2)
 
 
 def average_backward(grad: Tensor, images: Tensor, rows: Bins, columns: Bins, grad_features: Tensor) -> None:
@@ -49,7 +47,7 @@ def average_backward(grad: Tensor, images: Tensor, rows: Bins, columns: Bins, gr
 
     Shapes: grad (K, C, height, width), images (K,), grad_features (B, C, H, W).
     """
-    grad = grad.permute(0, 2, 3, 1).contiguous()
+    grad = grad.permute(0, 2, 3, 1)
     _, channels, *extent = grad_features.shape
     for image, windows in _windows(grad_features, images, rows, columns):
         pixels = grad.new_zeros(*extent, channels)
