@@ -8,6 +8,7 @@ from . import contract  # noqa: E402  (the stack has to be prepared first)
 from .arch import ARCHS, Arch  # noqa: E402
 from .backbone import SHViT  # noqa: E402
 from .checkpoint import SHViTPretrained, load_checkpoint  # noqa: E402
+from .data.checked import CheckedCocoDataset  # noqa: E402
 from .deployment import deploy  # noqa: E402
 from .engine.amp import BFloat16OptimWrapper  # noqa: E402
 from .engine.clipping import AdaptiveGradientClippingHook  # noqa: E402
@@ -26,6 +27,7 @@ __all__ = [
     'AdaptiveGradientClippingHook',
     'Arch',
     'BFloat16OptimWrapper',
+    'CheckedCocoDataset',
     'LayerDecayOptimWrapperConstructor',
     'SHViT',
     'SHViTFPN',

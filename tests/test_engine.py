@@ -12,7 +12,6 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from shvit_det import BFloat16OptimWrapper, UsageError
-from shvit_det.data.annotations import check_categories, check_images
 from shvit_det.engine import report
 from shvit_det.engine.config import datasets_of, enable_auto_scale_lr, load_config, set_data_root, warn_if_new
 from shvit_det.engine.detection import has_masks
@@ -81,34 +80,6 @@ def test_a_broken_config_is_named(tmp_path, content):
 def test_scaling_the_rate_needs_a_base():
     with pytest.raises(UsageError, match='base_batch_size'):
         enable_auto_scale_lr(Config(dict(optim_wrapper=dict())))
-
-
-@pytest.mark.parametrize(
-    'classes, words',
-    [
-        (['fox'], ['none of the classes', 'fox', 'cat', 'metainfo']),
-        (['cat', 'fox'], ['1 of the 2 classes', 'fox']),
-        (['dog', 'cat'], ['another order', 'dog, cat', 'cat, dog']),
-    ],
-)
-def test_classes_that_do_not_fit_the_annotations_are_named(classes, words, tmp_path):
-    content = dict(categories=[dict(id=7, name='cat'), dict(id=9, name='dog')])
-    check_categories(content, ['cat', 'dog'], tmp_path)
-    check_categories(content, ['dog'], tmp_path)
-    with pytest.raises(UsageError) as caught:
-        check_categories(content, classes, tmp_path)
-    for word in words:
-        assert word in str(caught.value)
-
-
-def test_images_may_lie_in_subfolders(tmp_path):
-    (tmp_path / 'a').mkdir()
-    (tmp_path / 'a' / '1.jpg').touch()
-    content = dict(images=[dict(file_name='a/1.jpg')])
-    check_images(content, tmp_path, tmp_path)
-    content['images'].append(dict(file_name='b/2.jpg'))
-    with pytest.raises(UsageError, match=r'1 of the 2 images .* b/2\.jpg'):
-        check_images(content, tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,9 @@ MISTAKES = {
     ),
     'annotations that are not JSON': ('train', [MASK_RCNN, '--data-root', '{not_json}'], ['not COCO JSON']),
     'annotations that are not COCO': ('train', [MASK_RCNN, '--data-root', '{not_coco}'], ['not COCO JSON', "'images'"]),
-    'an image is missing': ('train', [MASK_RCNN, '--data-root', '{no_image}'], ['1 of the 8 images', '.jpg']),
+    'an image is missing': (
+        'train', [MASK_RCNN, '--data-root', '{no_image}'], ['1 image_missing', '.jpg does not exist']
+    ),
     'unknown arch': (
         'train', [MASK_RCNN, '--cfg-options', 'model.backbone.arch=s9'], ['unknown arch', "'s9'", 's1, s2, s3, s4']
     ),

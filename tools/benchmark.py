@@ -87,18 +87,12 @@ def main() -> None:
         arguments.checkpoint,
         arguments.cfg_options,
         command=f'python tools/benchmark.py {shlex.join(sys.argv[1:])}',
-        progress=show_progress,
+        progress=cli.show_progress,
     )
-    show_progress('')
+    cli.show_progress('')
     print(terminal_report(record))
     for path in write_outputs(record, arguments.json, arguments.markdown, arguments.plot):
         print(f'Written: {path}')
-
-
-def show_progress(text: str) -> None:
-    """Keep one line of a terminal up to date; a log file gets nothing."""
-    if sys.stderr.isatty():
-        print(f'\r\033[K{text}', end='', file=sys.stderr, flush=True)
 
 
 if __name__ == '__main__':

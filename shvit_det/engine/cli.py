@@ -46,6 +46,12 @@ def leave_process_group() -> None:
         distributed.destroy_process_group()
 
 
+def show_progress(text: str) -> None:
+    """Keep one line of a terminal up to date; a log file gets nothing."""
+    if sys.stderr.isatty():
+        print(f'\r\033[K{text}', end='', file=sys.stderr, flush=True)
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a tool; a user's mistake ends in one sentence on stderr and exit status 2, Ctrl-C in status 130."""
     try:

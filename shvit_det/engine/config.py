@@ -52,18 +52,26 @@ def warn_if_new(config: Config, key: str) -> None:
         node = node[int(part)] if part.isdigit() and not isinstance(node, Mapping | Config) else node[part]
 
 
-def datasets_of(config: Config, split: str) -> Iterator[MutableMapping]:
-    """Yield the innermost dataset dicts of a split, through wrappers such as ``RepeatDataset`` or ``ConcatDataset``."""
+def dataset_places(config: Config, split: str) -> Iterator[tuple[str, MutableMapping]]:
+    """Yield the innermost dataset dicts of a split, through wrappers such as ``RepeatDataset`` or ``ConcatDataset``.
+
+    With each comes its place in the config, as ``--cfg-options`` spells it.
+    """
     loader = config.get(f'{split}_dataloader')
-    pending = [loader['dataset']] if loader else []
+    pending = [(f'{split}_dataloader.dataset', loader['dataset'])] if loader else []
     while pending:
-        dataset = pending.pop(0)
+        place, dataset = pending.pop(0)
         if 'dataset' in dataset:
-            pending.append(dataset['dataset'])
+            pending.append((f'{place}.dataset', dataset['dataset']))
         elif 'datasets' in dataset:
-            pending.extend(dataset['datasets'])
+            pending.extend((f'{place}.datasets.{number}', inner) for number, inner in enumerate(dataset['datasets']))
         else:
-            yield dataset
+            yield place, dataset
+
+
+def datasets_of(config: Config, split: str) -> Iterator[MutableMapping]:
+    """Yield the innermost dataset dicts of a split."""
+    return (dataset for _, dataset in dataset_places(config, split))
 
 
 def set_data_root(config: Config, root: str) -> None:

@@ -1,10 +1,8 @@
 """Detection: data in COCO's format, average precision, models of mmdet."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mmdet.datasets import CocoDataset
 from mmdet.evaluation import DumpDetResults
 from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
 from mmdet.utils import register_all_modules
@@ -12,9 +10,9 @@ from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from torch import nn
 
-from ..data.annotations import check_categories, check_images, read_annotations
 from ..data.sample import ensure_sample
 from ..errors import UsageError
+from .data_sets import check_before_run, let_runs_check
 from .report import coco_table
 from .task import Task, coco_evaluators, draw_by_hook, named_classes
 
@@ -50,29 +48,17 @@ class Detection(Task):
                     )
 
     def check_data(self, config: Config, model: nn.Module, splits: Sequence[str]) -> None:
-        """Look at the annotation files and the image folders of COCO data sets, once each.
+        """Look at the annotation files and for the images of COCO data sets, and let the run check what it loads.
 
         A config with ``sample_set`` gets its data drawn first, where it is not there yet.
 
         Raises:
-            UsageError: If a file or folder is missing, or its content does not fit the config.
+            UsageError: If a file or folder is missing, or its content has errors or does not fit the config.
         """
         if 'sample_set' in config:
             ensure_sample(config.data_root, **config.sample_set)
-        seen: set[tuple] = set()
-        for _, dataset, kind in self.datasets(config, splits):
-            if not issubclass(kind, CocoDataset) or 'ann_file' not in dataset:
-                continue
-            root = dataset.get('data_root') or ''
-            annotations = Path(os.path.join(root, dataset['ann_file']))
-            images = Path(os.path.join(root, dataset.get('data_prefix', {}).get('img', '')))
-            classes = named_classes(dataset, kind) or ()
-            if (annotations, images, classes) in seen:
-                continue
-            seen.add((annotations, images, classes))
-            content = read_annotations(annotations)
-            check_categories(content, classes, annotations)
-            check_images(content, images, annotations)
+        check_before_run(self, config, splits)
+        let_runs_check(self, config, splits)
 
     def set_metrics(self, config: Config, model: nn.Module, metrics: Sequence[str]) -> None:
         """Let the COCO evaluators compute ``metrics``.

@@ -1,6 +1,8 @@
 """mmengine's runner with whole checkpoints, channels-last, processes without a GPU, and a readable terminal."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,29 @@ def is_for_terminal(record: logging.LogRecord) -> bool:
     return not record.getMessage().strip('\n -').startswith(DUMPS)
 
 
+@contextmanager
+def sentences_of_workers() -> Iterator[None]:
+    """Turn a mistake that a worker of a data loader found back into its sentence: torch hands on a whole traceback."""
+    try:
+        yield
+    except UsageError as error:
+        text, name = str(error), f'{UsageError.__module__}.{UsageError.__qualname__}: '
+        raise UsageError(text.rsplit(name, 1)[-1].strip() if text.startswith('Caught ') else text) from error
+
+
 class SHViTRunner(Runner):
     """The runner of our tools. Its arguments, its files and its results are those of mmengine's.
 
     ``channels_last=True`` in the config lays the weights out as NHWC in memory, and with them all feature maps.
     """
+
+    def train(self) -> nn.Module:
+        with sentences_of_workers():
+            return super().train()
+
+    def test(self) -> dict:
+        with sentences_of_workers():
+            return super().test()
 
     def setup_env(self, env_cfg: dict) -> None:
         if self.distributed and not is_distributed() and not torch.cuda.is_available():

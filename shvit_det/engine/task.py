@@ -85,13 +85,18 @@ class Task(ABC):
         """Yield the data sets of the splits: the split, the dict in the config, the class."""
         for split in splits:
             for dataset in datasets_of(config, split):
-                kind = dataset['type']
-                if isinstance(kind, str):
-                    scope = DefaultScope.overwrite_default_scope(self.scope)
-                    with scope, DATASETS.switch_scope_and_registry(None) as registry:
-                        kind = registry.get(kind)
-                if isinstance(kind, type):
+                kind = self.dataset_class(dataset)
+                if kind is not None:
                     yield split, dataset, kind
+
+    def dataset_class(self, dataset: Mapping) -> type | None:
+        """Return the class that a dataset dict names, or None where it is none."""
+        kind = dataset['type']
+        if isinstance(kind, str):
+            scope = DefaultScope.overwrite_default_scope(self.scope)
+            with scope, DATASETS.switch_scope_and_registry(None) as registry:
+                kind = registry.get(kind)
+        return kind if isinstance(kind, type) else None
 
 
 def named_classes(dataset: MutableMapping, kind: type) -> tuple[str, ...] | None:

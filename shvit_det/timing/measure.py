@@ -4,11 +4,11 @@ import gc
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from ..collector import collector_paused
 from .clock import Clock
 from .settings import MIN_ROUNDS, Settings
 from .spans import Recorder
@@ -121,7 +121,7 @@ def measure(subjects: Sequence[Subject], meter: Meter, settings: Settings, progr
         progress: Is told now and then what is going on.
     """
     measurements = [Measurement(subject) for subject in subjects]
-    with _no_collection():
+    with collector_paused():
         for measurement in measurements:
             progress(f'warming up {measurement.subject.name}')
             measurement.warm_up(meter)
@@ -143,14 +143,3 @@ def _rotated(measurements: Sequence[Measurement], number: int) -> Iterator[Measu
     """Yield all of them, beginning with another one in each round, since what ran before leaves its trace."""
     for index in range(len(measurements)):
         yield measurements[(index + number) % len(measurements)]
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

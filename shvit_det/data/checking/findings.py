@@ -1,0 +1,142 @@
+"""Findings: what a check says, how grave each kind is, and what cleaning does about it."""
+
+import reprlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+Severity = Literal['error', 'warning']
+LONGEST_VALUE = 100  # characters
+
+
+class Repair(StrEnum):
+    """What cleaning does with the entry that a finding is about."""
+
+    NONE = 'nothing: it needs a hand'
+    KEEP = 'kept'
+    REMOVE = 'removed'
+    REMOVE_WITH_OBJECTS = 'removed with its objects'
+    MERGE = 'its objects get the first of the categories'
+    MEASURE = 'the size of the file is written in; without the file removed with its objects'
+    RENUMBER = 'a new id'
+    CLIP = 'clipped to the image'
+    AREA = 'computed from the polygons, the RLE or the box'
+    NO_CROWD = 'iscrowd=0 is written in'
+    REMOVE_PARTS = 'the part is removed; the object too if it was the only one'
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of finding.
+
+    An error ends a run or teaches the detector something false; a warning at most costs it the object, which mmdet
+    passes over.
+    """
+
+    severity: Severity
+    meaning: str
+    repair: Repair
+
+
+KINDS: dict[str, Kind] = {
+    # the file
+    'file': Kind('error', 'an annotation file that cannot be used at all', Repair.NONE),
+    'classes': Kind('error', 'classes of the config that are not the categories of the file', Repair.NONE),
+    # categories
+    'category_invalid': Kind('error', 'a category without a usable id or name', Repair.REMOVE_WITH_OBJECTS),
+    'category_duplicate': Kind('error', 'a category that is listed twice', Repair.REMOVE),
+    'category_id_duplicate': Kind('error', 'an id that two categories share', Repair.REMOVE_WITH_OBJECTS),
+    'category_name_duplicate': Kind('error', 'a name that two categories share', Repair.MERGE),
+    # entries of images
+    'image_invalid': Kind('error', 'an image without a usable id or file name', Repair.REMOVE_WITH_OBJECTS),
+    'image_duplicate': Kind('error', 'an image that is listed twice', Repair.REMOVE),
+    'image_id_duplicate': Kind('error', 'an id that two images share', Repair.REMOVE_WITH_OBJECTS),
+    'image_name_duplicate': Kind('warning', 'a file that is listed under two ids', Repair.KEEP),
+    'image_size_invalid': Kind('error', 'an image without a usable width or height', Repair.MEASURE),
+    # image files
+    'image_missing': Kind('error', 'an image file that does not exist', Repair.REMOVE_WITH_OBJECTS),
+    'image_empty': Kind('error', 'an image file of zero bytes', Repair.REMOVE_WITH_OBJECTS),
+    'image_unreadable': Kind('error', 'a file that cannot be decoded', Repair.REMOVE_WITH_OBJECTS),
+    'image_truncated': Kind('error', 'an image file that ends too early', Repair.REMOVE_WITH_OBJECTS),
+    'image_size_differs': Kind('error', 'an image of another size than listed', Repair.REMOVE_WITH_OBJECTS),
+    'image_rotated': Kind('error', 'an image that EXIF turns away from its boxes', Repair.REMOVE_WITH_OBJECTS),
+    'image_orientation': Kind('warning', 'an image that EXIF turns or mirrors, size unchanged', Repair.KEEP),
+    'image_grey': Kind('warning', 'a greyscale image, loaded with three equal channels', Repair.KEEP),
+    'image_cmyk': Kind('warning', 'a CMYK image, loaded as RGB', Repair.KEEP),
+    'image_deep': Kind('warning', 'an image of 16 bits or more, loaded with the upper 8', Repair.KEEP),
+    'image_alpha': Kind('warning', 'an image with transparency, which is dropped', Repair.KEEP),
+    # annotations
+    'annotation_invalid': Kind('error', 'an annotation that is no JSON object', Repair.REMOVE),
+    'annotation_id_invalid': Kind('error', 'an annotation without a usable id', Repair.RENUMBER),
+    'annotation_id_duplicate': Kind('error', 'an id that two annotations share', Repair.RENUMBER),
+    'annotation_id_zero': Kind('warning', 'id 0, which the evaluator takes for "not found"', Repair.RENUMBER),
+    'annotation_duplicate': Kind('warning', 'an object that is annotated twice in the same way', Repair.REMOVE),
+    'image_unknown': Kind('error', 'an annotation of an image that is not listed', Repair.REMOVE),
+    'category_unknown': Kind('error', 'an annotation of a category that is not listed', Repair.REMOVE),
+    'box_invalid': Kind('error', 'a box that is not four finite numbers', Repair.REMOVE),
+    'box_empty': Kind('warning', 'a box without area', Repair.REMOVE),
+    'box_thin': Kind('warning', 'a box narrower than a pixel, which mmdet passes over', Repair.KEEP),
+    'box_outside': Kind('warning', 'a box outside its image', Repair.REMOVE),
+    'box_overhanging': Kind('warning', 'a box that reaches out of its image by more than a pixel', Repair.CLIP),
+    'area_invalid': Kind('error', 'an annotation without a usable area', Repair.AREA),
+    'area_not_positive': Kind('warning', 'an area of 0 or less beside a box that has one', Repair.AREA),
+    'crowd_missing': Kind('error', 'an annotation without iscrowd in a split that is evaluated', Repair.NO_CROWD),
+    'crowd_invalid': Kind('error', 'an iscrowd that is neither 0 nor 1', Repair.REMOVE),
+    # masks, looked at where the config uses them
+    'mask_missing': Kind('error', 'an object without a mask', Repair.REMOVE),
+    'mask_invalid': Kind('error', 'a mask that is neither polygons nor RLE', Repair.REMOVE),
+    'polygon_invalid': Kind('error', 'a polygon that is not pairs of finite numbers', Repair.REMOVE_PARTS),
+    'polygon_short': Kind('error', 'a polygon of less than three points', Repair.REMOVE_PARTS),
+    'polygon_far': Kind('error', 'a polygon further outside its image than that is large', Repair.REMOVE_PARTS),
+    'rle_invalid': Kind('error', 'an RLE whose counts do not fill its size', Repair.REMOVE),
+    'rle_size': Kind('error', 'an RLE of another size than its image', Repair.REMOVE),
+    'rle_unused': Kind('warning', 'an RLE where poly2mask=False passes over all but polygons', Repair.KEEP),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong.
+
+    ``section`` is the list of the annotation file that the entry stands in and ``index`` its place there; both are None
+    for a finding about the whole file. ``part`` is the number of a polygon.
+    """
+
+    kind: str
+    message: str
+    section: Literal['images', 'annotations', 'categories'] | None = None
+    index: int | None = None
+    image_id: Any = None
+    annotation_id: Any = None
+    part: int | None = None
+
+    @property
+    def severity(self) -> Severity:
+        return KINDS[self.kind].severity
+
+    @property
+    def repair(self) -> Repair:
+        return KINDS[self.kind].repair
+
+
+def errors_among(findings: Iterable[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.severity == 'error']
+
+
+def counts_of(findings: Iterable[Finding]) -> dict[str, int]:
+    """Return how many findings there are of each kind, in the order of :data:`KINDS`."""
+    counted = Counter(finding.kind for finding in findings)
+    return {kind: counted[kind] for kind in KINDS if kind in counted}
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """Return counts of kinds as part of a sentence: ``'2 box_empty, 1 box_thin'``."""
+    return ', '.join(f'{counts[kind]} {kind}' for kind in KINDS if kind in counts)
+
+
+def short(value: Any) -> str:
+    """Return the repr of a value from a file, cut to a length that fits into a sentence."""
+    text = reprlib.repr(value)  # which cuts what is deep or long before all of it is written out
+    return text if len(text) <= LONGEST_VALUE else f'{text[: LONGEST_VALUE - 3]}...'
