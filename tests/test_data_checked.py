@@ -165,6 +165,17 @@ def test_with_no_good_image_the_run_ends(tmp_path):
         ids_of(checked(file, bad_data='skip'))
 
 
+def test_a_pipeline_that_makes_nothing_of_images_ends_the_run(tmp_path):
+    """mmengine tries another image a thousand times, and then raises an exception without a name."""
+    outcomes = iter([False, False, True, False, False, False])
+    pipeline = [*PIPELINE, lambda results: results if next(outcomes) else None]
+    dataset = coco_dataset(write_set(tmp_path), CheckedCocoDataset, pipeline=pipeline)
+    dataset.max_refetch = 2
+    assert dataset[0] is not None
+    with pytest.raises(UsageError, match=r'nothing of 3 images in a row, the last is .*\.jpg'):
+        dataset[0]
+
+
 def test_a_pipeline_that_a_hook_exchanges_is_checked_too(tmp_path):
     file = write_set(tmp_path)
     dataset = checked(file)

@@ -10,7 +10,9 @@ from conftest import ROOT, photographs
 from processes import tool
 from test_tools import MASK_RCNN, RETINANET, succeeded
 
+from shvit_det import UsageError
 from shvit_det.data.sample import draw_sample
+from shvit_det.engine.data_check import check_data
 
 NUM_TRAIN, NUM_VAL = 8, 4
 ONE_EPOCH = 'train_cfg.max_epochs=1'
@@ -108,6 +110,14 @@ def test_faults_are_listed_and_a_cleaned_copy_trains(data, work):
     assert result.returncode == 2 and 'overwrites nothing' in result.stderr
 
 
+def test_what_is_missing_is_told_before_any_image_is_looked_at(data):
+    file_of(data, 'val').unlink()
+    told = []
+    with pytest.raises(UsageError, match=r'no annotation file .*val2017'):
+        check_data(str(MASK_RCNN), data_root=str(data), progress=told.append)
+    assert told == []
+
+
 def test_wrapped_data_sets_are_found_in_their_places(data, work):
     change(data, lambda content: content['annotations'][0].update(area=None))
     config = work / 'config.py'
@@ -158,6 +168,11 @@ def test_a_data_set_that_reads_its_file_in_its_own_way_is_checked_less(data, wor
         ([MASK_RCNN, '--data-root', 'nowhere'], 2, ['no such data folder', 'nowhere']),
         ([ROOT / 'configs' / 'shvit_s1_imagenet.py'], 2, ['no data set in the form of COCO']),
         ([MASK_RCNN, '--data-root', '{data}', '--workers', '0'], 2, ['--workers is 0']),
+        (
+            [MASK_RCNN, '--data-root', '{data}', '--fix', '{data}/val2017/../annotations/instances_val2017.json/new'],
+            2,
+            ['--fix takes a folder', 'is a file'],
+        ),
         (['nowhere.py'], 2, ['no such config']),
         ([MASK_RCNN, '--headers-only', '--no-images'], 2, ['not allowed with']),
         ([MASK_RCNN, '--data-root', '{data}', '--json', 'no/such/folder'], 2, ['cannot write no/such/folder']),

@@ -7,7 +7,7 @@ from mmengine.config import DictAction
 
 from shvit_det.data.checking.report import as_text
 from shvit_det.engine import cli
-from shvit_det.engine.data_check import check_data, write_record
+from shvit_det.engine.data_check import check_data, write_copies, write_record
 
 FOUND_STATUS = 1
 
@@ -30,7 +30,7 @@ def main() -> None:
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='changes of the config: a.b.c=value'
     )
     arguments = parser.parse_args()
-    checked, done = check_data(
+    checked = check_data(
         arguments.config,
         data_root=arguments.data_root,
         cfg_options=arguments.cfg_options,
@@ -42,6 +42,7 @@ def main() -> None:
     cli.show_progress('')
     for each in checked:
         print(as_text(each.report, arguments.examples))
+    done = write_copies(checked)
     for sentence in done:
         print(sentence)
     if arguments.json:

@@ -1,6 +1,7 @@
 """The check behind ``tools/check_data.py``."""
 
 import json
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from mmengine.config import Config
 from ..data.checking.cleaning import Cleaned, clean
 from ..data.checking.files import check_files, check_presence, require_folder, usable_workers
 from ..data.checking.findings import Finding, counts_of, errors_among, in_words
-from ..data.checking.reading import parse_annotations, read_bytes
+from ..data.checking.reading import parse_annotations, read_bytes, require_annotations
 from ..data.checking.report import Report, as_record, what_was_done
 from ..data.sample import ensure_sample
 from ..errors import UsageError
@@ -30,10 +31,18 @@ SCOPES: dict[Images, str] = {
 
 @dataclass
 class Checked:
-    """A data set with what was found in it, and the size of its image files by their place in the list."""
+    """A data set with what was found in it.
+
+    Attributes:
+        data: The data set.
+        report: What was found.
+        target: Where a cleaned copy of its annotation file is to go, if one was asked for.
+        file_sizes: Width and height of its image files, in pixels, by their place in the list.
+    """
 
     data: CocoSet
     report: Report
+    target: Path | None = None
     file_sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
@@ -45,10 +54,8 @@ def check_data(
     workers: int | None = None,
     fix: str | None = None,
     progress: Callable[[str], None] = lambda text: None,
-) -> tuple[list[Checked], list[str]]:
-    """Check the COCO data sets that a detector's config would use, in all splits.
-
-    Returns what was found, and sentences about the cleaned copies that were written.
+) -> list[Checked]:
+    """Check the COCO data sets that a detector's config would use, in all splits; :func:`write_copies` mends them.
 
     Args:
         config_path: The config file.
@@ -56,11 +63,11 @@ def check_data(
         cfg_options: Changes of single values, dotted names.
         images: How closely images are looked at.
         workers: Threads; by default as many as there are processors.
-        fix: A folder for cleaned copies of the annotation files.
+        fix: The folder that cleaned copies of the annotation files are to go into.
         progress: Called with a line about how far it is.
 
     Raises:
-        UsageError: If there is no such config or data set, or ``fix`` would overwrite a file.
+        UsageError: If there is no such config or data set, or ``fix`` would overwrite a file or cannot be written to.
     """
     if workers is not None and workers < 1:
         raise UsageError(f'--workers is {workers}: it takes at least one to look at images')
@@ -68,18 +75,34 @@ def check_data(
     if data_root is not None:
         changes.set_data_root(config, data_root)
     sets = find_sets(config)
-    targets = name_copies(sets, Path(fix)) if fix is not None else []
-    checked = [check_set(data, images, workers or usable_workers(), progress) for data in sets]
+    for data in sets:  # before the first of them is decoded, which may take an hour
+        require_annotations(data.annotations)
+        require_folder(data.images)
+    targets = [None] * len(sets) if fix is None else name_copies(sets, Path(fix))
+    checked = []
+    for data, target in zip(sets, targets, strict=True):
+        checked.append(check_set(data, images, workers or usable_workers(), progress))
+        checked[-1].target = target
+    return checked
+
+
+def write_copies(checked: Sequence[Checked]) -> list[str]:
+    """Write the cleaned copies that were asked for; return sentences about them.
+
+    Raises:
+        UsageError: If one cannot be written.
+    """
     done: list[str] = []
     options: list[str] = []
-    for each, target in zip(checked, targets, strict=fix is not None):
-        sentence, is_written = write_copy(each, target)
-        done.append(sentence)
-        if is_written:
-            options += [f'{place}={target.absolute()}' for place in each.data.places]
+    for each in checked:
+        if each.target is not None:
+            sentence, is_written = write_copy(each, each.target)
+            done.append(sentence)
+            if is_written:
+                options += [f'{place}={each.target.absolute()}' for place in each.data.places]
     if options:
         done.append('Use them: --cfg-options ' + shlex.join(options))
-    return checked, done
+    return done
 
 
 def find_sets(config: Config) -> list[CocoSet]:
@@ -102,12 +125,11 @@ def check_set(data: CocoSet, images: Images, workers: int, progress: Callable[[s
     """Check one annotation file and its images.
 
     Raises:
-        UsageError: If the file or the folder does not exist.
+        UsageError: If the file cannot be read.
     """
     name = ', '.join(data.splits)
     progress(f'{name}: reading {data.annotations}')
     raw = read_bytes(data.annotations)
-    require_folder(data.images)
     classes = data.classes if data.is_plain else None
     report = Report(name, data.annotations, data.images, None, classes, [], SCOPES[images])
     checked = Checked(data, report)
@@ -137,10 +159,13 @@ def name_copies(sets: Sequence[CocoSet], folder: Path) -> list[Path]:
     """Return the paths of the cleaned copies, one for each data set.
 
     Raises:
-        UsageError: If one of them exists, or the folder is a file.
+        UsageError: If one of them exists, or the folder is a file or cannot be written to.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f'--fix takes a folder, and {folder} is a file')
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UsageError(f'--fix takes a folder, and {there} is a file')
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f'--fix {folder}: nothing can be written into {there}')
     targets: list[Path] = []
     for data in sets:
         name, number = data.annotations.name, 2

@@ -42,15 +42,16 @@ def check_presence(content: Mapping[str, Any], folder: Path) -> Iterator[Finding
         UsageError: If the folder does not exist.
     """
     require_folder(folder)
-    paths = {index: folder / name for index, name in listed_files(content).items()}
+    # strings, since making 118 000 paths takes seconds
+    paths = {index: os.path.join(folder, name) for index, name in listed_files(content).items()}
     # one listing per folder: a question per file takes minutes on a network drive with all of COCO
-    present: set[Path] = set()
-    for parent in {path.parent for path in paths.values()}:
+    present: set[str] = set()
+    for parent in {os.path.split(path)[0] for path in paths.values()}:
         with contextlib.suppress(OSError):  # then its images are looked for one by one
-            present.update(parent.iterdir())
+            present.update(entry.path for entry in os.scandir(parent))
     for index, path in paths.items():
-        if path not in present and not exists(path):
-            yield _finding('image_missing', 'does not exist', index, content, path)
+        if path not in present and not exists(Path(path)):
+            yield _finding('image_missing', 'does not exist', index, content, Path(path))
 
 
 def exists(path: Path) -> bool:

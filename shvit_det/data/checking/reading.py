@@ -28,12 +28,17 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         UsageError: If it does not exist or cannot be read.
     """
-    if not path.is_file():
-        raise UsageError(f'no annotation file {path}: {WHERE_TO_GET_DATA}')
+    require_annotations(path)
     try:
         return path.read_bytes()
     except OSError as error:
         raise UsageError(f'cannot read {path}: {error.strerror}') from error
+
+
+def require_annotations(path: Path) -> None:
+    """Raise ``UsageError`` if an annotation file does not exist."""
+    if not path.is_file():
+        raise UsageError(f'no annotation file {path}: {WHERE_TO_GET_DATA}')
 
 
 def parse_annotations(data: bytes, path: Path) -> dict[str, Any]:
