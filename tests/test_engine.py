@@ -83,10 +83,10 @@ def test_a_broken_config_is_named(tmp_path, content):
 @pytest.mark.parametrize(
     'text, value',
     [
-        ('__import__("os").system("touch executed")', '__import__("os").system("touch executed'),
+        ('__import__("os").system("touch executed")', '__import__("os").system("touchexecuted")'),
         ('[1,2.5,(True,None,x)]', [1, 2.5, (True, None, 'x')]),
         ('{{fileDirname}}', '{{fileDirname}}'),
-        ('open("executed","w")', ['open("executed"', '"w")']),
+        ('open("executed","w")', None),
         ('1e-3', 0.001),
     ],
 )
@@ -94,12 +94,11 @@ def test_options_are_read_and_never_evaluated(text, value, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     parser = argparse.ArgumentParser()
     add_run_arguments(parser)
-    try:
-        found = parser.parse_args(['--cfg-options', f'a.b={text}']).cfg_options
-    except SystemExit:
-        assert text.startswith('open')
+    if value is None:
+        with pytest.raises(SystemExit):
+            parser.parse_args(['--cfg-options', f'a.b={text}'])
     else:
-        assert found['a.b'] == value or str(found['a.b']).startswith('__import__')
+        assert parser.parse_args(['--cfg-options', f'a.b={text}']).cfg_options == {'a.b': value}
     assert list(tmp_path.iterdir()) == []
 
 

@@ -30,7 +30,7 @@ class OptionsAction(DictAction):
         for option in values:
             try:
                 super().__call__(parser, namespace, [option], option_string)
-            except (ValueError, AssertionError):
+            except (ValueError, AssertionError, RecursionError):  # the last for a comma within 'a(b,c)'
                 parser.error(f'{option_string} takes KEY=VALUE with closed brackets, but got {option!r}')
 
 
