@@ -27,7 +27,14 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     scope=SCOPE,
     locations=['shvit_det.engine.layer_decay'],
 )
-HOOKS = Registry('hook', parent=ROOT_HOOKS, scope=SCOPE, locations=['shvit_det.engine.clipping'])
+HOOKS = Registry(
+    'hook',
+    parent=ROOT_HOOKS,
+    scope=SCOPE,
+    locations=[
+        f'shvit_det.engine.{name}' for name in ('clipping', 'checkpoint_hook', 'finite', 'randomness', 'termination')
+    ],
+)
 WEIGHT_INITIALIZERS = Registry(
     'weight initializer', parent=ROOT_WEIGHT_INITIALIZERS, scope=SCOPE, locations=['shvit_det.checkpoint']
 )
