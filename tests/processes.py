@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+Process = tuple[int, int]  # its number, and when it began: numbers are used again
 
 _context = multiprocessing.get_context('forkserver')
 _context.set_forkserver_preload(
@@ -112,3 +113,28 @@ def together(name: str, *arguments: object, cwd: Path, count: int = 2) -> list[R
         Running(name, *arguments, cwd=cwd, environment=dict(common, RANK=str(rank)), label=f'.{rank}')
         for rank in range(count)
     ]
+
+
+def parent_and_start(pid: int) -> tuple[int, int] | None:
+    """Return the parent of a process and when it began, in ticks since the start of the machine; None if it is gone."""
+    try:
+        fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in 'ZX' else (int(fields[1]), int(fields[19]))
+
+
+def process_tree(root: int) -> list[Process]:
+    """Return a process and all that descend from it; empty if it is gone."""
+    numbers = [int(path.name) for path in Path('/proc').iterdir() if path.name.isdigit()]
+    known = {pid: found for pid in numbers if (found := parent_and_start(pid))}
+    tree = [root] if root in known else []
+    for pid in tree:
+        tree += [child for child, (parent, _) in known.items() if parent == pid]
+    return [(pid, known[pid][1]) for pid in tree]
+
+
+def runs(process: Process) -> bool:
+    """Tell whether a process is there and not just waiting to be cleared away."""
+    found = parent_and_start(process[0])
+    return found is not None and found[1] == process[1]

@@ -12,6 +12,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import distributed, nn
+from torch.utils.data import DataLoader
 
 from ..checkpoint import check_checkpoint, load_checkpoint, load_content
 from ..errors import UsageError
@@ -24,6 +25,7 @@ from .randomness import StepSeedHook, reproducible
 from .report import was_evaluated
 from .resuming import check_optimizer
 from .termination import TerminationHook
+from .workers import EndingWithParent
 
 EPOCH_LOOPS = ('EpochBasedTrainLoop', 'mmengine.EpochBasedTrainLoop', EpochBasedTrainLoop)
 DUMPS = ('System environment', 'Config:', 'Hooks will be executed', 'paramwise_options')
@@ -88,10 +90,20 @@ class SHViTRunner(Runner):
         for hook in (StepSeedHook(), FiniteCheckHook(), TerminationHook(), ContiguousCheckpointHook()):
             self.register_hook(hook)
 
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        """Build a loader as mmengine does; its workers end with this process, however it ends."""
+        loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        if not isinstance(loader.worker_init_fn, EndingWithParent):
+            loader.worker_init_fn = EndingWithParent(loader.worker_init_fn)
+        return loader
+
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         named = self._train_dataloader
         per_process = self._randomness_cfg.get('diff_rank_seed', False)
-        loader = self.build_dataloader(named, seed=self.seed, diff_rank_seed=per_process)
+        loader: Any = self.build_dataloader(named, seed=self.seed, diff_rank_seed=per_process)
         if len(loader) == 0:
             raise UsageError(
                 f'the {len(loader.dataset)} training images make no whole batch of '
