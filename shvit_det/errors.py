@@ -1,8 +1,15 @@
-"""The exception that stands for a user's mistake."""
+"""The exceptions whose message says all there is to say."""
 
 
 class UsageError(ValueError):
     """A mistake that the user can mend: one sentence that names the value, the choices and the way out.
 
     The tools print it without a traceback and exit with status 2; Python callers see a ``ValueError``.
+    """
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on for a reason in its data or numbers: one sentence that says where to look.
+
+    The tools print it without a traceback and exit with status 1.
     """

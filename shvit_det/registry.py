@@ -29,7 +29,14 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     locations=['shvit_det.engine.layer_decay'],
 )
 DATASETS = Registry('dataset', parent=ROOT_DATASETS, scope=SCOPE, locations=['shvit_det.data.checked'])
-HOOKS = Registry('hook', parent=ROOT_HOOKS, scope=SCOPE, locations=['shvit_det.engine.clipping'])
+HOOKS = Registry(
+    'hook',
+    parent=ROOT_HOOKS,
+    scope=SCOPE,
+    locations=[
+        f'shvit_det.engine.{name}' for name in ('clipping', 'checkpoint_hook', 'finite', 'randomness', 'termination')
+    ],
+)
 WEIGHT_INITIALIZERS = Registry(
     'weight initializer', parent=ROOT_WEIGHT_INITIALIZERS, scope=SCOPE, locations=['shvit_det.checkpoint']
 )

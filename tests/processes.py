@@ -6,13 +6,18 @@ exit status.
 
 import multiprocessing
 import os
+import resource
 import runpy
+import socket
 import sys
+import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+Process = tuple[int, int]  # its number, and when it began: numbers are used again
 
 _context = multiprocessing.get_context('forkserver')
 _context.set_forkserver_preload(
@@ -33,8 +38,11 @@ class Result:
     stderr: str
 
 
-def _main(path: str, arguments: list[str], cwd: str, output: str, errors: str) -> None:
+def _main(path: str, arguments: list[str], cwd: str, output: str, errors: str, environment: dict[str, str]) -> None:
     os.chdir(cwd)
+    os.environ.update(environment)
+    if limit := environment.get('FILE_LIMIT'):  # the largest file, in bytes; a stand-in for a disk that is full
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     for number, name in ((1, output), (2, errors)):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT, 0o644), number)
     sys.stdout, sys.stderr = (os.fdopen(number, 'w', buffering=1, closefd=False) for number in (1, 2))
@@ -52,18 +60,87 @@ def _main(path: str, arguments: list[str], cwd: str, output: str, errors: str) -
     os._exit(status)
 
 
+class Running:
+    """A tool that runs. Its return code is negative if a signal ended it, like that of a subprocess."""
+
+    def __init__(
+        self, name: str, *arguments: object, cwd: Path, environment: dict[str, str] | None = None, label: str = ''
+    ) -> None:
+        self._what = f'{name} {arguments}'
+        self._files = [cwd.parent / f'{cwd.name}{label}.{kind}' for kind in ('stdout', 'stderr')]
+        for file in self._files:
+            file.unlink(missing_ok=True)
+        path = str(ROOT / 'tools' / f'{name}.py')
+        self._process = _context.Process(
+            target=_main,
+            args=(path, [str(a) for a in arguments], str(cwd), *map(str, self._files), environment or {}),
+        )
+        self._process.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.is_alive()
+
+    def read(self) -> str:
+        return self._files[0].read_text() if self._files[0].is_file() else ''
+
+    def signal(self, number: int) -> None:
+        os.kill(self._process.pid, number)
+
+    def wait_for(self, condition: Callable[[], object], timeout: float = 120) -> None:
+        """Wait until a condition holds while the tool runs."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if not self.alive or time.monotonic() > deadline:
+                raise AssertionError(f'{self._what}: {self.finish(1)}')
+            time.sleep(0.02)
+
+    def finish(self, timeout: float = 300) -> Result:
+        self._process.join(timeout)
+        if self.alive:
+            self._process.kill()
+            raise TimeoutError(f'{self._what} did not end in {timeout} s: {self.read()[-2000:]}')
+        output, errors = (file.read_text() if file.is_file() else '' for file in self._files)
+        return Result(self._process.exitcode or 0, output, errors)
+
+
 def tool(name: str, *arguments: object, cwd: Path, timeout: float = 300) -> Result:
     """Run ``tools/NAME.py`` with the arguments in a folder and return how it ended and what it printed."""
-    output, errors = cwd.parent / f'{cwd.name}.stdout', cwd.parent / f'{cwd.name}.stderr'
-    for file in (output, errors):
-        file.unlink(missing_ok=True)
-    path = str(ROOT / 'tools' / f'{name}.py')
-    process = _context.Process(
-        target=_main, args=(path, [str(a) for a in arguments], str(cwd), str(output), str(errors))
-    )
-    process.start()
-    process.join(timeout)
-    if process.is_alive():
-        process.kill()
-        raise TimeoutError(f'{name} {arguments} did not end in {timeout} s: {output.read_text()[-2000:]}')
-    return Result(process.exitcode or 0, output.read_text(), errors.read_text())
+    return Running(name, *arguments, cwd=cwd).finish(timeout)
+
+
+def together(name: str, *arguments: object, cwd: Path, count: int = 2) -> list[Running]:
+    """Start a tool in several processes with torch's variables, each by itself, as on as many machines."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    common = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), WORLD_SIZE=str(count))
+    return [
+        Running(name, *arguments, cwd=cwd, environment=dict(common, RANK=str(rank)), label=f'.{rank}')
+        for rank in range(count)
+    ]
+
+
+def parent_and_start(pid: int) -> tuple[int, int] | None:
+    """Return the parent of a process and when it began, in ticks since the start of the machine; None if it is gone."""
+    try:
+        fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in 'ZX' else (int(fields[1]), int(fields[19]))
+
+
+def process_tree(root: int) -> list[Process]:
+    """Return a process and all that descend from it; empty if it is gone."""
+    numbers = [int(path.name) for path in Path('/proc').iterdir() if path.name.isdigit()]
+    known = {pid: found for pid in numbers if (found := parent_and_start(pid))}
+    tree = [root] if root in known else []
+    for pid in tree:
+        tree += [child for child, (parent, _) in known.items() if parent == pid]
+    return [(pid, known[pid][1]) for pid in tree]
+
+
+def runs(process: Process) -> bool:
+    """Tell whether a process is there and not just waiting to be cleared away."""
+    found = parent_and_start(process[0])
+    return found is not None and found[1] == process[1]

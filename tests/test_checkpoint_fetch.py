@@ -245,6 +245,19 @@ def test_the_bar_is_for_terminals_and_for_one_process(monkeypatch, hub):
     assert lengths[0] > 0 and lengths[1:] == [0, 0]
 
 
+@pytest.mark.parametrize(
+    'path', ['..', '../../x', '%2e%2e%2f%2e%2e%2fx', '..%5c..%5cx', 'a/..%2f', '%2fetc%2fx', 'x%00', '.', '', 'C:%5cx']
+)
+def test_no_url_leads_out_of_the_cache(path, hub):
+    for base in (
+        'https://example.org/',
+        'https://huggingface.co/a/b/resolve/main/',
+        'https://huggingface.co/a/../resolve/../',
+    ):
+        found = cached_path(base + path)
+        assert found.parent == hub and found.name not in ('', '.', '..') and '\0' not in found.name
+
+
 def test_a_model_loads_from_a_url(hub):
     arch = dict(embed_dims=(16, 24, 32), depths=(1, 1, 1), attn_dims=(8, 8, 8))
     source, target = SHViT(arch), SHViT(arch)

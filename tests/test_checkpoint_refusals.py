@@ -160,3 +160,21 @@ def test_a_name_twice_after_renaming_is_refused(backbone, state):
     weights = {**prefixed('backbone.', state), **prefixed('backbone.', {'blocks1.0.x': torch.zeros(1)})}
     weights['backbone.stages.0.blocks.0.x'] = torch.zeros(1)
     assert 'two tensors' in refusal(load_content, backbone, weights, 'file')
+
+
+@pytest.mark.parametrize('place', ['optimizer', 'deep'])
+def test_a_tensor_that_is_larger_than_the_file_is_found_at_any_depth(place, tmp_path):
+    """As an optimizer's state: a few bytes that stand for terabytes, until something copies them."""
+    huge = torch.zeros(1).expand(1 << 42)
+    content = dict(state_dict={}, optimizer=dict(state={0: dict(exp_avg=huge)}))
+    if place == 'deep':
+        content = [({'a': [[content]]},)]
+    torch.save(content, tmp_path / 'a.pth')
+    assert "its tensor 'exp_avg' declares the shape" in refusal(read_content, tmp_path / 'a.pth')
+
+
+def test_content_that_holds_itself_is_read(tmp_path):
+    content = dict(state_dict=dict(a=torch.zeros(1)))
+    content['self'] = content
+    torch.save(content, tmp_path / 'a.pth')
+    assert read_content(tmp_path / 'a.pth')['self']['state_dict']['a'].item() == 0

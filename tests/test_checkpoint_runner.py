@@ -9,8 +9,8 @@ from test_engine import Line
 
 from shvit_det import UsageError
 from shvit_det.engine.config import pretrained_arguments
+from shvit_det.engine.resuming import check_resumable
 from shvit_det.engine.runner import SHViTRunner
-from shvit_det.engine.train import check_resumable
 
 
 def runner(work_dir, max_epochs: int, **options) -> SHViTRunner:

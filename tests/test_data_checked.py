@@ -14,6 +14,7 @@ from test_data_checking import FILE_KINDS, FILES, annotation, both, category, im
 
 from shvit_det import CheckedCocoDataset, UsageError
 from shvit_det.data.checking.findings import KINDS
+from shvit_det.errors import RunError
 
 PIPELINE = [
     dict(type='LoadImageFromFile'),
@@ -120,7 +121,7 @@ def test_a_bad_image_is_refused_or_another_taken(case, tmp_path, log):
     if case not in BAD:
         assert ids_of(checked(file)) == [3, 5, 8, 9]
         return
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(RunError) as caught:
         ids_of(checked(file))
     for words in (f'the image {path} ', 'check_data.py', '--cfg-options bad_data=skip'):
         assert words in str(caught.value)
@@ -140,14 +141,14 @@ def test_a_cut_off_image_is_bad_though_opencv_decodes_it(tmp_path, monkeypatch):
     path.write_bytes(encoded()[:-100])
     decode = mmcv.imfrombytes
     monkeypatch.setattr(mmcv, 'imfrombytes', lambda content, **kwargs: decode(encoded(), **kwargs))
-    with pytest.raises(UsageError, match=r'5\.jpg is cut off'):
+    with pytest.raises(RunError, match=r'5\.jpg is cut off'):
         ids_of(checked(file))
 
 
 def test_a_bad_image_that_is_scored_is_black(tmp_path, log):
     file = write_set(tmp_path)
     (tmp_path / 'images' / '5.jpg').write_bytes(b'')
-    with pytest.raises(UsageError, match=r'images/5\.jpg'):
+    with pytest.raises(RunError, match=r'images/5\.jpg'):
         ids_of(checked(file, test_mode=True))
     dataset = checked(file, test_mode=True, bad_data='skip')
     assert ids_of(dataset) == [3, 5, 8, 9] == ids_of(dataset)
@@ -161,7 +162,7 @@ def test_with_no_good_image_the_run_ends(tmp_path):
     file = write_set(tmp_path)
     for path in (tmp_path / 'images').iterdir():
         path.write_bytes(encoded()[:-100])
-    with pytest.raises(UsageError, match='not one of the 4 images can be used'):
+    with pytest.raises(RunError, match='not one of the 4 images can be used'):
         ids_of(checked(file, bad_data='skip'))
 
 
@@ -172,7 +173,7 @@ def test_a_pipeline_that_makes_nothing_of_images_ends_the_run(tmp_path):
     dataset = coco_dataset(write_set(tmp_path), CheckedCocoDataset, pipeline=pipeline)
     dataset.max_refetch = 2
     assert dataset[0] is not None
-    with pytest.raises(UsageError, match=r'nothing of 3 images in a row, the last is .*\.jpg'):
+    with pytest.raises(RunError, match=r'nothing of 3 images in a row, the last is .*\.jpg'):
         dataset[0]
 
 
@@ -182,7 +183,7 @@ def test_a_pipeline_that_a_hook_exchanges_is_checked_too(tmp_path):
     assert dataset[1]['data_samples'].img_id == 5
     dataset.pipeline = Compose(PIPELINE)
     (tmp_path / 'images' / '5.jpg').unlink()
-    with pytest.raises(UsageError, match=r'5\.jpg does not exist'):
+    with pytest.raises(RunError, match=r'5\.jpg does not exist'):
         dataset[1]
 
 
@@ -191,6 +192,6 @@ def test_an_image_that_mmdet_would_pass_over_without_a_word_is_bad(tmp_path):
     (tmp_path / 'images' / '5.jpg').unlink()
     pipeline = [dict(type='LoadImageFromFile', ignore_empty=True), *PIPELINE[1:]]
     dataset = coco_dataset(file, CheckedCocoDataset, pipeline=pipeline)
-    with pytest.raises(UsageError, match=r'5\.jpg does not exist'):
+    with pytest.raises(RunError, match=r'5\.jpg does not exist'):
         dataset[1]
     assert WIDTH != HEIGHT  # or a turned image would not be seen

@@ -37,6 +37,7 @@ from shvit_det.data.checking.objects import Use
 from shvit_det.data.checking.reading import parse_annotations
 from shvit_det.data.checking.trained import passed_over
 from shvit_det.data.checking.whole import check_content
+from shvit_det.errors import RunError
 
 NUM_CONTENTS, NUM_BYTES, NUM_IMAGES = 1500, 400, 600
 NUM_REAL_CONTENTS, NUM_REAL_BYTES, NUM_REAL_IMAGES = 150, 50, 100  # of each data set; they are larger
@@ -320,7 +321,7 @@ def must_be_found(data: bytes, size: tuple[int, int], headers_only: bool, folder
     load = CheckedLoading(LoadImageFromFile(), 'refuse', False, zeros(1, dtype=bool))
     try:
         loaded = load(dict(img_path=str(path), width=width, height=height, sample_idx=0))
-    except UsageError as error:
+    except RunError as error:
         assert str(path) in str(error) and '\n' not in str(error)
         assert errors or headers_only
     else:  # PIL may refuse what OpenCV takes, for a broken comment for instance

@@ -1,5 +1,6 @@
 """The parts behind the tools, one by one."""
 
+import argparse
 import json
 
 import pytest
@@ -13,10 +14,11 @@ from torch import nn
 
 from shvit_det import BFloat16OptimWrapper, UsageError
 from shvit_det.engine import report
+from shvit_det.engine.cli import add_run_arguments
 from shvit_det.engine.config import datasets_of, enable_auto_scale_lr, load_config, set_data_root, warn_if_new
 from shvit_det.engine.detection import has_masks
+from shvit_det.engine.resuming import last_checkpoint
 from shvit_det.engine.runner import SHViTRunner
-from shvit_det.engine.train import last_checkpoint
 
 
 def coco_config() -> Config:
@@ -75,6 +77,28 @@ def test_a_broken_config_is_named(tmp_path, content):
     path.write_text(content)
     with pytest.raises(UsageError, match=r'cannot read the config .*broken\.py'):
         load_config(str(path))
+
+
+@pytest.mark.parametrize(
+    'text, value',
+    [
+        ('__import__("os").system("touch executed")', '__import__("os").system("touchexecuted")'),
+        ('[1,2.5,(True,None,x)]', [1, 2.5, (True, None, 'x')]),
+        ('{{fileDirname}}', '{{fileDirname}}'),
+        ('open("executed","w")', None),
+        ('1e-3', 0.001),
+    ],
+)
+def test_options_are_read_and_never_evaluated(text, value, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parser = argparse.ArgumentParser()
+    add_run_arguments(parser)
+    if value is None:
+        with pytest.raises(SystemExit):
+            parser.parse_args(['--cfg-options', f'a.b={text}'])
+    else:
+        assert parser.parse_args(['--cfg-options', f'a.b={text}']).cfg_options == {'a.b': value}
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_scaling_the_rate_needs_a_base():

@@ -6,6 +6,7 @@ import pickle
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -162,20 +163,23 @@ def test_the_authors_form_of_a_checkpoint_is_tested_and_trained_as_ours(trained,
     assert torch.equal(before[name], after[name])
 
 
-def test_two_processes_train_and_test(trained, sample):
+def test_two_nodes_train_together(trained, sample):
+    """Two torchruns that meet each other, as on two machines; nothing more has to be said to the tool."""
     folder, _ = trained
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--master-port', '29511']
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        place = f'127.0.0.1:{free.getsockname()[1]}'
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nnodes', '2', '--nproc-per-node', '1']
+    torchrun += ['--rdzv-backend', 'c10d', '--rdzv-endpoint', place, '--rdzv-id', 'test']
     train = [ROOT / 'tools' / 'train.py', MASK_RCNN, '--fast', '--work-dir', 'two', '--data-root', sample]
-    options = ['--cfg-options', 'train_cfg.max_epochs=1']
-    for command in (
-        [*torchrun, *train, *options],
-        [*torchrun, ROOT / 'tools' / 'test.py', MASK_RCNN, 'two/epoch_1.pth', '--launcher', 'pytorch',
-         '--eval', 'bbox', '--work-dir', 'two', '--data-root', sample],
-    ):  # fmt: skip
-        result = subprocess.run([str(p) for p in command], cwd=folder, capture_output=True, text=True, timeout=300)
-        assert result.returncode == 0, result.stderr[-3000:]
-        assert 'AP50' in result.stdout
-        assert 'Grad strides do not match' not in result.stderr
+    command = [str(part) for part in (*torchrun, *train, '--cfg-options', 'train_cfg.max_epochs=1')]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    nodes = [subprocess.Popen(command, cwd=folder, **pipes) for _ in range(2)]
+    outputs = [node.communicate(timeout=300) for node in nodes]
+    for node, (_, errors) in zip(nodes, outputs, strict=True):
+        assert node.returncode == 0, errors[-3000:]
+        assert 'Grad strides do not match' not in errors
+    assert any('AP50' in output for output, _ in outputs)
     logs = [path.read_text() for path in (folder / 'two').glob('*/*.log')]
     assert any('Epoch(train) [1][2/2]' in log for log in logs)  # eight images in batches of two on two processes
 
@@ -254,6 +258,14 @@ MISTAKES = {
         ['cannot download', 'http://127.0.0.1:9/shvit_s1.pth', '--no-pretrained'],
     ),
     'a checkpoint that would run code': ('test', [MASK_RCNN, '{hostile}'], ['needs posix.system', 'could run code']),
+    'a run to resume that would run code': ('train', [MASK_RCNN, '--resume', '{hostile}'], ['needs posix.system']),
+    'an optimizer that would run code': ('train', [MASK_RCNN, '--resume', '{hostile_optimizer}'], ['could run code']),
+    'a start that would run code': (
+        'train', [MASK_RCNN, '--data-root', '{sample}', '--cfg-options', 'load_from={hostile}'], ['needs posix.system']
+    ),
+    'predictions for a checkpoint': ('test', [MASK_RCNN, '{predictions}'], ['cannot be read as a checkpoint']),
+    'an option that is none': ('train', [MASK_RCNN, '--cfg-options', 'lr'], ['KEY=VALUE', "'lr'"]),
+    'an option with open brackets': ('train', [MASK_RCNN, '--cfg-options', 'a=[1,(2]'], ['closed brackets', 'a=[1']),
     'resume from published weights': (
         'train', [MASK_RCNN, '--resume', '{weights}'], ['no state of a training run', 'load_from=']
     ),
@@ -296,10 +308,13 @@ def places(trained, sample, checkpoint, tmp_path_factory):
     files = tmp_path_factory.mktemp('files')
     for name, content in (
         ('hostile', dict(state_dict={}, meta=Command())),
+        ('hostile_optimizer', dict(torch.load(checkpoint, weights_only=True), optimizer=dict(state=Command()))),
         ('weights', torch.load(checkpoint, weights_only=True)['state_dict']),
     ):
         broken[name] = files / f'{name}.pth'
         torch.save(content, broken[name])
+    broken['predictions'] = files / 'out.pkl'
+    broken['predictions'].write_bytes(pickle.dumps([Command()]))
     broken['backbone'] = convert_checkpoint(checkpoint, files / 'backbone.safetensors', 'timm').path
     return dict(sample=sample, checkpoint=checkpoint, coco=coco, **broken)
 

@@ -3,8 +3,6 @@
 import argparse
 import sys
 
-from mmengine.config import DictAction
-
 from shvit_det.data.checking.report import as_text
 from shvit_det.engine import cli
 from shvit_det.engine.data_check import check_data, write_copies, write_record
@@ -27,7 +25,11 @@ def main() -> None:
     parser.add_argument('--fix', metavar='DIR', help='write cleaned copies of the annotation files into this folder')
     parser.add_argument('--data-root', metavar='DIR', help='another folder in the same layout')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='changes of the config: a.b.c=value'
+        '--cfg-options',
+        nargs='+',
+        action=cli.OptionsAction,
+        metavar='KEY=VALUE',
+        help='changes of the config: a.b.c=value',
     )
     arguments = parser.parse_args()
     checked = check_data(

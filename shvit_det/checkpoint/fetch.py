@@ -63,11 +63,11 @@ def find_checkpoint(source: str | Path, sha256: str | None = None) -> Path:
 def cached_path(url: str) -> Path:
     """Return where the file of a URL lies in torch's hub cache.
 
-    It keeps its name. On Hugging Face all files are called ``model.safetensors``, so that the repository's name is
-    put before it, and the revision's unless it is main.
+    It keeps its name, of which nothing leads out of the cache. On Hugging Face all files are called
+    ``model.safetensors``, so that the repository's name is put before it, and the revision's unless it is main.
     """
     parsed = urlparse(url)
-    parts = [part for part in unquote(parsed.path).split('/') if part]
+    parts = [part for part in re.split(r'[/\\\0]', unquote(parsed.path)) if part.strip('.')]
     name = parts[-1] if parts else 'checkpoint'
     if parsed.hostname in ('huggingface.co', 'hf.co') and len(parts) >= 5 and parts[2] == 'resolve':
         name = '-'.join([parts[1], *([parts[3]] if parts[3] != 'main' else []), name])

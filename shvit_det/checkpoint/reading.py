@@ -134,14 +134,16 @@ def check_tensors(path: Path, content: Any) -> None:
 
 
 def tensors_in(content: Any) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors at the first two levels of nested mappings, where state dicts are, with their names."""
-    if not isinstance(content, Mapping):
-        return
-    for name, value in content.items():
+    """Yield the tensors in nested mappings and sequences, however deep, with their names within the innermost one."""
+    pending, seen = [('', content)], set()
+    while pending:
+        name, value = pending.pop()
         if isinstance(value, Tensor):
-            yield str(name), value
-        elif isinstance(value, Mapping):
-            yield from ((str(inner), tensor) for inner, tensor in value.items() if isinstance(tensor, Tensor))
+            yield name, value
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))  # a pickle can hold itself
+            items = value.items() if isinstance(value, Mapping) else enumerate(value)
+            pending.extend((str(key), inner) for key, inner in items)
 
 
 def reason_of(error: Exception) -> str:

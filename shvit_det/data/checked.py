@@ -16,7 +16,7 @@ from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
 from torch import Tensor
 
-from ..errors import UsageError
+from ..errors import RunError, UsageError
 from ..registry import DATASETS, register
 from .checking.cleaning import clean
 from .checking.findings import KINDS, counts_of, errors_among, in_words
@@ -49,7 +49,9 @@ class CheckedCocoDataset(CocoDataset):
         kwargs: As ``CocoDataset`` takes them.
 
     Raises:
-        UsageError: If bad data is refused, nothing is left to train on, or ``bad_data`` is something else.
+        UsageError: When it is built, if its annotations are refused, nothing is left to train on, or ``bad_data`` is
+            something else.
+        RunError: When it is indexed, if an image is refused, or no image can be used.
     """
 
     def __init__(self, *args: Any, bad_data: BadData = 'refuse', **kwargs: Any) -> None:
@@ -75,7 +77,7 @@ class CheckedCocoDataset(CocoDataset):
         self.num_in_vain = 0 if data is not None else self.num_in_vain + 1
         if self.num_in_vain > self.max_refetch:  # where mmengine gives up with a traceback
             path = self.get_data_info(idx)['img_path']
-            raise UsageError(f'the pipeline made nothing of {self.num_in_vain} images in a row, the last is {path}')
+            raise RunError(f'the pipeline made nothing of {self.num_in_vain} images in a row, the last is {path}')
         return data
 
     def load_data_list(self) -> list[dict]:
@@ -175,7 +177,7 @@ class CheckedLoading:
             return loaded
         sentence = f'the image {path} {fault}'
         if self.bad_data == 'refuse':
-            raise UsageError(
+            raise RunError(
                 f'{sentence}: {CHECK} finds all such images and --fix DIR writes annotations without them, or pass '
                 f'over them with --cfg-options bad_data=skip'
             )
@@ -204,7 +206,7 @@ class CheckedLoading:
             level = logging.WARNING if is_main_process() else logging.ERROR
             print_log(f'bad_data=skip: {sentence}; {what}', 'current', level)
         if not self.evaluated and bool(self.reported.all()):
-            raise UsageError(f'not one of the {len(self.reported)} images can be used, the last: {sentence}')
+            raise RunError(f'not one of the {len(self.reported)} images can be used, the last: {sentence}')
 
     def _black(self, results: dict[str, Any]) -> dict[str, Any]:
         shape = (int(results['height']), int(results['width']))

@@ -4,15 +4,34 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from mmengine.config import DictAction
 from torch import distributed
+from torch.distributed.elastic.multiprocessing.errors import record
 
-from ..errors import UsageError
+from ..errors import RunError, UsageError
+from .launching import find_launcher
+from .termination import TERMINATED_STATUS, Terminated
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+FAILED_STATUS = 1
 USAGE_STATUS = 2
 INTERRUPTED_STATUS = 130
+
+
+class OptionsAction(DictAction):
+    """``KEY=VALUE`` pairs into a dict: numbers, True, False, None, strings, and lists and tuples of these.
+
+    mmengine's parser, which evaluates nothing; what it cannot read ends in a sentence here.
+    """
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        for option in values:
+            try:
+                super().__call__(parser, namespace, [option], option_string)
+            except (ValueError, AssertionError, RecursionError):  # the last for a comma within 'a(b,c)'
+                parser.error(f'{option_string} takes KEY=VALUE with closed brackets, but got {option!r}')
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,19 +39,19 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--work-dir', metavar='DIR', help='folder of logs and checkpoints [work_dirs/CONFIG]')
     parser.add_argument('--data-root', metavar='DIR', help="another folder in the same layout, COCO's or ImageNet's")
     parser.add_argument(
-        '--launcher', choices=LAUNCHERS, default=None, help='how the processes were started [pytorch under torchrun]'
+        '--launcher', choices=LAUNCHERS, default=None, help='how the processes were started [found in the environment]'
     )
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='changes of the config: a.b.c=value'
+        '--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE', help='changes of the config: a.b.c=value'
     )
     parser.add_argument('--local-rank', '--local_rank', type=int, help=argparse.SUPPRESS)  # older launchers pass it
 
 
 def launcher_of(arguments: argparse.Namespace) -> str:
-    """Return the launcher that was named, or that torchrun left in the environment, or ``'none'``."""
+    """Return the launcher that was named or that the environment shows; see :func:`.launching.find_launcher`."""
     if arguments.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(arguments.local_rank))
-    return arguments.launcher or ('pytorch' if 'TORCHELASTIC_RUN_ID' in os.environ else 'none')
+    return find_launcher(arguments.launcher)
 
 
 def leave_process_group() -> None:
@@ -53,13 +72,31 @@ def show_progress(text: str) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a tool; a user's mistake ends in one sentence on stderr and exit status 2, Ctrl-C in status 130."""
+    """Run a tool. A user's mistake ends in one sentence on stderr and status 2, a run that cannot go on in status 1.
+
+    Ctrl-C gives status 130 and SIGTERM 143, as in a shell. Under torchrun an error is also noted where torchrun looks
+    for it, so that its summary shows the one that came first.
+    """
+    if 'TORCHELASTIC_RUN_ID' in os.environ:
+        main = record(main)
     try:
         main()
         leave_process_group()
-    except UsageError as error:
+    except (UsageError, RunError) as error:
         print(f'error: {error}', file=sys.stderr)
-        sys.exit(USAGE_STATUS)
+        leave(USAGE_STATUS if isinstance(error, UsageError) else FAILED_STATUS)
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
-        sys.exit(INTERRUPTED_STATUS)
+        leave(INTERRUPTED_STATUS)
+    except Terminated:
+        print('terminated', file=sys.stderr)
+        leave(TERMINATED_STATUS)
+
+
+def leave(status: int) -> None:
+    """End the process; at once where others may wait for it, since gloo's threads abort one that ends slowly."""
+    if distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -46,6 +46,12 @@ def read_runs(work_dir: Path) -> Iterator[list[dict[str, Any]]]:
         yield records
 
 
+def was_evaluated(work_dir: Path, epoch: int) -> bool:
+    """Tell whether a work dir's logs hold the scores of an epoch, counted from 1."""
+    records = chain.from_iterable(read_runs(work_dir))
+    return any(record.get('step') == epoch and any(name.startswith(SCORES) for name in record) for record in records)
+
+
 def last_metrics(work_dir: Path) -> dict[str, float]:
     """Return the metrics of the newest evaluation that a work dir's logs hold; empty if there was none."""
     metrics: dict[str, float] = {}

@@ -8,17 +8,28 @@ from typing import Any
 
 import torch
 from mmengine.dist import is_distributed, is_main_process
-from mmengine.hooks import LoggerHook
+from mmengine.hooks import CheckpointHook, Hook, LoggerHook
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import distributed, nn
+from torch.utils.data import DataLoader
 
 from ..checkpoint import check_checkpoint, load_checkpoint, load_content
-from ..errors import UsageError
+from ..errors import RunError, UsageError
+from .atomic import part_of, settle
+from .checkpoint_hook import SafeCheckpointHook
+from .finite import FiniteCheckHook
+from .loop import ResumableEpochLoop
 from .memory_layout import ContiguousCheckpointHook, fit_state, fused_flags
+from .randomness import StepSeedHook, reproducible
+from .report import was_evaluated
+from .resuming import check_optimizer
+from .termination import TerminationHook
+from .workers import EndingWithParent
 
+EPOCH_LOOPS = ('EpochBasedTrainLoop', 'mmengine.EpochBasedTrainLoop', EpochBasedTrainLoop)
 DUMPS = ('System environment', 'Config:', 'Hooks will be executed', 'paramwise_options')
 
 
@@ -29,19 +40,28 @@ def is_for_terminal(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def sentences_of_workers() -> Iterator[None]:
-    """Turn a mistake that a worker of a data loader found back into its sentence: torch hands on a whole traceback."""
+    """Turn what a worker of a data loader has to say back into its sentence: torch hands on a whole traceback."""
     try:
         yield
-    except UsageError as error:
-        text, name = str(error), f'{UsageError.__module__}.{UsageError.__qualname__}: '
-        raise UsageError(text.rsplit(name, 1)[-1].strip() if text.startswith('Caught ') else text) from error
+    except RunError as error:
+        text, name = str(error), f'{RunError.__module__}.{RunError.__qualname__}: '
+        raise RunError(text.rsplit(name, 1)[-1].strip() if text.startswith('Caught ') else text) from error
 
 
 class SHViTRunner(Runner):
     """The runner of our tools. Its arguments, its files and its results are those of mmengine's.
 
     ``channels_last=True`` in the config lays the weights out as NHWC in memory, and with them all feature maps.
+
+    What it adds is there in every run: checkpoints that are whole (:mod:`.atomic`, :mod:`.checkpoint_hook`), random
+    numbers that a resumed run draws again (:mod:`.randomness`), resuming within an epoch (:mod:`.loop`), SIGTERM
+    (:mod:`.termination`), and a look at every loss and gradient (:mod:`.finite`).
     """
+
+    saved_iter = -1  # iterations that the newest checkpoint has behind it
+    optim_wrapper: Any
+    _train_dataloader: Any
+    _resumed_from: dict[str, Any]
 
     def train(self) -> nn.Module:
         with sentences_of_workers():
@@ -63,10 +83,6 @@ class SHViTRunner(Runner):
                 handler.addFilter(is_for_terminal)
         return logger
 
-    def register_hooks(self, *args: Any, **kwargs: Any) -> None:
-        super().register_hooks(*args, **kwargs)
-        self.register_hook(ContiguousCheckpointHook())
-
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         if self.cfg.get('channels_last'):
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack it
@@ -79,13 +95,46 @@ class SHViTRunner(Runner):
             )
         return super().wrap_model(model_wrapper_cfg, model)
 
+    def register_hooks(
+        self, default_hooks: dict[str, Any] | None = None, custom_hooks: list[Hook | dict] | None = None
+    ) -> None:
+        hooks: dict[str, Any] = dict(default_hooks or {})
+        checkpoint = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+        if isinstance(checkpoint, dict) and checkpoint['type'] in (
+            'CheckpointHook',
+            'mmengine.CheckpointHook',
+            CheckpointHook,
+        ):
+            hooks['checkpoint'] = dict(checkpoint, type=SafeCheckpointHook)
+        super().register_hooks(hooks, custom_hooks)
+        for hook in (StepSeedHook(), FiniteCheckHook(), TerminationHook(), ContiguousCheckpointHook()):
+            self.register_hook(hook)
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        """Build a loader as mmengine does; its workers end with this process, however it ends."""
+        loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        if not isinstance(loader.worker_init_fn, EndingWithParent):
+            loader.worker_init_fn = EndingWithParent(loader.worker_init_fn)
+        return loader
+
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        built = super().build_train_loop(loop)
-        if len(built.dataloader) == 0:
+        named = self._train_dataloader
+        per_process = self._randomness_cfg.get('diff_rank_seed', False)
+        loader: Any = self.build_dataloader(named, seed=self.seed, diff_rank_seed=per_process)
+        if len(loader) == 0:
             raise UsageError(
-                f'the {len(built.dataloader.dataset)} training images make no whole batch of '
-                f'{built.dataloader.batch_size}: lower train_dataloader.batch_size'
+                f'the {len(loader.dataset)} training images make no whole batch of '
+                f'{loader.batch_size}: lower train_dataloader.batch_size'
             )
+        self._train_dataloader = reproducible(loader, self.seed)
+        if isinstance(loop, dict) and (loop.get('type') in EPOCH_LOOPS or loop.get('by_epoch')):
+            options = {name: value for name, value in loop.items() if name not in ('type', 'by_epoch')}
+            loop = ResumableEpochLoop(self, self._train_dataloader, **options)
+        built = super().build_train_loop(loop)
+        self._train_dataloader = named  # where mmengine looks up the batch size
         self._log_ten_times(len(built.dataloader) if isinstance(built, EpochBasedTrainLoop) else built.max_iters)
         return built
 
@@ -100,14 +149,6 @@ class SHViTRunner(Runner):
             if isinstance(hook, LoggerHook):
                 hook.interval = max(1, min(hook.interval, num_batches // 10))
 
-    def resume(self, *args: Any, **kwargs: Any) -> None:
-        """Go on from a checkpoint, also of a run with another memory layout or other kernels of the optimizer."""
-        wrapper = self.optim_wrapper
-        fused = fused_flags(wrapper.optimizer) if isinstance(wrapper, OptimWrapper) else []
-        super().resume(*args, **kwargs)
-        if isinstance(wrapper, OptimWrapper):
-            fit_state(wrapper.optimizer, fused)
-
     def load_checkpoint(
         self, filename: str, map_location: Any = 'cpu', strict: bool = False, revise_keys: Any = ()
     ) -> dict[str, Any]:
@@ -118,6 +159,9 @@ class SHViTRunner(Runner):
         if self._resume:
             content = check_checkpoint(self.model, filename)
             content['meta'].pop('config', None)  # mmengine would run it as Python
+            self._resumed_from = content['meta']
+            if 'optimizer' in content and isinstance(self.optim_wrapper, OptimWrapper):
+                check_optimizer(content['optimizer'], self.optim_wrapper.optimizer, filename)
             self.call_hook('after_load_checkpoint', checkpoint=content)
             load_content(self.model, content, filename)
         else:
@@ -128,13 +172,46 @@ class SHViTRunner(Runner):
         self._has_loaded = True
         return content
 
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Go on from a checkpoint, also of a run with another memory layout or other kernels of the optimizer.
+
+        Raises:
+            UsageError: If its state does not fit this run.
+        """
+        wrapper = self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        fused = fused_flags(wrapper.optimizer) if isinstance(wrapper, OptimWrapper) else []
+        try:
+            super().resume(filename, *args, **kwargs)
+        except UsageError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            raise UsageError(
+                f'{filename} cannot be resumed: its state of the optimizer, the schedule or the log is none that this '
+                f'run can take ({type(error).__name__}: {error})'
+            ) from error
+        if isinstance(wrapper, OptimWrapper):
+            fit_state(wrapper.optimizer, fused)
+        loop = self.train_loop
+        if isinstance(loop, ResumableEpochLoop):
+            first, count = self._resumed_from.get('batch', 0), len(loop.dataloader)
+            if first and self._resumed_from.get('num_batches') != count:
+                raise UsageError(
+                    f'{filename} was written within an epoch of {self._resumed_from.get("num_batches")} batches, and '
+                    f'now an epoch has {count}: resume with the same data, batch size and number of processes, or '
+                    f'from the checkpoint before it'
+                )
+            evaluated = first or self.epoch == 0 or was_evaluated(Path(self.work_dir), self.epoch)
+            loop.resume_at(first, owes_evaluation=not evaluated)
+
     def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
         """Save under another name first: a file with the final name is always whole."""
-        part = f'{filename}.part'
+        path = Path(out_dir) / filename
         try:
-            super().save_checkpoint(out_dir, part, *args, **kwargs)
+            super().save_checkpoint(out_dir, part_of(path).name, *args, **kwargs)
             if is_main_process():
-                (Path(out_dir) / part).replace(Path(out_dir) / filename)
+                settle(path)
         finally:
             if is_main_process():
-                (Path(out_dir) / part).unlink(missing_ok=True)
+                part_of(path).unlink(missing_ok=True)
+        if kwargs.get('save_optimizer', True):
+            self.saved_iter = kwargs['meta']['iter']

@@ -1,6 +1,9 @@
 """The training run behind ``tools/train.py``."""
 
+import errno
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +12,17 @@ from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
 from ..checkpoint import check_checkpoint, find_checkpoint
-from ..errors import UsageError
+from ..errors import RunError, UsageError
 from . import config as changes
 from .fast import enable_amp, enable_fast
 from .report import last_metrics, plot_curves
+from .resuming import check_resumable, last_checkpoint, newest_whole
 from .runner import SHViTRunner
 from .task import task_of
+from .termination import Terminated, listening
 
 AUTO = 'auto'
-
-
-def last_checkpoint(work_dir: Path) -> Path | None:
-    """Return the newest checkpoint that the runs in ``work_dir`` finished writing, or None."""
-    pointer = work_dir / 'last_checkpoint'
-    if not pointer.is_file():
-        return None
-    path = work_dir / Path(pointer.read_text().strip()).name  # the folder may have moved since
-    return path if path.is_file() else None
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 def train(
@@ -74,19 +71,31 @@ def train(
     config.work_dir = str(work_dir or config.get('work_dir') or Path('work_dirs') / Path(config_path).stem)
     check_before_training(config, resume)
 
-    runner = SHViTRunner.from_cfg(config)
-    for choice in choices:
-        print_log(choice, 'current')
-    folder = Path(runner.work_dir)
-    try:
-        runner.train()
-    except KeyboardInterrupt:
-        last = last_checkpoint(folder)
-        where = f'the last checkpoint is {last}: go on with --resume' if last else 'no checkpoint was written yet'
-        print_log(f'Interrupted at iteration {runner.iter}; {where}', 'current')
-        raise
-    finally:
-        curves = plot_curves(folder) if is_main_process() else None
+    folder = Path(config.work_dir).resolve()
+    check_writable(folder)
+    curves = None
+    with listening() as requests:
+        try:
+            runner = SHViTRunner.from_cfg(config)
+            for choice in choices:
+                print_log(choice, 'current')
+            runner.train()
+            if requests.received_at is not None:
+                raise Terminated  # it came during the last evaluation or after it: all is saved
+        except (KeyboardInterrupt, Terminated) as error:
+            what = 'Interrupted' if isinstance(error, KeyboardInterrupt) else 'Terminated'
+            print_log(f'{what}; {way_on(folder)}', 'current')
+            raise
+        except RunError as error:
+            raise RunError(f'{error}; {way_on(folder)}') from error
+        except OSError as error:
+            if error.errno not in NO_ROOM and not Path(str(error.filename)).is_relative_to(folder):
+                raise
+            raise UsageError(f'cannot write into {folder} any more ({error.strerror}); {way_on(folder)}') from error
+        finally:
+            if is_main_process():
+                with suppress(OSError):  # a full disk has been told of already
+                    curves = plot_curves(folder)
 
     last = last_checkpoint(folder)
     assert last is not None
@@ -96,24 +105,47 @@ def train(
     return last
 
 
+def way_on(work_dir: Path) -> str:
+    """Return the end of a sentence about a run that ended early."""
+    last = last_checkpoint(work_dir)
+    return f'the last checkpoint is {last}: go on with --resume' if last else 'no checkpoint was written yet'
+
+
+def check_writable(work_dir: Path) -> None:
+    """Make the work dir and write something into it.
+
+    Raises:
+        UsageError: If that does not go.
+    """
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=work_dir) as file:
+            file.write(b'a checkpoint will be larger')
+            file.flush()
+    except OSError as error:
+        raise UsageError(
+            f'cannot write into the work dir {work_dir} ({error.strerror}): name another one with --work-dir'
+        ) from error
+
+
 def check_before_training(config: Config, resume: str | None) -> None:
     """Find the mistakes that can be found before the start, and settle where the weights come from.
 
     Raises:
         UsageError: With the first mistake found.
     """
-    if resume == AUTO:
-        last = last_checkpoint(Path(config.work_dir))
-        if last is None:
-            raise UsageError(f'nothing to resume: {config.work_dir} holds no checkpoint; train without --resume first')
-        resume = str(last)
     task = task_of(config)
     model = task.build(config)
     splits = ('train', 'val') if config.get('val_dataloader') else ('train',)
     task.check_model(config, model, splits)
     if resume:
-        check_resumable(check_checkpoint(model, resume), resume)
-        config.load_from, config.resume = str(Path(resume).resolve()), True
+        if resume == AUTO:
+            path, content = newest_whole(Path(config.work_dir), model)
+        else:
+            path, content = Path(resume), check_checkpoint(model, resume)
+            check_resumable(content, path)
+        config.load_from, config.resume = str(path.resolve()), True
+        take_seed(config, content['meta'].get('seed'), path)
     elif config.get('load_from'):
         check_checkpoint(model, config.load_from, new_classes=True)
     elif pretrained := changes.pretrained_arguments(config):
@@ -126,15 +158,16 @@ def check_before_training(config: Config, resume: str | None) -> None:
     task.check_data(config, model, splits)
 
 
-def check_resumable(content: Any, path: str) -> None:
-    """Look for what a run needs to go on, beside its weights.
+def take_seed(config: Config, seed: int | None, path: Path) -> None:
+    """Let a resumed run have the seed of the run that it goes on with.
 
     Raises:
-        UsageError: If the file holds less, as published ones do.
+        UsageError: If the config or ``--seed`` has another: the rest of the run would fit neither.
     """
-    lacking = [key for key in ('meta', 'message_hub') if key not in content]
-    if lacking or not {'epoch', 'iter'} <= set(content['meta']):
+    given = (config.get('randomness') or {}).get('seed')
+    if seed is not None and given not in (None, seed):
         raise UsageError(
-            f'{path} holds weights but no state of a training run ({", ".join(lacking) or "meta without epoch"} '
-            f'missing), so that nothing can be resumed: start from it with --cfg-options load_from={path}'
+            f'{path} is from a run with seed {seed}, but the seed given is {given}: leave it out, '
+            f'or start a new run from the weights with --cfg-options load_from={path}'
         )
+    config.randomness = dict(config.get('randomness') or {}, seed=seed)

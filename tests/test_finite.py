@@ -1,0 +1,196 @@
+"""Runs whose numbers go bad, and images at the edges of what a data set may hold."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.optim import AmpOptimWrapper
+from PIL import Image
+from processes import tool
+from test_tools import MASK_RCNN, RETINANET, succeeded
+from torch import nn
+
+from shvit_det.engine.finite import all_finite, image_names
+from shvit_det.engine.resuming import last_checkpoint
+from shvit_det.engine.runner import SHViTRunner
+from shvit_det.errors import RunError
+
+
+class Sample:
+    def __init__(self, number: int) -> None:
+        self.img_path = f'images/{number}.jpg'
+
+
+class Spoilt(BaseModel):
+    """A model whose loss or gradient is spoilt in a chosen step."""
+
+    def __init__(self, what: str, step: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+        self.what, self.step, self.steps = what, step, 0
+
+    def forward(self, inputs, data_samples, mode='loss'):
+        self.steps += 1
+        out = self.layer(inputs)
+        spoilt = self.steps == self.step
+        losses = dict(loss_box=out.square().mean(), loss_class=out.abs().mean(), accuracy=torch.tensor(torch.nan))
+        if spoilt and self.what in ('nan', 'inf'):
+            losses['loss_class'] = losses['loss_class'] * float(self.what)
+        if spoilt and self.what == 'gradient':
+            losses['loss_box'] = losses['loss_box'] + (self.layer.weight * 0).sqrt().sum()  # 0, with slope 0/0
+        return losses
+
+
+def run(work_dir: Path, what: str, **wrapper) -> SHViTRunner:
+    def collate(numbers):
+        return dict(inputs=torch.tensor(numbers)[:, None].float(), data_samples=[Sample(n) for n in numbers])
+
+    return SHViTRunner(
+        Spoilt(what, 6),
+        str(work_dir),
+        train_dataloader=dict(
+            dataset=list(range(1, 9)),
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            batch_size=2,
+            collate_fn=collate,
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e-3), **wrapper),
+        custom_hooks=[Weights()],
+        experiment_name=work_dir.name,
+    )
+
+
+class Weights(Hook):
+    """Notes the weights before every step."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.before = {name: value.clone() for name, value in runner.model.state_dict().items()}
+
+
+@pytest.mark.parametrize('clip', [False, True])
+@pytest.mark.parametrize(
+    'what, words',
+    [
+        ('nan', ['the loss is not finite: loss_class', 'loss_class nan', 'loss_box ']),
+        ('inf', ['the loss is not finite: loss_class', 'loss_class inf']),
+        ('gradient', ['losses are finite, but not the gradient of layer.weight']),
+    ],
+)
+def test_a_number_gone_bad_ends_the_run_before_the_weights_change(what, words, clip, tmp_path):
+    runner = run(tmp_path, what, **(dict(clip_grad=dict(max_norm=1)) if clip else {}))
+    with pytest.raises(RunError) as caught:
+        runner.train()
+    for word in ['iteration 6: ', 'images: images/3.jpg, images/4.jpg', *words]:
+        assert word in str(caught.value)
+    assert runner.iter == 5 and last_checkpoint(tmp_path).name == 'epoch_1.pth'
+    before = next(hook for hook in runner.hooks if isinstance(hook, Weights)).before
+    assert all(torch.equal(value, before[name]) for name, value in runner.model.state_dict().items())
+    assert all(value.isfinite().all() for value in before.values())
+
+
+def test_steps_that_only_gather_gradients_are_looked_at_too(tmp_path):
+    with pytest.raises(RunError, match='iteration 6: the loss is not finite'):
+        run(tmp_path, 'nan', accumulative_counts=4).train()
+
+
+class Scaled(AmpOptimWrapper):
+    """mmengine's wrapper of a GPU with a scaler that also works on a CPU."""
+
+    def __init__(self, optimizer) -> None:
+        super(AmpOptimWrapper, self).__init__(optimizer)
+        self.loss_scaler = torch.amp.GradScaler('cpu', init_scale=4.0)
+        self._scale_update_param = None
+        self.cast_dtype = None
+
+    def optim_context(self, model):
+        return super(AmpOptimWrapper, self).optim_context(model)
+
+
+@pytest.mark.parametrize('what', ['gradient', 'nan'])
+def test_infinite_gradients_under_a_loss_scale_are_its_own_affair(what, tmp_path):
+    runner = run(tmp_path, what, type=Scaled)
+    if what == 'nan':
+        with pytest.raises(RunError, match='iteration 6: the loss is not finite: loss_class'):
+            runner.train()
+        return
+    runner.train()
+    assert runner.iter == 8 and runner.optim_wrapper.loss_scaler.get_scale() == 2.0
+    assert all(value.isfinite().all() for value in runner.model.state_dict().values())
+
+
+def test_what_counts_as_finite():
+    one, bad = torch.ones(3), torch.tensor([1.0, torch.inf])
+    assert all_finite({}, []) and all_finite(dict(loss=torch.ones(())), [one, one])
+    assert not all_finite({}, [one, bad])
+    assert not all_finite(dict(loss=torch.ones(()), loss_mask=torch.tensor(torch.nan)), [one])
+    assert all_finite(dict(loss=torch.ones((), dtype=torch.float16) * 6e4, loss_box=torch.tensor(6e4)), [])
+
+
+def test_the_names_of_images_where_there_are_some():
+    assert image_names(dict(data_samples=[Sample(1), object()])) == ['images/1.jpg']
+    assert image_names(dict(inputs=1)) == image_names(None) == image_names([1, 2]) == []
+
+
+# Whole runs of the tools.
+
+
+def test_a_rate_far_too_high_ends_with_a_sentence(tmp_path):
+    options = ('train_cfg.max_epochs=9', 'optim_wrapper.optimizer.lr=1e30', 'optim_wrapper.clip_grad=None')
+    result = tool('train', RETINANET, '--work-dir', 'run', '--cfg-options', *options, 'param_scheduler=None',
+                  cwd=tmp_path)  # fmt: skip
+    assert result.returncode == 1 and 'Traceback' not in result.stderr
+    sentence = result.stderr.strip().splitlines()[-1]
+    assert sentence.startswith('error: iteration ') and 'train2017/' in sentence and 'loss_cls' in sentence
+
+
+def data_set(root: Path, sizes: dict[tuple[int, int], int]) -> None:
+    """Write images of the given widths and heights with so many square objects each, in COCO's layout."""
+    draw = np.random.default_rng(0)
+    for split in ('train2017', 'val2017'):
+        (root / split).mkdir(parents=True)
+    (root / 'annotations').mkdir()
+    images, annotations = [], []
+    for number, ((width, height), count) in enumerate(sizes.items()):
+        name = f'{number}.jpg'
+        pixels = draw.integers(0, 255, (height // 16, width // 16, 3), dtype=np.uint8)
+        for split in ('train2017', 'val2017'):
+            Image.fromarray(pixels).resize((width, height)).save(root / split / name)
+        images.append(dict(id=number, file_name=name, width=width, height=height))
+        for _ in range(count):
+            side = int(draw.integers(8, 33))
+            x, y = int(draw.integers(0, width - side)), int(draw.integers(0, height - side))
+            corners = [x, y, x + side, y, x + side, y + side, x, y + side]
+            annotations.append(
+                dict(id=len(annotations) + 1, image_id=number, category_id=1 + len(annotations) % 5, iscrowd=0,
+                     bbox=[x, y, side, side], area=side * side, segmentation=[corners])
+            )  # fmt: skip
+    names = ('disc', 'square', 'triangle', 'star', 'cross')
+    categories = [dict(id=number, name=name) for number, name in enumerate(names, start=1)]
+    content = json.dumps(dict(images=images, annotations=annotations, categories=categories))
+    for split in ('train2017', 'val2017'):
+        (root / 'annotations' / f'instances_{split}.json').write_text(content)
+
+
+@pytest.mark.parametrize('config', [MASK_RCNN, RETINANET])
+def test_images_without_objects_with_five_hundred_tiny_and_huge_train(config, tmp_path):
+    """All as they are, without being resized, each a batch of its own, and norms fixed as in the COCO configs.
+
+    With norms that learn, 64x64 alone leaves one value per channel at stride 64, of which no norm can be taken.
+    """
+    data_set(tmp_path / 'extremes', {(192, 160): 0, (640, 480): 500, (64, 64): 1, (4000, 3000): 3})
+    (tmp_path / 'run').mkdir()
+    options = ('train_cfg.max_epochs=1', 'train_dataloader.batch_size=1', 'train_cfg.val_interval=9',
+               'train_dataloader.dataset.filter_cfg=None', 'model.backbone.norm_eval=True')  # fmt: skip
+    folder = tmp_path / 'run'
+    output = succeeded(
+        tool('train', config, '--data-root', tmp_path / 'extremes', '--cfg-options', *options, cwd=folder)
+    )
+    assert 'Epoch(train) [1][4/4]' in output
+    (last,) = folder.glob('work_dirs/*/epoch_1.pth')
+    state = torch.load(last, weights_only=True)['state_dict']
+    assert all(value.isfinite().all() for value in state.values() if value.is_floating_point())
