@@ -66,6 +66,7 @@ def test_python_outside_the_range(monkeypatch):
     'module, version, command',
     [
         ('torch', '2.5.1', 'install torch==2.11.0'),
+        ('torchvision', '0.20.1', 'install torch==2.11.0 torchvision'),
         ('numpy', '1.26.4', 'install numpy==2.4.6'),
         ('mmengine', '0.10.3', 'install mmengine==0.10.7'),
         ('mmdet', '2.28.2', 'install mmdet==3.3.0'),
@@ -78,6 +79,11 @@ def test_releases_outside_the_range(site, module, version, command):
     finding = package(module, healthy())
     assert finding.status is Status.FAIL and finding.found.startswith(f'{version}, wanted >=')
     assert finding.command.endswith(command)
+
+
+def test_torch_and_torchvision_that_are_both_too_old_go_together(site):
+    stack_metadata(site, torch='2.5.1+cpu', torchvision='0.20.1+cpu')
+    assert package('torchvision', healthy()).command.endswith('install torch==2.11.0 torchvision==0.26.0')
 
 
 def test_mmcv_is_replaced_by_the_one_that_needs_no_compiler(site):

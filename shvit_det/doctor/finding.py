@@ -26,7 +26,8 @@ class Finding:
         name: What was looked at.
         status: How it stands.
         found: What was found, in a few words.
-        command: What mends it; empty where nothing has to be mended, or another finding's command does it.
+        command: What mends it, or installs what is optional; empty where nothing has to be mended, or where another
+            finding's command does it.
     """
 
     name: str

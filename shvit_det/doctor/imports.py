@@ -26,19 +26,25 @@ class Outcome:
         facts: What the step found.
         missing: The module that was not found, if that was it.
         warnings: What it warned of.
+        tried: False if the process of the probe could not be started.
     """
 
     error: str = ''
     facts: dict[str, Any] = field(default_factory=dict)
     missing: str | None = None
     warnings: tuple[str, ...] = ()
+    tried: bool = True
 
 
 def probe(steps: Sequence[str] = STEPS, timeout_s: float = TIMEOUT_S) -> dict[str, Outcome]:
     """Return the outcome of every step; after one that ended the process the others go on in a new one."""
     outcomes: dict[str, Outcome] = {}
     while remaining := [step for step in steps if step not in outcomes]:
-        ended, output = _run(remaining, timeout_s)
+        try:
+            ended, output = _run(remaining, timeout_s)
+        except OSError as error:  # a Python that may not be run again, as another user's
+            untried = Outcome(f'{sys.executable} cannot be started: {error.strerror}', tried=False)
+            return {**outcomes, **dict.fromkeys(remaining, untried)}
         started = remaining[0]
         for line in output.splitlines():
             entry = json.loads(line)

@@ -89,7 +89,7 @@ def check_cache(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
     command = 'export TORCH_HOME=/a/folder/of/yours'
     folder = outcomes['torch'].facts.get('cache')
     if folder is None:
-        yield Finding('cache', Status.WARN, 'not known without torch')
+        yield Finding('cache', Status.OK, 'not known without torch')
     elif str(folder).startswith('~'):
         found = f'no home folder, so that downloads would go into a folder named ~ in {Path.cwd()}'
         yield Finding('cache', Status.WARN, found, command)

@@ -131,7 +131,7 @@ def _missing(package: Package) -> Finding:
     torch = installed(BY_MODULE['torch']).get('torch')
     command = _torchvision_for(torch) if package.name == 'torchvision' and torch else pip('install', to_install)
     if package.needed_for:
-        return Finding(package.name, Status.OK, f'not installed; {package.needed_for} needs it: {command}')
+        return Finding(package.name, Status.OK, f'not installed; {package.needed_for} needs it', command)
     return Finding(package.name, Status.FAIL, 'not installed', command)
 
 
@@ -141,8 +141,9 @@ def _unimportable(
     """Say why it cannot be imported, and mend what is the cause."""
     text = f'{described} cannot be imported: {outcome.error}'
     cause = (outcome.missing or '').partition('.')[0]
-    if cause in BY_MODULE and cause != package.module and outcomes[cause].error:
-        return Finding(package.name, Status.FAIL, text)  # the cause has its own line
+    elsewhere = cause in BY_MODULE and cause != package.module and outcomes[cause].error  # the cause has its own line
+    if elsewhere or not outcome.tried:
+        return Finding(package.name, Status.FAIL, text)
     if package.module == 'cv2' and NO_DISPLAY_LIBRARIES.search(outcome.error):
         command = f'{pip("uninstall", "-y", *found)} && {pip("install", "opencv-python-headless")}'
         return Finding(package.name, Status.FAIL, text, command)
@@ -184,6 +185,8 @@ def _needed_torch() -> str:
 
 def _torchvision_for(torch: str) -> str:
     """Return the command that installs the torchvision of a torch: each names its torch, so that pip finds it."""
+    if not fits(torch, BY_MODULE['torch'].wanted):
+        return pip('install', BY_MODULE['torch'].tested, BY_MODULE['torchvision'].tested)
     public, build = _parts(torch)
     index = ['--index-url', f'https://download.pytorch.org/whl/{build}'] if re.match(r'cpu|cu\d|rocm', build) else []
     return f'{pip("uninstall", "-y", "torchvision")} && {pip("install", f"torch=={public}", "torchvision", *index)}'
