@@ -1,33 +1,36 @@
 """SHViT for MMDetection: ``custom_imports = dict(imports=['shvit_det'])``, then ``backbone=dict(type='SHViT')``."""
 
-from . import compat
+import sys
 
-compat.prepare()  # before anything that imports mmcv.ops
+# The doctor has to run where the stack does not, so nothing of it is imported for `python -m shvit_det.doctor`. While
+# Python looks for that module, and only then, argv[0] is '-m'.
+if sys.argv[:1] != ['-m'] or not any(argument.endswith('shvit_det.doctor') for argument in sys.orig_argv):
+    from . import compat
 
-from . import contract  # noqa: E402  (the stack has to be prepared first)
-from .arch import ARCHS, Arch  # noqa: E402
-from .backbone import SHViT  # noqa: E402
-from .checkpoint import SHViTPretrained, load_checkpoint  # noqa: E402
-from .data.checked import CheckedCocoDataset  # noqa: E402
-from .deployment import deploy  # noqa: E402
-from .engine.amp import BFloat16OptimWrapper  # noqa: E402
-from .engine.clipping import AdaptiveGradientClippingHook  # noqa: E402
-from .engine.layer_decay import LayerDecayOptimWrapperConstructor  # noqa: E402
-from .errors import UsageError  # noqa: E402
-from .neck import SHViTFPN  # noqa: E402
-from .registry import MODELS, register_lazily  # noqa: E402
-from .version import __version__  # noqa: E402
+    compat.prepare()  # before anything that imports mmcv.ops
 
-contract.install()
-register_lazily(MODELS, 'SHViTHead', 'shvit_det.classifier')  # needs mmpretrain, which detector users may not have
-register_lazily(MODELS, 'SHViTRPNHead', 'shvit_det.rpn')  # needs mmdet, which users of backbones may not have
+    from . import contract
+    from .arch import ARCHS, Arch
+    from .backbone import SHViT
+    from .checkpoint import SHViTPretrained, load_checkpoint
+    from .deployment import deploy
+    from .engine.amp import BFloat16OptimWrapper
+    from .engine.clipping import AdaptiveGradientClippingHook
+    from .engine.layer_decay import LayerDecayOptimWrapperConstructor
+    from .errors import UsageError
+    from .neck import SHViTFPN
+    from .registry import MODELS, register_lazily
+    from .version import __version__
+
+    contract.install()
+    register_lazily(MODELS, 'SHViTHead', 'shvit_det.classifier')  # needs mmpretrain, which detector users may not have
+    register_lazily(MODELS, 'SHViTRPNHead', 'shvit_det.rpn')  # needs mmdet, which users of backbones may not have
 
 __all__ = [
     'ARCHS',
     'AdaptiveGradientClippingHook',
     'Arch',
     'BFloat16OptimWrapper',
-    'CheckedCocoDataset',
     'LayerDecayOptimWrapperConstructor',
     'SHViT',
     'SHViTFPN',

@@ -1,18 +1,21 @@
 """The data set that loses nothing silently: bad data is refused with a sentence, or passed over and reported once."""
 
 import json
+import subprocess
+import sys
 
 import mmcv
 import numpy as np
 import pytest
 import torch
 from coco_files import HEIGHT, WIDTH, changed, coco_content, coco_dataset, encoded, write_set
+from conftest import ROOT
 from mmdet.datasets import CocoDataset
-from mmdet.registry import DATASETS
 from mmengine.dataset import Compose
 from test_data_checking import FILE_KINDS, FILES, annotation, both, category, image, put
 
-from shvit_det import CheckedCocoDataset, UsageError
+from shvit_det import UsageError
+from shvit_det.data.checked import CheckedCocoDataset
 from shvit_det.data.checking.findings import KINDS
 from shvit_det.errors import RunError
 
@@ -55,9 +58,14 @@ def test_sizes_may_be_written_with_a_point(tmp_path):
     assert checked(file, test_mode=True, bad_data='skip')[1]['inputs'].shape == (3, HEIGHT, WIDTH)
 
 
-def test_it_is_found_by_its_name_from_any_project():
-    for name in ('CheckedCocoDataset', 'shvit_det.CheckedCocoDataset'):
-        assert DATASETS.get(name) is CheckedCocoDataset
+def test_it_is_found_by_its_name_but_not_imported_before():
+    """Users of backbones may not have mmdet."""
+    code = (
+        'import sys, shvit_det; assert "shvit_det.data.checked" not in sys.modules; '
+        'from mmdet.registry import DATASETS; print(DATASETS.get("shvit_det.CheckedCocoDataset").__name__)'
+    )
+    result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.split()[-1] == 'CheckedCocoDataset'
 
 
 def test_what_mmdet_leaves_out_is_counted(tmp_path, log):

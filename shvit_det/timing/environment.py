@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..compat import mmcv_ops
+from ..stack import PACKAGES
 from ..version import __version__
 
 CPUINFO = Path('/proc/cpuinfo')
@@ -20,17 +21,10 @@ SOURCE_TREE = Path(__file__).parents[2]
 # As Linux names them; asimd is NEON's name on 64-bit Arm.
 INSTRUCTION_SETS = ('avx2', 'avx512f', 'avx512_bf16', 'avx512_fp16', 'avx512_vnni', 'amx_bf16', 'amx_int8')
 ARM_INSTRUCTION_SETS = {'neon': 'neon', 'asimd': 'neon', 'sve': 'sve', 'sve2': 'sve2', 'bf16': 'bf16', 'i8mm': 'i8mm'}
+OPTIONAL = ('timm', 'onnx', 'onnxruntime', 'openvino')
 DISTRIBUTIONS = {
-    'torch': ('torch',),
-    'torchvision': ('torchvision',),
-    'mmengine': ('mmengine', 'onedl-mmengine'),
-    'mmcv': ('mmcv', 'mmcv-lite', 'onedl-mmcv'),
-    'mmdet': ('mmdet', 'onedl-mmdetection'),
-    'mmpretrain': ('mmpretrain', 'onedl-mmpretrain'),
-    'timm': ('timm',),
-    'onnx': ('onnx',),
-    'onnxruntime': ('onnxruntime',),
-    'openvino': ('openvino',),
+    **{package.name: package.distributions for package in PACKAGES if package.name.startswith(('torch', 'mm'))},
+    **{name: (name,) for name in OPTIONAL},
 }
 GPU_CLOCKS = {
     'clocks.sm': 'sm_clock_mhz',

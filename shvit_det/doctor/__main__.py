@@ -1,0 +1,23 @@
+"""Print the report: exit status 0 if nothing is broken, else 1."""
+
+import argparse
+import sys
+
+from . import report
+from .imports import probe
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog='python -m shvit_det.doctor',
+        description='Check the stack below shvit_det and say what mends it. Exit status 1 if something is broken.',
+    )
+    parser.add_argument('--json', action='store_true', help='print the same as JSON')
+    arguments = parser.parse_args()
+    found = list(report.findings(report.checks(probe())))
+    print(report.as_json(found) if arguments.json else report.as_text(found))
+    sys.exit(int(report.is_broken(found)))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,55 @@
+"""What a check found, and the commands that are printed under it."""
+
+import enum
+import importlib.util
+import shlex
+import shutil
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class Status(enum.Enum):
+    """How it stands; only FAIL makes the doctor fail."""
+
+    OK = 'OK'
+    WARN = 'WARN'
+    FAIL = 'FAIL'
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Args:
+        name: What was looked at.
+        status: How it stands.
+        found: What was found, in a few words.
+        command: What mends it, or installs what is optional; empty where nothing has to be mended, or where another
+            finding's command does it.
+    """
+
+    name: str
+    status: Status
+    found: str
+    command: str = ''
+
+
+def python() -> str:
+    """Return how this Python is called: by its path, unless it is what ``python`` means in the shell."""
+    usual = shutil.which('python')
+    return 'python' if usual and Path(usual).parent == Path(sys.executable).parent else shlex.quote(sys.executable)
+
+
+def pip(action: str, *arguments: str) -> str:
+    """Return the command that runs pip, or what stands in where there is none, for this Python."""
+    quoted = ' '.join(shlex.quote(argument) for argument in arguments)
+    if sys.prefix == sys.base_prefix and Path(sysconfig.get_path('stdlib'), 'EXTERNALLY-MANAGED').exists():
+        return f'{python()} -m venv .venv && .venv/bin/python -m pip {action} {quoted}'  # pip refuses the system's
+    if importlib.util.find_spec('pip') is not None:
+        return f'{python()} -m pip {action} {quoted}'
+    if shutil.which('uv'):
+        options = f'--python {shlex.quote(sys.executable)}'
+        return f'uv pip {action} {options} {quoted}'.replace(' -y ', ' ')
+    return f'{python()} -m ensurepip && {python()} -m pip {action} {quoted}'

@@ -1,0 +1,81 @@
+"""Run the probe in a process of its own, as often as a step ends that process."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..stack import PACKAGES
+
+STEPS = (*(package.module for package in PACKAGES), 'gpu', 'shvit_det', 'ops', 'bases', 'resume', 'weights',
+         'mmpretrain.models')  # fmt: skip
+SOURCE = Path(__file__).with_name('probe.py')
+TIMEOUT_S = 300.0  # from a slow disk the imports of torch and mmdet take more than a minute
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a step of the probe ended.
+
+    Args:
+        error: What was raised, or how the process ended; empty if all went well.
+        facts: What the step found.
+        missing: The module that was not found, if that was it.
+        warnings: What it warned of.
+        tried: False if the process of the probe could not be started.
+    """
+
+    error: str = ''
+    facts: dict[str, Any] = field(default_factory=dict)
+    missing: str | None = None
+    warnings: tuple[str, ...] = ()
+    tried: bool = True
+
+
+def probe(steps: Sequence[str] = STEPS, timeout_s: float = TIMEOUT_S) -> dict[str, Outcome]:
+    """Return the outcome of every step; after one that ended the process the others go on in a new one."""
+    outcomes: dict[str, Outcome] = {}
+    while remaining := [step for step in steps if step not in outcomes]:
+        try:
+            ended, output = _run(remaining, timeout_s)
+        except OSError as error:  # a Python that may not be run again, as another user's
+            untried = Outcome(f'{sys.executable} cannot be started: {error.strerror}', tried=False)
+            return {**outcomes, **dict.fromkeys(remaining, untried)}
+        started = remaining[0]
+        for line in output.splitlines():
+            entry = json.loads(line)
+            started = entry['step']
+            if 'error' in entry:
+                outcomes[started] = Outcome(
+                    entry['error'], entry['facts'], entry.get('missing'), tuple(entry['warnings'])
+                )
+        if len(outcomes) < len(steps):
+            # If it ended between two steps, it is the next one that gets the blame.
+            blamed = started if started not in outcomes else next(step for step in steps if step not in outcomes)
+            outcomes[blamed] = Outcome(f'it {ended}')
+    return outcomes
+
+
+def _run(steps: list[str], timeout_s: float) -> tuple[str, str]:
+    """Return how the probe ended and the whole lines that it wrote."""
+    # By -c and not as a file: the folder of a file would be searched for modules, before all others.
+    command = [sys.executable, '-c', SOURCE.read_text(), *steps]
+    try:
+        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=timeout_s)
+        output, status = result.stdout, result.returncode
+        ended = f'ended Python with status {status}' if status >= 0 else f'ended Python by {_signal(-status)}'
+    except subprocess.TimeoutExpired as expired:
+        output, ended = expired.stdout or b'', f'did not end in {timeout_s:g} s'
+    text = output.decode(errors='replace')
+    return ended, text[: text.rfind('\n') + 1]
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f'signal {number}'

@@ -1,0 +1,182 @@
+"""Import the stack step by step and write what happens as lines of JSON: the doctor runs this file by ``python -c``.
+
+Of every step there is a line when it starts and one when it ends, so that a step that ends the process is known. What
+the imports print goes nowhere.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def main(steps: list[str]) -> None:
+    """Take the steps in order."""
+    lines = os.fdopen(os.dup(1), 'w', buffering=1)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    os.dup2(nothing, 2)
+    for step in steps:
+        lines.write(json.dumps({'step': step}) + '\n')
+        lines.write(json.dumps({'step': step, **take(step)}) + '\n')
+
+
+def take(step: str) -> dict[str, Any]:
+    """Return what a step found, or how it failed, and what it warned of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        try:
+            facts = SPECIAL[step]() if step in SPECIAL else imported(step)
+            outcome: dict[str, Any] = {'facts': facts, 'error': ''}
+        except BaseException as error:  # whatever a broken package raises, SystemExit included
+            outcome = {
+                'facts': {},
+                'error': ' '.join(f'{type(error).__name__}: {error}'.split()),
+                'missing': getattr(error, 'name', None) if isinstance(error, ModuleNotFoundError) else None,
+            }
+    outcome['warnings'] = [
+        ' '.join(str(warning.message).split()) for warning in caught if issubclass(warning.category, RuntimeWarning)
+    ]
+    return outcome
+
+
+def imported(name: str) -> dict[str, Any]:
+    """Import a module; a folder of that name without code is none."""
+    module = importlib.import_module(name)
+    if getattr(module, '__file__', None) is None and hasattr(module, '__path__'):
+        raise ImportError(f'the folder {next(iter(module.__path__))} has its name and no code')
+    return {'version': str(getattr(module, '__version__', ''))}
+
+
+def torch_facts() -> dict[str, Any]:
+    """Import torch and describe how it was built and set."""
+    facts = imported('torch')
+    import torch
+
+    torch.ones(2, 2) @ torch.ones(2, 2)  # a library that is missing may show only here
+    return {
+        **facts,
+        'threads': torch.get_num_threads(),
+        'cuda': torch.version.cuda,
+        'hip': torch.version.hip,
+        'cache': torch.hub.get_dir(),
+    }
+
+
+def torchvision_facts() -> dict[str, Any]:
+    """Import torchvision and use one of its compiled ops, which are not there if it was built for another torch."""
+    facts = imported('torchvision')
+    import torch
+    import torchvision
+
+    torchvision.ops.nms(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.ones(1), 0.5)
+    return facts
+
+
+def gpu_facts() -> dict[str, Any]:
+    """Describe the GPUs that torch can use, and how a small computation on the first one fails, if it does."""
+    import torch
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        available = torch.cuda.is_available()
+    said = ' '.join(str(caught[0].message).split()) if caught else ''
+    facts = {'available': available, 'said': said, 'devices': [], 'error': ''}
+    if not available:
+        return facts
+    try:
+        facts['devices'] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        facts['capability'] = list(torch.cuda.get_device_capability(0))
+        facts['built_for'] = torch.cuda.get_arch_list()
+        (torch.ones(2, 2, device='cuda') @ torch.ones(2, 2, device='cuda')).cpu()
+    except (RuntimeError, AssertionError) as error:
+        facts['error'] = str(error).splitlines()[0]
+    return facts
+
+
+def ops_facts() -> dict[str, Any]:
+    """Use mmcv's ops as a detector does, on the GPU too if there is one."""
+    importlib.import_module('shvit_det')  # before the ops, which may need the stand-in
+    import torch
+    from mmcv.ops import nms, roi_align
+
+    from shvit_det.compat import mmcv_ops
+
+    facts: dict[str, Any] = {'stand_in': mmcv_ops.is_stand_in(), 'cuda': ''}
+    for device in ['cpu', *(['cuda'] if torch.cuda.is_available() else [])]:
+        try:
+            boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0]], device=device)
+            nms(boxes, torch.ones(1, device=device), 0.5)
+            rois = torch.nn.functional.pad(boxes, (1, 0))
+            roi_align(torch.ones(1, 1, 8, 8, device=device), rois, (2, 2))
+        except RuntimeError as error:
+            if device == 'cpu':
+                raise
+            facts['cuda'] = str(error).splitlines()[0]
+    return facts
+
+
+def bases_facts() -> dict[str, Any]:
+    """Read a config that inherits from mmdet's, as all of ours do."""
+    from mmengine.config import Config
+
+    Config.fromstring("_base_ = 'mmdet::_base_/schedules/schedule_1x.py'", '.py')
+    return {}
+
+
+def resume_facts() -> dict[str, Any]:
+    """Save what a checkpoint of a run has beside the weights, and load it as resuming does."""
+    importlib.import_module('shvit_det')  # it allows the classes of checkpoints
+    import torch
+    from mmengine.logging import HistoryBuffer
+
+    history = HistoryBuffer()
+    history.update(1.0)
+    file = io.BytesIO()
+    torch.save({'history': history}, file)
+    file.seek(0)
+    torch.load(file, weights_only=True)
+    return {}
+
+
+def weights_facts() -> dict[str, Any]:
+    """Look into the cache of weights: each of ours with what is wrong with it, seen from its first bytes."""
+    import torch
+
+    from shvit_det.checkpoint.reading import head_of, wrong_kind
+
+    folder = Path(torch.hub.get_dir()) / 'checkpoints'
+    found = {}
+    with contextlib.suppress(FileNotFoundError):
+        for path in sorted(folder.glob('*shvit*')):
+            if path.suffix in ('.pth', '.safetensors'):
+                found[str(path)] = wrong_kind(head_of(path)) or ''
+    return {'folder': str(folder), 'files': found}
+
+
+def models_facts() -> dict[str, Any]:
+    """Import mmpretrain's models, which may need the stand-in for mmcv's ops."""
+    importlib.import_module('shvit_det')
+    return imported('mmpretrain.models')
+
+
+SPECIAL: dict[str, Callable[[], dict[str, Any]]] = {
+    'torch': torch_facts,
+    'torchvision': torchvision_facts,
+    'gpu': gpu_facts,
+    'ops': ops_facts,
+    'bases': bases_facts,
+    'resume': resume_facts,
+    'weights': weights_facts,
+    'mmpretrain.models': models_facts,
+}
+
+if __name__ == '__main__':
+    main(sys.argv[1:])
