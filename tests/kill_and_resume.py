@@ -117,12 +117,12 @@ def disturb(
         phases[phase(running, work_dir)] += 1
 
 
-def undisturbed(folder: Path, options: list) -> tuple[dict[str, object], int]:
-    """Train in ``folder/whole`` and return the state at the end and how much :func:`progress` that was."""
-    running = Running('train', CONFIG, '--work-dir', 'whole', '--seed', 3, *options, cwd=folder)
+def undisturbed(folder: Path, options: list, name: str = 'whole') -> tuple[dict[str, object], int]:
+    """Train in ``folder/name`` and return the state at the end and how much :func:`progress` that was."""
+    running = Running('train', CONFIG, '--work-dir', name, '--seed', 3, *options, cwd=folder)
     result = running.finish()
     assert result.returncode == 0, result.stderr[-3000:]
-    return end_of(folder / 'whole'), progress(running)
+    return end_of(folder / name), progress(running)
 
 
 def end_of(work_dir: Path) -> dict[str, object]:
@@ -137,9 +137,12 @@ def main() -> None:
     parser.add_argument('--each', type=int, default=4, help='how many in one run before it may end [4]')
     parser.add_argument('--signal', choices=SIGNALS, default='kill', help='SIGKILL or SIGTERM [kill]')
     parser.add_argument('--seed', type=int, default=0, help='of the moments [0]')
+    parser.add_argument('--fast', action='store_true', help='train with --fast')
+    parser.add_argument('--amp', action='store_true', help='train with --amp')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='changes of the config')
     arguments = parser.parse_args()
-    options = ['--cfg-options', *arguments.cfg_options] if arguments.cfg_options else []
+    options = [f'--{name}' for name in ('fast', 'amp') if getattr(arguments, name)]
+    options += ['--cfg-options', *arguments.cfg_options] if arguments.cfg_options else []
     torch.set_num_threads(1)
     draw, phases = random.Random(arguments.seed), Counter()
     rounds = unequal = 0

@@ -4,11 +4,13 @@ A server process imports them once; every tool runs in a fork of it, with its ow
 exit status.
 """
 
+import ctypes
 import multiprocessing
 import os
 import resource
 import runpy
 import socket
+import subprocess
 import sys
 import time
 import traceback
@@ -18,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 Process = tuple[int, int]  # its number, and when it began: numbers are used again
+NEW_MOUNTS = 0x00020000  # CLONE_NEWNS
 
 _context = multiprocessing.get_context('forkserver')
 _context.set_forkserver_preload(
@@ -29,6 +32,14 @@ _context.set_forkserver_preload(
         'shvit_det.timing.benchmark',
     ]
 )
+
+
+def mount(options: str, folder: str) -> None:
+    """Put an empty disk in memory over a folder, for this process alone; what is written there is gone with it."""
+    if ctypes.CDLL(None, use_errno=True).unshare(NEW_MOUNTS):
+        raise OSError(ctypes.get_errno(), 'cannot have mounts of its own')
+    subprocess.run(['mount', '--make-rprivate', '/'], check=True)
+    subprocess.run(['mount', '-t', 'tmpfs', '-o', options, 'tmpfs', folder], check=True)
 
 
 @dataclass
@@ -43,6 +54,8 @@ def _main(path: str, arguments: list[str], cwd: str, output: str, errors: str, e
     os.environ.update(environment)
     if limit := environment.get('FILE_LIMIT'):  # the largest file, in bytes; a stand-in for a disk that is full
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+    if disk := environment.get('DISK'):
+        mount(disk, 'run')
     for number, name in ((1, output), (2, errors)):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT, 0o644), number)
     sys.stdout, sys.stderr = (os.fdopen(number, 'w', buffering=1, closefd=False) for number in (1, 2))
@@ -87,7 +100,7 @@ class Running:
     def signal(self, number: int) -> None:
         os.kill(self._process.pid, number)
 
-    def wait_for(self, condition: Callable[[], object], timeout: float = 120) -> None:
+    def wait_for(self, condition: Callable[[], object], timeout: float = 300) -> None:
         """Wait until a condition holds while the tool runs."""
         deadline = time.monotonic() + timeout
         while not condition():

@@ -3,8 +3,10 @@
 import errno
 import os
 import random
+import re
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from processes import Running, tool
+from processes import ROOT, Running, tool
 from torch import nn
 
 from shvit_det import UsageError
@@ -25,13 +27,25 @@ from shvit_det.engine.runner import SHViTRunner
 from shvit_det.engine.termination import Requests, Terminated, listening
 from shvit_det.engine.train import take_seed
 
+SHORT = ['--cfg-options', 'train_cfg.max_epochs=4']
+RETINANET = ROOT / 'tests' / 'data' / 'tiny_retinanet.py'
+
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
     """A folder with a run that nobody disturbed, the state it ended in and how much it did."""
     folder = tmp_path_factory.mktemp('resuming') / 'runs'
     folder.mkdir()
-    return folder, *undisturbed(folder, [])
+    return folder, *undisturbed(folder, SHORT)
+
+
+def test_a_run_in_mixed_precision_and_another_layout_that_is_killed_ends_as_one_that_was_not(runs):
+    folder, plain, _ = runs
+    options = ['--fast', '--amp', '--cfg-options', 'train_cfg.max_epochs=2']
+    expected, length = undisturbed(folder, options, 'whole-fast')
+    assert '.state_dict.backbone.patch_embed.0.c.weight' in differences(expected, plain)
+    assert disturb(folder, 'fast', 1, signal.SIGKILL, random.Random(1), length // 2, options).total() == 1
+    assert differences(expected, end_of(folder / 'fast')) == []
 
 
 @pytest.mark.parametrize('kind', ['SIGKILL', 'SIGTERM'])
@@ -39,7 +53,7 @@ def test_a_run_that_is_killed_and_resumed_ends_as_one_that_was_not(runs, kind):
     """Once each; ``kill_and_resume.py`` does it as often as wanted."""
     folder, expected, length = runs
     draw = random.Random(kind)
-    phases = disturb(folder, kind, 1, signal.Signals[kind], draw, length // 2, [])
+    phases = disturb(folder, kind, 1, signal.Signals[kind], draw, length // 2, SHORT)
     assert phases.total() >= 1
     assert differences(expected, end_of(folder / kind)) == []
 
@@ -47,14 +61,38 @@ def test_a_run_that_is_killed_and_resumed_ends_as_one_that_was_not(runs, kind):
 def test_a_full_disk_ends_a_run_in_a_sentence_and_leaves_the_checkpoint_before(runs):
     folder, _, _ = runs
     shutil.copytree(folder / 'whole', folder / 'full')
-    size = (folder / 'full' / 'epoch_6.pth').stat().st_size
-    options = ('--work-dir', 'full', '--resume', '--cfg-options', 'train_cfg.max_epochs=7')
+    size = (folder / 'full' / 'epoch_4.pth').stat().st_size
+    options = ('--work-dir', 'full', '--resume', '--cfg-options', 'train_cfg.max_epochs=5')
     result = Running('train', CONFIG, *options, cwd=folder, environment=dict(FILE_LIMIT=str(size // 2))).finish()
     assert result.returncode == 2 and 'Traceback' not in result.stderr
     sentence = result.stderr.strip().splitlines()[-1]
-    assert sentence.startswith('error: cannot write into ') and 'epoch_6.pth: go on with --resume' in sentence
-    assert sorted(path.name for path in (folder / 'full').glob('*.p*t*')) == ['epoch_5.pth', 'epoch_6.pth']
-    assert state_of(folder / 'full' / 'epoch_6.pth')['.meta.epoch'] == 6
+    assert sentence.startswith('error: cannot write into ') and 'epoch_4.pth: go on with --resume' in sentence
+    assert sorted(path.name for path in (folder / 'full').glob('*.p*t*')) == ['epoch_3.pth', 'epoch_4.pth']
+    assert state_of(folder / 'full' / 'epoch_4.pth')['.meta.epoch'] == 4
+
+
+def on_a_disk(options: str, folder: Path, *arguments: object) -> str:
+    """Train into a disk of its own and return the one sentence in which that has to end."""
+    if not shutil.which('unshare') or subprocess.run(['unshare', '-m', 'true'], capture_output=True).returncode:
+        pytest.skip('disks can be mounted by root only, and not in every container')
+    (folder / 'run').mkdir()
+    result = Running('train', RETINANET, *arguments, cwd=folder, environment=dict(DISK=options)).finish()
+    assert result.returncode == 2
+    *others, sentence = result.stderr.strip().splitlines()
+    assert not any('Traceback' in line or 'rror' in line for line in others), result.stderr
+    return sentence
+
+
+def test_a_disk_that_fills_up(tmp_path):
+    changes = ('train_cfg.max_epochs=60', 'default_hooks.checkpoint.max_keep_ckpts=-1')
+    sentence = on_a_disk('size=4m', tmp_path, '--work-dir', 'run', '--cfg-options', *changes)
+    assert '(No space left on device); the last checkpoint is ' in sentence
+    assert re.search(r'/run/epoch_[1-9]\.pth: go on with --resume$', sentence)
+
+
+def test_a_disk_that_is_read_only(tmp_path):
+    sentence = on_a_disk('ro', tmp_path, '--work-dir', 'run')
+    assert 'cannot write into the work dir' in sentence and '(Read-only file system)' in sentence
 
 
 def test_a_work_dir_that_cannot_be_written_is_found_before_the_start(runs):
@@ -78,7 +116,7 @@ def test_a_second_request_to_end_is_followed_at_once(runs):
             break
         running.signal(signal.SIGTERM)
         time.sleep(0.002)
-    assert running.finish(30).returncode in (143, -signal.SIGTERM)
+    assert running.finish().returncode in (143, -signal.SIGTERM)
 
 
 # The same with a model of two weights, where the moment can be chosen.

@@ -213,5 +213,5 @@ class SHViTRunner(Runner):
         finally:
             if is_main_process():
                 part_of(path).unlink(missing_ok=True)
-        if kwargs.get('save_optimizer', True):
-            self.saved_iter = kwargs['meta']['iter']
+        if kwargs.get('save_optimizer', True) and kwargs.get('meta'):
+            self.saved_iter = kwargs['meta'].get('iter', -1)
