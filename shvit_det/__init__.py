@@ -14,6 +14,7 @@ from .engine.clipping import AdaptiveGradientClippingHook  # noqa: E402
 from .engine.layer_decay import LayerDecayOptimWrapperConstructor  # noqa: E402
 from .errors import UsageError  # noqa: E402
 from .neck import SHViTFPN  # noqa: E402
+from .prediction import Predictor  # noqa: E402
 from .registry import MODELS, register_lazily  # noqa: E402
 from .version import __version__  # noqa: E402
 
@@ -27,6 +28,7 @@ __all__ = [
     'Arch',
     'BFloat16OptimWrapper',
     'LayerDecayOptimWrapperConstructor',
+    'Predictor',
     'SHViT',
     'SHViTFPN',
     'SHViTPretrained',
