@@ -51,6 +51,8 @@ def value_of(node: ast.expr) -> Any:
             if any(keyword.arg is None for keyword in node.keywords):
                 raise ValueError(f'line {node.lineno} has **')
             return {str(keyword.arg): value_of(keyword.value) for keyword in node.keywords}
+        case ast.Call(func=ast.Name(id='dict'), args=[ast.Dict() as inner], keywords=[]):
+            return value_of(inner)  # as mmengine writes keys that are no names
         case ast.Dict():
             if any(key is None for key in node.keys):
                 raise ValueError(f'line {node.lineno} has **')

@@ -145,7 +145,8 @@ class Predictor:
                 f'{self.device} has: lower the batch, or use the CPU'
             ) from error
         except (UsageError, RuntimeError, KeyError) as error:
-            reason = f'{type(error).__name__}: {error}'.strip().split('\n')[0]
+            kind = '' if isinstance(error, UsageError) else f'{type(error).__name__}: '
+            reason = f'{kind}{error}'.strip().split('\n')[0]
             yield from (
                 Prediction(key, picture, None, f'the model fails on it ({reason})') for key, picture, _ in pending
             )

@@ -227,5 +227,6 @@ class Run:
 
 def save_picture(path: Path, picture: Picture) -> None:
     """Write a picture in the format of the file's ending."""
-    _, encoded = cv2.imencode(path.suffix, picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix == '.jpg' else []
+    _, encoded = cv2.imencode(path.suffix, picture, quality)
     path.write_bytes(encoded.tobytes())
