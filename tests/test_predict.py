@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -451,10 +452,25 @@ def test_the_api_names_what_it_cannot_take(predictor, images, tmp_path):
 
 
 def test_photographs_go_through(coco_mini, weights, tmp_path):
-    paths = [str(path) for path in sorted((coco_mini / 'val2017').glob('*.jpg'))[:6]]
+    paths = [str(path) for path in sorted((coco_mini / 'val2017').glob('*.jpg'))[:3]]
     done = predict(paths, weights, str(tmp_path), score=0, batch=2, device='cpu', stream=io.StringIO())
-    assert (done.inputs, done.failed) == (6, 0) and done.objects > 0
+    assert (done.inputs, done.failed) == (3, 0) and done.objects > 0
     for image, path in zip(content_of(tmp_path)['images'], paths, strict=True):
         assert image['file_name'] == path
         with Image.open(path) as original, Image.open(tmp_path / 'pictures' / image['picture']) as drawn:
             assert original.size == drawn.size == (image['width'], image['height'])
+
+
+@pytest.mark.parametrize('page', ['README.md', 'docs/prediction.md'])
+def test_the_lines_in_the_documents_run(page, weights, images, tmp_path, monkeypatch, capsys):
+    shutil.copy(weights, tmp_path / 'CHECKPOINT')
+    shutil.copy(images[0], tmp_path / 'image.jpg')
+    blocks = re.findall(r'```python\n(.*?)```', (ROOT / page).read_text(), re.DOTALL)
+    lines = '\n'.join(block for block in blocks if 'redictor' in block)
+    monkeypatch.chdir(tmp_path)
+    names = dict(cv2=cv2, paths=images)
+    exec(lines, names)
+    assert len(names['result'].pred_instances) > 0
+    if page != 'README.md':
+        assert (tmp_path / 'drawn.jpg').is_file()
+        assert str(images[3]) in capsys.readouterr().out
