@@ -1,6 +1,10 @@
 """SHViT for MMDetection: ``custom_imports = dict(imports=['shvit_det'])``, then ``backbone=dict(type='SHViT')``."""
 
 import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .prediction import Predictor
 
 # The doctor has to run where the stack does not, so nothing of it is imported for `python -m shvit_det.doctor`. While
 # Python looks for that module, and only then, argv[0] is '-m'.
@@ -26,12 +30,23 @@ if sys.argv[:1] != ['-m'] or not any(argument.endswith('shvit_det.doctor') for a
     register_lazily(MODELS, 'SHViTHead', 'shvit_det.classifier')  # needs mmpretrain, which detector users may not have
     register_lazily(MODELS, 'SHViTRPNHead', 'shvit_det.rpn')  # needs mmdet, which users of backbones may not have
 
+
+def __getattr__(name: str) -> Any:
+    """Import what draws and reads pictures only where it is asked for; it needs mmdet."""
+    if name == 'Predictor':
+        from .prediction import Predictor
+
+        return Predictor
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
 __all__ = [
     'ARCHS',
     'AdaptiveGradientClippingHook',
     'Arch',
     'BFloat16OptimWrapper',
     'LayerDecayOptimWrapperConstructor',
+    'Predictor',
     'SHViT',
     'SHViTFPN',
     'SHViTPretrained',

@@ -30,6 +30,7 @@ _context.set_forkserver_preload(
         'shvit_det.engine.data_check',
         'shvit_det.data.sample',
         'shvit_det.timing.benchmark',
+        'shvit_det.prediction.run',
     ]
 )
 

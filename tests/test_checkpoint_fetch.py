@@ -2,14 +2,12 @@
 
 import hashlib
 import sys
-import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from serving import head, serving
 
 from shvit_det import SHViT, UsageError, load_checkpoint
 from shvit_det.checkpoint import fetch
@@ -27,43 +25,6 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, 'PAUSE_S', 0.01)
     monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
     return tmp_path / 'hub' / 'checkpoints'
-
-
-@contextmanager
-def serving(*answers):
-    """Serve on this machine; each answer is a function of the request handler, the last one repeats."""
-    requests = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            requests.append(dict(self.headers, path=self.path))
-            answers[min(len(requests), len(answers)) - 1](self)
-
-        def log_message(self, *arguments):
-            pass
-
-    server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    server.daemon_threads = True
-    stop = threading.Event()
-    server.stop = stop
-    thread = threading.Thread(target=server.serve_forever, kwargs=dict(poll_interval=0.01))
-    thread.start()
-    try:
-        yield SimpleNamespace(url=f'http://127.0.0.1:{server.server_port}/v1/shvit_s1.pth', requests=requests)
-    finally:
-        stop.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def head(handler, status=200, length=None, **headers):
-    handler.send_response(status)
-    if length is not None:
-        handler.send_header('Content-Length', str(length))
-    for name, value in headers.items():
-        handler.send_header(name.replace('_', '-'), value)
-    handler.end_headers()
 
 
 def whole(handler):

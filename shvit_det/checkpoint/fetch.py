@@ -110,8 +110,8 @@ def fetch(url: str, path: Path, sha256: str | None = None) -> None:
             part.unlink(missing_ok=True)
 
 
-def download(url: str, file: IO[bytes]) -> None:
-    """Write what a URL gives into ``file``, in up to ``ATTEMPTS`` attempts.
+def download(url: str, file: IO[bytes], limit: int | None = None) -> None:
+    """Write what a URL gives into ``file``, in up to ``ATTEMPTS`` attempts, and no more than ``limit`` bytes of it.
 
     Raises:
         HopelessDownloadError: If the last one failed too, or another could not go better.
@@ -127,7 +127,7 @@ def download(url: str, file: IO[bytes]) -> None:
                 request.add_header('If-Range', validator)
             with urlopen(request, timeout=TIMEOUT_S) as response:
                 validator = response.headers.get('ETag') or response.headers.get('Last-Modified')
-                receive(response, file)
+                receive(response, file, limit)
                 return
         except InterruptedDownloadError as error:
             reason = str(error)
@@ -144,12 +144,12 @@ def download(url: str, file: IO[bytes]) -> None:
     raise HopelessDownloadError(f'{reason}, tried {ATTEMPTS} times')
 
 
-def receive(response: HTTPResponse, file: IO[bytes]) -> None:
+def receive(response: HTTPResponse, file: IO[bytes], limit: int | None = None) -> None:
     """Write a response into ``file``: after what is there, or from the beginning if the server starts over.
 
     Raises:
         InterruptedDownloadError: If it ends early or stalls.
-        HopelessDownloadError: If it is a web page.
+        HopelessDownloadError: If it is a web page, or larger than ``limit`` bytes.
     """
     if response.headers.get_content_type() == 'text/html':
         raise HopelessDownloadError('the server answered with a web page')
@@ -161,11 +161,16 @@ def receive(response: HTTPResponse, file: IO[bytes]) -> None:
             raise InterruptedDownloadError('the server went on at another place')
     length = response.headers.get('Content-Length', '')
     total = file.tell() + int(length) if length.isdigit() else None
+    too_large = HopelessDownloadError(f'it has more than the {limit or 0:,} bytes that are allowed')
+    if limit is not None and total is not None and total > limit:
+        raise too_large
     quiet = not sys.stderr.isatty() or os.environ.get('LOCAL_RANK', '0') != '0'
     with tqdm(total=total, initial=file.tell(), unit='B', unit_scale=True, disable=quiet) as bar:
         try:
             while chunk := response.read1(CHUNK):
                 file.write(chunk)
+                if limit is not None and file.tell() > limit:
+                    raise too_large
                 bar.update(len(chunk))
         except TimeoutError as error:
             raise InterruptedDownloadError(f'nothing came for {TIMEOUT_S:g} s after {file.tell()} bytes') from error

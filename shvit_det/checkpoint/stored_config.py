@@ -1,0 +1,69 @@
+"""The config that a checkpoint carries as text, read as data: mmengine alone would run it as Python."""
+
+import ast
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import UsageError
+
+NUMBERS = {text: float(text) for text in ('inf', 'nan')}  # as Python writes them, which are no literals
+
+
+def stored_config(content: Any) -> dict[str, Any] | None:
+    """Return the config in what a checkpoint of mmengine holds; None if it carries none.
+
+    Raises:
+        UsageError: If it is more than names with plain values.
+    """
+    meta = content.get('meta') if isinstance(content, Mapping) else None
+    text = meta.get('cfg') if isinstance(meta, Mapping) else None
+    return parse_config(text) if isinstance(text, str) and text.strip() else None
+
+
+def parse_config(text: str) -> dict[str, Any]:
+    """Return a config that mmengine wrote as text: ``NAME = VALUE``, the values made of literals and ``dict()``.
+
+    Raises:
+        UsageError: If there is anything else in it.
+    """
+    try:
+        statements = ast.parse(text).body
+        config = {}
+        for statement in statements:
+            if not isinstance(statement, ast.Assign) or not isinstance(target := statement.targets[0], ast.Name):
+                raise ValueError(f'line {statement.lineno} is no NAME = VALUE')
+            config[target.id] = value_of(statement.value)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise UsageError(
+            f'the config in the checkpoint is not the plain data that mmengine writes ({error}), and it is not run'
+        ) from error
+    return config
+
+
+def value_of(node: ast.expr) -> Any:
+    """Return the value of an expression.
+
+    Raises:
+        ValueError: If it is neither a literal nor a ``dict()`` of such.
+    """
+    match node:
+        case ast.Call(func=ast.Name(id='dict'), args=[]):
+            if any(keyword.arg is None for keyword in node.keywords):
+                raise ValueError(f'line {node.lineno} has **')
+            return {str(keyword.arg): value_of(keyword.value) for keyword in node.keywords}
+        case ast.Call(func=ast.Name(id='dict'), args=[ast.Dict() as inner], keywords=[]):
+            return value_of(inner)  # as mmengine writes keys that are no names
+        case ast.Dict():
+            if any(key is None for key in node.keys):
+                raise ValueError(f'line {node.lineno} has **')
+            pairs = zip(node.keys, node.values, strict=True)
+            return {ast.literal_eval(key): value_of(value) for key, value in pairs if key is not None}
+        case ast.List():
+            return [value_of(item) for item in node.elts]
+        case ast.Tuple():
+            return tuple(value_of(item) for item in node.elts)
+        case ast.Name(id=name) if name in NUMBERS:
+            return NUMBERS[name]
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Name(id=name)) if name in NUMBERS:
+            return -NUMBERS[name]
+    return ast.literal_eval(node)

@@ -1,0 +1,118 @@
+"""From what the user names, files, folders, patterns and URLs, to single pictures and videos."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from glob import glob, has_magic
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlparse
+
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from ..errors import UsageError
+
+PICTURES = tuple(IMG_EXTENSIONS)
+VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
+JPEGS = ('.jpg', '.jpeg', '')  # of what is drawn into these a JPEG is written, of all others a PNG
+LONGEST_NAME = 100  # characters of a URL's last part that go into a file name
+
+
+@dataclass(frozen=True)
+class Input:
+    """A picture or a video.
+
+    Args:
+        source: A path or a URL, as the user named it.
+    """
+
+    source: str
+
+    @property
+    def is_url(self) -> bool:
+        return urlparse(self.source).scheme in ('http', 'https')
+
+    @property
+    def path(self) -> PurePosixPath | Path:
+        """The path, or that within a URL."""
+        return PurePosixPath(unquote(urlparse(self.source).path)) if self.is_url else Path(self.source)
+
+    @property
+    def is_video(self) -> bool:
+        return self.path.suffix.lower() in VIDEOS
+
+
+def find_inputs(named: Sequence[str]) -> list[Input]:
+    """Return the pictures and videos that are named, in order, each once.
+
+    A folder stands for the pictures and videos in it, not for those in folders within; a pattern for those that it
+    matches, ``**`` for any depth. A file that is named itself is taken whatever its ending.
+
+    Raises:
+        UsageError: If there is no such file, or a folder or pattern has none.
+    """
+    found: dict[str, Input] = {}
+    for name in named:
+        for source in expand(name):
+            key = source if Input(source).is_url else str(Path(source).resolve())
+            found.setdefault(key, Input(source))
+    return list(found.values())
+
+
+def expand(name: str) -> list[str]:
+    path = Path(name).expanduser()
+    if Input(name).is_url:
+        return [name]
+    if path.is_dir():
+        files = media(list(path.iterdir()))
+        if not files:
+            within = ': for those in folders within name a pattern, ' + repr(f'{path}/**/*')
+            raise UsageError(f'{name} has no picture or video{within if any(map(Path.is_dir, path.iterdir())) else ""}')
+        return files
+    if path.exists():
+        return [str(path)]
+    if '://' in name:
+        raise UsageError(f'{name}: URLs have to start with http:// or https://')
+    if has_magic(name):
+        files = media([Path(match) for match in glob(str(path), recursive=True)])  # noqa: PTH207  (a Path's own takes no absolute pattern)
+        if not files:
+            raise UsageError(f'no picture or video matches {name}')
+        return files
+    raise UsageError(f'no such file or folder: {name}')
+
+
+def media(paths: Sequence[Path]) -> list[str]:
+    """Return those of the paths that are pictures or videos by their ending, sorted; no hidden ones."""
+    endings = PICTURES + VIDEOS
+    return sorted(str(p) for p in paths if p.suffix.lower() in endings and p.name[0] != '.' and p.is_file())
+
+
+def output_names(inputs: Sequence[Input]) -> list[str]:
+    """Return a file name for what is drawn of each input, no two alike, also where capitals do not count.
+
+    Where several have one name, their folders' names are put before it, and numbers after it where that is not enough.
+    """
+    plain = [output_name(item) for item in inputs]
+    count = Counter(name.lower() for name in plain)
+    wanted = [
+        f'{item.path.parent.name}-{name}' if count[name.lower()] > 1 and item.path.parent.name else name
+        for item, name in zip(inputs, plain, strict=True)
+    ]
+    taken: set[str] = set()
+    names = []
+    for name in wanted:
+        path, number, free = Path(name), 1, name
+        while free.lower() in taken or (number > 1 and free.lower() in map(str.lower, wanted)):
+            number += 1
+            free = f'{path.stem}-{number}{path.suffix}'
+        taken.add(free.lower())
+        names.append(free)
+    return names
+
+
+def output_name(item: Input) -> str:
+    stem = item.path.stem[-LONGEST_NAME:] or 'picture'
+    if item.is_video:
+        return f'{stem}.mp4'
+    suffix = item.path.suffix.lower()
+    known = suffix in PICTURES or not item.is_url  # the last part of a URL often has a dot and no ending
+    return f'{stem}{".jpg" if suffix in JPEGS or not known else ".png"}'

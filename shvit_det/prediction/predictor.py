@@ -1,0 +1,194 @@
+"""A checkpoint as a function from pictures to what is in them."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from mmengine.registry import DefaultScope
+
+from ..errors import UsageError
+from .detector import load_detector
+from .drawing import draw
+from .pictures import Picture, Reader
+
+Source = str | Path | Picture
+WAITING = 4  # batches' worth of pictures that may wait for others of their size
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What became of one picture.
+
+    Args:
+        key: What the caller gave with it.
+        picture: Its pixels, (H, W, 3), blue, green, red; None if it could not be read.
+        result: An mmdet ``DetDataSample`` on the CPU; None if there is an error.
+        error: Why there is no result, in one sentence.
+    """
+
+    key: Any
+    picture: Picture | None
+    result: Any
+    error: str | None = None
+
+
+class Predictor:
+    """Predicts pictures with a detector, exactly as ``tools/test.py`` does; three lines are enough::
+
+        from shvit_det import Predictor
+        predictor = Predictor('checkpoint.pth')
+        result = predictor('image.jpg')
+
+    The result is mmdet's ``DetDataSample``, its tensors on the CPU. ``result.pred_instances`` has ``bboxes`` (N, 4),
+    left, top, right and bottom in pixels of the picture, ``scores`` (N,), highest first, ``labels`` (N,), indices into
+    ``predictor.classes``, and ``masks`` (N, H, W) of bool where the detector predicts masks;
+    ``result.pred_instances.numpy()`` has the same as arrays, and ``result.pred_instances[result.pred_instances.scores >
+    0.5]`` the certain ones. Files are turned upright by their EXIF orientation as in training, and all coordinates are
+    those of the upright picture.
+
+    Args:
+        weights: A checkpoint, a file or a URL.
+        config: The config, a file or ``mmdet::...``; None takes the one that the checkpoint carries, which is read as
+            data: nothing of it is run.
+        device: ``'cpu'``, ``'cuda'`` or ``'cuda:N'``; None takes a GPU if there is one.
+        deploy: Whether to predict with the deployed form: the same results, faster.
+        batch: How many pictures are predicted at once. Only those that the test pipeline makes equally large share a
+            batch, so that none is padded, which would change its result.
+        cfg_options: Changes of single values of the config, dotted names.
+
+    Raises:
+        UsageError: If the checkpoint cannot be had or read, has no config, or does not fit it.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path,
+        config: str | None = None,
+        device: str | None = None,
+        deploy: bool = True,
+        batch: int = 1,
+        cfg_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if batch < 1:
+            raise UsageError(f'batch has to be at least 1, but got {batch}')
+        self.batch = batch
+        self.device = device_of(device)
+        self.detector = load_detector(weights, config, cfg_options, self.device, deploy)
+        self.reader = Reader(self.detector.config)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes by label."""
+        return self.detector.classes
+
+    def __call__(self, images: Source | Sequence[Source]) -> Any:
+        """Predict one picture, or a list of them.
+
+        Args:
+            images: A file, or an array (H, W, 3) of uint8 with blue, green, red as ``cv2.imread`` gives it; or a list
+                or tuple of those.
+
+        Returns:
+            A ``DetDataSample``, or a list of them.
+
+        Raises:
+            UsageError: If one cannot be read or predicted; it names the first such.
+        """
+        single = isinstance(images, str | Path | np.ndarray)
+        sources: list[Any] = [images] if single else list(cast(Sequence, images))
+        results: list[Any] = [None] * len(sources)
+        for done in self.stream(enumerate(sources)):
+            if done.error is not None:
+                source = sources[done.key]
+                name = source if isinstance(source, str | Path) else f'array {done.key}'
+                raise UsageError(f'{name}: {done.error}')
+            results[done.key] = done.result
+        return results[0] if single else results
+
+    def stream(self, items: Iterable[tuple[Any, Source]]) -> Iterator[Prediction]:
+        """Predict pictures as they come, in batches, and hold no more than a few of them.
+
+        Args:
+            items: Pairs of anything that tells a picture from the others, and the picture.
+
+        Yields:
+            A :class:`Prediction` for each, also of those that cannot be read; in the order in which they came as long
+            as all have one size.
+        """
+        waiting: dict[tuple[int, ...], list[tuple[Any, Picture, dict]]] = {}
+        for number, (key, image) in enumerate(items):
+            try:
+                picture, item = self.reader(image, number)
+            except UsageError as error:
+                yield Prediction(key, None, None, str(error))
+                continue
+            alike = waiting.setdefault(tuple(item['inputs'].shape), [])
+            alike.append((key, picture, item))
+            if len(alike) == self.batch or sum(map(len, waiting.values())) > WAITING * self.batch:
+                largest = max(waiting, key=lambda shape: len(waiting[shape]))
+                yield from self._predict(waiting.pop(largest))
+        for alike in waiting.values():
+            yield from self._predict(alike)
+
+    def _predict(self, pending: list[tuple[Any, Picture, dict]]) -> Iterator[Prediction]:
+        items = [item for _, _, item in pending]
+        batch = {name: [item[name] for item in items] for name in items[0]}
+        try:
+            with torch.no_grad(), DefaultScope.overwrite_default_scope('mmdet'):
+                results = self.detector.model.test_step(batch)
+        except torch.OutOfMemoryError as error:
+            raise UsageError(
+                f'{len(items)} pictures of {tuple(items[0]["inputs"].shape[1:])} pixels need more memory than '
+                f'{self.device} has: lower the batch, or use the CPU'
+            ) from error
+        except (UsageError, RuntimeError, KeyError) as error:
+            kind = '' if isinstance(error, UsageError) else f'{type(error).__name__}: '
+            reason = f'{kind}{error}'.strip().split('\n')[0]
+            yield from (
+                Prediction(key, picture, None, f'the model fails on it ({reason})') for key, picture, _ in pending
+            )
+            return
+        for (key, picture, _), result in zip(pending, results, strict=True):
+            yield Prediction(key, picture, result.cpu())
+
+    def draw(self, image: Source, result: Any, score: float = 0.3) -> Picture:
+        """Return a picture with masks, boxes, names and scores of what was found in it.
+
+        Args:
+            image: The picture that the result is of.
+            result: What calling the predictor gave.
+            score: Detections below are left out.
+
+        Shapes:
+            (H, W, 3), blue, green, red, for ``cv2.imwrite``; a picture with less than 400 pixels on its longer side is
+            enlarged by a whole factor, because names could not be read in it.
+        """
+        picture = image if isinstance(image, np.ndarray) else self.reader(image)[0]
+        return self.drawn(picture, result, score)
+
+    def drawn(self, picture: Picture, result: Any, score: float) -> Picture:
+        found = result.pred_instances
+        found = found[found.scores >= score].numpy()
+        masks = found.masks if 'masks' in found else None
+        return draw(picture, found.bboxes, found.labels, found.scores, masks, self.classes, self.detector.colors)
+
+
+def device_of(name: str | None) -> torch.device:
+    """Return the device of a name, or a GPU if there is one, else the CPU.
+
+    Raises:
+        UsageError: If torch knows no such device, or it is not here.
+    """
+    there = torch.cuda.is_available()
+    try:
+        device = torch.device(name or ('cuda' if there else 'cpu'))
+    except RuntimeError as error:
+        raise UsageError(f'unknown device {name!r}: use cpu, cuda or cuda:N') from error
+    if device.type not in ('cpu', 'cuda'):
+        raise UsageError(f'{name} is not supported: use cpu, cuda or cuda:N')
+    if device.type == 'cuda' and (not there or (device.index or 0) >= torch.cuda.device_count()):
+        raise UsageError(f'there is no device {name} here: torch sees {torch.cuda.device_count()} GPUs')
+    return device

@@ -1,0 +1,88 @@
+"""Videos frame by frame, in and out, with no more than a few frames in memory."""
+
+import math
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import cv2
+
+from ..errors import UsageError
+from .pictures import Picture
+
+DEFAULT_RATE = 25.0  # frames a second where a file does not say
+COMPLETE = 0.9  # of the frames that a file declares; the number is an estimate in some formats
+
+
+class VideoReader:
+    """The frames of a video, upright.
+
+    Raises:
+        UsageError: If it cannot be opened, or has no first frame.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.capture = cv2.VideoCapture(str(path))
+        self.first = self.capture.read()[1] if self.capture.isOpened() else None
+        if self.first is None:
+            self.capture.release()
+            raise UsageError('it cannot be read as a video')
+        rate = self.capture.get(cv2.CAP_PROP_FPS)
+        self.rate = rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_RATE
+        declared = self.capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.declared = int(declared) if math.isfinite(declared) and declared > 0 else None
+
+    def __iter__(self) -> Iterator[Picture]:
+        """Yield the frames.
+
+        Raises:
+            UsageError: After the last one, if there are much fewer than the file declares.
+        """
+        frame, count = self.first, 0
+        try:
+            while frame is not None:
+                yield frame  # type: ignore[misc]  # OpenCV's annotations do not know the type of the pixels
+                count += 1
+                found, following = self.capture.read()
+                frame = following if found else None
+        finally:
+            self.capture.release()
+        if self.declared is not None and count < COMPLETE * self.declared:
+            raise UsageError(f'it ends after {count} of {self.declared} frames')
+
+
+class VideoWriter:
+    """An mp4 file that gets its name when it is whole.
+
+    Args:
+        path: The file.
+        rate: Frames a second.
+    """
+
+    def __init__(self, path: Path, rate: float) -> None:
+        self.path, self.rate = path, rate
+        self.part = path.with_name(f'.part-{path.name}')  # OpenCV chooses the format by the ending
+        self.writer: cv2.VideoWriter | None = None
+
+    def add(self, frame: Picture) -> None:
+        """Write a frame; the first one sets the size.
+
+        Raises:
+            UsageError: If the file cannot be written.
+        """
+        if self.writer is None:
+            height, width = frame.shape[:2]
+            code = cv2.VideoWriter.fourcc(*'mp4v')
+            self.writer = cv2.VideoWriter(str(self.part), code, self.rate, (width, height))
+            if not self.writer.isOpened():
+                raise UsageError(f'OpenCV cannot write the video {self.path} of {width}x{height} pixels')
+        self.writer.write(frame)
+
+    def close(self, keep: bool) -> None:
+        """End the file, and give it its name or delete it."""
+        if self.writer is not None:
+            self.writer.release()
+            if keep:
+                self.part.replace(self.path)
+        with suppress(FileNotFoundError):
+            self.part.unlink()
