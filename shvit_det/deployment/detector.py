@@ -89,11 +89,12 @@ def fuse_detector(detector: Any, channels_last: bool) -> None:
     if isinstance(detector.backbone, SHViT):
         detector.backbone = FusedSHViT(detector.backbone, channels_last)
     if isinstance(neck, SHViTFPN):
-        detector.neck = FusedSHViTFPN(neck, channels_last)
+        finer = compose_finer(neck)
+        detector.neck = FusedSHViTFPN(neck, channels_last, finer)
         if rpn_conv is not None:
             handover = Handover()
             with torch.no_grad():
-                hidden = compose_conv(compose_finer(neck)[0], copy.deepcopy(rpn_conv).double())
+                hidden = compose_conv(finer[0], copy.deepcopy(rpn_conv).double())
             detector.neck = NeckWithRPN(detector.neck, hidden, rpn_conv, handover)
             detector.rpn_head.rpn_conv = RPNConv(rpn_conv, handover)
     pack_layers(detector)

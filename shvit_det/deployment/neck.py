@@ -21,12 +21,15 @@ class FusedSHViTFPN(nn.Module):
     Args:
         source: The trained neck; it is not changed.
         channels_last: Whether inputs are brought into this layout, which all further results then have.
+        finer: What :func:`compose_finer` returned for the source, which takes seconds; found here if None.
 
     Shapes:
         As the source's.
     """
 
-    def __init__(self, source: SHViTFPN, channels_last: bool = True) -> None:
+    def __init__(
+        self, source: SHViTFPN, channels_last: bool = True, finer: Sequence[TransposedConv] | None = None
+    ) -> None:
         super().__init__()
         self.channels_last = channels_last
         self.out_channels = source.out_channels
@@ -36,7 +39,7 @@ class FusedSHViTFPN(nn.Module):
         dtype = next(source.parameters()).dtype
         self.finer_convs = nn.ModuleList(
             FusedTransposedConv(composed.weight.to(dtype), composed.bias.to(dtype), composed.stride, composed.padding)
-            for composed in compose_finer(source)
+            for composed in (compose_finer(source) if finer is None else finer)
         )
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
