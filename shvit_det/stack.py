@@ -48,6 +48,7 @@ PACKAGES = (
         module='cv2',
     ),
     _package('matplotlib', '>=3.8', 'matplotlib==3.11.2'),
+    _package('pillow', '>=10', 'pillow==13.0.0', module='PIL'),
     _package('safetensors', '>=0.4', 'safetensors==0.8.0'),
     _package('pycocotools', '>=2.0.7', 'pycocotools==2.0.11'),
     _package('setuptools', '>=68,<82', 'setuptools<82', module='pkg_resources'),  # the part of it that mmengine imports
