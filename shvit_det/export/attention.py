@@ -12,7 +12,7 @@ class PhoneAttention(nn.Module):
 
     One operation that a backend does not take cuts the network in two, and the feature map is copied and laid out anew
     on both sides. So the norm is written as means and products; its scale and shift are in the weights that follow it,
-    and what is left of it are two numbers an image.
+    and what is left of it are two numbers an image. On a desktop CPU the whole network took the same time either way.
 
     Args:
         source: A deployed attention; it is not changed.

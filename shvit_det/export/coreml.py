@@ -18,7 +18,6 @@ from .quiet import quiet
 INPUT = 'image'
 # What rounding may change, of the largest magnitude of an output; random weights round worst.
 TOLERANCES = {torch.float32: 2e-2, torch.float16: 5e-2}
-NUMPY_BELOW = (2, 4)  # coremltools 9 turns arrays of one element into numbers, which later releases refuse
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,8 @@ def require_coremltools() -> Any:
     """Import coremltools and return it.
 
     Raises:
-        UsageError: If it is not installed, or NumPy is too new for it.
+        UsageError: If it is not installed.
     """
-    import numpy
-
     logging.getLogger('coremltools').setLevel(logging.ERROR)  # it warns of what only Apple's systems have
     try:
         with quiet():
@@ -59,15 +56,7 @@ def require_coremltools() -> Any:
     except ModuleNotFoundError as error:
         if error.name != 'coremltools':
             raise
-        raise UsageError(
-            "coremltools is not installed: pip install 'shvit_det[coreml]', in an environment of its own"
-        ) from error
-    release = tuple(map(int, numpy.__version__.split('.')[:2]))
-    if release >= NUMPY_BELOW:
-        raise UsageError(
-            f'coremltools {module.__version__} does not work with NumPy {numpy.__version__}: '
-            f"pip install 'numpy<2.4', in an environment of its own"
-        )
+        raise UsageError("coremltools is not installed: pip install 'shvit_det[coreml]'") from error
     return module
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from .quiet import quiet
 
+ANOTHER_RELEASE = f'each of its releases is for one of torch (1.2.0 for 2.11), and this is torch {torch.__version__}'
 HELPERS = ('getitem', 'executorch_call_delegate')  # not operations of the network
 
 
@@ -44,11 +46,11 @@ class Program:
         )
 
 
-def require_executorch() -> Any:
+def require_executorch() -> str:
     """Import ExecuTorch's runtime and return its version.
 
     Raises:
-        UsageError: If it is not installed, or was built for another torch.
+        UsageError: If it is not installed, or cannot be imported beside this torch.
     """
     try:
         with quiet():
@@ -60,8 +62,8 @@ def require_executorch() -> Any:
         raise UsageError(
             "executorch is not installed: pip install 'shvit_det[executorch]', in an environment of its own"
         ) from error
-    from importlib.metadata import version
-
+    except ImportError as error:
+        raise UsageError(f'executorch cannot be imported: {error}; {ANOTHER_RELEASE}') from error
     return version('executorch')
 
 
@@ -72,8 +74,9 @@ def lower(module: nn.Module, images: Tensor) -> Program:
         UsageError: If it cannot be expressed; the sentence has the first line of ExecuTorch's.
     """
     require_executorch()
-    # Its serializer runs this program by name, which is not found where the environment's folder is not in PATH.
-    os.environ.setdefault('FLATC_EXECUTABLE', str(Path(sys.executable).with_name('flatc')))
+    compiler = Path(sys.executable).with_name('flatc')
+    if compiler.is_file():  # it is run by name, which is not found where the environment's folder is not in PATH
+        os.environ.setdefault('FLATC_EXECUTABLE', str(compiler))
     try:
         with quiet(), torch.no_grad():
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -133,6 +136,14 @@ class Runner:
             self._method = self._program.load_method('forward')
 
     def __call__(self, images: Tensor) -> Sequence[Tensor]:
-        """(B, 3, H, W) -> the outputs, copied out of the program's memory."""
-        outs: Sequence[Tensor] = self._method.execute([images])
+        """(B, 3, H, W) -> the outputs, copied out of the program's memory.
+
+        Raises:
+            UsageError: If it cannot run; most often ExecuTorch was built for another release of torch.
+        """
+        try:
+            outs: Sequence[Tensor] = self._method.execute([images])
+        except RuntimeError as error:
+            line = str(error).strip().splitlines()[0]
+            raise UsageError(f'ExecuTorch {self.version} cannot run this: {line}; {ANOTHER_RELEASE}') from error
         return outs

@@ -38,9 +38,7 @@ class Package:
 
     def weight_types(self) -> set[str]:
         """Return the types of the constants with more than one element, but those of shapes and paddings."""
-        values = (
-            operation.outputs[0].val for operation in self._function.operations if operation.op_type == 'const'
-        )
+        values = (operation.outputs[0].val for operation in self._function.operations if operation.op_type == 'const')
         arrays = [np.asarray(value) for value in values]
         return {array.dtype.name for array in arrays if array.dtype.kind == 'f' and array.size > 1}
 

@@ -76,10 +76,7 @@ def export_phone(
     built = build_part(config, checkpoint, part, shape)
     path = Path(out) if out else Path(f'{built.config}_{built.name.replace("+", "_")}{suffix}')
     path.parent.mkdir(parents=True, exist_ok=True)
-    if target == 'coreml':
-        summary = write_package(built, path).summary()
-    else:
-        summary = write_program(built, path)
+    summary = write_package(built, path).summary() if target == 'coreml' else write_program(built, path)
     files = [path] if path.is_file() else [file for file in path.rglob('*') if file.is_file()]
     return Exported(path, built, sum(file.stat().st_size for file in files), summary)
 

@@ -31,6 +31,7 @@ DISTRIBUTIONS = {
     'onnx': ('onnx',),
     'onnxruntime': ('onnxruntime',),
     'openvino': ('openvino',),
+    'executorch': ('executorch',),
 }
 GPU_CLOCKS = {
     'clocks.sm': 'sm_clock_mhz',
