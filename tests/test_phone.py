@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from mmengine.registry import DefaultScope
 from norms import randomise_norms
 from processes import tool
 
@@ -23,13 +22,6 @@ DATA = ROOT / 'tests' / 'data'
 MASK_RCNN, RETINANET, R18 = (str(DATA / f'tiny_{name}.py') for name in ('mask_rcnn', 'retinanet', 'r18'))
 CLASSIFIER = str(DATA / 'tiny_imagenet.py')
 SHAPE = (96, 128)
-
-
-@pytest.fixture(autouse=True)
-def scope():
-    """Leave no scope to other tests."""
-    with DefaultScope.overwrite_default_scope(None):
-        yield
 
 
 def trained(config: str, folder: Path, **meta: object) -> tuple[torch.nn.Module, str]:
