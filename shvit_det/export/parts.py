@@ -83,6 +83,9 @@ class FromPixels(nn.Module):
         std: Of each channel.
     """
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.network = network
