@@ -36,7 +36,8 @@ class OneMap(nn.Module):
         self.scale = scale
 
     def forward(self, x):
-        return [self.conv(x) * (self.scale if torch.jit.is_tracing() else 1.0)]
+        exporting = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        return [self.conv(x) * (self.scale if exporting else 1.0)]
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +60,8 @@ def no_compiler(monkeypatch):
 @pytest.fixture(params=runtimes.RUNTIMES)
 def runtime(request):
     for package in runtimes.RUNTIMES[request.param].packages:
-        pytest.importorskip(package, reason=f"{package} is not here: pip install '.[runtimes]'")
+        extra = runtimes.RUNTIMES[request.param].extra
+        pytest.importorskip(package, reason=f"{package} is not here: pip install '.[{extra}]'")
     return request.param
 
 
@@ -140,11 +142,13 @@ def test_settings_that_do_not_go_with_a_form_are_refused(forms, changes, words):
         settings_in(forms, settings(**changes))
 
 
-@pytest.mark.parametrize('name, package', [('onnxruntime', 'onnxruntime'), ('openvino', 'openvino')])
-def test_a_missing_runtime_is_named_before_anything_is_built(name, package, monkeypatch):
+@pytest.mark.parametrize(
+    'name, extra', [('onnxruntime', 'runtimes'), ('openvino', 'runtimes'), ('executorch', 'executorch')]
+)
+def test_a_missing_runtime_is_named_before_anything_is_built(name, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnx', sys)
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UsageError, match=rf"{name}: needs {package}.*pip install 'shvit_det\[runtimes\]'"):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UsageError, match=rf"{name}: needs {name}.*pip install 'shvit_det\[{extra}\]'"):
         build_subjects([f'{name}:shvit:s1'], settings(**SMALL), None, None)
 
 
@@ -252,7 +256,7 @@ def test_a_runtime_computes_the_same_and_costs_what_its_backbone_does(runtime):
     record = benchmark(['shvit:s1', f'{runtime}:shvit:s1'], settings(**SMALL, fold=True))
     ours, theirs = record['subjects']
     assert theirs['prepared'][0] == ours['prepared'][0] and theirs['prepared'][0].endswith('BN folded')
-    assert re.fullmatch(r'(ONNX Runtime|OpenVINO) [\d.]+, float32', theirs['prepared'][1])
+    assert re.fullmatch(r'(ONNX Runtime|OpenVINO|ExecuTorch) [\d.]+, float32', theirs['prepared'][1])
     assert [theirs[key] for key in ('cost', 'parameters', 'input_shape')] == [
         ours[key] for key in ('cost', 'parameters', 'input_shape')
     ]

@@ -20,8 +20,8 @@ def main() -> None:
         epilog='A source is a config, mmdet::FOLDER/CONFIG.py of the installed mmdet, or a backbone alone: '
         'timm:NAME or shvit:s1 ... shvit:s4. Prefixes change the form of one source, several in any order: deployed: '
         'and plain: (of what has a SHViT; plain is norms and neck computed as written), compiled:, channels_last:, '
-        'float32:, bfloat16:, float16:, and for a backbone alone onnxruntime: or openvino:, with its batch norms '
-        'folded; for example compiled:bfloat16:deployed:shvit:s4.',
+        'float32:, bfloat16:, float16:, and for a backbone alone onnxruntime:, openvino: or executorch:, with its '
+        'batch norms folded; for example compiled:bfloat16:deployed:shvit:s4.',
     )
     parser.add_argument('config', metavar='CONFIG', help='what is timed: a source')
     parser.add_argument('checkpoint', metavar='CHECKPOINT', nargs='?', help='its weights [random ones]')

@@ -21,7 +21,7 @@ SOURCE_TREE = Path(__file__).parents[2]
 # As Linux names them; asimd is NEON's name on 64-bit Arm.
 INSTRUCTION_SETS = ('avx2', 'avx512f', 'avx512_bf16', 'avx512_fp16', 'avx512_vnni', 'amx_bf16', 'amx_int8')
 ARM_INSTRUCTION_SETS = {'neon': 'neon', 'asimd': 'neon', 'sve': 'sve', 'sve2': 'sve2', 'bf16': 'bf16', 'i8mm': 'i8mm'}
-OPTIONAL = ('timm', 'onnx', 'onnxruntime', 'openvino')
+OPTIONAL = ('timm', 'onnx', 'onnxruntime', 'openvino', 'executorch')
 DISTRIBUTIONS = {
     **{package.name: package.distributions for package in PACKAGES if package.name.startswith(('torch', 'mm'))},
     **{name: (name,) for name in OPTIONAL},

@@ -1,4 +1,4 @@
-"""Backbones in other runtimes than PyTorch: exported as ONNX, run on NumPy arrays, held against PyTorch's outputs."""
+"""Backbones in other runtimes than PyTorch: exported, run on NumPy arrays, held against PyTorch's outputs."""
 
 import warnings
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import UsageError
+from ..export.executorch import Runner, lower
 
 OPSET = 17
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # of the largest magnitude of each feature map
@@ -21,17 +22,27 @@ class Runtime:
     """A backbone as a runtime has prepared it.
 
     Args:
-        model: An ONNX file's content.
+        model: What :meth:`convert` returned.
         threads: Of the runtime.
         dtype: Of its arithmetic, one of ``dtypes``; images and feature maps are float32.
     """
 
     dtypes: ClassVar[tuple[torch.dtype, ...]]
     packages: ClassVar[tuple[str, ...]]
+    extra: ClassVar[str] = 'runtimes'
     title: str  # with its version
 
     def __init__(self, model: bytes, threads: int, dtype: torch.dtype) -> None:
         raise NotImplementedError
+
+    @classmethod
+    def convert(cls, backbone: nn.Module, images: torch.Tensor) -> bytes:
+        """Return a backbone as the content of a file that the runtime takes, for images of this size.
+
+        Raises:
+            UsageError: If the backbone has something that the file cannot express.
+        """
+        return export_backbone(backbone, images)
 
     def test_step(self, images: np.ndarray) -> list[np.ndarray]:
         """Return the feature maps of images, (B, 3, H, W), in the memory where the runtime leaves them."""
@@ -85,19 +96,39 @@ class OpenVINO(Runtime):
         return [outs[index] for index in range(self._number)]
 
 
-RUNTIMES: dict[str, type[Runtime]] = {'onnxruntime': OnnxRuntime, 'openvino': OpenVINO}
+class ExecuTorch(Runtime):
+    """ExecuTorch on the CPU, with XNNPACK's kernels where they serve."""
+
+    dtypes = (torch.float32,)
+    packages = ('executorch',)
+    extra = 'executorch'
+
+    def __init__(self, model: bytes, threads: int, dtype: torch.dtype) -> None:
+        self._runner = Runner(model, threads)
+        self.title = f'ExecuTorch {self._runner.version}'
+
+    @classmethod
+    def convert(cls, backbone: nn.Module, images: torch.Tensor) -> bytes:
+        return lower(backbone, images).content
+
+    def test_step(self, images: np.ndarray) -> list[np.ndarray]:
+        return [feature.numpy() for feature in self._runner(torch.from_numpy(images))]
+
+
+RUNTIMES: dict[str, type[Runtime]] = {'onnxruntime': OnnxRuntime, 'openvino': OpenVINO, 'executorch': ExecuTorch}
 
 
 def check_installed(name: str) -> None:
     """Raise ``UsageError`` if what a runtime needs is not installed."""
-    for package in RUNTIMES[name].packages:
+    kind = RUNTIMES[name]
+    for package in kind.packages:
         try:
             import_module(package)
         except ModuleNotFoundError as error:
             if error.name != package:
                 raise
             raise UsageError(
-                f"{name}: needs {package}, which is not installed: pip install 'shvit_det[runtimes]'"
+                f"{name}: needs {package}, which is not installed: pip install 'shvit_det[{kind.extra}]'"
             ) from error
 
 
@@ -133,7 +164,8 @@ def exported(name: str, backbone: nn.Module, images: torch.Tensor, threads: int,
     Raises:
         UsageError: If the backbone cannot be exported, or the runtime computes something else.
     """
-    runtime = RUNTIMES[name](export_backbone(backbone, images), threads, dtype)
+    kind = RUNTIMES[name]
+    runtime = kind(kind.convert(backbone, images), threads, dtype)
     with torch.no_grad():
         expected = [feature.numpy() for feature in backbone(images)]
     check_agreement(expected, runtime.test_step(images.numpy()), TOLERANCES[dtype], runtime.title)

@@ -1,0 +1,175 @@
+"""Core ML programs, read from their packages and run operation by operation in PyTorch.
+
+Core ML itself runs on Apple's systems alone. This shows that a package as it lies on disk (its operations, their order
+and arguments, the weights in their file) computes what it should; not how Core ML's own kernels round, and not their
+speed. The meaning of each operation is that of coremltools' reference of MIL operations.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import UsageError
+
+Values = dict[str, Any]
+
+
+class Package:
+    """An ``.mlpackage`` whose network is an ML program.
+
+    Args:
+        path: The package, a folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import coremltools
+        from coremltools.converters.mil.frontend.milproto.load import load
+
+        model = coremltools.models.MLModel(str(path), skip_model_load=True)
+        self.description = model.get_spec()
+        program = load(self.description, self.description.specificationVersion, model.weights_dir)
+        self._function = program.functions['main']
+        self.operations = [operation for operation in self._function.operations if operation.op_type != 'const']
+
+    def weight_types(self) -> set[str]:
+        """Return the types of the constants with more than one element, but those of shapes and paddings."""
+        values = (operation.outputs[0].val for operation in self._function.operations if operation.op_type == 'const')
+        arrays = [np.asarray(value) for value in values]
+        return {array.dtype.name for array in arrays if array.dtype.kind == 'f' and array.size > 1}
+
+    def run(self, image: Tensor, dtype: torch.dtype) -> Values:
+        """Compute the outputs by name.
+
+        Args:
+            image: (1, 3, H, W), the values of the pixels.
+            dtype: float32, or float16 to round the result of every operation to that type, sums within an operation
+                being kept in float32.
+
+        Raises:
+            UsageError: If there is an operation that this does not know.
+        """
+        (input_name,) = self._function.inputs
+        known: Values = {input_name: image}
+
+        def value(variable: Any) -> Any:
+            if isinstance(variable, list | tuple):
+                return [value(item) for item in variable]
+            if variable.name in known:
+                return known[variable.name]
+            constant = variable.val
+            return torch.from_numpy(constant) if isinstance(constant, np.ndarray) else constant
+
+        for operation in self.operations:
+            compute = OPERATIONS.get(operation.op_type)
+            if compute is None:
+                raise UsageError(f'the package has the operation {operation.op_type}, which cannot be checked here')
+            arguments = {name: _as_float32(value(given)) for name, given in operation.inputs.items()}
+            results = compute(**arguments)
+            results = results if isinstance(results, tuple) else (results,)
+            for variable, result in zip(operation.outputs, results, strict=True):
+                known[variable.name] = _rounded(result, dtype)
+        return {variable.name: known[variable.name] for variable in self._function.outputs}
+
+
+def _as_float32(given: Any) -> Any:
+    if isinstance(given, list):
+        return [_as_float32(item) for item in given]
+    return given.float() if isinstance(given, Tensor) and given.is_floating_point() else given
+
+
+def _rounded(result: Any, dtype: torch.dtype) -> Any:
+    return result.to(dtype).float() if isinstance(result, Tensor) and result.is_floating_point() else result
+
+
+def _numbers(values: Any) -> list[int]:
+    return [int(number) for number in values]
+
+
+def _conv(x: Tensor, weight: Tensor, bias: Any = None, **how: Any) -> Tensor:
+    strides, dilations = _numbers(how['strides']), _numbers(how['dilations'])
+    return functional.conv2d(_padded(x, how), weight, bias, strides, 0, dilations, int(how['groups']))
+
+
+def _padded(x: Tensor, how: Values) -> Tensor:
+    if how['pad_type'] == 'valid':
+        return x
+    if how['pad_type'] != 'custom':
+        raise UsageError(f'the package has a padding {how["pad_type"]}, which cannot be checked here')
+    top, bottom, left, right = _numbers(how['pad'])
+    return functional.pad(x, (left, right, top, bottom))
+
+
+def _conv_transpose(x: Tensor, weight: Tensor, bias: Any = None, **how: Any) -> Tensor:
+    strides, dilations = _numbers(how['strides']), _numbers(how['dilations'])
+    full = functional.conv_transpose2d(x, weight, bias, strides, 0, 0, int(how['groups']), dilations)
+    top, bottom, left, right = _numbers(how['pad']) if how['pad_type'] == 'custom' else (0, 0, 0, 0)
+    cropped = full[:, :, top : full.shape[2] - bottom, left : full.shape[3] - right]
+    shape = how.get('output_shape')
+    if shape is not None and list(cropped.shape) != _numbers(shape):
+        raise UsageError(f'the package states an output of {_numbers(shape)} for one of {list(cropped.shape)}')
+    return cropped
+
+
+def _slice(x: Tensor, begin: Any, end: Any, **how: Any) -> Tensor:
+    dims = range(x.dim())
+    begins = [None if _flag(how.get('begin_mask'), dim) else int(begin[dim]) for dim in dims]
+    ends = [None if _flag(how.get('end_mask'), dim) else int(end[dim]) for dim in dims]
+    stride = how.get('stride')
+    steps = [None if stride is None else int(stride[dim]) for dim in dims]
+    return x[tuple(slice(*bounds) for bounds in zip(begins, ends, steps, strict=True))]
+
+
+def _flag(mask: Any, dim: int) -> bool:
+    return mask is not None and bool(mask[dim])
+
+
+def _matmul(x: Tensor, y: Tensor, transpose_x: Any = False, transpose_y: Any = False) -> Tensor:
+    return (x.mT if transpose_x else x) @ (y.mT if transpose_y else y)
+
+
+def _classify(probabilities: Tensor, classes: Any) -> tuple[str, Tensor]:
+    names = [str(name) for name in classes]
+    return names[int(probabilities.argmax())], probabilities
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    'add': lambda x, y: x + y,
+    'cast': lambda x, dtype: x,  # what is rounded to is decided for all operations
+    'classify': _classify,
+    'concat': lambda values, axis, interleave=False: torch.cat(values, int(axis)),
+    'conv': _conv,
+    'conv_transpose': _conv_transpose,
+    'fill_like': lambda ref_tensor, value: torch.full_like(ref_tensor, float(value)),
+    'linear': lambda x, weight, bias=None: functional.linear(x, weight, bias),
+    'matmul': _matmul,
+    'max_pool': lambda x, kernel_sizes, **how: functional.max_pool2d(
+        functional.pad(x, [p for pair in reversed(_pairs(how)) for p in pair], value=-torch.inf),
+        _numbers(kernel_sizes),
+        _numbers(how['strides']),
+    ),
+    'mul': lambda x, y: x * y,
+    'reduce_mean': lambda x, axes, keep_dims: x.mean(_numbers(axes), keepdim=bool(keep_dims)),
+    'relu': lambda x: x.relu(),
+    'reshape': lambda x, shape: x.reshape(_numbers(shape)),
+    'rsqrt': lambda x, epsilon: torch.rsqrt(x + float(epsilon)),
+    'sigmoid': lambda x: x.sigmoid(),
+    'slice_by_index': _slice,
+    'softmax': lambda x, axis: x.softmax(int(axis)),
+    'squeeze': lambda x, axes: x.squeeze(_numbers(axes)),
+    'sub': lambda x, y: x - y,
+    'transpose': lambda x, perm: x.permute(_numbers(perm)),
+    'upsample_nearest_neighbor': lambda x, scale_factor_height, scale_factor_width: functional.interpolate(
+        x, scale_factor=(float(scale_factor_height), float(scale_factor_width)), mode='nearest'
+    ),
+}
+
+
+def _pairs(how: Values) -> list[list[int]]:
+    """Return the padding of height and width, before and after."""
+    pad = _numbers(how['pad']) if how['pad_type'] == 'custom' else [0, 0, 0, 0]
+    return [pad[:2], pad[2:]]
