@@ -1,0 +1,1 @@
+"""Whole detectors for other runtimes: from an image tensor to boxes, labels, scores and masks in one file."""
