@@ -16,7 +16,14 @@ ROOT = Path(__file__).parent.parent
 
 _context = multiprocessing.get_context('forkserver')
 _context.set_forkserver_preload(
-    ['shvit_det.engine.train', 'shvit_det.engine.evaluate', 'shvit_det.data.sample', 'shvit_det.timing.benchmark']
+    [
+        'shvit_det.engine.train',
+        'shvit_det.engine.evaluate',
+        'shvit_det.data.sample',
+        'shvit_det.timing.benchmark',
+        'shvit_det.export.comparing',
+        'shvit_det.export.exporting',
+    ]
 )
 
 

@@ -13,7 +13,7 @@ def main() -> None:
         description='Write a RetinaNet, Faster R-CNN or Mask R-CNN as one file, from image tensor to detections.'
     )
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help='checkpoint file; random: weights that were not trained')
     parser.add_argument('--to', choices=list(SUFFIXES), required=True, help='the format')
     parser.add_argument('--out', metavar='FILE', help='where to [CHECKPOINT.onnx or .xml, in this folder]')
     parser.add_argument(

@@ -11,7 +11,6 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import nn
 
-from ..checkpoint import load_checkpoint
 from ..deployment import check_deployable, deploy, is_deployed
 from ..engine.config import load_config, remove_pretrained
 from ..engine.detection import Detection
@@ -22,6 +21,7 @@ from .checks import check_exportable
 from .detectors import INPUTS, Graph, OneStage, TwoStage, TwoStageWithMasks
 from .metadata import FORMAT, KEY, Metadata, resize_rule
 from .onnx_file import finish, trace
+from .random_weights import load_detector
 from .runtimes import require
 
 SUFFIXES = {'onnx': '.onnx', 'openvino': '.xml'}
@@ -40,7 +40,7 @@ def export(
 
     Args:
         config_path: The config.
-        checkpoint: Its weights.
+        checkpoint: Its weights; ``'random'`` for weights that were not trained but find something.
         to: ``'onnx'`` or ``'openvino'``, whose second file (.bin) stands beside the .xml.
         out: The file; by default the checkpoint's name, with the suffix of the format, in the present folder.
         cfg_options: Changes of single values of the config, such as the score threshold.
@@ -66,10 +66,8 @@ def export(
         raise UsageError(f'{config_path} has a classifier, and only detectors can be exported')
     rule = resize_rule(config)
     remove_pretrained(config)
-    detector: Any = Detection().build(config)
-    check_exportable(detector)
-    load_checkpoint(detector, checkpoint)
-    detector.eval()
+    check_exportable(Detection().build(config))
+    detector = load_detector(config, config_path, checkpoint)
     graph = graph_of(detector)
     metadata = Metadata(
         format=FORMAT,

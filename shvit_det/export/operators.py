@@ -91,7 +91,7 @@ def suppress_flat(
     return suppress(boxes, scores + every.to(scores), groups + every.to(groups), valid, iou_threshold, limit)
 
 
-def at_most(limit: int, size: Any) -> Tensor:
+def at_most(limit: int, size: Any) -> Any:
     """Return the smaller of a constant and a size that is known only when the graph runs."""
     return torch.minimum(torch.as_tensor(limit), torch.as_tensor(size))
 
