@@ -176,7 +176,7 @@ def compare(
             threads=threads,
             batch=1,
             shape=None,
-            images=f'{len(loader.dataset)} photographs, {_times(sizes[0])} to {_times(sizes[1])}',
+            images=f'{len(loader.dataset)} images, {_times(sizes[0])} to {_times(sizes[1])}',
             dtype='float32',
             channels_last=False,
             compile=None,
