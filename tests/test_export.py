@@ -23,6 +23,7 @@ from shvit_det.export.regions import paste, pool
 from shvit_det.export.running import ExportedDetector, instances
 from shvit_det.export.runtimes import RUNTIME_OF, RUNTIMES
 
+TINY_R18 = TINY_MASK_RCNN.replace('tiny_mask_rcnn', 'tiny_r18')
 CONFIGS = [TINY_RETINANET, TINY_MASK_RCNN]
 # Images, height and width that the detector gets, original height and width.
 SIZES = [(2, 96, 128, 96, 128), (1, 101, 147, 211, 307), (3, 90, 67, 45, 33)]
@@ -75,7 +76,7 @@ def export(request, tmp_path_factory):
     return made
 
 
-@pytest.mark.parametrize('config', CONFIGS)
+@pytest.mark.parametrize('config', [*CONFIGS, TINY_R18])
 def test_the_graph_finds_what_mmdet_finds(config):
     model = detector(config)
     graph = graph_of(model)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from exported import detector
+from exported import assert_same, by_mmdet, detector, photographs
 from mmdet.datasets.transforms import Resize
 from mmengine.config import Config
 from mmengine.structures import InstanceData
@@ -19,6 +19,7 @@ from shvit_det.export.checks import check_exportable
 from shvit_det.export.comparing import Agreement, match
 from shvit_det.export.metadata import Metadata, resize_rule, resized
 from shvit_det.export.report import comparison_table
+from shvit_det.export.running import ExportedDetector, instances
 from shvit_det.timing.building import build_detector
 
 OTHERS = {
@@ -77,7 +78,7 @@ def test_a_pipeline_that_a_file_cannot_tell_is_refused():
         resize_rule(Config(dict(test_pipeline=[dict(type='Pad', size_divisor=64)])))
 
 
-@pytest.mark.parametrize('text', [None, '{}', '[]', '{"format": 99}'])
+@pytest.mark.parametrize('text', [None, '{}', '[]', '{"format": 99}', 'no JSON'])
 def test_metadata_of_others_is_refused(text):
     with pytest.raises(UsageError, match=r'a\.onnx is no detector'):
         Metadata.load(text, 'a.onnx')
@@ -112,11 +113,30 @@ def work(tmp_path_factory):
     return folder
 
 
-def test_an_exported_file_scores_as_its_checkpoint(work):
+@pytest.fixture(scope='module')
+def exported(work):
+    """The folder, with the file of the Mask R-CNN in it."""
     pytest.importorskip('onnx', reason="onnx is not here: pip install '.[runtimes]'")
     pytest.importorskip('onnxruntime', reason="onnxruntime is not here: pip install '.[runtimes]'")
     result = tool('export', TINY_MASK_RCNN, 'mask.pth', '--to', 'onnx', cwd=work)
     assert result.returncode == 0, result.stderr[-3000:]
+    return work
+
+
+def test_a_file_takes_an_image_as_it_is_read(exported):
+    opened = ExportedDetector(exported / 'mask.onnx')
+    assert opened.metadata.classes == ('disc', 'square', 'triangle', 'star', 'cross')
+    assert opened.metadata.weights == 'mask.pth' and opened.metadata.config == 'tiny_mask_rcnn.py'
+    image = photographs(1, 101, 147)[0].permute(1, 2, 0).numpy()
+    small = torch.from_numpy(resized(image, dict(scale=(192, 192), keep_ratio=True))).permute(2, 0, 1)[None]
+    assert small.shape == (1, 3, 132, 192)
+    (expected,) = by_mmdet(detector(TINY_MASK_RCNN, score_thr=0.05, max_per_img=100), small, (101, 147))
+    assert len(expected) > 0
+    assert_same(expected, instances(opened(image)))
+
+
+def test_an_exported_file_scores_as_its_checkpoint(exported):
+    work = exported
     result = tool('compare_export', TINY_MASK_RCNN, 'mask.pth', 'mask.onnx', '--json', 'record.json', cwd=work)
     assert result.returncode == 0, result.stderr[-3000:]
     record = json.loads((work / 'record.json').read_text())

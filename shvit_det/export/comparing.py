@@ -15,13 +15,14 @@ from mmengine.evaluator import Evaluator
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
-from ..deployment import check_deployable, deploy
+from ..deployment import deploy
 from ..engine.config import load_config, remove_pretrained, set_data_root
 from ..engine.detection import Detection, has_masks
 from ..errors import UsageError
 from ..timing.environment import describe_environment
 from ..timing.inputs import fresh
 from .checks import check_exportable
+from .exporting import can_be_deployed
 from .random_weights import load_detector
 from .report import FORMAT
 from .running import open_exported
@@ -154,9 +155,10 @@ def compare(
     models = {file: open_exported(file, config) for file in files}
     task.check_model(config, detector, ('test',))
     task.check_data(config, detector, ('test',))
-    check_deployable(detector)
     detector = load_detector(config, config_path, checkpoint)
-    steps = {'PyTorch': detector.test_step, 'PyTorch, deployed': deploy(detector).test_step}
+    steps = {'PyTorch': detector.test_step}
+    if can_be_deployed(detector):
+        steps['PyTorch, deployed'] = deploy(detector).test_step
     for model in models.values():
         name = model.detector.runtime.title
         steps[name if name not in steps else f'{name} ({len(steps)})'] = model.test_step

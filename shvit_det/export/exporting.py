@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import nn
 
-from ..deployment import check_deployable, deploy, is_deployed
+from ..deployment import check_deployable, deploy
 from ..engine.config import load_config, remove_pretrained
 from ..engine.detection import Detection
 from ..engine.task import named_classes, task_of
@@ -25,7 +25,7 @@ from .random_weights import load_detector
 from .runtimes import require
 
 SUFFIXES = {'onnx': '.onnx', 'openvino': '.xml'}
-IMAGES = 'uint8 or float32 from 0 to 255, batch x 3 x height x width, BGR, resized, not padded, all of one size'
+IMAGES = 'uint8, batch x 3 x height x width, BGR, resized, not padded, all of one size'
 EXAMPLE_SHAPE = (2, 3, 160, 224)
 
 
@@ -101,17 +101,21 @@ def graph_of(detector: nn.Module) -> Graph:
         UsageError: If it cannot be exported.
     """
     check_exportable(detector)
-    if not is_deployed(detector):
-        try:
-            check_deployable(detector)
-        except UsageError:
-            pass  # without a SHViT it is exported as it is
-        else:
-            detector = deploy(detector, channels_last=False)
+    if can_be_deployed(detector):
+        detector = deploy(detector, channels_last=False)
     if not hasattr(detector, 'roi_head'):
         return OneStage(detector).eval()
     kind = TwoStageWithMasks if detector.roi_head.with_mask else TwoStage  # type: ignore[union-attr]
     return kind(detector).eval()
+
+
+def can_be_deployed(detector: nn.Module) -> bool:
+    """Return whether a detector has a deployed form and is not one already; others are exported as they are."""
+    try:
+        check_deployable(detector)
+    except UsageError:
+        return False
+    return True
 
 
 def onnx_content(graph: Graph) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 
 import mmcv
 import numpy as np
+from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
 
 from ..errors import UsageError
@@ -53,7 +54,10 @@ class Metadata:
         Raises:
             UsageError: If this is something else; ``path`` is the file that had it.
         """
-        content = json.loads(text) if text else None
+        try:
+            content = json.loads(text or 'null')
+        except ValueError:
+            content = None
         if not isinstance(content, dict) or content.get('format') != FORMAT:
             raise UsageError(f'{path} is no detector that tools/export.py of this version wrote')
         return Metadata(**{**content, 'classes': tuple(content['classes']), 'outputs': tuple(content['outputs'])})
@@ -66,7 +70,7 @@ def resize_rule(config: Config) -> dict[str, Any] | None:
         UsageError: If the pipeline does something else to images that a file could not tell.
     """
     rule: dict[str, Any] | None = None
-    for step in _test_pipeline(config):
+    for step in _test_pipeline(config) or ():
         kind = str(step['type']).rsplit('.', 1)[-1]
         if kind == 'Resize' and rule is None:
             rule = {key: value for key, value in step.items() if key != 'type'}
@@ -75,8 +79,11 @@ def resize_rule(config: Config) -> dict[str, Any] | None:
     return rule
 
 
-def _test_pipeline(config: Config) -> Sequence[Any]:
-    return config.get('test_pipeline') or config.test_dataloader.dataset.pipeline
+def _test_pipeline(config: Config) -> Sequence[Any] | None:
+    if 'test_dataloader' in config:
+        pipeline: Sequence[Any] = get_test_pipeline_cfg(config)
+        return pipeline
+    return config.get('test_pipeline')
 
 
 def resized(image: np.ndarray, rule: dict[str, Any] | None) -> np.ndarray:
