@@ -1,6 +1,7 @@
 """The tools that export detectors and compare the files, as processes; and what their tables are made of."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from shvit_det import UsageError
 from shvit_det.engine.config import load_config
 from shvit_det.export.checks import check_exportable
 from shvit_det.export.comparing import Agreement, match
+from shvit_det.export.exporting import export
 from shvit_det.export.metadata import Metadata, resize_rule, resized
 from shvit_det.export.report import comparison_table
 from shvit_det.export.running import ExportedDetector, instances
@@ -185,3 +187,11 @@ def test_a_mistake_ends_in_one_sentence(mistake, work):
     sentence = result.stderr.strip().splitlines()[-1]
     assert sentence.startswith('error: ') and words in sentence and 'Traceback' not in result.stderr
     assert set(work.rglob('*')) == before
+
+
+@pytest.mark.parametrize('to, package', [('onnx', 'onnx'), ('openvino', 'openvino')])
+def test_a_missing_package_is_named(to, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'onnx', sys)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UsageError, match=rf"--to {to}: needs {package}.*pip install 'shvit_det\[runtimes\]'"):
+        export(TINY_MASK_RCNN, 'random', to)
