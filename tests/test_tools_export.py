@@ -157,6 +157,12 @@ def test_an_exported_file_scores_as_its_checkpoint(exported):
     assert 'Test of mask.onnx' in result.stdout + result.stderr
 
 
+def test_a_file_of_another_config_is_refused(exported):
+    result = tool('test', TINY_RETINANET, 'mask.onnx', '--eval', 'bbox', cwd=exported)
+    assert result.returncode == 2
+    assert result.stderr.strip().splitlines()[-1] == 'error: mask.onnx is a MaskRCNN, but the config has a RetinaNet'
+
+
 MISTAKES = {
     'no config': ('export', ['nowhere.py', 'mask.pth', '--to', 'onnx'], 'no such config: nowhere.py'),
     'no checkpoint': ('export', [TINY_MASK_RCNN, 'nowhere.pth', '--to', 'onnx'], 'nowhere.pth'),
