@@ -99,8 +99,11 @@ def compose_conv(first: TransposedConv, conv: nn.Conv2d) -> TransposedConv:
     return TransposedConv(kernels, bias, first.stride, first.padding + padding)
 
 
-def redo_border(result: Tensor, source: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """Overwrite the outer pixels of ``result`` by those of a convolution of ``source``, in place.
+def redo_border(result: Tensor, source: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return ``result`` with its outer pixels replaced by those of a convolution of ``source``.
+
+    They are overwritten in place, but not while a graph is traced for export: other runtimes have no cheap operation
+    for that.
 
     Args:
         result: (B, out_channels, H, W).
@@ -116,10 +119,17 @@ def redo_border(result: Tensor, source: Tensor, weight: Tensor, bias: Tensor | N
         return functional.conv2d(functional.pad(source[:, :, rows, columns], padding), weight, bias)
 
     every = slice(None)
-    result[:, :, :ring] = strip(slice(0, reach), every, (ring, ring, ring, 0))
-    result[:, :, height - ring :] = strip(slice(height - reach, height), every, (ring, ring, 0, ring))
-    result[:, :, :, :ring] = strip(every, slice(0, reach), (ring, 0, ring, ring))
-    result[:, :, :, width - ring :] = strip(every, slice(width - reach, width), (0, ring, ring, ring))
+    top = strip(slice(0, reach), every, (ring, ring, ring, 0))
+    bottom = strip(slice(height - reach, height), every, (ring, ring, 0, ring))
+    left = strip(every, slice(0, reach), (ring, 0, ring, ring))
+    right = strip(every, slice(width - reach, width), (0, ring, ring, ring))
+    if torch.jit.is_tracing():
+        inner = slice(ring, -ring)
+        middle = torch.cat((left[:, :, inner], result[:, :, inner, inner], right[:, :, inner]), dim=3)
+        return torch.cat((top, middle, bottom), dim=2)
+    result[:, :, :ring], result[:, :, height - ring :] = top, bottom
+    result[:, :, :, :ring], result[:, :, :, width - ring :] = left, right
+    return result
 
 
 def _ones_channel(bias: Tensor | None, kernels: Tensor) -> Tensor:

@@ -31,6 +31,8 @@ _context.set_forkserver_preload(
         'shvit_det.data.sample',
         'shvit_det.timing.benchmark',
         'shvit_det.prediction.run',
+        'shvit_det.export.comparing',
+        'shvit_det.export.exporting',
     ]
 )
 

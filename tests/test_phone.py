@@ -159,6 +159,19 @@ def test_the_name_of_the_file_must_fit_the_target():
 
 
 def test_the_tool_ends_in_one_sentence(tmp_path):
-    result = tool('export', 'no_such.py', '--to', 'executorch', '--out', 'a.onnx', cwd=tmp_path)
+    result = tool('export', 'no_such.py', 'random', '--to', 'executorch', '--out', 'a.onnx', cwd=tmp_path)
     assert result.returncode == 2 and result.stderr.startswith('error: --out') and 'Traceback' not in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ('to', 'option', 'words'),
+    [
+        ('onnx', ['--part', 'backbone'], '--part and --shape are for phones'),
+        ('openvino', ['--shape', '64', '64'], '--part and --shape are for phones'),
+        ('executorch', ['--cfg-options', 'model.test_cfg.score_thr=0.3'], '--cfg-options has no effect'),
+    ],
+)
+def test_options_of_other_formats_are_refused(to, option, words, tmp_path):
+    result = tool('export', MASK_RCNN, 'random', '--to', to, *option, cwd=tmp_path)
+    assert result.returncode == 2 and words in result.stderr

@@ -5,7 +5,6 @@ import shlex
 import sys
 
 import torch
-from mmengine.config import DictAction
 
 from shvit_det.engine import cli
 from shvit_det.timing.benchmark import benchmark
@@ -48,7 +47,9 @@ def main() -> None:
     how.add_argument('--compile', nargs='?', const='default', choices=COMPILE_MODES, help='torch.compile, its mode')
     how.add_argument('--fold-bn', action='store_true', help='fold the batch norms of the backbone')
     how.add_argument('--deploy', action='store_true', help='time SHViT in its deployed form')
-    how.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='changes of CONFIG')
+    how.add_argument(
+        '--cfg-options', nargs='+', action=cli.OptionsAction, metavar='KEY=VALUE', help='changes of CONFIG'
+    )
     length = parser.add_argument_group('length')
     length.add_argument('--seconds', type=float, default=DEFAULT_SECONDS, help=f'per source [{DEFAULT_SECONDS:g}]')
     length.add_argument('--runs', type=int, metavar='N', help='rounds, instead of seconds')

@@ -4,7 +4,6 @@ import argparse
 import sys
 
 import torch
-from mmengine.config import DictAction
 
 from shvit_det.engine import cli
 from shvit_det.errors import UsageError
@@ -28,7 +27,7 @@ def main() -> None:
     parser.add_argument('--threads', type=int, metavar='N', help="of the CPU's kernels [torch's default]")
     parser.add_argument('--no-deploy', action='store_true', help='predict with the model as it was trained')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='changes of the config'
+        '--cfg-options', nargs='+', action=cli.OptionsAction, metavar='KEY=VALUE', help='changes of the config'
     )
     arguments = parser.parse_args()
     if arguments.threads is not None:

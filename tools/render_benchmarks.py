@@ -1,4 +1,4 @@
-"""Fill the tables of docs/benchmarks.md from the records in docs/results: python tools/render_benchmarks.py"""
+"""Fill the tables of pages in docs from the records in docs/results: python tools/render_benchmarks.py"""
 
 import argparse
 import sys
@@ -6,17 +6,25 @@ import sys
 from shvit_det.engine import cli
 from shvit_det.timing.page import page_is_current, write_page
 
+PAGES = ['docs/benchmarks.md', 'docs/exporting.md']
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description='Fill the tables of the page of benchmarks from its records.')
-    parser.add_argument('page', nargs='?', default='docs/benchmarks.md', help='its records are in results/ beside it')
-    parser.add_argument('--check', action='store_true', help='write nothing; exit with status 1 if the page differs')
+    parser = argparse.ArgumentParser(description='Fill the tables of pages of measurements from their records.')
+    parser.add_argument(
+        'pages',
+        nargs='*',
+        default=PAGES,
+        help='their records are in results/ or results/PAGE/ beside them [%(default)s]',
+    )
+    parser.add_argument('--check', action='store_true', help='write nothing; exit with status 1 if a page differs')
     arguments = parser.parse_args()
-    if not arguments.check:
-        write_page(arguments.page)
-    elif not page_is_current(arguments.page):
-        print(f'{arguments.page} differs from its records: run python {sys.argv[0]} {arguments.page}', file=sys.stderr)
-        sys.exit(1)
+    for page in arguments.pages:
+        if not arguments.check:
+            write_page(page)
+        elif not page_is_current(page):
+            print(f'{page} differs from its records: run python {sys.argv[0]} {page}', file=sys.stderr)
+            sys.exit(1)
 
 
 if __name__ == '__main__':

@@ -9,7 +9,7 @@ from shvit_det.engine.evaluate import evaluate
 def main() -> None:
     parser = argparse.ArgumentParser(description='Test a checkpoint on the test split of its config.')
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help='checkpoint file, or one of tools/export.py')
     parser.add_argument(
         '--eval',
         nargs='+',

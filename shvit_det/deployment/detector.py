@@ -63,8 +63,7 @@ class NeckWithRPN(nn.Module):
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         outs, finest = self.neck.levels_and_source(inputs)
-        hidden = self.hidden(finest)
-        redo_border(hidden, outs[0], self.conv.weight, self.conv.bias)
+        hidden = redo_border(self.hidden(finest), outs[0], self.conv.weight, self.conv.bias)
         self.handover.put(outs[0], hidden)
         return outs
 

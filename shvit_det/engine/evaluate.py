@@ -12,6 +12,7 @@ from mmengine.model import is_model_wrapper
 from ..checkpoint import check_checkpoint, load_checkpoint
 from ..deployment import check_deployable, deploy
 from ..errors import UsageError
+from ..export.runtimes import is_exported
 from . import config as changes
 from .runner import SHViTRunner
 from .task import coco_evaluators, task_of
@@ -36,7 +37,7 @@ def evaluate(
 
     Args:
         config_path: The config file.
-        checkpoint: A checkpoint of the same model.
+        checkpoint: A checkpoint of the same model, or a file of ``tools/export.py``, which its runtime runs.
         metrics: ``'bbox'`` and ``'segm'`` for instance, or ``'accuracy'``; by default those of the config.
         out: A ``.pkl`` file for the predictions.
         show_dir: A folder for pictures, the ground truth left, the predictions right.
@@ -66,6 +67,13 @@ def evaluate(
 
     if dtype is not None and not deployed:
         raise UsageError(f'--dtype {dtype} is for the deployed form: add --deploy')
+    exported = None
+    if is_exported(checkpoint):
+        if deployed:
+            raise UsageError(f'--deploy is for checkpoints, and {checkpoint} is exported from a deployed form already')
+        from ..export.running import open_exported  # which needs mmdet
+
+        exported = open_exported(checkpoint, config)
 
     checked = task.build(config)
     if metrics is not None:
@@ -79,12 +87,16 @@ def evaluate(
             evaluator.outfile_prefix = str(Path(config.work_dir) / 'results')
     if deployed:
         check_deployable(checked)
-    check_checkpoint(checked, checkpoint)
+    if exported is None:
+        check_checkpoint(checked, checkpoint)
     task.check_model(config, checked, ('test',))
     task.check_data(config, checked, ('test',))
 
     runner = SHViTRunner.from_cfg(config)
-    load_checkpoint(runner.model, checkpoint)
+    if exported is not None:
+        runner.model = exported
+    else:
+        load_checkpoint(runner.model, checkpoint)
     if deployed:
         trained = runner.model.module if is_model_wrapper(runner.model) else runner.model
         runner.model = deploy(trained, dtype=getattr(torch, dtype) if dtype else None)

@@ -1,1 +1,1 @@
-"""Trained models as files for other runtimes."""
+"""Trained models as files for other runtimes: whole detectors, or parts of a model for phones."""

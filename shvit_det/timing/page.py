@@ -1,9 +1,12 @@
-"""The page of benchmarks among the documents: its tables come from records, and a test holds that they agree."""
+"""The pages of measurements among the documents: their tables come from records, and a test holds that they agree."""
 
+import json
 import re
 from pathlib import Path
 
 from ..errors import UsageError
+from ..export.report import FORMAT as COMPARISON
+from ..export.report import comparison_block
 from .record import read_record
 from .report import command_block, markdown_tables
 from .wording import conditions, origin
@@ -53,12 +56,14 @@ def render_result(results_dir: Path, name: str) -> str:
     path = results_dir / f'{name}.json'
     if not path.is_file():
         raise UsageError(f'the block {name} has no record {path}: make it with tools/benchmark.py or remove the block')
+    if f'"{COMPARISON}"' in path.read_text():
+        return comparison_block(json.loads(path.read_text()))
     record = read_record(path)
     return f'{command_block(record)}\n\n{conditions(record)}; {origin(record)}.\n\n{markdown_tables(record)}'
 
 
 def write_page(path: str | Path) -> None:
-    """Fill the blocks of a page from the folder ``results`` beside it.
+    """Fill the blocks of a page from the folder ``results`` beside it, or the one of the page's name in there.
 
     Raises:
         UsageError: If the page cannot be read, or does not fit the records.
@@ -67,7 +72,7 @@ def write_page(path: str | Path) -> None:
 
 
 def page_is_current(path: str | Path) -> bool:
-    """Return whether a page says what the folder ``results`` beside it does."""
+    """Return whether a page says what its records do."""
     text, rendered = _rendered(path)
     return text == rendered
 
@@ -77,4 +82,6 @@ def _rendered(path: str | Path) -> tuple[str, str]:
         text = Path(path).read_text()
     except OSError as error:
         raise UsageError(f'cannot read the page {path}: {error.strerror}') from error
-    return text, render_page(text, Path(path).parent / 'results')
+    results = Path(path).parent / 'results'
+    own = results / Path(path).stem
+    return text, render_page(text, own if own.is_dir() else results)

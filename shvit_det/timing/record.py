@@ -101,7 +101,7 @@ class Record(TypedDict):
 
 def write_record(record: Record, path: str | Path) -> None:
     """Write a record as JSON; floats keep six significant digits, which is more than they mean."""
-    Path(path).write_text(json.dumps(_rounded(record), indent=1) + '\n')
+    Path(path).write_text(json.dumps(rounded(record), indent=1) + '\n')
 
 
 def read_record(path: str | Path) -> Record:
@@ -119,11 +119,12 @@ def read_record(path: str | Path) -> Record:
     return record
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """Return a value ready for JSON with all floats in it rounded to six significant digits."""
     if isinstance(value, float):
         return float(f'{value:.6g}')
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
+        return [rounded(item) for item in value]
     return value

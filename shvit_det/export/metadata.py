@@ -1,0 +1,107 @@
+"""What an exported file says of itself: classes, how images are to be resized, how it was made."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import mmcv
+import numpy as np
+from mmdet.utils import get_test_pipeline_cfg
+from mmengine.config import Config
+
+from ..errors import UsageError
+
+KEY = 'shvit_det'
+FORMAT = 1
+PASSIVE = ('LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs')
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The metadata of an exported detector, JSON under the key ``shvit_det``.
+
+    Args:
+        format: Of this metadata.
+        version: Of this package.
+        detector: The class of the detector.
+        config: The name of the config.
+        weights: The name of the checkpoint.
+        classes: Names, by label.
+        images: What the input of this name has to be.
+        resize: The arguments of the config's ``Resize``, None if it has none.
+        outputs: The names of the outputs, in order.
+    """
+
+    format: int
+    version: str
+    detector: str
+    config: str
+    weights: str
+    classes: tuple[str, ...]
+    images: str
+    resize: dict[str, Any] | None
+    outputs: tuple[str, ...]
+
+    def dump(self) -> str:
+        """Return it as JSON."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def load(text: str | None, path: str) -> 'Metadata':
+        """Return what :meth:`dump` wrote.
+
+        Raises:
+            UsageError: If this is something else; ``path`` is the file that had it.
+        """
+        try:
+            content = json.loads(text or 'null')
+        except ValueError:
+            content = None
+        if not isinstance(content, dict) or content.get('format') != FORMAT:
+            raise UsageError(f'{path} is no detector that tools/export.py of this version wrote')
+        return Metadata(**{**content, 'classes': tuple(content['classes']), 'outputs': tuple(content['outputs'])})
+
+
+def resize_rule(config: Config) -> dict[str, Any] | None:
+    """Return how a config's test pipeline resizes images: the arguments of its ``Resize``, None if it has none.
+
+    Raises:
+        UsageError: If the pipeline does something else to images that a file could not tell.
+    """
+    rule: dict[str, Any] | None = None
+    for step in _test_pipeline(config) or ():
+        kind = str(step['type']).rsplit('.', 1)[-1]
+        if kind == 'Resize' and rule is None:
+            rule = {key: value for key, value in step.items() if key != 'type'}
+        elif kind not in PASSIVE:
+            raise UsageError(f"the config's test pipeline has a {kind}, which an exported detector cannot repeat")
+    return rule
+
+
+def _test_pipeline(config: Config) -> Sequence[Any] | None:
+    if 'test_dataloader' in config:
+        pipeline: Sequence[Any] = get_test_pipeline_cfg(config)
+        return pipeline
+    return config.get('test_pipeline')
+
+
+def resized(image: np.ndarray, rule: dict[str, Any] | None) -> np.ndarray:
+    """Return an image as the config's test pipeline would resize it, by mmdet's rule.
+
+    Shapes:
+        (H, W, 3) -> (H', W', 3).
+    """
+    if rule is None:
+        return image
+    how = dict(interpolation=rule.get('interpolation', 'bilinear'), backend=rule.get('backend', 'cv2'))
+    height, width = image.shape[:2]
+    scale = rule.get('scale')
+    if scale is None:
+        factor = rule['scale_factor']
+        factors = factor if isinstance(factor, list | tuple) else (factor, factor)
+        scale = int(width * float(factors[0]) + 0.5), int(height * float(factors[1]) + 0.5)
+    scale = tuple(scale) if isinstance(scale, list | tuple) else (scale, scale)
+    resize = mmcv.imrescale if rule.get('keep_ratio', False) else mmcv.imresize
+    out: np.ndarray = resize(image, scale, **how)
+    return out

@@ -1,0 +1,137 @@
+"""Exported detectors: run by the runtime that a file is for, with NumPy arrays or in place of mmdet's detector."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.structures import InstanceData
+from torch import nn
+
+from ..engine.detection import Detection
+from ..engine.task import named_classes
+from ..errors import UsageError
+from .metadata import KEY, Metadata, resized
+from .runtimes import RUNTIME_OF, RUNTIMES, check_installed, is_exported
+
+
+class Detections(NamedTuple):
+    """What was found in one image, from the highest score; boxes and masks are those of the image as it was given.
+
+    Shapes:
+        boxes: (M, 4), left, top, right, bottom in pixels.
+        labels: (M,), positions in the names of the classes.
+        scores: (M,), 0 to 1.
+        masks: (M, height, width), bool; None of a detector without.
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    masks: np.ndarray | None
+
+
+class ExportedDetector:
+    """A file that ``tools/export.py`` wrote, ready to run.
+
+    Args:
+        path: ``FILE.onnx``, which ONNX Runtime runs, or ``FILE.xml``, which OpenVINO runs.
+        threads: Of the runtime.
+
+    Raises:
+        UsageError: If there is no such file, it is another one, or its runtime is not installed.
+    """
+
+    def __init__(self, path: str | Path, threads: int = 1) -> None:
+        path = str(path)
+        if not Path(path).is_file():
+            raise UsageError(f'no such exported detector: {path}')
+        if not is_exported(path):
+            raise UsageError(f'an exported detector ends in {" or ".join(RUNTIME_OF)}, but this is {path}')
+        name = RUNTIME_OF[Path(path).suffix]
+        check_installed(name)
+        try:
+            self.runtime = RUNTIMES[name](path, threads)
+        except UsageError:
+            raise
+        except Exception as error:  # the runtimes have many kinds of their own
+            raise UsageError(f'{path} cannot be read by {name}: {str(error).strip().splitlines()[0]}') from error
+        self.metadata = Metadata.load(self.runtime.metadata(KEY), path)
+
+    def __call__(self, image: np.ndarray) -> Detections:
+        """Return what is in one image, (H, W, 3) uint8 in BGR as OpenCV reads it; it is resized as the config does."""
+        small = resized(image, self.metadata.resize)
+        images = np.ascontiguousarray(small.transpose(2, 0, 1)[None])
+        return self.detect(images, image.shape[:2])[0]
+
+    def detect(self, images: np.ndarray, original_size: Sequence[int]) -> list[Detections]:
+        """Return what is in each image of a batch.
+
+        Args:
+            images: Resized; (B, 3, H, W), uint8.
+            original_size: Height and width in which boxes and masks are wanted, those before resizing.
+        """
+        outs = self.runtime.test_step(images, np.array(original_size, dtype=np.int64))
+        named = dict(zip(self.metadata.outputs, outs, strict=True))
+        found = []
+        for number in range(len(images)):
+            own = named['image_indices'] == number
+            masks = named['masks'][own] if 'masks' in named else None  # copies, the runtime may reuse its memory
+            found.append(Detections(named['boxes'][own], named['labels'][own], named['scores'][own], masks))
+        return found
+
+
+class ExportedModel(nn.Module):
+    """An exported detector in place of mmdet's in a test loop: batches in, data samples out.
+
+    Args:
+        detector: The exported detector.
+    """
+
+    def __init__(self, detector: ExportedDetector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def test_step(self, data: dict[str, list[Any]]) -> list[DetDataSample]:
+        """Return the samples of a batch with their predictions; images of one size are run together."""
+        inputs, samples = data['inputs'], data['data_samples']
+        groups: dict[Any, list[int]] = {}
+        for number, (image, sample) in enumerate(zip(inputs, samples, strict=True)):
+            groups.setdefault((tuple(image.shape), tuple(sample.ori_shape[:2])), []).append(number)
+        for (_, original_size), numbers in groups.items():
+            images = np.stack([inputs[number].numpy() for number in numbers])
+            for number, found in zip(numbers, self.detector.detect(images, original_size), strict=True):
+                samples[number].pred_instances = instances(found)
+        return samples
+
+
+def instances(found: Detections) -> InstanceData:
+    """Return detections as mmdet has them."""
+    data = InstanceData(
+        bboxes=torch.from_numpy(found.boxes),
+        scores=torch.from_numpy(found.scores),
+        labels=torch.from_numpy(found.labels.astype(np.int64)),
+    )
+    if found.masks is not None:
+        data.masks = torch.from_numpy(found.masks.astype(bool))
+    return data
+
+
+def open_exported(path: str, config: Config) -> ExportedModel:
+    """Return an exported detector to be tested as a config says.
+
+    Raises:
+        UsageError: If it cannot be opened, or was not made of such a config.
+    """
+    detector = ExportedDetector(path, torch.get_num_threads())
+    metadata = detector.metadata
+    for split, dataset, kind in Detection().datasets(config, ('test',)):
+        classes = named_classes(dataset, kind)
+        if classes is not None and classes != metadata.classes:
+            raise UsageError(f'{path} has other classes than the {split} data set: it was made of {metadata.config}')
+    if metadata.detector != config.model.type:
+        raise UsageError(f'{path} is a {metadata.detector}, but the config has a {config.model.type}')
+    return ExportedModel(detector)
