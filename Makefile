@@ -10,7 +10,7 @@ DEMO := work_dirs/demo
 .PHONY: setup demo test lint
 setup: $(READY)
 
-$(READY): constraints.txt setup.cfg pyproject.toml tools/setup_venv.sh
+$(READY): constraints.txt setup.cfg setup.py pyproject.toml tools/setup_venv.sh
 	PYTHON="$(PYTHON)" bash tools/setup_venv.sh $(VENV)
 	touch $@
 

@@ -3,17 +3,17 @@
 import sys
 from typing import TYPE_CHECKING, Any
 
+from .commands import needs_stack
+
 if TYPE_CHECKING:
     from .prediction import Predictor
 
-# The doctor has to run where the stack does not, so nothing of it is imported for `python -m shvit_det.doctor`. While
-# Python looks for that module, and only then, argv[0] is '-m'.
-if sys.argv[:1] != ['-m'] or not any(argument.endswith('shvit_det.doctor') for argument in sys.orig_argv):
+if needs_stack(sys.argv, sys.orig_argv):
     from . import compat
 
     compat.prepare()  # before anything that imports mmcv.ops
 
-    from . import contract
+    from . import by_name, contract
     from .arch import ARCHS, Arch
     from .backbone import SHViT
     from .checkpoint import SHViTPretrained, load_checkpoint
@@ -25,8 +25,10 @@ if sys.argv[:1] != ['-m'] or not any(argument.endswith('shvit_det.doctor') for a
     from .neck import SHViTFPN
     from .registry import MODELS, register_lazily
     from .version import __version__
+    from .zoo import config_file
 
     contract.install()
+    by_name.install()
     register_lazily(MODELS, 'SHViTHead', 'shvit_det.classifier')  # needs mmpretrain, which detector users may not have
     register_lazily(MODELS, 'SHViTRPNHead', 'shvit_det.rpn')  # needs mmdet, which users of backbones may not have
 
@@ -52,6 +54,7 @@ __all__ = [
     'SHViTPretrained',
     'UsageError',
     '__version__',
+    'config_file',
     'deploy',
     'load_checkpoint',
 ]

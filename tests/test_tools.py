@@ -228,7 +228,7 @@ MISTAKES = {
     'no data folder': ('train', [MASK_RCNN, '--data-root', 'nowhere'], ['no such data folder', 'nowhere']),
     'no annotation file': (
         'train', [MASK_RCNN, '--data-root', '{empty}'],
-        ['instances_train2017.json', '--data-root', 'make_sample'],
+        ['instances_train2017.json', '--data-root', 'make-sample'],
     ),
     'annotations that are not JSON': ('train', [MASK_RCNN, '--data-root', '{not_json}'], ['not COCO JSON']),
     'annotations that are not COCO': ('train', [MASK_RCNN, '--data-root', '{not_coco}'], ['not COCO JSON', "'images'"]),

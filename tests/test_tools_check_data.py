@@ -227,7 +227,7 @@ def test_errors_in_annotations_end_training_before_it_starts(split, data, work):
     result = tool('train', RETINANET, '--data-root', data, *options, cwd=work)
     sentence = result.stderr.strip().splitlines()[-1]
     assert result.returncode == 2 and 'Traceback' not in result.stderr
-    for words in (str(file_of(data, split)), '1 error (1 box_invalid)', '[1, 2, 3]', 'tools/check_data.py'):
+    for words in (str(file_of(data, split)), '1 error (1 box_invalid)', '[1, 2, 3]', 'shvit-det check-data'):
         assert words in sentence
     assert list(work.iterdir()) == []
 

@@ -1,60 +1,6 @@
 """Hold exported files against PyTorch: python tools/compare_export.py CONFIG CHECKPOINT FILE.onnx FILE.xml"""
 
-import argparse
-import shlex
-import sys
-from pathlib import Path
-
-from shvit_det.engine import cli
-from shvit_det.errors import UsageError
-from shvit_det.export.comparing import compare
-from shvit_det.export.report import comparison_table, write_comparison
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description='Run a detector in PyTorch, plain and deployed, and exported from it on the test images of its '
-        'config: compare detections, average precision and time.'
-    )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='the checkpoint that the files were made of, or random')
-    parser.add_argument('files', nargs='+', metavar='FILE', help='what tools/export.py wrote')
-    parser.add_argument('--limit', type=int, metavar='N', help='the first N images [all]')
-    parser.add_argument('--threads', type=int, default=1, help='of every form [1]')
-    parser.add_argument('--data-root', metavar='DIR', help='another folder in the same layout')
-    parser.add_argument('--json', metavar='FILE', help='write the record into this file')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=cli.OptionsAction,
-        metavar='KEY=VALUE',
-        help='as the files were exported with',
-    )
-    arguments = parser.parse_args()
-    if arguments.json is not None and not Path(arguments.json).parent.is_dir():
-        raise UsageError(f'no such folder for --json: {Path(arguments.json).parent}')
-    if arguments.limit is not None and arguments.limit < 1:
-        raise UsageError(f'--limit has to be at least 1, but got {arguments.limit}')
-    record = compare(
-        arguments.config,
-        arguments.checkpoint,
-        arguments.files,
-        limit=arguments.limit,
-        threads=arguments.threads,
-        data_root=arguments.data_root,
-        cfg_options=arguments.cfg_options,
-        command=shlex.join(['python', 'tools/compare_export.py', *map(_without_folder, sys.argv[1:])]),
-        progress=lambda line: print(line, file=sys.stderr, flush=True),
-    )
-    if arguments.json is not None:
-        write_comparison(record, arguments.json)
-    print(comparison_table(record))
-
-
-def _without_folder(argument: str) -> str:
-    """A record is published, and paths outside the project say nothing there."""
-    return Path(argument).name if Path(argument).is_absolute() else argument
-
+from shvit_det.commands import run
 
 if __name__ == '__main__':
-    cli.run(main)
+    run('compare-export')

@@ -1,55 +1,6 @@
 """Write a model for another runtime: python tools/export.py CONFIG CHECKPOINT --to onnx|openvino|coreml|executorch"""
 
-import argparse
-
-from shvit_det.engine import cli
-from shvit_det.errors import UsageError
-from shvit_det.export import exporting, phone
-from shvit_det.export.parts import PARTS
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description='Write a model for another runtime. onnx and openvino: a whole RetinaNet, Faster R-CNN or Mask '
-        'R-CNN, from image tensor to detections. coreml and executorch: a part of a model, for phones.'
-    )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file; random: weights that were not trained')
-    parser.add_argument('--to', choices=[*exporting.SUFFIXES, *phone.SUFFIXES], required=True, help='the format')
-    parser.add_argument('--out', metavar='FILE', help='where to [named after what is written, in this folder]')
-    parser.add_argument(
-        '--part', choices=PARTS, help='for phones: what is written [the classifier, or of a detector the backbone]'
-    )
-    parser.add_argument(
-        '--shape',
-        type=int,
-        nargs=2,
-        metavar=('H', 'W'),
-        help="for phones: of the image, in pixels [a classifier's crop, or for a detector 512 512]",
-    )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=cli.OptionsAction,
-        metavar='KEY=VALUE',
-        help='for onnx and openvino: changes of the config, model.test_cfg.score_thr=0.3 for instance',
-    )
-    arguments = parser.parse_args()
-    config, checkpoint, to, out = arguments.config, arguments.checkpoint, arguments.to, arguments.out
-    if to in exporting.SUFFIXES:
-        if arguments.part or arguments.shape:
-            raise UsageError(
-                f'--to {to} writes whole detectors for images of any size: --part and --shape are for phones'
-            )
-        exporting.export(config, checkpoint, to, out, arguments.cfg_options)
-    else:
-        if arguments.cfg_options:
-            raise UsageError(f'--cfg-options has no effect on the parts that --to {to} writes')
-        weights = None if checkpoint == 'random' else checkpoint
-        shape = tuple(arguments.shape) if arguments.shape else None
-        exported = phone.export_phone(config, weights, to, out, arguments.part, shape)
-        print('\n'.join(exported.lines()))
-
+from shvit_det.commands import run
 
 if __name__ == '__main__':
-    cli.run(main)
+    run('export')

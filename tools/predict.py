@@ -1,57 +1,6 @@
 """Predict pictures and videos: python tools/predict.py IMAGE|DIR|GLOB|VIDEO|URL ... --weights CHECKPOINT --out DIR"""
 
-import argparse
-import sys
-
-import torch
-
-from shvit_det.engine import cli
-from shvit_det.errors import UsageError
-from shvit_det.prediction.run import DEFAULT_SCORE, FILE, FOLDER, predict
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description='Predict pictures and videos: draws masks, boxes, names and scores, and writes a COCO file.',
-        epilog='Exit status: 0, 1 if something could not be read or predicted, 2 if nothing could be started.',
-    )
-    parser.add_argument('inputs', metavar='INPUT', nargs='+', help='pictures, videos, folders, patterns, http(s) URLs')
-    parser.add_argument('--weights', metavar='CHECKPOINT', required=True, help='a file or a URL')
-    parser.add_argument('--config', metavar='CONFIG', help='[the one that the checkpoint carries]')
-    parser.add_argument('--out', metavar='DIR', required=True, help=f'gets {FOLDER}/ and {FILE}; is never emptied')
-    parser.add_argument(
-        '--score', type=float, default=DEFAULT_SCORE, metavar='S', help=f'leave out what is below [{DEFAULT_SCORE}]'
-    )
-    parser.add_argument('--batch', type=int, default=1, metavar='N', help='pictures at once, of one size [1]')
-    parser.add_argument('--device', help='cpu, cuda or cuda:N [a GPU if there is one]')
-    parser.add_argument('--threads', type=int, metavar='N', help="of the CPU's kernels [torch's default]")
-    parser.add_argument('--no-deploy', action='store_true', help='predict with the model as it was trained')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=cli.OptionsAction, metavar='KEY=VALUE', help='changes of the config'
-    )
-    arguments = parser.parse_args()
-    if arguments.threads is not None:
-        if arguments.threads < 1:
-            raise UsageError(f'--threads has to be at least 1, but got {arguments.threads}')
-        torch.set_num_threads(arguments.threads)
-    done = predict(
-        arguments.inputs,
-        arguments.weights,
-        arguments.out,
-        config=arguments.config,
-        score=arguments.score,
-        batch=arguments.batch,
-        device=arguments.device,
-        deploy=not arguments.no_deploy,
-        cfg_options=arguments.cfg_options,
-    )
-    predicted = done.inputs - done.failed
-    print(f'{predicted} of {done.inputs} predicted, {done.objects} objects with a score of {arguments.score:g} or more')
-    print(f'Pictures: {done.out / FOLDER}   Results: {done.out / FILE}')
-    if done.failed:
-        print(f'{done.failed} failed, named above', file=sys.stderr)
-        sys.exit(1)
-
+from shvit_det.commands import run
 
 if __name__ == '__main__':
-    cli.run(main)
+    run('predict')

@@ -29,7 +29,7 @@ from .checking.whole import check_content
 
 BadData = Literal['refuse', 'skip']
 BAD_DATA: tuple[BadData, ...] = ('refuse', 'skip')
-CHECK = 'tools/check_data.py CONFIG'
+CHECK = 'shvit-det check-data CONFIG'
 
 
 @register(DATASETS)
@@ -42,7 +42,7 @@ class CheckedCocoDataset(CocoDataset):
     Args:
         bad_data: ``'refuse'``: an annotation file with errors, or an image that is missing, broken, cut off or of
             another size than listed, ends the run with one sentence. ``'skip'``: errors are repaired in memory as
-            ``tools/check_data.py --fix`` repairs them in a copy, and for a bad image another one is taken, both
+            ``shvit-det check-data --fix`` repairs them in a copy, and for a bad image another one is taken, both
             reported once. In a split that is evaluated no image can stand for another: there the bad one is scored as
             a black picture, in which the objects count as missed, and errors in the annotations end the run, because
             the evaluator reads the file itself.

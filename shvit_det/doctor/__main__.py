@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from . import report
 from .imports import probe
@@ -9,7 +10,7 @@ from .imports import probe
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog='python -m shvit_det.doctor',
+        prog='python -m shvit_det.doctor' if Path(sys.argv[0]).name == '__main__.py' else None,
         description='Check the stack below shvit_det and say what mends it. Exit status 1 if something is broken.',
     )
     parser.add_argument('--json', action='store_true', help='print the same as JSON')

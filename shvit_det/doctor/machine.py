@@ -81,7 +81,7 @@ def check_shared_memory() -> Iterator[Finding]:
 
 def check_disk() -> Iterator[Finding]:
     """Is there room for the checkpoints of a run, which go below the working folder?"""
-    yield _space('disk', Path.cwd(), '--work-dir /a/larger/disk  # an option of tools/train.py')
+    yield _space('disk', Path.cwd(), '--work-dir /a/larger/disk  # an option of shvit-det train')
 
 
 def check_cache(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:

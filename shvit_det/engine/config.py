@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ..errors import UsageError
+from ..zoo import PREFIX, config_file
 
 SPLITS = ('train', 'val', 'test')
 
@@ -17,12 +18,15 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
     """Return the config of a file with ``--cfg-options`` merged into it.
 
     Args:
-        path: A file, or a config of an installed project: ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py``.
+        path: A file, or a config of an installed project: ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py``, or
+            ``shvit_det::mask_rcnn_shvit_s4_coco.py``.
         options: Changes of single values, dotted names.
 
     Raises:
         UsageError: If the config does not exist or cannot be read.
     """
+    if path.startswith(PREFIX):
+        path = config_file(path)
     installed = '::' in path
     if not installed and not Path(path).is_file():
         raise UsageError(f'no such config: {path}')
@@ -34,6 +38,11 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
     except (OSError, SyntaxError, AssertionError, KeyError, TypeError, ImportError, NameError) as error:
         raise UsageError(f'cannot read the config {path}: {type(error).__name__}: {error}') from error
     return config
+
+
+def name_of(path: str) -> str:
+    """Return the name of a config, a file or one of an installed project, without folders, project and suffix."""
+    return Path(path.rpartition('::')[2]).stem
 
 
 def warn_if_new(config: Config, key: str) -> None:

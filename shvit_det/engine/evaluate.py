@@ -56,7 +56,7 @@ def evaluate(
     config = changes.load_config(config_path, cfg_options)
     if data_root is not None:
         changes.set_data_root(config, data_root)
-    config.work_dir = str(work_dir or config.get('work_dir') or Path('work_dirs') / Path(config_path).stem)
+    config.work_dir = str(work_dir or config.get('work_dir') or Path('work_dirs') / changes.name_of(config_path))
     config.launcher = launcher
     config.load_from, config.resume = None, False
     task = task_of(config)

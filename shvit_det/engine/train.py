@@ -68,7 +68,7 @@ def train(
     if seed is not None:
         config.randomness = dict(seed=seed)
     config.launcher = launcher
-    config.work_dir = str(work_dir or config.get('work_dir') or Path('work_dirs') / Path(config_path).stem)
+    config.work_dir = str(work_dir or config.get('work_dir') or Path('work_dirs') / changes.name_of(config_path))
     check_before_training(config, resume)
 
     folder = Path(config.work_dir).resolve()

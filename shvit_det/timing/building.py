@@ -18,7 +18,7 @@ from torch import nn
 from ..backbone import SHViT
 from ..checkpoint import load_checkpoint
 from ..deployment import deploy, is_deployed
-from ..engine.config import load_config
+from ..engine.config import load_config, name_of
 from ..engine.detection import Detection
 from ..engine.task import task_of
 from ..errors import UsageError
@@ -101,7 +101,7 @@ def _configured(source: str, settings: Settings, checkpoint: str | None, options
         batches = photograph_batches(config, settings.images, settings.batch, MAX_PHOTOGRAPH_BATCHES)
     else:
         batches = [synthetic_batch(shape, settings.batch, settings.train, num_classes_of(detector))]
-    name = Path(source.rsplit('::', 1)[-1]).stem
+    name = name_of(source)
     sha256 = config_hash(config)
     if settings.only == 'backbone':
         images = [detector.data_preprocessor(batch, False)['inputs'] for batch in batches]

@@ -9,7 +9,7 @@ from ...errors import UsageError
 
 SECTIONS = ('images', 'annotations', 'categories')
 WHERE_TO_GET_DATA = (
-    'name the folder of a COCO-layout data set with --data-root DIR, or draw the sample set with tools/make_sample.py'
+    'name the folder of a COCO-layout data set with --data-root DIR, or draw the sample set with shvit-det make-sample'
 )
 
 

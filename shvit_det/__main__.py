@@ -1,0 +1,47 @@
+"""``shvit-det COMMAND ...`` and ``python -m shvit_det COMMAND ...``, as torchrun starts it: ``-m shvit_det train``."""
+
+import sys
+from pathlib import Path
+
+from .commands import COMMANDS, PROGRAM, run
+from .version import __version__
+
+USAGE_STATUS = 2
+
+
+def main() -> None:
+    """Run the command that the first argument names; without one that exists, list them and exit with status 2."""
+    program = PROGRAM if Path(sys.argv[0]).stem == PROGRAM else 'python -m shvit_det'
+    name = sys.argv[1] if len(sys.argv) > 1 else None
+    if name in ('-h', '--help'):
+        print(usage(program))
+    elif name == '--version':
+        print(f'{PROGRAM} {__version__}')
+    elif name in COMMANDS:
+        sys.argv = [f'{program} {name}', *sys.argv[2:]]
+        run(name)
+    else:
+        print(usage(program), file=sys.stderr)
+        if name is not None:
+            print(f'\nerror: no command {name!r}: choose from {", ".join(COMMANDS)}', file=sys.stderr)
+        sys.exit(USAGE_STATUS)
+
+
+def usage(program: str) -> str:
+    """Return the list of the commands."""
+    width = max(map(len, COMMANDS))
+    lines = [f'  {name:{width}}  {what}' for name, what in COMMANDS.items()]
+    return '\n'.join(
+        [
+            f'usage: {program} COMMAND ...',
+            f'       {program} COMMAND --help',
+            f'       {program} --version',
+            '',
+            'SHViT backbones for MMDetection. Commands:',
+            *lines,
+        ]
+    )
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,95 @@
+"""Time a detector by part, or backbones: python tools/benchmark.py CONFIG [CHECKPOINT] [--against OTHER ...]"""
+
+import argparse
+
+import torch
+
+from ..engine import cli
+from ..timing.benchmark import benchmark
+from ..timing.output import check_outputs, write_outputs
+from ..timing.report import terminal_report
+from ..timing.settings import COMPILE_MODES, DEFAULT_SECONDS, DTYPES, Settings, device_named, paper_conditions
+from . import command_line
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description='Time a detector by part, in place and alone, or backbones; nothing is downloaded.',
+        epilog='A source is a config, mmdet::FOLDER/CONFIG.py of the installed mmdet, or a backbone alone: '
+        'timm:NAME or shvit:s1 ... shvit:s4. Prefixes change the form of one source, several in any order: deployed: '
+        'and plain: (of what has a SHViT; plain is norms and neck computed as written), compiled:, channels_last:, '
+        'float32:, bfloat16:, float16:, and for a backbone alone onnxruntime:, openvino: or executorch:, with its '
+        'batch norms folded; for example compiled:bfloat16:deployed:shvit:s4.',
+    )
+    parser.add_argument('config', metavar='CONFIG', help='what is timed: a source')
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', nargs='?', help='its weights [random ones]')
+    parser.add_argument('--against', metavar='OTHER', nargs='+', default=[], help='sources to compare with, in turn')
+    parser.add_argument('--only', metavar='PART', help='measure one part alone: backbone, neck, "RPN conv", ...')
+    parser.add_argument('--train', action='store_true', help='time a training step instead of a prediction')
+    parser.add_argument(
+        '--protocol', choices=('paper',), help='512x512, BN folded, CPU batch 16, 1 thread, GPU batch 32'
+    )
+    inputs = parser.add_argument_group('input')
+    inputs.add_argument(
+        '--shape', type=int, nargs=2, metavar=('H', 'W'), help="[as the config's test pipeline resizes]"
+    )
+    inputs.add_argument('--batch', type=int, metavar='N', help='images per run [1]')
+    inputs.add_argument('--images', metavar='DIR', help="photographs, through the config's test pipeline")
+    inputs.add_argument(
+        '--detections', type=int, metavar='N', help='per image [100 with random weights, else what is found]'
+    )
+    how = parser.add_argument_group('execution')
+    how.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N [cpu]')
+    how.add_argument('--threads', type=int, metavar='N', help="of the CPU's kernels [torch's default]")
+    how.add_argument('--dtype', choices=DTYPES, default='float32', help='detectors by autocast, backbones converted')
+    how.add_argument('--channels-last', action='store_true', help='weights and images as NHWC')
+    how.add_argument('--compile', nargs='?', const='default', choices=COMPILE_MODES, help='torch.compile, its mode')
+    how.add_argument('--fold-bn', action='store_true', help='fold the batch norms of the backbone')
+    how.add_argument('--deploy', action='store_true', help='time SHViT in its deployed form')
+    how.add_argument(
+        '--cfg-options', nargs='+', action=cli.OptionsAction, metavar='KEY=VALUE', help='changes of CONFIG'
+    )
+    length = parser.add_argument_group('length')
+    length.add_argument('--seconds', type=float, default=DEFAULT_SECONDS, help=f'per source [{DEFAULT_SECONDS:g}]')
+    length.add_argument('--runs', type=int, metavar='N', help='rounds, instead of seconds')
+    length.add_argument('--flush-l2', action='store_true', help="overwrite a GPU's L2 cache before each run")
+    results = parser.add_argument_group('results')
+    results.add_argument('--json', metavar='FILE', help='everything that was measured')
+    results.add_argument('--markdown', metavar='FILE', help='the tables')
+    results.add_argument('--plot', metavar='FILE', help='a picture, .png')
+    arguments = parser.parse_args()
+
+    device = device_named(arguments.device)
+    asked = dict(shape=arguments.shape and tuple(arguments.shape), batch=arguments.batch, threads=arguments.threads)
+    conditions = dict(batch=1, threads=torch.get_num_threads(), fold=arguments.fold_bn, only=arguments.only)
+    if arguments.protocol == 'paper':
+        conditions.update(paper_conditions(device))
+    conditions.update({name: value for name, value in asked.items() if value is not None})
+    settings = Settings(
+        device=device,
+        dtype=DTYPES[arguments.dtype],
+        channels_last=arguments.channels_last,
+        compile=arguments.compile,
+        deploy=arguments.deploy,
+        detections=arguments.detections,
+        train=arguments.train,
+        images=arguments.images,
+        protocol=arguments.protocol,
+        runs=arguments.runs,
+        seconds=arguments.seconds,
+        flush=arguments.flush_l2,
+        **conditions,
+    )
+    check_outputs(arguments.json, arguments.markdown, arguments.plot)
+    record = benchmark(
+        [arguments.config, *arguments.against],
+        settings,
+        arguments.checkpoint,
+        arguments.cfg_options,
+        command=command_line(),
+        progress=cli.show_progress,
+    )
+    cli.show_progress('')
+    print(terminal_report(record))
+    for path in write_outputs(record, arguments.json, arguments.markdown, arguments.plot):
+        print(f'Written: {path}')

@@ -1,0 +1,53 @@
+"""Look for what is wrong with the data of a config: python tools/check_data.py configs/mask_rcnn_shvit_s4_coco.py"""
+
+import argparse
+import sys
+
+from ..data.checking.report import as_text
+from ..engine import cli
+from ..engine.data_check import check_data, write_copies, write_record
+
+FOUND_STATUS = 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description='Check the COCO data sets that a config would use: annotations and images. '
+        'Exit status 0: no errors, 1: errors, 2: the check could not run.'
+    )
+    parser.add_argument('config', help='config file')
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument('--headers-only', action='store_true', help='open every image, decode none')
+    how.add_argument('--no-images', action='store_true', help='only see that the images exist')
+    parser.add_argument('--workers', type=int, metavar='N', help='threads that decode [all processors]')
+    parser.add_argument('--examples', type=int, default=3, metavar='N', help='examples of each kind [%(default)s]')
+    parser.add_argument('--json', metavar='FILE', help='write what was found into this file too')
+    parser.add_argument('--fix', metavar='DIR', help='write cleaned copies of the annotation files into this folder')
+    parser.add_argument('--data-root', metavar='DIR', help='another folder in the same layout')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=cli.OptionsAction,
+        metavar='KEY=VALUE',
+        help='changes of the config: a.b.c=value',
+    )
+    arguments = parser.parse_args()
+    checked = check_data(
+        arguments.config,
+        data_root=arguments.data_root,
+        cfg_options=arguments.cfg_options,
+        images='presence' if arguments.no_images else 'headers' if arguments.headers_only else 'decode',
+        workers=arguments.workers,
+        fix=arguments.fix,
+        progress=cli.show_progress,
+    )
+    cli.show_progress('')
+    for each in checked:
+        print(as_text(each.report, arguments.examples))
+    done = write_copies(checked)
+    for sentence in done:
+        print(sentence)
+    if arguments.json:
+        write_record(arguments.json, checked, done, arguments.examples)
+    if any(each.report.has_errors for each in checked):
+        sys.exit(FOUND_STATUS)

@@ -1,0 +1,5 @@
+"""Check the stack and the machine: shvit-det doctor"""
+
+from ..doctor.__main__ import main
+
+__all__ = ['main']
