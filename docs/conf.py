@@ -24,7 +24,7 @@ autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = [('Shapes', 'Shapes')]
 
-# A toctree means nothing to those who read README.md as it is, so it is added here. Pages named nowhere come at the end.
+# A toctree means nothing to those who read README.md as it is, so it is added here; what it does not name comes last.
 CONTENTS = """
 ```{toctree}
 :hidden:
