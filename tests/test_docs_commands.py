@@ -41,7 +41,7 @@ TESTED = {
     r'python tools/predict\.py image\.jpg --weights CHECKPOINT --config CONFIG --out': (
         'test_predict.py::test_names_come_from_the_config_where_the_checkpoint_has_none'
     ),
-    r'python tools/predict\.py (INPUT|photographs/|data/sample)': (
+    r'python tools/predict\.py (INPUT|photographs/ clip|data/sample)': (
         'test_predict.py::test_the_tool_writes_pictures_and_a_coco_file'
     ),
     r'python tools/benchmark\.py CONFIG$': 'test_timing_benchmark.py::test_the_tool_prints_and_writes',
@@ -58,6 +58,7 @@ NEEDS = {
     r'python tools/(train|test)\.py configs/\w+_coco\.py': 'COCO, and for training a GPU',
     r'python tools/(train|test)\.py configs/\w+_imagenet\.py': 'ImageNet, and for training a GPU',
     r'python tools/\w+\.py (configs/\w+_nuclei\.py|data/nuclei)': 'the nuclei, and for training up to an hour',
+    r'python tools/predict\.py photographs/ --out': "the authors' weights, which are downloaded",
     r'python tools/benchmark\.py .*(shvit:s4|_coco\.py)': 'minutes of a machine that does nothing else',
     r'python tools/time_choices\.py': 'minutes of a machine that does nothing else',
     r'(python -m )?pip ': 'a network; it changes the environment',
