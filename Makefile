@@ -6,8 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DEMO := work_dirs/demo
+SITE := build/docs
 
-.PHONY: setup demo test lint
+.PHONY: setup demo test lint docs
 setup: $(READY)
 
 $(READY): constraints.txt setup.cfg setup.py pyproject.toml tools/setup_venv.sh
@@ -27,3 +28,12 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The pages and the API reference as a site; a warning is an error.
+docs: $(VENV)/docs-ready
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -c docs . $(SITE)
+	@echo 'Site: $(SITE)/README.html'
+
+$(VENV)/docs-ready: $(READY)
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@

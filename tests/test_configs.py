@@ -11,7 +11,7 @@ from shvit_det.engine.task import task_of
 
 CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
 IMAGENET = [name for name in CONFIGS if name.endswith('_imagenet')]
-DETECTORS = [name for name in CONFIGS if name not in IMAGENET]
+DETECTORS = [name for name in CONFIGS if 'shvit' in name and name not in IMAGENET]
 COCO = [name for name in CONFIGS if name.endswith('_coco')]
 
 
@@ -24,6 +24,7 @@ def test_all_configs_of_the_readme_are_there():
         *(f'{head}_shvit_s{i}_coco' for head in ('mask_rcnn', 'retinanet') for i in (1, 2, 3, 4)),
         *(f'{head}_shvit_s1_sample' for head in ('mask_rcnn', 'retinanet')),
         *(f'shvit_s{i}_imagenet' for i in (1, 2, 3, 4)),
+        *(f'mask_rcnn_{backbone}_nuclei' for backbone in ('shvit_s1', 'r50')),
     }
 
 
@@ -66,6 +67,21 @@ def test_leaves_are_short_and_open_with_their_command(name):
     lines = (ROOT / 'configs' / f'{name}.py').read_text().splitlines()
     assert lines[0].startswith('# ') and f'tools/train.py configs/{name}.py' in lines[1]
     assert len(lines) <= 32
+
+
+def test_the_two_of_the_nuclei_differ_in_backbone_and_neck_only():
+    register_all_modules()
+    ours, resnet = (load(f'mask_rcnn_{backbone}_nuclei') for backbone in ('shvit_s1', 'r50'))
+    built = MODELS.build(load('mask_rcnn_r50_nuclei').model)
+    assert built.neck.num_outs == 5 and built.backbone.frozen_stages == -1 and not built.backbone.norm_eval
+    assert all(parameter.requires_grad for parameter in built.parameters())
+    assert {cfg['type'] for cfg in built.backbone.init_cfg} == {'Kaiming', 'Constant'}  # nothing is pretrained
+    for config in (ours, resnet):
+        kind = config.model.rpn_head.pop('type')
+        assert kind == ('SHViTRPNHead' if config is ours else 'RPNHead')
+        for part in ('backbone', 'neck'):
+            del config.model[part]
+    assert ours.to_dict() == resnet.to_dict()
 
 
 # Weight decay, input size and the edge that test images are resized to, of the authors' training commands.

@@ -93,7 +93,7 @@ def test_errors_in_annotations_are_refused_or_repaired_in_memory(tmp_path, log):
     before = file.read_bytes()
     with pytest.raises(UsageError) as caught:
         checked(file)
-    for words in (str(file), '1 image_unknown, 1 box_invalid', 'annotation 101 of image 77', 'check_data.py', '--fix'):
+    for words in (str(file), '1 image_unknown, 1 box_invalid', 'annotation 101 of image 77', 'check-data', '--fix'):
         assert words in str(caught.value)
     dataset = checked(file, bad_data='skip')
     assert sum(len(dataset.get_data_info(index)['instances']) for index in range(len(dataset))) == 4
@@ -131,7 +131,7 @@ def test_a_bad_image_is_refused_or_another_taken(case, tmp_path, log):
         return
     with pytest.raises(RunError) as caught:
         ids_of(checked(file))
-    for words in (f'the image {path} ', 'check_data.py', '--cfg-options bad_data=skip'):
+    for words in (f'the image {path} ', 'check-data', '--cfg-options bad_data=skip'):
         assert words in str(caught.value)
     assert '\n' not in str(caught.value)
 

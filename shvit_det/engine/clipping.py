@@ -46,7 +46,7 @@ def clip_adaptively(parameters: Iterable[Tensor], clip_factor: float, min_norm: 
 
 @register(HOOKS)
 class AdaptiveGradientClippingHook(Hook):
-    """Clip the gradients of all parameters by :func:`clip_adaptively` before every step of the optimizer.
+    """Clip the gradients of all parameters by :func:`.clip_adaptively` before every step of the optimizer.
 
     A hook rather than an optimizer wrapper, so that it goes with mixed precision and gradient accumulation: it runs
     inside the optimizer's step, after a loss scale was taken off.

@@ -55,7 +55,7 @@ def check_data(
     fix: str | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Checked]:
-    """Check the COCO data sets that a detector's config would use, in all splits; :func:`write_copies` mends them.
+    """Check the COCO data sets that a detector's config would use, in all splits; :func:`.write_copies` mends them.
 
     Args:
         config_path: The config file.

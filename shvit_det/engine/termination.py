@@ -74,7 +74,7 @@ def listening() -> Iterator[Requests]:
 
 @register(HOOKS)
 class TerminationHook(Hook):
-    """Save after the present step and raise :class:`Terminated`, once SIGTERM was received. Part of our runner.
+    """Save after the present step and raise :exc:`.Terminated`, once SIGTERM was received. Part of our runner.
 
     Several processes stop after the same step: each hands on whether it was signalled, through a group of its own on
     the CPU, and reads what came of that one step later, so that nothing waits for it.

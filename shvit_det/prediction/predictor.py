@@ -115,7 +115,7 @@ class Predictor:
             items: Pairs of anything that tells a picture from the others, and the picture.
 
         Yields:
-            A :class:`Prediction` for each, also of those that cannot be read; in the order in which they came as long
+            A :class:`.Prediction` for each, also of those that cannot be read; in the order in which they came as long
             as all have one size.
         """
         waiting: dict[tuple[int, ...], list[tuple[Any, Picture, dict]]] = {}

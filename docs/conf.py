@@ -1,0 +1,54 @@
+"""How Sphinx makes a site of README.md, the pages in this folder and the docstrings: make docs"""
+
+import importlib
+
+from sphinx.application import Sphinx
+
+project = 'shvit_det'
+version = release = importlib.import_module('shvit_det').__version__
+
+# The sources start at the repository's root, so that the links are those that work in a checkout.
+root_doc = 'README'
+include_patterns = ['README.md', 'CHANGELOG.md', 'docs/*.md']
+extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
+html_theme = 'furo'
+html_title = f'{project} {version}'
+html_copy_source = False
+html_show_copyright = False
+
+nitpicky = True
+myst_heading_anchors = 4
+autodoc_member_order = 'bysource'
+autodoc_typehints = 'none'  # signatures and texts say it; mmengine's base classes have types of their own
+autodoc_preserve_defaults = True
+napoleon_numpy_docstring = False
+napoleon_custom_sections = [('Shapes', 'Shapes')]
+
+# A toctree means nothing to those who read README.md as it is, so it is added here; what it does not name comes last.
+CONTENTS = """
+```{toctree}
+:hidden:
+:glob:
+
+docs/training
+docs/prediction
+docs/deployment
+docs/checkpoints
+docs/benchmarks
+docs/reliability
+docs/troubleshooting
+docs/migrating
+docs/*
+CHANGELOG
+```
+"""
+
+
+def add_contents(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Append the table of contents to the first page."""
+    if docname == root_doc:
+        source[0] += CONTENTS
+
+
+def setup(app: Sphinx) -> None:
+    app.connect('source-read', add_contents)
