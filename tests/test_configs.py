@@ -7,7 +7,7 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
 from shvit_det import ARCHS
-from shvit_det.engine.task import task_of
+from shvit_det.engine.tasks import task_of
 
 CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
 IMAGENET = [name for name in CONFIGS if name.endswith('_imagenet')]

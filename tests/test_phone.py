@@ -12,7 +12,7 @@ from processes import tool
 
 from shvit_det import UsageError
 from shvit_det.engine.config import load_config
-from shvit_det.engine.task import task_of
+from shvit_det.engine.tasks import task_of
 from shvit_det.export import parts
 from shvit_det.export.attention import PhoneAttention
 from shvit_det.export.parts import Probabilities, build_part, distinct

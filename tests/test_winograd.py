@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from shvit_det import deploy
-from shvit_det.deployment import packed, winograd
+from shvit_det.deployment import packed, packing, winograd
 from shvit_det.deployment.winograd import WinogradConv, transforms
 
 
@@ -136,7 +136,7 @@ def test_small_maps_other_types_and_gradients_step_back(monkeypatch, taken):
 def test_only_what_can_be_faster_is_chosen(monkeypatch):
     def chosen(channels, out_channels, kernel=3, **arguments):
         weight = torch.zeros(out_channels, channels, kernel, kernel)
-        return type(packed.fused_conv(weight, None, **arguments)) is WinogradConv
+        return type(packing.fused_conv(weight, None, **arguments)) is WinogradConv
 
     assert chosen(8, 8, padding=1)
     assert not chosen(8, 8, padding=1, stride=2)
@@ -194,7 +194,7 @@ def test_other_conv_modules_keep_their_activation():
     x = torch.randn(2, 4, 9, 9)
     with torch.no_grad():
         right = model(x)
-        packed.pack_layers(model)
+        packing.pack_layers(model)
         torch.testing.assert_close(model(x), right, rtol=1e-4, atol=1e-5)
     assert [module.with_activation for module in model] == [True] * 4 + [False] * 2
     assert [getattr(module.conv, 'relu', False) for module in model] == [False] * 4 + [True, False]

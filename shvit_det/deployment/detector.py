@@ -18,7 +18,8 @@ from ..rpn import SHViTRPNHead
 from .backbone import FusedSHViT
 from .layers import plain
 from .neck import FusedSHViTFPN, compose_finer
-from .packed import FusedTransposedConv, pack_layers
+from .packed import FusedTransposedConv
+from .packing import pack_layers
 from .roi_align import replace_roi_layers
 
 

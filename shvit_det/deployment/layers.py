@@ -9,7 +9,8 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..layers import ConvNorm, FeedForward, PatchMerging, Residual, SingleHeadAttention, SqueezeExcite
-from .packed import FusedConv, FusedPointwiseConv, fused_conv
+from .packed import FusedConv, FusedPointwiseConv
+from .packing import fused_conv
 
 
 def fold(layer: Any, relu: bool = False) -> FusedConv:

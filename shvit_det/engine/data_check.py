@@ -19,7 +19,7 @@ from ..data.sample import ensure_sample
 from ..errors import UsageError
 from . import config as changes
 from .data_sets import CocoSet, check_annotations_of, coco_sets
-from .task import task_of
+from .tasks import task_of
 
 Images = Literal['decode', 'headers', 'presence']
 SCOPES: dict[Images, str] = {

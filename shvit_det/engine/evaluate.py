@@ -15,7 +15,8 @@ from ..errors import UsageError
 from ..export.runtimes import is_exported
 from . import config as changes
 from .runner import SHViTRunner
-from .task import coco_evaluators, task_of
+from .task import coco_evaluators
+from .tasks import task_of
 
 
 def evaluate(

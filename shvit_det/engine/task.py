@@ -137,14 +137,3 @@ def draw_by_hook(config: Config, **settings: object) -> None:
     if hook is None:
         raise UsageError('--show-dir needs default_hooks.visualization in the config, and this one has none')
     hook.update(settings)
-
-
-def task_of(config: Config) -> Task:
-    """Return the task of a config, by the project that it is written for."""
-    if config.get('default_scope', 'mmdet') == 'mmpretrain':
-        from .classification import Classification
-
-        return Classification()
-    from .detection import Detection
-
-    return Detection()

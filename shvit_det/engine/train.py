@@ -18,7 +18,7 @@ from .fast import enable_amp, enable_fast
 from .report import last_metrics, plot_curves
 from .resuming import check_resumable, last_checkpoint, newest_whole
 from .runner import SHViTRunner
-from .task import task_of
+from .tasks import task_of
 from .termination import Terminated, listening
 
 AUTO = 'auto'

@@ -14,7 +14,8 @@ from torch import nn
 from ..deployment import check_deployable, deploy
 from ..engine.config import load_config, remove_pretrained
 from ..engine.detection import Detection
-from ..engine.task import named_classes, task_of
+from ..engine.task import named_classes
+from ..engine.tasks import task_of
 from ..errors import UsageError
 from ..version import __version__
 from .checks import check_exportable

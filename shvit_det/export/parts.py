@@ -20,7 +20,8 @@ from ..checkpoint.loading import load_content
 from ..deployment import deploy
 from ..engine.config import load_config
 from ..engine.detection import Detection
-from ..engine.task import Task, named_classes, task_of
+from ..engine.task import Task, named_classes
+from ..engine.tasks import task_of
 from ..errors import UsageError
 from ..folding import fold_batch_norms
 from ..neck import SHViTFPN

@@ -18,7 +18,8 @@ from ..checkpoint.reading import read_content
 from ..checkpoint.stored_config import stored_config
 from ..deployment import check_deployable, deploy
 from ..engine.config import load_config, warn_if_new
-from ..engine.task import Task, named_classes, task_of
+from ..engine.task import Task, named_classes
+from ..engine.tasks import task_of
 from ..errors import UsageError
 
 Color = tuple[int, int, int]  # red, green, blue

@@ -20,7 +20,7 @@ from ..checkpoint import load_checkpoint
 from ..deployment import deploy, is_deployed
 from ..engine.config import load_config, name_of
 from ..engine.detection import Detection
-from ..engine.task import task_of
+from ..engine.tasks import task_of
 from ..errors import UsageError
 from ..folding import fold_batch_norms
 from .forms import BACKBONES, DEPLOYED, PLAIN, settings_in, split_forms

@@ -1,0 +1,16 @@
+"""The task of a config: training a detector or a classifier."""
+
+from mmengine.config import Config
+
+from .task import Task
+
+
+def task_of(config: Config) -> Task:
+    """Return the task of a config, by the project that it is written for; the other project need not be installed."""
+    if config.get('default_scope', 'mmdet') == 'mmpretrain':
+        from .classification import Classification
+
+        return Classification()
+    from .detection import Detection
+
+    return Detection()
