@@ -58,8 +58,8 @@ def export_phone(
         checkpoint: Weights; None for random ones, which suffice to measure latency.
         target: ``'coreml'`` or ``'executorch'``.
         out: The file; None for the config's and the part's name, in the working folder.
-        part: ``'backbone'``, ``'backbone+neck'`` or ``'classifier'``; None as :func:`build_part` says.
-        shape: Height and width; None as :func:`build_part` says.
+        part: ``'backbone'``, ``'backbone+neck'`` or ``'classifier'``; None as ``parts.build_part`` says.
+        shape: Height and width; None as ``parts.build_part`` says.
 
     Raises:
         UsageError: If it cannot be written, or computes something else than PyTorch.
