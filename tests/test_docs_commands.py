@@ -80,6 +80,7 @@ NEEDS = {
     r'python tools/\w+\.py (configs/\w+_nuclei\.py|data/nuclei)': 'the nuclei, and for training up to an hour',
     r'python tools/predict\.py photographs/ --out': "the authors' weights, which are downloaded",
     r'python tools/benchmark\.py .*(shvit:s4|_coco\.py)': 'minutes of a machine that does nothing else',
+    r'python tests/soak\.py': 'two hours',
     r'python tools/time_choices\.py': 'minutes of a machine that does nothing else',
     r'python tools/compare_export\.py (?!CONFIG)': 'the photographs or trained weights, and minutes of an idle machine',
     r'mim ': 'openmim, which clashes with newer setuptools; tests/test_packaging.py has what mim looks for',
