@@ -13,13 +13,22 @@ from torch import nn
 from torchvision.ops import box_iou
 
 from shvit_det import SHViT, SHViTFPN, UsageError, deploy
-from shvit_det.deployment import is_deployed
+from shvit_det.deployment import is_deployed, native
 from shvit_det.deployment.detector import NeckWithRPN
 from shvit_det.deployment.packed import Packed
 from shvit_det.timing.building import build_subjects
 from shvit_det.timing.cost import CostCounter
 
 TINY = dict(embed_dims=(16, 24, 32), depths=(1, 2, 1), attn_dims=(8, 8, 16))
+
+
+@pytest.fixture(params=['own kernels', 'oneDNN'])
+def form(request, monkeypatch):
+    """Which kernels compute on a CPU."""
+    if request.param == 'oneDNN':
+        monkeypatch.setattr(native, 'kernels', lambda: None)
+    elif native.kernels() is None:
+        pytest.skip('our own kernels cannot be built here')
 
 
 def backbone(arch='s1', dtype=torch.float32, **arguments) -> SHViT:
@@ -47,7 +56,7 @@ def test_backbones_agree_in_float64(arch, size):
 
 @pytest.mark.parametrize('channels_last', [True, False])
 @pytest.mark.parametrize('size', [(96, 64), (101, 75)])
-def test_backbones_agree_in_float32(size, channels_last):
+def test_backbones_agree_in_float32(size, channels_last, form):
     trained = backbone('s4')
     x = torch.randn(2, 3, *size)
     deployed = deploy(trained, channels_last=channels_last)
@@ -65,7 +74,7 @@ def test_fewer_stages_and_one_out_index():
         agree(trained(x), deploy(trained)(x), 1e-10)
 
 
-def test_bfloat16_is_close():
+def test_bfloat16_is_close(form):
     trained = backbone('s1')
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -116,7 +125,7 @@ def deploy_and_compare(subject):
 
 
 @pytest.mark.parametrize('config', [TINY_MASK_RCNN, TINY_RETINANET])
-def test_detectors_find_the_same(config):
+def test_detectors_find_the_same(config, form):
     deploy_and_compare(detector(config))
 
 
@@ -157,7 +166,7 @@ def test_a_deployed_model_is_neither_trained_nor_deployed_again(make):
     assert deployed.eval() is deployed
 
 
-def test_a_deployed_model_is_saved_and_loaded(tmp_path):
+def test_a_deployed_model_is_saved_and_loaded(tmp_path, form):
     first, second = deploy(backbone('s1')), deploy(SHViT('s1').eval())
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -172,7 +181,7 @@ def test_a_deployed_model_is_saved_and_loaded(tmp_path):
         assert all(torch.equal(one, other) for one, other in zip(expected, copy.deepcopy(first)(x), strict=True))
 
 
-def test_images_and_features_are_not_written_over():
+def test_images_and_features_are_not_written_over(form):
     deployed = deploy(backbone('s1'))
     x = torch.randn(1, 3, 128, 128).to(memory_format=torch.channels_last)
     kept = x.clone()
@@ -184,7 +193,7 @@ def test_images_and_features_are_not_written_over():
             assert torch.equal(shorter[0], whole[index])
 
 
-def test_gradients_of_the_image_pass_through():
+def test_gradients_of_the_image_pass_through(form):
     trained = backbone('s1')
     deployed, x = deploy(trained), torch.randn(1, 3, 64, 64)
     gradients = []
@@ -205,7 +214,7 @@ def test_without_the_private_operations_the_plain_ones_run(monkeypatch):
 
 
 def test_packed_operations_run_where_torch_has_them():
-    deployed = deploy(backbone('s1'))
+    deployed = deploy(backbone('s1'), native=False)
     seen = set()
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):

@@ -10,13 +10,14 @@ from torch import nn
 from torch.nn import functional
 
 from shvit_det import deploy
-from shvit_det.deployment import packed, packing, winograd
+from shvit_det.deployment import native, packed, packing, winograd
 from shvit_det.deployment.winograd import WinogradConv, transforms
 
 
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
-    """Small maps and few channels take the shorter way too, on any number of threads."""
+    """Small maps and few channels take the shorter way of torch's operations too, on any number of threads."""
+    monkeypatch.setattr(native, 'kernels', lambda: None)
     monkeypatch.setattr(winograd, 'MAX_THREADS', 10_000)
     monkeypatch.setattr(winograd, 'MIN_TILES', 1)
     monkeypatch.setattr(winograd, 'MIN_CHANNELS', 1)

@@ -10,9 +10,11 @@ from torch import nn
 from ..backbone import SHViT
 from ..errors import UsageError
 from ..neck import SHViTFPN
+from . import native as own
 from .backbone import FusedSHViT
 from .compiled import compile_parts
 from .neck import FusedSHViTFPN
+from .packed import Packed
 
 __all__ = ['check_deployable', 'deploy', 'is_deployed']
 FUSED: dict[type, type] = {SHViT: FusedSHViT, SHViTFPN: FusedSHViTFPN}
@@ -28,6 +30,7 @@ def deploy(
     dtype: torch.dtype | None = None,
     channels_last: bool = True,
     compile: bool | Mapping[str, Any] = False,
+    native: bool = True,
 ) -> Any:
     """Return a new model for inference that computes the same, faster; the one that came in is not changed.
 
@@ -43,6 +46,8 @@ def deploy(
         compile: Whether the backbone, and on a GPU the neck and the head of a one-stage detector, run compiled; or the
             arguments for ``torch.compile``. The first size of images is compiled for a minute or so, and the second for
             all further ones, which the log says.
+        native: Whether kernels of our own are used on a CPU with AVX-512. They are compiled in some seconds at the
+            first use on a machine; without a C++ compiler oneDNN's serve.
 
     Raises:
         UsageError: If the model is deployed already, or holds nothing that this could make faster, or ``dtype`` is
@@ -65,6 +70,11 @@ def deploy(
         cast_detector(deployed, dtype)
     if channels_last:
         deployed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack it
+    for layer in deployed.modules():
+        if isinstance(layer, Packed):
+            layer.native = native
+    if native and next(deployed.parameters()).device.type == 'cpu':
+        own.kernels()  # built now rather than with the first image
     if compile:
         compile_parts(deployed, {} if compile is True else compile)
     return deployed

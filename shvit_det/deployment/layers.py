@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..layers import ConvNorm, FeedForward, PatchMerging, Residual, SingleHeadAttention, SqueezeExcite
-from .packed import FusedConv, FusedPointwiseConv
+from .packed import FusedConv, FusedPointwiseConv, usable
 from .packing import fused_conv
 
 
@@ -27,9 +27,9 @@ def fold(layer: Any, relu: bool = False) -> FusedConv:
     )
 
 
-def fold_pointwise(layer: Any) -> FusedPointwiseConv:
+def fold_pointwise(layer: Any, relu: bool = False) -> FusedPointwiseConv:
     """Return a 1x1 :class:`ConvNorm` as one layer that can also add to a residual."""
-    conv = fold(layer)
+    conv = fold(layer, relu)
     assert isinstance(conv, FusedPointwiseConv)
     return conv
 
@@ -68,10 +68,13 @@ class FusedFeedForward(nn.Module):
 
     def __init__(self, source: FeedForward) -> None:
         super().__init__()
-        self.expand = fold(source.pw1, relu=True)
+        self.expand = fold_pointwise(source.pw1, relu=True)
         self.reduce = fold_pointwise(source.pw2)
 
     def forward(self, x: Tensor) -> Tensor:
+        kernels = self.reduce.kernels_for(x) if usable(x) else None
+        if kernels is not None and self.expand.kernels_for(x) is not None:
+            return kernels.feed_forward(x, self.expand.operands(), self.reduce.operands())
         return self.reduce.add_to(x, self.expand(x))
 
 

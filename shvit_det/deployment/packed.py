@@ -1,15 +1,21 @@
-"""Layers whose weights are laid out once as oneDNN wants them, for inference on a CPU.
+"""Layers whose weights are laid out once as the kernels want them, for inference on a CPU.
 
-Eager PyTorch hands most convolutions with small batches to general matrix products, or lays their weights out anew at
-every call. The operations here are those that inductor emits for frozen weights. They are private to torch: where they
-are missing, on another device, and while a model is compiled or traced, the plain operations run.
+Where :mod:`.native` has kernels for this processor, they compute most convolutions, and oneDNN the rest. Eager PyTorch
+hands most convolutions with small batches to general matrix products, or lays their weights out anew at every call. The
+operations of oneDNN here are those that inductor emits for frozen weights. They are private to torch: where they are
+missing, on another device, and while a model is compiled or traced, the plain operations run.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import UsageError
+from . import native
+from .native.functions import Kernels, Operands, pack, pack_depthwise
 
 OPERATIONS = (
     '_convolution_pointwise',
@@ -20,6 +26,7 @@ OPERATIONS = (
     '_reorder_linear_weight',
 )
 DTYPES = (torch.float32, torch.bfloat16)
+MOST_TERMS = 4096  # of a sum that our own kernels compute at once
 
 
 def usable(x: Tensor) -> bool:
@@ -36,6 +43,27 @@ def usable(x: Tensor) -> bool:
     )
 
 
+class MadeFrom:
+    """Something made of weights at the first use, and anew when they have changed, by loading for instance.
+
+    Copies and files do not carry it.
+    """
+
+    def __init__(self) -> None:
+        self._made: Any = None
+        self._state: tuple | None = None
+
+    def get(self, make: Callable[[], Any], *weights: Tensor) -> Any:
+        """Return what ``make`` returned for these weights as they are."""
+        state = tuple((w.data_ptr(), None if w.is_inference() else w._version, w.dtype) for w in weights)
+        if self._state != state:
+            self._made, self._state = make(), state
+        return self._made
+
+    def __getstate__(self) -> dict:
+        return {'_made': None, '_state': None}
+
+
 class Packed(nn.Module):
     """A layer with a weight, a bias and the packed form of the weight, which is made at the first call.
 
@@ -50,15 +78,26 @@ class Packed(nn.Module):
         bias = weight.new_zeros(out_channels) if bias is None else bias
         self.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
         self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
-        self._packed: Tensor | None = None
-        self._packed_from: tuple[int, int] | None = None
+        self.native = True  # whether our own kernels may compute it
+        self._packed = MadeFrom()
+        self._operands = MadeFrom()
 
     def packed(self, x: Tensor) -> Tensor:
-        """Return the packed weight; it is made anew when the weight has changed, by loading for instance."""
-        state = self.weight.data_ptr(), self.weight._version
-        if self._packed is None or self._packed_from != state:
-            self._packed, self._packed_from = self.pack(x), state
-        return self._packed
+        """Return the weight as oneDNN wants it."""
+        return self._packed.get(lambda: self.pack(x), self.weight)
+
+    def operands(self) -> Operands:
+        """Return weight and bias as our own kernels want them."""
+        return self._operands.get(lambda: pack(self.weight, self.bias), self.weight, self.bias)
+
+    def kernels_for(self, x: Tensor) -> Kernels | None:
+        """Return our own kernels if there are any that can take ``x``; none while operations are being watched.
+
+        They do not pass torch's dispatcher, so that a counter of operations, for instance, would not see them.
+        """
+        kernels = native.kernels() if self.native and not torch._C._len_torch_dispatch_stack() else None
+        takes = kernels is not None and x.dtype in kernels.dtypes and x.dtype == self.weight.dtype
+        return kernels if takes else None
 
     def pack(self, x: Tensor) -> Tensor:
         """Return the weight as oneDNN wants it for inputs like ``x``."""
@@ -74,9 +113,6 @@ class Packed(nn.Module):
         destination[f'{prefix}weight'] = destination[
             f'{prefix}weight'
         ].contiguous()  # safetensors takes no other layout
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, '_packed': None, '_packed_from': None}  # copies and files make it again
 
 
 class FusedConv(Packed):
@@ -110,8 +146,27 @@ class FusedConv(Packed):
     def forward(self, x: Tensor) -> Tensor:
         if not usable(x):
             return self._plain(x)
+        if (kernels := self.kernels_for(x)) is not None:
+            (padding, _), (stride, _), _, groups = self.geometry
+            if groups == 1:
+                return kernels.convolve(x, self.operands(), self.weight.shape[-1], stride, padding, self.relu)
+            return kernels.depthwise(x, self.operands(), stride, self.relu)
         operation = torch.ops.mkldnn._convolution_pointwise
         return operation(x, self.packed(x), self.bias, *self.geometry, 'relu' if self.relu else 'none', [], '')
+
+    def kernels_for(self, x: Tensor) -> Kernels | None:
+        out_channels, channels, height, width = self.weight.shape
+        (padding, _), _, _, groups = self.geometry
+        if groups == 1:  # one panel of weights has to stay in the cache, and bfloat16 comes in pairs of channels
+            small = height * width * channels <= MOST_TERMS
+            suits = small and height == width and (x.dtype is torch.float32 or channels % 2 == 0)
+        else:
+            suits = groups == out_channels and channels == padding == 1 and height == width == 3
+        return super().kernels_for(x) if suits else None
+
+    def operands(self) -> Operands:
+        make = pack if self.geometry[-1] == 1 else pack_depthwise
+        return self._operands.get(lambda: make(self.weight, self.bias), self.weight, self.bias)
 
     def _plain(self, x: Tensor) -> Tensor:
         padding, stride, dilation, groups = self.geometry
@@ -146,6 +201,8 @@ class FusedPointwiseConv(FusedConv):
     def forward(self, x: Tensor) -> Tensor:
         if not usable(x):
             return self._plain(x)
+        if (kernels := self.kernels_for(x)) is not None:
+            return kernels.linear(x, self.operands(), self.relu)
         operation = torch.ops.mkldnn._linear_pointwise
         activation = 'relu' if self.relu else 'none'
         return to_nchw(operation(to_nhwc(x), self.packed(x), self.bias, activation, [], ''))
@@ -154,6 +211,8 @@ class FusedPointwiseConv(FusedConv):
         """Return ``residual + self(x)``."""
         if not usable(x):
             return residual + self._plain(x)
+        if residual.dtype == x.dtype and (kernels := self.kernels_for(x)) is not None:
+            return kernels.linear(x, self.operands(), False, residual)
         operation = torch.ops.mkldnn._linear_pointwise.binary
         return to_nchw(operation(to_nhwc(x), to_nhwc(residual), self.packed(x), self.bias, 'add'))
 

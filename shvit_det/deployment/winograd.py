@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .packed import FusedConv, to_nchw, to_nhwc
+from .native.functions import Operands, pack_winograd
+from .packed import FusedConv, MadeFrom, to_nchw, to_nhwc
 
 TILE = 4
 SPAN = TILE + 2  # inputs along one axis
@@ -71,12 +72,14 @@ class WinogradConv(FusedConv):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, relu: bool = False) -> None:
         super().__init__(weight, bias, stride=1, padding=1, relu=relu)
-        self._transformed: Tensor | None = None
-        self._transformed_from: tuple | None = None
+        self._transformed = MadeFrom()
+        self._native_transformed = MadeFrom()
 
     def forward(self, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape
         down, across = -(-height // TILE), -(-width // TILE)  # tiles
+        if self._usable(x) and x.dtype is torch.float32 and (kernels := self.kernels_for(x)) is not None:
+            return kernels.winograd(x, self._native_operands(), self.relu)
         if not (self._can(x) and batch * down * across >= MIN_TILES):
             return super().forward(x)
         rows = min(down, max(1, TILES_AT_ONCE // across))
@@ -124,27 +127,29 @@ class WinogradConv(FusedConv):
 
     def transformed(self) -> Tensor:
         """Return the sums of the taps (36, in_channels, out_channels); made anew when the weight has changed."""
-        state = self.weight.data_ptr(), self.weight._version, self.weight.dtype
-        if self._transformed is None or self._transformed_from != state:
-            taps = transforms()[1]
-            sums = torch.einsum('ik,jl,ockl->ijco', taps, taps, self.weight.detach().double())
-            self._transformed = sums.flatten(0, 1).to(self.weight.dtype).contiguous()
-            self._transformed_from = state
-        return self._transformed
+        return self._transformed.get(self._sums, self.weight)
 
-    def _can(self, x: Tensor) -> bool:
+    def _sums(self) -> Tensor:
+        taps = transforms()[1]
+        sums = torch.einsum('ik,jl,ockl->ijco', taps, taps, self.weight.detach().double())
+        return sums.flatten(0, 1).to(self.weight.dtype).contiguous()
+
+    def _native_operands(self) -> Operands:
+        return self._native_transformed.get(lambda: pack_winograd(self._sums(), self.bias), self.weight, self.bias)
+
+    def _usable(self, x: Tensor) -> bool:
         return (
             x.device.type == 'cpu'
             and x.dtype == self.weight.dtype
             and x.dtype in DTYPES
             and not torch.compiler.is_compiling()
             and not torch.jit.is_tracing()
-            and torch.get_num_threads() <= MAX_THREADS
+            and x.numel() > 0
             and not (x.requires_grad and torch.is_grad_enabled())  # what writes into given memory has no gradient
         )
 
-    def __getstate__(self) -> dict:
-        return {**super().__getstate__(), '_transformed': None, '_transformed_from': None}
+    def _can(self, x: Tensor) -> bool:
+        return self._usable(x) and torch.get_num_threads() <= MAX_THREADS
 
 
 def _like(memory: Tensor, *shape: int) -> Tensor:

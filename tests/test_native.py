@@ -1,0 +1,267 @@
+"""Our own kernels compute what torch does, on any shape and number of threads; without them oneDNN serves."""
+
+import copy
+import stat
+
+import pytest
+import torch
+from norms import randomise_norms
+from torch import nn
+from torch.nn import functional
+
+from shvit_det import SHViT, deploy
+from shvit_det.deployment import native
+from shvit_det.deployment.native import building, functions
+from shvit_det.deployment.packed import FusedConv, FusedPointwiseConv
+from shvit_det.deployment.winograd import WinogradConv
+
+needs_kernels = pytest.mark.skipif(native.kernels() is None, reason='our own kernels cannot be built here')
+BFLOAT16 = native.kernels() is not None and torch.bfloat16 in native.kernels().dtypes
+DTYPES = [
+    torch.float32,
+    pytest.param(
+        torch.bfloat16, marks=pytest.mark.skipif(not BFLOAT16, reason='this processor multiplies no bfloat16')
+    ),
+]
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The names of the kernels that ran."""
+    names = []
+
+    def noting(name, original):
+        def note(*args, **kwargs):
+            names.append(name)
+            return original(*args, **kwargs)
+
+        return note
+
+    for name in ('convolve', 'linear', 'feed_forward', 'depthwise', 'winograd'):
+        monkeypatch.setattr(functions.Kernels, name, noting(name, getattr(functions.Kernels, name)))
+    return names
+
+
+def numbers(*shape, dtype=torch.float32):
+    return torch.randn(shape).to(dtype)
+
+
+def assert_close(found, right):
+    assert found.shape == right.shape
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert (found.double() - right).abs().max() <= TOLERANCE[found.dtype] * right.abs().max().clamp(min=0.1)
+
+
+def convolved(layer, x, stride, padding, groups=1):
+    y = functional.conv2d(x.double(), layer.weight.double(), layer.bias.double(), stride, padding, groups=groups)
+    return y.relu() if layer.relu else y
+
+
+@needs_kernels
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize(
+    ('batch', 'channels', 'size', 'out_channels', 'kernel', 'stride', 'padding'),
+    [
+        (2, 4, (17, 23), 28, 3, 2, 1),
+        (1, 56, (13, 31), 40, 3, 2, 1),
+        (2, 10, (9, 7), 33, 3, 1, 1),
+        (1, 6, (2, 1), 5, 3, 2, 1),
+        (3, 6, (1, 1), 17, 3, 1, 1),
+        (1, 4, (8, 8), 70, 3, 1, 0),
+        (1, 4, (30, 5), 16, 5, 3, 2),
+        (1, 2, (6, 6), 32, 3, 1, 3),
+        (1, 64, (14, 14), 64, 2, 2, 0),
+    ],
+)
+def test_convolutions(ran, threads, dtype, batch, channels, size, out_channels, kernel, stride, padding):
+    torch.manual_seed(threads)
+    weight = numbers(out_channels, channels, kernel, kernel, dtype=dtype)
+    layer = FusedConv(weight, numbers(out_channels, dtype=dtype), stride, padding, relu=threads == 2).eval()
+    x = numbers(batch, channels, *size, dtype=dtype)
+    assert_close(layer(x), convolved(layer, x, stride, padding))
+    assert ran == ['convolve']
+
+
+@needs_kernels
+def test_three_channels_of_an_image(ran):
+    layer = FusedConv(numbers(28, 3, 3, 3), None, 2, 1, relu=True).eval()
+    x = numbers(1, 3, 37, 50)
+    assert_close(layer(x), convolved(layer, x, 2, 1))
+    assert ran == ['convolve']
+    halved = copy.deepcopy(layer).bfloat16()  # there are no pairs of channels
+    assert_close(halved(x.bfloat16()).to(memory_format=torch.channels_last), convolved(halved, x.bfloat16(), 2, 1))
+    assert ran == ['convolve']
+
+
+@needs_kernels
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize(('shape', 'out_channels'), [((1, 24, 5, 7), 50), ((3, 6, 1, 1), 16), ((1, 64, 16, 16), 33)])
+def test_linear_layers_with_and_without_a_residual(ran, threads, dtype, shape, out_channels):
+    torch.manual_seed(threads)
+    weight, bias = numbers(out_channels, shape[1], 1, 1, dtype=dtype), numbers(out_channels, dtype=dtype)
+    x, residual = numbers(*shape, dtype=dtype), numbers(shape[0], out_channels, *shape[2:], dtype=dtype)
+    for relu in (False, True):
+        layer = FusedPointwiseConv(weight, bias, relu).eval()
+        assert_close(layer(x), convolved(layer, x, 1, 0))
+    layer = FusedPointwiseConv(weight, bias).eval()
+    assert_close(layer.add_to(residual, x), convolved(layer, x, 1, 0) + residual.double())
+    assert ran == ['linear'] * 3
+
+
+@needs_kernels
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('shape', [(1, 24, 5, 7), (2, 17, 8, 9), (1, 224, 3, 3), (1, 3, 1, 2)])
+@pytest.mark.parametrize('stride', [1, 2])
+def test_depthwise_convolutions(ran, threads, dtype, shape, stride):
+    torch.manual_seed(threads)
+    channels = shape[1]
+    weight, bias = numbers(channels, 1, 3, 3, dtype=dtype), numbers(channels, dtype=dtype)
+    layer = FusedConv(weight, bias, stride, 1, channels, relu=stride == 2).eval()
+    x = numbers(*shape, dtype=dtype)
+    assert_close(layer(x), convolved(layer, x, stride, 1, channels))
+    assert ran == ['depthwise']
+
+
+@needs_kernels
+@pytest.mark.parametrize('shape', [(2, 64, 17, 23), (3, 10, 9, 6), (1, 256, 25, 42), (1, 130, 3, 2), (5, 40, 14, 14)])
+@pytest.mark.parametrize('out_channels', [40, 256, 7])
+def test_winograd(ran, threads, shape, out_channels):
+    torch.manual_seed(threads)
+    weight = numbers(out_channels, shape[1], 3, 3) / shape[1] ** 0.5
+    layer = WinogradConv(weight, numbers(out_channels), relu=threads == 1).eval()
+    x = numbers(*shape)
+    assert_close(layer(x), convolved(layer, x, 1, 1))
+    assert ran == ['winograd']
+
+
+@needs_kernels
+def test_views_and_empty_batches():
+    layer = FusedConv(numbers(8, 6, 3, 3), None, 1, 1).eval()
+    x = numbers(2, 12, 9, 10).to(memory_format=torch.channels_last)
+    for view in (x[:, :6], x[:, 6:, ::2], x[:1, ::2, :, 3:], x[:, :6].contiguous()):
+        assert_close(layer(view), convolved(layer, view, 1, 1))
+    assert layer(x[:0, :6]).shape == (0, 8, 9, 10)
+
+
+@needs_kernels
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('arch', ['s1', 's2', 's3', 's4'])
+def test_backbones_run_by_them_alone(ran, threads, arch, dtype):
+    torch.manual_seed(0)
+    trained = SHViT(arch)
+    randomise_norms(trained)
+    x = torch.randn(3, 3, 97, 131)
+    with torch.no_grad():
+        right = trained.eval()(x)
+        found = deploy(trained, dtype=dtype)(x.to(dtype))
+    for one, other in zip(right, found, strict=True):
+        assert (one - other).abs().max() <= (1e-4 if dtype is torch.float32 else 0.1) * one.abs().max()
+    assert set(ran) == {'convolve', 'linear', 'feed_forward', 'depthwise'}
+
+
+@needs_kernels
+def test_a_result_does_not_depend_on_the_batch():
+    deployed = deploy(SHViT('s1').eval())
+    x = torch.randn(3, 3, 64, 80)
+    with torch.no_grad():
+        together = deployed(x)
+        alone = [deployed(image[None]) for image in x]
+    assert all(
+        torch.equal(one[index], each[0])
+        for index, image in enumerate(alone)
+        for one, each in zip(together, image, strict=True)
+    )
+
+
+@needs_kernels
+def test_changed_weights_and_biases_are_packed_anew():
+    layer = FusedConv(numbers(8, 6, 3, 3), numbers(8), 1, 1).eval()
+    x = numbers(1, 6, 9, 9)
+    layer(x)
+    for parameter in (layer.weight, layer.bias):
+        nn.init.normal_(parameter)
+        assert_close(layer(x), convolved(layer, x, 1, 1))
+
+
+@needs_kernels
+def test_they_can_be_left_out(ran, monkeypatch):
+    x = torch.randn(1, 3, 64, 64)
+    deploy(SHViT('s1').eval(), native=False)(x)
+    assert not ran
+    monkeypatch.setenv(native.SWITCH, '0')
+    native.kernels.cache_clear()
+    try:
+        deploy(SHViT('s1').eval())(x)
+    finally:
+        monkeypatch.delenv(native.SWITCH)
+        native.kernels.cache_clear()
+    assert not ran
+
+
+@pytest.fixture
+def anew(monkeypatch, tmp_path):
+    """Nothing is built yet."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    native.kernels.cache_clear()
+    yield tmp_path
+    native.kernels.cache_clear()
+
+
+def program(folder, text):
+    path = folder / 'compiler'
+    path.write_text(f'#!/bin/sh\n{text}\n')
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ('text', 'reason'),
+    [
+        (None, 'no C++ compiler (nosuch-compiler)'),
+        ('echo "#define __SSE2__ 1"', 'the processor has no AVX-512'),
+        ('echo "fatal error: no headers" >&2; exit 1', 'compiler: fatal error: no headers'),
+        ('exit 3', 'compiler: status 3'),
+    ],
+)
+def test_without_a_compiler_or_the_processor_for_it_onednn_serves(anew, monkeypatch, log, text, reason):
+    monkeypatch.setenv('CXX', 'nosuch-compiler' if text is None else program(anew, text))
+    deployed = deploy(SHViT('s1').eval())
+    assert native.kernels() is None
+    lines = [record.getMessage() for record in log.records if 'oneDNN serves' in record.getMessage()]
+    assert len(lines) == 1 and reason in lines[0]
+    with torch.no_grad():
+        assert len(deployed(torch.zeros(1, 3, 64, 64))) == 3
+
+
+def test_a_library_that_does_not_load_is_named(anew, monkeypatch, log):
+    compiler = program(anew, 'for last; do :; done; case "$*" in *-dM*) echo "__AVX512F__";; *) echo x > "$8" ;; esac')
+    monkeypatch.setenv('CXX', compiler)
+    monkeypatch.setattr(building, 'FLAGS', ('-a', '-b', '-c', '-d', '-e', '-f'))
+    assert native.kernels() is None
+    assert any('cannot be loaded, oneDNN serves' in record.getMessage() for record in log.records)
+
+
+def test_a_cache_that_cannot_be_written_is_named(anew, monkeypatch, log):
+    (anew / 'cache').write_text('')
+    monkeypatch.setenv('CXX', program(anew, 'echo "__AVX512F__"'))
+    assert native.kernels() is None
+    assert any(str(anew / 'cache') in record.getMessage() for record in log.records)
+
+
+@needs_kernels
+def test_they_are_compiled_once(anew, log):
+    for _ in range(2):
+        native.kernels.cache_clear()
+        assert native.kernels() is not None
+    assert sum('compiling kernels' in record.getMessage() for record in log.records) == 1
+    (library,) = (anew / 'cache' / 'shvit_det').iterdir()
+    assert library.suffix == '.so'
