@@ -12,7 +12,7 @@ from timed import TINY_MASK_RCNN, TINY_RETINANET, settings
 from torch import nn
 
 from shvit_det import UsageError
-from shvit_det.deployment import is_deployed
+from shvit_det.deployment import is_deployed, native
 from shvit_det.timing import benchmark as module
 from shvit_det.timing import runtimes
 from shvit_det.timing.benchmark import benchmark
@@ -161,7 +161,8 @@ def test_each_subject_has_its_own_type_and_layout():
     assert [f.dtype for f in features] == [torch.float32, torch.float32, torch.bfloat16, torch.bfloat16]
     last = [f.is_contiguous(memory_format=torch.channels_last) for f in features]
     assert (last[0], last[1], last[3]) == (False, True, True)  # packed layers return NHWC in any case
-    assert subjects[2].prepared == ['deployed', 'converted to bfloat16']
+    deployed = 'deployed' if native.kernels() is None else 'deployed, own kernels'
+    assert subjects[2].prepared == [deployed, 'converted to bfloat16']
     for other in features[1:]:
         assert (features[0] - other).abs().max() < 3e-2 * features[0].abs().max()
 
@@ -200,7 +201,17 @@ def test_what_has_no_shvit_has_no_deployed_or_plain_form(source):
             build_subjects([f'{form}:{source}'], settings(), None, None)
 
 
-def test_one_subject_is_compiled_by_itself(no_compiler):
+def test_our_own_kernels_are_left_as_they_are(no_compiler):
+    if native.kernels() is None:
+        pytest.skip('our own kernels cannot be built here')
+    (subject,) = build_subjects(['compiled:deployed:shvit:s1'], settings(**SMALL), None, None)
+    subject.compile()
+    assert subject.prepared == ['deployed, own kernels', 'nothing left to compile']
+    assert not no_compiler
+
+
+def test_one_subject_is_compiled_by_itself(no_compiler, monkeypatch):
+    monkeypatch.setattr(native, 'kernels', lambda: None)
     record = benchmark(['shvit:s1', 'compiled:shvit:s1', 'compiled:deployed:shvit:s1'], settings(**SMALL))
     plain, compiled, deployed = record['subjects']
     assert [subject['compile_s'] is None for subject in record['subjects']] == [True, False, False]

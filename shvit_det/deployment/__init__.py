@@ -10,9 +10,8 @@ from torch import nn
 from ..backbone import SHViT
 from ..errors import UsageError
 from ..neck import SHViTFPN
-from . import native as own
 from .backbone import FusedSHViT
-from .compiled import compile_parts
+from .compiled import compile_parts, runs_own_kernels
 from .neck import FusedSHViTFPN
 from .packed import Packed
 
@@ -45,7 +44,7 @@ def deploy(
         channels_last: Whether weights, and with them all results, are laid out as NHWC.
         compile: Whether the backbone, and on a GPU the neck and the head of a one-stage detector, run compiled; or the
             arguments for ``torch.compile``. The first size of images is compiled for a minute or so, and the second for
-            all further ones, which the log says.
+            all further ones, which the log says. True leaves out what kernels of our own compute faster.
         native: Whether kernels of our own are used on a CPU with AVX-512. They are compiled in some seconds at the
             first use on a machine; without a C++ compiler oneDNN's serve.
 
@@ -73,8 +72,7 @@ def deploy(
     for layer in deployed.modules():
         if isinstance(layer, Packed):
             layer.native = native
-    if native and next(deployed.parameters()).device.type == 'cpu':
-        own.kernels()  # built now rather than with the first image
+    runs_own_kernels(deployed)  # which are built now rather than with the first image
     if compile:
         compile_parts(deployed, {} if compile is True else compile)
     return deployed

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from torch._dynamo.callback import callback_handler
 from torch.utils._pytree import tree_leaves
 
+from . import native
+from .packed import Packed
+
 # On a CPU, neck and head are convolutions at the machine's ceiling, and inductor lays out no transposed ones.
 PARTS = {'cpu': ('backbone',), 'cuda': ('backbone', 'neck', 'bbox_head')}
 
@@ -109,10 +112,24 @@ def default_options(device: torch.device) -> dict[str, Any]:
     return dict(mode='reduce-overhead')
 
 
-def compile_parts(model: nn.Module, options: Mapping[str, Any]) -> None:
-    """Let a deployed backbone or neck run compiled, or of a detector the parts for which that pays on its device."""
+def compile_parts(model: nn.Module, options: Mapping[str, Any]) -> bool:
+    """Let a deployed backbone or neck run compiled, or of a detector the parts for which that pays on its device.
+
+    Returns:
+        Whether anything is: inductor's code would be slower than kernels of our own, and only options ask for it.
+    """
+    if not options and runs_own_kernels(model):
+        print_log('the kernels are compiled already; torch.compile would make them slower, and is left out', 'current')
+        return False
     device = next(model.parameters()).device.type
     parts = {name: getattr(model, name, None) for name in PARTS.get(device, PARTS['cuda'])}
     found = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
     for name, part in (found or {type(model).__name__: model}).items():
         part.forward = CompiledForward(part, name, options)  # type: ignore[method-assign]
+    return True
+
+
+def runs_own_kernels(model: nn.Module) -> bool:
+    """Return whether :mod:`.native` computes the convolutions of a deployed model."""
+    layers = [layer for layer in model.modules() if isinstance(layer, Packed) and layer.native]
+    return bool(layers) and layers[0].weight.device.type == 'cpu' and native.kernels() is not None

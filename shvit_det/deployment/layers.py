@@ -107,7 +107,8 @@ class FusedAttention(nn.Module):
         normed = functional.group_norm(attending, 1, self.norm_weight, self.norm_bias, self.eps)
         tokens = self.qkv(normed).permute(0, 2, 3, 1).reshape(batch, height * width, -1)
         query, key, value = tokens.split(self.query_key_value, dim=-1)
-        attended = (query @ key.transpose(1, 2)).softmax(dim=-1) @ value
+        weights = torch.bmm(query, key.transpose(1, 2)).softmax(dim=-1)  # unlike matmul it copies no operand
+        attended = torch.bmm(weights, value)
         attended = attended.view(batch, height, width, -1).permute(0, 3, 1, 2)
         return self.proj.add_to(x, torch.cat((attended, passing), dim=1).relu_())
 

@@ -18,6 +18,7 @@ from torch import nn
 from ..backbone import SHViT
 from ..checkpoint import load_checkpoint
 from ..deployment import deploy, is_deployed
+from ..deployment.compiled import runs_own_kernels
 from ..engine.config import load_config, name_of
 from ..engine.detection import Detection
 from ..engine.tasks import task_of
@@ -110,7 +111,7 @@ def _configured(source: str, settings: Settings, checkpoint: str | None, options
     if settings.deploy and isinstance(detector.backbone, SHViT):
         dtype = settings.dtype if settings.convert else None
         detector = deploy(detector, dtype=dtype, channels_last=settings.channels_last)
-        prepared.append('deployed')
+        prepared.append(_deployed(detector))
     elif settings.fold:
         images = detector.data_preprocessor(fresh(batches[0]), False)['inputs']
         detector.backbone, folded = fold_batch_norms(detector.backbone, images)
@@ -133,6 +134,10 @@ def _configured(source: str, settings: Settings, checkpoint: str | None, options
     )
 
 
+def _deployed(model: nn.Module) -> str:
+    return 'deployed, own kernels' if runs_own_kernels(model) else 'deployed'
+
+
 def _backbone_subject(
     name: str,
     source: str,
@@ -147,7 +152,7 @@ def _backbone_subject(
     prepared += [AS_WRITTEN] if settings.plain and write_out(backbone) else []
     if settings.deploy and isinstance(backbone, SHViT):
         backbone = deploy(backbone, channels_last=settings.channels_last)
-        prepared.append('deployed')
+        prepared.append(_deployed(backbone))
     elif settings.fold:
         backbone, folded = fold_batch_norms(backbone, images[0][:1].cpu())
         prepared += [f'{folded} BN folded'] if folded else []

@@ -202,7 +202,9 @@ class Subject:
         mode = self.settings.compile
         freeze = self.settings.device.type == 'cpu' and not self.settings.train
         if is_deployed(self.model):  # as deploy(..., compile=True) does, or with the mode that was asked for
-            compile_parts(self.model, {} if freeze or mode == 'default' else dict(dynamic=False, mode=mode))
+            if not compile_parts(self.model, {} if freeze or mode == 'default' else dict(dynamic=False, mode=mode)):
+                self.prepared.append('nothing left to compile')
+                return
         else:
             for name in COMPILED:
                 module = getattr(self.model, name, None)
