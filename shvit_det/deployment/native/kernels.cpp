@@ -27,8 +27,8 @@ using Vector = __m512;
 using Size = std::ptrdiff_t;
 constexpr int LANES = 16;
 constexpr int PANEL = 2 * LANES;  // output channels at once
-constexpr int AHEAD = 8;      // steps of a product by which weights are fetched before they are used
-constexpr int MOST_ROWS = 14;     // positions at once: 28 sums and two weights fill the 32 registers
+constexpr int AHEAD = 8;       // steps of a product by which weights are fetched before they are used
+constexpr int MOST_ROWS = 12;  // positions at once; 14 would fill the registers, and are slower
 
 struct Free {
     void operator()(void* memory) const { std::free(memory); }
