@@ -11,9 +11,11 @@ from torch.nn import functional
 
 from shvit_det import SHViT, deploy
 from shvit_det.deployment import native
+from shvit_det.deployment.layers import FusedAttention
 from shvit_det.deployment.native import building, functions
-from shvit_det.deployment.packed import FusedConv, FusedPointwiseConv
+from shvit_det.deployment.packed import FusedConv, FusedPointwiseConv, FusedTransposedConv
 from shvit_det.deployment.winograd import WinogradConv
+from shvit_det.layers import SingleHeadAttention
 
 needs_kernels = pytest.mark.skipif(native.kernels() is None, reason='our own kernels cannot be built here')
 BFLOAT16 = native.kernels() is not None and torch.bfloat16 in native.kernels().dtypes
@@ -46,7 +48,7 @@ def ran(monkeypatch):
 
         return note
 
-    for name in ('convolve', 'linear', 'feed_forward', 'depthwise', 'winograd'):
+    for name in ('convolve', 'linear', 'feed_forward', 'attention', 'depthwise', 'winograd', 'transposed'):
         monkeypatch.setattr(functions.Kernels, name, noting(name, getattr(functions.Kernels, name)))
     return names
 
@@ -55,10 +57,10 @@ def numbers(*shape, dtype=torch.float32):
     return torch.randn(shape).to(dtype)
 
 
-def assert_close(found, right):
+def assert_close(found, right, times=1):
     assert found.shape == right.shape
     assert found.is_contiguous(memory_format=torch.channels_last)
-    assert (found.double() - right).abs().max() <= TOLERANCE[found.dtype] * right.abs().max().clamp(min=0.1)
+    assert (found.double() - right).abs().max() <= times * TOLERANCE[found.dtype] * right.abs().max().clamp(min=0.1)
 
 
 def convolved(layer, x, stride, padding, groups=1):
@@ -100,6 +102,33 @@ def test_three_channels_of_an_image(ran):
     halved = copy.deepcopy(layer).bfloat16()  # there are no pairs of channels
     assert_close(halved(x.bfloat16()).to(memory_format=torch.channels_last), convolved(halved, x.bfloat16(), 2, 1))
     assert ran == ['convolve']
+
+
+@needs_kernels
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize(
+    ('kernel', 'stride', 'padding'),
+    [(2, 2, 0), (4, 2, 1), (6, 4, 1), (8, 4, 2), (3, 2, 1), (1, 2, 0), (2, 3, 0), (5, 1, 2)],
+)
+@pytest.mark.parametrize(('batch', 'channels', 'size'), [(2, 6, (5, 7)), (1, 16, (1, 3)), (3, 34, (13, 2))])
+def test_transposed_convolutions(ran, threads, dtype, kernel, stride, padding, batch, channels, size):
+    torch.manual_seed(threads)
+    out_channels = 40
+    weight = numbers(channels, out_channels, kernel, kernel, dtype=dtype)
+    layer = FusedTransposedConv(weight, numbers(out_channels, dtype=dtype), stride, padding).eval()
+    x = numbers(batch, channels, *size, dtype=dtype)
+    assert_close(
+        layer(x), functional.conv_transpose2d(x.double(), weight.double(), layer.bias.double(), stride, padding)
+    )
+    assert ran == ['transposed']
+
+
+@needs_kernels
+def test_wrong_shapes_are_refused_by_torch():
+    conv = FusedConv(numbers(8, 6, 3, 3), None, 1, 1).eval()
+    for layer in (conv, FusedPointwiseConv(numbers(8, 6, 1, 1), None).eval()):
+        with pytest.raises(RuntimeError):
+            layer(numbers(1, 5, 9, 9))
 
 
 @needs_kernels
@@ -154,6 +183,37 @@ def test_views_and_empty_batches():
 
 @needs_kernels
 @pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize(('channels', 'attending', 'query'), [(336, 72, 16), (50, 34, 5), (64, 32, 20)])
+@pytest.mark.parametrize(('batch', 'size'), [(1, (16, 16)), (2, (5, 7)), (1, (1, 1)), (3, (21, 13))])
+def test_attention(ran, threads, dtype, channels, attending, query, batch, size):
+    torch.manual_seed(threads)
+    source = SingleHeadAttention(channels, attending, query)
+    randomise_norms(source)
+    nn.init.normal_(source.pre_norm.weight)
+    nn.init.normal_(source.pre_norm.bias)
+    layer = FusedAttention(source.eval()).to(dtype).eval()
+    x = (3 * numbers(batch, channels, *size)).to(dtype)
+    with torch.no_grad():
+        found = layer(x)
+        assert ran == ['attention']
+        right = source.double()(x.double()) + x.double()
+    assert_close(found, right, 3)  # the weights of `source` were not rounded
+
+
+@needs_kernels
+def test_scores_may_be_large(ran):
+    source = SingleHeadAttention(32, 16, 8)
+    randomise_norms(source)
+    nn.init.constant_(source.qkv.bn.weight, 40)
+    x = numbers(1, 32, 9, 9)
+    with torch.no_grad():
+        found = FusedAttention(source.eval())(x)
+        assert ran == ['attention'] and found.isfinite().all()
+        assert_close(found, source.double()(x.double()) + x.double(), 1000)  # of scores in the hundreds
+
+
+@needs_kernels
+@pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('arch', ['s1', 's2', 's3', 's4'])
 def test_backbones_run_by_them_alone(ran, threads, arch, dtype):
     torch.manual_seed(0)
@@ -165,7 +225,8 @@ def test_backbones_run_by_them_alone(ran, threads, arch, dtype):
         found = deploy(trained, dtype=dtype)(x.to(dtype))
     for one, other in zip(right, found, strict=True):
         assert (one - other).abs().max() <= (1e-4 if dtype is torch.float32 else 0.1) * one.abs().max()
-    assert set(ran) == {'convolve', 'linear', 'feed_forward', 'depthwise'}
+    rest = {'attention'} if dtype is torch.float32 else set()  # an odd number of channels makes no pairs
+    assert set(ran) - {'attention'} == {'convolve', 'linear', 'feed_forward', 'depthwise'} and set(ran) >= rest
 
 
 @needs_kernels

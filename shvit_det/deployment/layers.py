@@ -9,7 +9,8 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..layers import ConvNorm, FeedForward, PatchMerging, Residual, SingleHeadAttention, SqueezeExcite
-from .packed import FusedConv, FusedPointwiseConv, usable
+from .native.functions import Operands
+from .packed import FusedConv, FusedPointwiseConv, MadeFrom, usable
 from .packing import fused_conv
 
 
@@ -72,8 +73,8 @@ class FusedFeedForward(nn.Module):
         self.reduce = fold_pointwise(source.pw2)
 
     def forward(self, x: Tensor) -> Tensor:
-        kernels = self.reduce.kernels_for(x) if usable(x) else None
-        if kernels is not None and self.expand.kernels_for(x) is not None:
+        kernels = self.expand.kernels_for(x) if usable(x) else None
+        if kernels is not None and self.reduce.suits_kernels(x.dtype):
             return kernels.feed_forward(x, self.expand.operands(), self.reduce.operands())
         return self.reduce.add_to(x, self.expand(x))
 
@@ -100,8 +101,14 @@ class FusedAttention(nn.Module):
         dtype = norm.weight.dtype
         self.qkv = FusedPointwiseConv(weight.to(dtype), bias.to(dtype))
         self.proj = fold_pointwise(source.proj[1])
+        self._norm = MadeFrom()
 
     def forward(self, x: Tensor) -> Tensor:
+        kernels = self.proj.kernels_for(x) if usable(x) else None
+        if kernels is not None and self.qkv.suits_kernels(x.dtype):
+            norm = self._norm.get(self._norm_operands, self.norm_weight, self.norm_bias)
+            layers = self.qkv.operands(), self.proj.operands()
+            return kernels.attention(x, norm, self.eps, *layers, self.query_key_value[0])
         batch, _, height, width = x.shape
         attending, passing = x.split(self.split, dim=1)
         normed = functional.group_norm(attending, 1, self.norm_weight, self.norm_bias, self.eps)
@@ -111,6 +118,10 @@ class FusedAttention(nn.Module):
         attended = torch.bmm(weights, value)
         attended = attended.view(batch, height, width, -1).permute(0, 3, 1, 2)
         return self.proj.add_to(x, torch.cat((attended, passing), dim=1).relu_())
+
+    def _norm_operands(self) -> Operands:
+        weight, bias = self.norm_weight.detach().float(), self.norm_bias.detach().float()
+        return Operands(weight, bias, weight.numel())
 
 
 class FusedSqueezeExcite(nn.Module):

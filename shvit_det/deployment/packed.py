@@ -6,6 +6,7 @@ operations of oneDNN here are those that inductor emits for frozen weights. They
 missing, on another device, and while a model is compiled or traced, the plain operations run.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from ..errors import UsageError
 from . import native
-from .native.functions import Kernels, Operands, pack, pack_depthwise
+from .native.functions import Kernels, Operands, pack, pack_depthwise, pack_transposed
 
 OPERATIONS = (
     '_convolution_pointwise',
@@ -96,7 +97,7 @@ class Packed(nn.Module):
         They do not pass torch's dispatcher, so that a counter of operations, for instance, would not see them.
         """
         kernels = native.kernels() if self.native and not torch._C._len_torch_dispatch_stack() else None
-        takes = kernels is not None and x.dtype in kernels.dtypes and x.dtype == self.weight.dtype
+        takes = kernels is not None and x.ndim == 4 and x.dtype in kernels.dtypes and x.dtype == self.weight.dtype
         return kernels if takes else None
 
     def pack(self, x: Tensor) -> Tensor:
@@ -154,15 +155,18 @@ class FusedConv(Packed):
         operation = torch.ops.mkldnn._convolution_pointwise
         return operation(x, self.packed(x), self.bias, *self.geometry, 'relu' if self.relu else 'none', [], '')
 
-    def kernels_for(self, x: Tensor) -> Kernels | None:
+    def suits_kernels(self, dtype: torch.dtype) -> bool:
+        """Return whether our own kernels have such a convolution, on inputs of a data type."""
         out_channels, channels, height, width = self.weight.shape
         (padding, _), _, _, groups = self.geometry
         if groups == 1:  # one panel of weights has to stay in the cache, and bfloat16 comes in pairs of channels
-            small = height * width * channels <= MOST_TERMS
-            suits = small and height == width and (x.dtype is torch.float32 or channels % 2 == 0)
-        else:
-            suits = groups == out_channels and channels == padding == 1 and height == width == 3
-        return super().kernels_for(x) if suits else None
+            paired = dtype is torch.float32 or channels % 2 == 0
+            return paired and height == width and height * width * channels <= MOST_TERMS
+        return groups == out_channels and channels == padding == 1 and height == width == 3
+
+    def kernels_for(self, x: Tensor) -> Kernels | None:
+        fits = x.shape[1:2] == (self.weight.shape[1] * self.geometry[-1],)  # what does not is for torch to refuse
+        return super().kernels_for(x) if fits and self.suits_kernels(x.dtype) else None
 
     def operands(self) -> Operands:
         make = pack if self.geometry[-1] == 1 else pack_depthwise
@@ -211,13 +215,18 @@ class FusedPointwiseConv(FusedConv):
         """Return ``residual + self(x)``."""
         if not usable(x):
             return residual + self._plain(x)
-        if residual.dtype == x.dtype and (kernels := self.kernels_for(x)) is not None:
+        if _matches(residual, x, self.weight) and (kernels := self.kernels_for(x)) is not None:
             return kernels.linear(x, self.operands(), False, residual)
         operation = torch.ops.mkldnn._linear_pointwise.binary
         return to_nchw(operation(to_nhwc(x), to_nhwc(residual), self.packed(x), self.bias, 'add'))
 
     def pack(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._reorder_linear_weight(self.weight.flatten(1), x.numel() // x.shape[1])
+
+
+def _matches(residual: Tensor, x: Tensor, weight: Tensor) -> bool:
+    """Return whether a residual is one for the result of a 1x1 convolution."""
+    return residual.dtype == x.dtype and residual.shape == (x.shape[0], weight.shape[0], *x.shape[2:])
 
 
 def to_nhwc(x: Tensor) -> Tensor:
@@ -251,11 +260,22 @@ class FusedTransposedConv(Packed):
     def forward(self, x: Tensor) -> Tensor:
         if not usable(x):
             return functional.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding)
+        if (kernels := self.kernels_for(x)) is not None:
+            return kernels.transposed(x, self.operands(), self.weight.shape[-1], self.stride, self.padding)
         operation = torch.ops.mkldnn._convolution_transpose_pointwise
         return operation(x, self.packed(x), self.bias, *self._geometry(), 'none', [], '')
 
     def pack(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._reorder_convolution_transpose_weight(self.weight, *self._geometry(), list(x.shape))
+
+    def kernels_for(self, x: Tensor) -> Kernels | None:
+        channels, _, height, width = self.weight.shape
+        suits = height == width and x.shape[1:2] == (channels,) and (x.dtype is torch.float32 or channels % 2 == 0)
+        return super().kernels_for(x) if suits else None
+
+    def operands(self) -> Operands:
+        make = functools.partial(pack_transposed, self.weight, self.bias, self.stride)
+        return self._operands.get(make, self.weight, self.bias)
 
     def _geometry(self) -> tuple[list[int], list[int], list[int], list[int], int]:
         return [self.padding] * 2, [0, 0], [self.stride] * 2, [1, 1], 1

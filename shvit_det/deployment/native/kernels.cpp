@@ -5,13 +5,14 @@
 // a kernel would leave the image, those kernel rows and columns are left out. 3x3 convolutions with stride 1 have a
 // shorter way (Winograd's), and depthwise ones are sums of nine.
 //
-// Weights come packed in panels of 32 output channels, (panels, kernel rows, kernel columns, channels, 32), and in pairs
-// of channels for bfloat16, (panels, ..., channels / 2, 32, 2); biases are float32 and padded to whole panels.
+// Weights come packed in panels of 32 output channels, (panels, kernel rows, kernel columns, channels, 32), and for
+// bfloat16 in pairs of channels, (panels, ..., channels / 2, 32, 2); biases are float32 and padded to whole panels.
 
 #include <immintrin.h>
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
@@ -151,43 +152,42 @@ void products(Size count, const typename Type::Number* x, Size x_step, const typ
     }
 }
 
-// A convolution of one image, and where its operands lie.
+// A convolution of one image, or a part of a transposed one, and where its operands lie.
 template <class Type>
 struct Convolution {
     using Number = typename Type::Number;
     Size height, width, channels;
     Size out_height, out_width, out_channels;
-    Size kernel, stride, padding;
+    Size out_line, out_step;  // numbers from one row, one position of the result to the next
+    Size kernel_height, kernel_width, stride;
+    Size above, before;  // rows and columns by which the first results see beyond the image
     const Number* weights;
     const float* bias;
     bool relu;
 
     // Rows [top, bottom) and columns [left, right) of the result, which see the same rows and columns of the kernel.
     void region(const Number* x, Number* out, Size panel, Size top, Size bottom, Size left, Size right) const {
-        const Size first_y = top * stride - padding, first_x = left * stride - padding;
+        const Size first_y = top * stride - above, first_x = left * stride - before;
         const Size skip_y = std::max<Size>(0, -first_y), skip_x = std::max<Size>(0, -first_x);
-        const Size rows = std::min(kernel, height - first_y) - skip_y;
-        const Size run = (std::min(kernel, width - first_x) - skip_x) * channels;
+        const Size rows = std::max<Size>(0, std::min(kernel_height, height - first_y) - skip_y);
+        const Size columns = std::max<Size>(0, std::min(kernel_width, width - first_x) - skip_x);
         const Number* corner = x + ((first_y + skip_y) * width + first_x + skip_x) * channels;
-        const Number* part =
-            weights + ((panel * kernel + skip_y) * kernel + skip_x) * channels * PANEL;
+        const Number* part = weights + ((panel * kernel_height + skip_y) * kernel_width + skip_x) * channels * PANEL;
         const Size channel = panel * PANEL;
-        const Size position = top * out_width + left;
         const bool across = right - left >= bottom - top;  // long runs of positions
         const Size lines = across ? bottom - top : right - left, count = across ? right - left : bottom - top;
-        const Size next = across ? 1 : width, next_out = across ? 1 : out_width;
-        const Size line = across ? width : 1, line_out = across ? out_width : 1;
-        for (Size l = 0; l < lines; ++l) {
-            const Size at = position + l * line_out;
-            products<Type>(count, corner + l * line * stride * channels, next * stride * channels, part, rows, run,
-                           width * channels, kernel * channels * PANEL, out + at * out_channels + channel,
-                           next_out * out_channels, out_channels - channel, {bias + channel, nullptr, 0, relu});
-        }
+        const Size next = (across ? 1 : width) * stride * channels, line = (across ? width : 1) * stride * channels;
+        const Size next_out = across ? out_step : out_line, line_out = across ? out_line : out_step;
+        Number* to = out + top * out_line + left * out_step + channel;
+        for (Size l = 0; l < lines; ++l)
+            products<Type>(count, corner + l * line, next, part, rows, columns * channels, width * channels,
+                           kernel_width * channels * PANEL, to + l * line_out, next_out, out_channels - channel,
+                           {bias + channel, nullptr, 0, relu});
     }
 
     // Where along an axis results see the whole kernel: [first, last).
-    void inside(Size size, Size out_size, Size& first, Size& last) const {
-        first = std::min(out_size, (padding + stride - 1) / stride);
+    void inside(Size size, Size out_size, Size kernel, Size padding, Size& first, Size& last) const {
+        first = std::clamp<Size>((padding + stride - 1) / stride, 0, out_size);
         const Size room = size + padding - kernel;
         last = room < 0 ? first : std::max(first, std::min(out_size, room / stride + 1));
     }
@@ -195,8 +195,8 @@ struct Convolution {
     // Rows [top, bottom) of the result.
     void rows(const Number* x, Number* out, Size panel, Size top, Size bottom) const {
         Size upper, lower, left, right;
-        inside(height, out_height, upper, lower);
-        inside(width, out_width, left, right);
+        inside(height, out_height, kernel_height, above, upper, lower);
+        inside(width, out_width, kernel_width, before, left, right);
         const auto columns = [&](Size from, Size to) {
             for (Size column = 0; column < left; ++column) region(x, out, panel, from, to, column, column + 1);
             if (left < right) region(x, out, panel, from, to, left, right);
@@ -213,16 +213,44 @@ struct Convolution {
 constexpr Size POSITIONS = 224;
 
 template <class Type>
-void convolve(const typename Type::Number* x, Size batch, typename Type::Number* out, const Convolution<Type>& c,
-              int threads) {
+void convolve(const typename Type::Number* x, Size batch, typename Type::Number* out, Size out_image,
+              const Convolution<Type>& c, int threads) {
     const Size panels = (c.out_channels + PANEL - 1) / PANEL;
     const Size height = std::max<Size>(1, POSITIONS / std::max<Size>(1, c.out_width));
     const Size blocks = (c.out_height + height - 1) / height;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (Size work = 0; work < batch * blocks * panels; ++work) {
         const Size image = work / (blocks * panels), block = work / panels % blocks, panel = work % panels;
-        c.rows(x + image * c.height * c.width * c.channels, out + image * c.out_height * c.out_width * c.out_channels,
-               panel, block * height, std::min(c.out_height, (block + 1) * height));
+        c.rows(x + image * c.height * c.width * c.channels, out + image * out_image, panel, block * height,
+               std::min(c.out_height, (block + 1) * height));
+    }
+}
+
+// A transposed convolution: the results whose row and column, plus the padding, leave the same rests divided by the
+// stride are those of a convolution with every stride-th tap, backwards; its weights follow those of the rests before.
+template <class Type>
+void transposed(const typename Type::Number* x, Size batch, Size height, Size width, Size channels,
+                typename Type::Number* out, Size out_height, Size out_width, Size out_channels, Size kernel,
+                Size stride, Size padding, const typename Type::Number* weights, const float* bias, int threads) {
+    const Size panels = (out_channels + PANEL - 1) / PANEL;
+    for (Size row_rest = 0; row_rest < stride; ++row_rest) {
+        for (Size column_rest = 0; column_rest < stride; ++column_rest) {
+            const auto taps = [&](Size rest) { return std::max<Size>(0, (kernel - rest + stride - 1) / stride); };
+            const auto first = [&](Size rest) { return std::max<Size>(0, (padding - rest + stride - 1) / stride); };
+            const Size down = taps(row_rest), across = taps(column_rest);
+            const Size first_row = first(row_rest), first_column = first(column_rest);
+            const Size top = first_row * stride + row_rest - padding;
+            const Size left = first_column * stride + column_rest - padding;
+            if (top < out_height && left < out_width) {
+                const Convolution<Type> part{height, width, channels, (out_height - top + stride - 1) / stride,
+                                             (out_width - left + stride - 1) / stride, out_channels,
+                                             stride * out_width * out_channels, stride * out_channels, down, across, 1,
+                                             down - 1 - first_row, across - 1 - first_column, weights, bias, false};
+                convolve<Type>(x, batch, out + (top * out_width + left) * out_channels,
+                               out_height * out_width * out_channels, part, threads);
+            }
+            weights += panels * down * across * channels * PANEL;
+        }
     }
 }
 
@@ -282,6 +310,156 @@ void feed_forward(const typename Type::Number* x, Size count, typename Type::Num
         }
     }
 }
+
+// e to the power of x for x <= 0, to about the rounding of float32: a power of two times a polynomial.
+Vector exponential(Vector x) {
+    const Vector scaled = _mm512_mul_ps(x, _mm512_set1_ps(1.442695041f));
+    const Vector power = _mm512_roundscale_ps(scaled, _MM_FROUND_TO_NEAREST_INT);
+    Vector rest = _mm512_fnmadd_ps(power, _mm512_set1_ps(0.693359375f), x);  // ln 2 in two parts, the first one exact
+    rest = _mm512_fnmadd_ps(power, _mm512_set1_ps(-2.12194440e-4f), rest);
+    Vector sum = _mm512_set1_ps(1.0f / 5040);
+    for (const float next : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
+        sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(next));
+    return _mm512_scalef_ps(sum, power);
+}
+
+// Replaces scores by e to their power, all times a common factor, and returns what they still have to be multiplied by.
+float softmax(float* scores, Size count) {
+    Vector largest = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
+    for (Size i = 0; i < count; i += LANES)
+        largest = _mm512_mask_max_ps(largest, lanes(count - i), largest,
+                                     _mm512_maskz_loadu_ps(lanes(count - i), scores + i));
+    const Vector top = _mm512_set1_ps(_mm512_reduce_max_ps(largest));
+    for (Size i = 0; i < count; i += LANES) {
+        const __mmask16 mask = lanes(count - i);
+        const Vector value = exponential(_mm512_sub_ps(_mm512_maskz_loadu_ps(mask, scores + i), top));
+        sum = _mm512_mask_add_ps(sum, mask, sum, value);
+        _mm512_mask_storeu_ps(scores + i, mask, value);
+    }
+    return 1 / _mm512_reduce_add_ps(sum);
+}
+
+// x + project(relu(cat(attention(norm(x[:attending])), x[attending:]))) with a single head and a GroupNorm of one
+// group; scores and what they weigh are float32. The scale of the scores is in the weights of the queries.
+template <class Type>
+struct Attention {
+    using Number = typename Type::Number;
+    static constexpr Size AT_ONCE = 3 * MOST_ROWS;
+    Size tokens, channels, attending, query;
+    const float *scale, *shift;
+    float epsilon;
+    Linear<Type> project_in, project_out;
+
+    void normalise(const Number* x, Number* out) const {
+        const auto mean_of = [&](auto function) {
+            double total = 0;
+            for (Size token = 0; token < tokens; ++token) {
+                Vector sum = _mm512_setzero_ps();
+                for (Size c = 0; c < attending; c += LANES) {
+                    const __mmask16 mask = lanes(attending - c);
+                    sum = _mm512_mask_add_ps(sum, mask, sum, function(Type::load(x + token * channels + c, mask)));
+                }
+                total += _mm512_reduce_add_ps(sum);
+            }
+            return static_cast<float>(total / (static_cast<double>(tokens) * attending));
+        };
+        const Vector mean = _mm512_set1_ps(mean_of([](Vector value) { return value; }));
+        const float variance = mean_of([&](Vector value) {
+            const Vector distance = _mm512_sub_ps(value, mean);
+            return _mm512_mul_ps(distance, distance);
+        });
+        const Vector factor = _mm512_set1_ps(1 / std::sqrt(variance + epsilon));
+        for (Size token = 0; token < tokens; ++token)
+            for (Size c = 0; c < attending; c += LANES) {
+                const __mmask16 mask = lanes(attending - c);
+                const Vector distance = _mm512_sub_ps(Type::load(x + token * channels + c, mask), mean);
+                Type::store(out + token * attending + c, mask,
+                            _mm512_fmadd_ps(_mm512_mul_ps(distance, factor), _mm512_maskz_loadu_ps(mask, scale + c),
+                                            _mm512_maskz_loadu_ps(mask, shift + c)));
+            }
+    }
+
+    // Queries (tokens, query); keys and values in panels of 32, as weights are, of the tokens [first, last).
+    void lay_out(const Number* projected, Size first, Size last, float* queries, float* keys, float* values) const {
+        for (Size token = first; token < last; ++token) {
+            const Number* from = projected + token * project_in.out_channels;
+            alignas(64) float key[LANES];
+            for (Size c = 0; c < query; c += LANES) {
+                const __mmask16 mask = lanes(query - c);
+                _mm512_mask_storeu_ps(queries + token * query + c, mask, Type::load(from + c, mask));
+                _mm512_store_ps(key, Type::load(from + query + c, mask));
+                for (Size i = c; i < std::min(query, c + LANES); ++i)
+                    keys[(token / PANEL * query + i) * PANEL + token % PANEL] = key[i - c];
+            }
+            for (Size c = 0; c < attending; c += LANES)
+                _mm512_store_ps(values + (c / PANEL * tokens + token) * PANEL + c % PANEL,
+                                Type::load(from + 2 * query + c, lanes(attending - c)));
+        }
+    }
+
+    // relu(cat(attended * factor, x[attending:])) of one token.
+    void join(const float* attended, float factor, const Number* x, Number* joined) const {
+        const Vector zero = _mm512_setzero_ps(), by = _mm512_set1_ps(factor);
+        for (Size c = 0; c < attending; c += LANES) {
+            const __mmask16 mask = lanes(attending - c);
+            const Vector value = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, attended + c), by);
+            Type::store(joined + c, mask, _mm512_max_ps(value, zero));
+        }
+        for (Size c = attending; c < channels; c += LANES) {
+            const __mmask16 mask = lanes(channels - c);
+            Type::store(joined + c, mask, _mm512_max_ps(Type::load(x + c, mask), zero));
+        }
+    }
+
+    void run(const Number* x, Size batch, Number* out, int threads) const {
+        const Size panels = (tokens + PANEL - 1) / PANEL, value_panels = (attending + PANEL - 1) / PANEL;
+        const Size blocks = (tokens + AT_ONCE - 1) / AT_ONCE;
+        const Buffer memory[] = {buffer(tokens * attending * sizeof(Number)),
+                                 buffer(tokens * project_in.out_channels * sizeof(Number)),
+                                 buffer(tokens * query * sizeof(float)), buffer(panels * query * PANEL * sizeof(float)),
+                                 buffer(value_panels * tokens * PANEL * sizeof(float))};
+        Number *normed = static_cast<Number*>(memory[0].get()), *projected = static_cast<Number*>(memory[1].get());
+        float* queries = static_cast<float*>(memory[2].get());
+        float *keys = static_cast<float*>(memory[3].get()), *values = static_cast<float*>(memory[4].get());
+        const Finish<Float32> plain{nullptr, nullptr, 0, false};
+        std::fill(keys, keys + panels * query * PANEL, 0.0f);
+        for (Size image = 0; image < batch; ++image, x += tokens * channels, out += tokens * channels) {
+            normalise(x, normed);
+#pragma omp parallel num_threads(threads)
+            {
+                const Buffer own[] = {buffer(AT_ONCE * tokens * sizeof(float)),
+                                      buffer(AT_ONCE * attending * sizeof(float)),
+                                      buffer(AT_ONCE * channels * sizeof(Number))};
+                float *scores = static_cast<float*>(own[0].get()), *attended = static_cast<float*>(own[1].get());
+                Number* joined = static_cast<Number*>(own[2].get());
+#pragma omp for schedule(static)
+                for (Size block = 0; block < blocks; ++block) {
+                    const Size first = block * tokens / blocks, last = (block + 1) * tokens / blocks;
+                    for (Size panel = 0; panel < project_in.panels(); ++panel)
+                        project_in.run(last - first, normed + first * attending,
+                                       projected + first * project_in.out_channels, nullptr, panel);
+                    lay_out(projected, first, last, queries, keys, values);
+                }
+#pragma omp for schedule(static)
+                for (Size block = 0; block < blocks; ++block) {
+                    const Size first = block * tokens / blocks, count = (block + 1) * tokens / blocks - first;
+                    for (Size token = 0; token < tokens; token += PANEL)
+                        products<Float32>(count, queries + first * query, query, keys + token * query, 1, query, 0, 0,
+                                          scores + token, tokens, tokens - token, plain);
+                    float factors[AT_ONCE];
+                    for (Size i = 0; i < count; ++i) factors[i] = softmax(scores + i * tokens, tokens);
+                    for (Size c = 0; c < attending; c += PANEL)
+                        products<Float32>(count, scores, tokens, values + c * tokens, 1, tokens, 0, 0, attended + c,
+                                          attending, attending - c, plain);
+                    for (Size i = 0; i < count; ++i)
+                        join(attended + i * attending, factors[i], x + (first + i) * channels, joined + i * channels);
+                    for (Size panel = 0; panel < project_out.panels(); ++panel)
+                        project_out.run(count, joined, out + first * channels, x + first * channels, panel);
+                }
+            }
+        }
+    }
+};
 
 // A depthwise convolution, 16 channels at a time. Weights are float32, (kernel rows, kernel columns, channels).
 template <class Type>
@@ -463,10 +641,22 @@ void run_convolve(const void* x, Size batch, Size height, Size width, Size chann
                   Size out_width, Size out_channels, Size kernel, Size stride, Size padding, const void* weights,
                   const float* bias, bool relu, int threads) {
     using Number = typename Type::Number;
-    convolve<Type>(static_cast<const Number*>(x), batch, static_cast<Number*>(out),
-                   {height, width, channels, out_height, out_width, out_channels, kernel, stride, padding,
-                    static_cast<const Number*>(weights), bias, relu},
+    const Size out_line = out_width * out_channels;
+    const Convolution<Type> layer{height, width, channels, out_height, out_width, out_channels, out_line, out_channels,
+                                  kernel, kernel, stride, padding, padding, static_cast<const Number*>(weights), bias,
+                                  relu};
+    convolve<Type>(static_cast<const Number*>(x), batch, static_cast<Number*>(out), out_height * out_line, layer,
                    threads);
+}
+
+template <class Type>
+void run_transposed(const void* x, Size batch, Size height, Size width, Size channels, void* out, Size out_height,
+                    Size out_width, Size out_channels, Size kernel, Size stride, Size padding, const void* weights,
+                    const float* bias, int threads) {
+    using Number = typename Type::Number;
+    transposed<Type>(static_cast<const Number*>(x), batch, height, width, channels, static_cast<Number*>(out),
+                     out_height, out_width, out_channels, kernel, stride, padding, static_cast<const Number*>(weights),
+                     bias, threads);
 }
 
 template <class Type>
@@ -484,6 +674,18 @@ void run_feed_forward(const void* x, Size count, Size channels, Size hidden, voi
     feed_forward<Type>(static_cast<const Number*>(x), count, static_cast<Number*>(out),
                        {channels, hidden, static_cast<const Number*>(expand), expand_bias, true},
                        {hidden, channels, static_cast<const Number*>(reduce), reduce_bias, false}, threads);
+}
+
+template <class Type>
+void run_attention(const void* x, Size batch, Size tokens, Size channels, Size attending, Size query,
+                   const float* scale, const float* shift, float epsilon, const void* in, const float* in_bias,
+                   const void* out_weights, const float* out_bias, void* out, int threads) {
+    using Number = typename Type::Number;
+    const Attention<Type> layer{
+        tokens, channels, attending, query, scale, shift, epsilon,
+        {attending, 2 * query + attending, static_cast<const Number*>(in), in_bias, false},
+        {channels, channels, static_cast<const Number*>(out_weights), out_bias, false}};
+    layer.run(static_cast<const Number*>(x), batch, static_cast<Number*>(out), threads);
 }
 
 template <class Type>
@@ -520,6 +722,13 @@ void shvit_convolve(int type, const void* x, Size batch, Size height, Size width
            padding, weights, bias, relu, threads);
 }
 
+void shvit_transposed(int type, const void* x, Size batch, Size height, Size width, Size channels, void* out,
+                      Size out_height, Size out_width, Size out_channels, Size kernel, Size stride, Size padding,
+                      const void* weights, const float* bias, int threads) {
+    CHOOSE(run_transposed, x, batch, height, width, channels, out, out_height, out_width, out_channels, kernel, stride,
+           padding, weights, bias, threads);
+}
+
 void shvit_linear(int type, const void* x, Size count, Size channels, void* out, Size out_channels,
                   const void* weights, const float* bias, const void* residual, int relu, int threads) {
     CHOOSE(run_linear, x, count, channels, out, out_channels, weights, bias, residual, relu, threads);
@@ -528,6 +737,13 @@ void shvit_linear(int type, const void* x, Size count, Size channels, void* out,
 void shvit_feed_forward(int type, const void* x, Size count, Size channels, Size hidden, void* out, const void* expand,
                         const float* expand_bias, const void* reduce, const float* reduce_bias, int threads) {
     CHOOSE(run_feed_forward, x, count, channels, hidden, out, expand, expand_bias, reduce, reduce_bias, threads);
+}
+
+void shvit_attention(int type, const void* x, Size batch, Size tokens, Size channels, Size attending, Size query,
+                     const float* scale, const float* shift, float epsilon, const void* in, const float* in_bias,
+                     const void* out_weights, const float* out_bias, void* out, int threads) {
+    CHOOSE(run_attention, x, batch, tokens, channels, attending, query, scale, shift, epsilon, in, in_bias, out_weights,
+           out_bias, out, threads);
 }
 
 void shvit_depthwise(int type, const void* x, Size batch, Size height, Size width, Size channels, void* out,
