@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from mmdet.datasets import CocoDataset
 from processes import Result, tool
 
 from shvit_det.checkpoint.convert import convert_checkpoint
@@ -89,6 +90,32 @@ def test_bfloat16_and_scaled_rate_on_a_cpu(trained, sample):
     assert all(
         value.dtype == torch.float32 and value.isfinite().all() for value in state.values() if value.is_floating_point()
     )
+
+
+@pytest.fixture(scope='module')
+def coco(sample, tmp_path_factory):
+    """The drawn images under the names of COCO's classes."""
+    folder = tmp_path_factory.mktemp('coco')
+    (folder / 'annotations').mkdir()
+    for split in ('train2017', 'val2017'):
+        (folder / split).symlink_to(sample / split)
+        content = json.loads((sample / 'annotations' / f'instances_{split}.json').read_text())
+        classes = CocoDataset.METAINFO['classes']
+        content['categories'] = [dict(id=number, name=name) for number, name in enumerate(classes, start=1)]
+        (folder / 'annotations' / f'instances_{split}.json').write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize('detector', ['mask_rcnn', 'retinanet'])
+def test_the_configs_for_coco_train_as_they_are(detector, coco, tmp_path):
+    config = ROOT / 'configs' / f'{detector}_shvit_s1_coco.py'
+    smaller = [
+        f'{split}_dataloader.dataset.pipeline.{place}.scale=(160,96)' for split, place in (('train', 2), ('val', 1))
+    ]
+    shorter = ['train_cfg.max_epochs=1', 'train_dataloader.dataset.indices=2', 'val_dataloader.dataset.indices=2']
+    options = ('--data-root', coco, '--no-pretrained', '--cfg-options', *shorter, *smaller)
+    output = succeeded(tool('train', config, *options, cwd=tmp_path))
+    assert 'Epoch(train) [1][1/1]' in output and output.splitlines()[-2].endswith('epoch_1.pth')
 
 
 def test_testing_evaluates_dumps_and_draws(trained, checkpoint):

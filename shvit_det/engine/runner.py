@@ -131,7 +131,7 @@ class SHViTRunner(Runner):
             )
         self._train_dataloader = reproducible(loader, self.seed)
         if isinstance(loop, dict) and (loop.get('type') in EPOCH_LOOPS or loop.get('by_epoch')):
-            options = {name: value for name, value in loop.items() if name not in ('type', 'by_epoch')}
+            options = {name: value for name, value in loop.items() if name not in ('type', 'by_epoch', '_scope_')}
             loop = ResumableEpochLoop(self, self._train_dataloader, **options)
         built = super().build_train_loop(loop)
         self._train_dataloader = named  # where mmengine looks up the batch size
