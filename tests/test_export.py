@@ -1,6 +1,7 @@
 """Exported detectors find what mmdet's find, in every runtime, for images of any number and size."""
 
 import importlib
+import io
 from functools import cache
 
 import pytest
@@ -14,7 +15,7 @@ from mmdet.models.utils import filter_scores_and_topk
 from timed import TINY_MASK_RCNN, TINY_RETINANET
 
 from shvit_det import UsageError
-from shvit_det.export.dense import _best_places
+from shvit_det.export.dense import _best_places, sigmoid
 from shvit_det.export.exporting import graph_of, onnx_content, write_openvino
 from shvit_det.export.metadata import FORMAT, KEY, Metadata
 from shvit_det.export.onnx_file import finish
@@ -139,6 +140,23 @@ def test_a_file_has_standard_operators_and_says_what_it_is():
     assert Metadata.load(entry.value, '') == described
     axes = [axis.dim_param or axis.dim_value for axis in loaded.graph.input[0].type.tensor_type.shape.dim]
     assert axes == ['batch', 3, 'height', 'width']
+
+
+def test_scores_near_zero_keep_their_order():
+    """An RPN that is sure of itself gives most places less than 1e-8, and proposals are the best of those too."""
+    pytest.importorskip('onnx', reason="onnx is not here: pip install '.[runtimes]'")
+    runtime = pytest.importorskip('onnxruntime', reason="onnxruntime is not here: pip install '.[runtimes]'")
+
+    class Scores(torch.nn.Module):
+        def forward(self, x):
+            return sigmoid(x)
+
+    logits = torch.linspace(-80, 20, 401)
+    file = io.BytesIO()
+    torch.onnx.export(Scores(), (logits,), file, dynamo=False, input_names=['x'], opset_version=17)
+    session = runtime.InferenceSession(file.getvalue(), providers=['CPUExecutionProvider'])
+    (scores,) = session.run(None, {'x': logits.numpy()})
+    torch.testing.assert_close(torch.from_numpy(scores), logits.sigmoid(), rtol=1e-5, atol=0)
 
 
 def test_files_of_others_are_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Time the forms that a deployed block could have, each against the one that was chosen: python tools/time_choices.py
+"""Time the forms that a deployed backbone could have, against oneDNN's kernels: python tools/time_choices.py
 
 The table in docs/deployment.md is what this prints. Run it again on another machine before believing it there.
 """
@@ -87,9 +87,9 @@ def with_packed_convolutions(height: int, width: int) -> torch.nn.Module:
     return model
 
 
-def deployed(**arguments: bool) -> torch.nn.Module:
+def deployed(native: bool = False, **arguments: bool) -> torch.nn.Module:
     torch.manual_seed(0)
-    model: torch.nn.Module = deploy(SHViT(ARCH).eval(), **arguments)
+    model: torch.nn.Module = deploy(SHViT(ARCH).eval(), native=native, **arguments)
     return model
 
 
@@ -100,7 +100,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     meter = Meter(CPUClock(), torch.device('cpu'))
-    print('| form | image | of the time of the chosen form | 95 % interval |\n| --- | --- | ---: | ---: |')
+    print('| form | image | of the time with oneDNN | 95 % interval |\n| --- | --- | ---: | ---: |')
     with torch.no_grad():
         chosen = deployed()
         forms: dict[str, torch.nn.Module] = {
@@ -108,10 +108,12 @@ def main() -> None:
             'group norm folded into qkv': with_attention(WithFoldedNorm),
             'images in NCHW': deployed(channels_last=False),
             '1x1 as convolutions, laid out for 512x512': with_packed_convolutions(*SHAPES[0]),
+            'torch.compile, weights frozen': deployed(compile=True),
+            'our own kernels': deployed(native=True),
         }
         for height, width in SHAPES:
             image = torch.randn(1, 3, height, width)
-            for row in compare(meter, {'chosen': chosen, **forms}, image, arguments.runs):
+            for row in compare(meter, {'oneDNN': chosen, **forms}, image, arguments.runs):
                 print(f'| {row[0]} | {height}x{width} | {row[1]:.3f} | {row[2]:.3f} .. {row[3]:.3f} |', flush=True)
 
 

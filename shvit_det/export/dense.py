@@ -47,7 +47,7 @@ def proposals(head: Any, features: tuple[Tensor, ...], config: Any, size: Tensor
     """Return the candidates of an RPN head, the groups being levels."""
     scores, deltas, priors, groups = [], [], [], []
     for index, (level_scores, level_deltas, level_priors) in enumerate(_levels(head, features)):
-        level_scores = level_scores.sigmoid().squeeze(2)
+        level_scores = sigmoid(level_scores).squeeze(2)
         best, places = level_scores.topk(at_most(config.nms_pre, level_scores.shape[1]))
         scores.append(best)
         groups.append(torch.full_like(places, index))
@@ -61,7 +61,7 @@ def classified(head: Any, features: tuple[Tensor, ...], config: Any, size: Tenso
     scores, deltas, priors, groups = [], [], [], []
     for level_logits, level_deltas, level_priors in _levels(head, features):
         places = _best_places(level_logits, config.nms_pre)
-        level_scores = rows(level_logits, places).sigmoid().flatten(1)
+        level_scores = sigmoid(rows(level_logits, places)).flatten(1)
         best, pairs = level_scores.topk(at_most(config.nms_pre, level_scores.shape[1]))
         scores.append(best)
         groups.append(pairs % head.cls_out_channels)
@@ -69,6 +69,11 @@ def classified(head: Any, features: tuple[Tensor, ...], config: Any, size: Tenso
         deltas.append(rows(level_deltas, places))
         priors.append(level_priors[places])
     return _candidates(head, scores, deltas, priors, groups, size, config.get('score_thr', 0.0), config)
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """Return the sigmoid, written out: ONNX Runtime's own gives 0 below about -18, and an RPN ranks by such scores."""
+    return 1 / (1 + torch.exp(-x))
 
 
 def _best_places(logits: Tensor, limit: int) -> Tensor:
