@@ -8,6 +8,7 @@ from ..backbone import SHViT
 from ..layers import Downsample, PatchEmbed
 from .layers import fold, fuse
 from .packed import in_layout
+from .plans import Plans
 
 
 class FusedSHViT(nn.Module):
@@ -30,16 +31,22 @@ class FusedSHViT(nn.Module):
         self.channels_last = channels_last
         self.patch_embed = _fused_stem(source.patch_embed)
         self.stages = nn.ModuleList(_fused_stage(stage) for stage in source.stages)
+        self._plans = Plans(self, self._outputs)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         PatchEmbed.check_input(x)
-        x = self.patch_embed(in_layout(x, self.channels_last))
+        if (run := self._plans.find(x)) is not None:
+            return run(x)
+        return tuple(self._outputs(in_layout(x, self.channels_last)))
+
+    def _outputs(self, x: Any) -> list[Any]:
+        x = self.patch_embed(x)
         outs = []
         for index, stage in enumerate(self.stages):
             x = stage(x)
             if index in self.out_indices:
                 outs.append(x)
-        return tuple(outs)
+        return outs
 
 
 def _fused_stem(source: PatchEmbed) -> nn.Sequential:

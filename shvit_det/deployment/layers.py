@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..layers import ConvNorm, FeedForward, PatchMerging, Residual, SingleHeadAttention, SqueezeExcite
-from .native.functions import Operands
+from .native.operands import Operands
 from .packed import FusedConv, FusedPointwiseConv, MadeFrom, usable
 from .packing import fused_conv
 
@@ -73,8 +73,8 @@ class FusedFeedForward(nn.Module):
         self.reduce = fold_pointwise(source.pw2)
 
     def forward(self, x: Tensor) -> Tensor:
-        kernels = self.expand.kernels_for(x) if usable(x) else None
-        if kernels is not None and self.reduce.suits_kernels(x.dtype):
+        kernels = self.expand.kernels_for(x, self.reduce.suits_kernels(x.dtype)) if usable(x) else None
+        if kernels is not None:
             return kernels.feed_forward(x, self.expand.operands(), self.reduce.operands())
         return self.reduce.add_to(x, self.expand(x))
 
@@ -104,8 +104,8 @@ class FusedAttention(nn.Module):
         self._norm = MadeFrom()
 
     def forward(self, x: Tensor) -> Tensor:
-        kernels = self.proj.kernels_for(x) if usable(x) else None
-        if kernels is not None and self.qkv.suits_kernels(x.dtype):
+        kernels = self.proj.kernels_for(x, self.qkv.suits_kernels(torch.float32)) if usable(x) else None
+        if kernels is not None:  # which have pairs of channels in bfloat16 even if those that attend are odd
             norm = self._norm.get(self._norm_operands, self.norm_weight, self.norm_bias)
             layers = self.qkv.operands(), self.proj.operands()
             return kernels.attention(x, norm, self.eps, *layers, self.query_key_value[0])
@@ -137,6 +137,9 @@ class FusedSqueezeExcite(nn.Module):
         self.expand = plain(source.fc2)
 
     def forward(self, x: Tensor) -> Tensor:
+        kernels = self.reduce.kernels_for(x, self.expand.suits_kernels(x.dtype)) if usable(x) else None
+        if kernels is not None:
+            return kernels.squeeze_excite(x, self.reduce.operands(), self.expand.operands())
         return x * self.expand(self.reduce(x.mean((2, 3), keepdim=True))).sigmoid_()
 
 

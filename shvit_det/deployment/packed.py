@@ -7,7 +7,7 @@ missing, on another device, and while a model is compiled or traced, the plain o
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,7 +16,9 @@ from torch.nn import functional
 
 from ..errors import UsageError
 from . import native
-from .native.functions import Kernels, Operands, pack, pack_depthwise, pack_transposed
+from .native.functions import FEW_CHANNELS, Kernels
+from .native.operands import Operands, pack, pack_depthwise, pack_transposed
+from .native.plan import CannotPlanError, Planned
 
 OPERATIONS = (
     '_convolution_pointwise',
@@ -32,7 +34,7 @@ MOST_TERMS = 4096  # of a sum that our own kernels compute at once
 
 def usable(x: Tensor) -> bool:
     """Return whether the packed operations can take ``x``."""
-    return (
+    return isinstance(x, Planned) or (
         x.device.type == 'cpu'
         and x.dtype in DTYPES
         and not torch.compiler.is_compiling()
@@ -42,6 +44,11 @@ def usable(x: Tensor) -> bool:
         and torch.backends.mkldnn.is_available()
         and all(hasattr(torch.ops.mkldnn, name) for name in OPERATIONS)
     )
+
+
+def versions(weights: Iterable[Tensor]) -> tuple:
+    """Return what is another when weights have changed."""
+    return tuple([(w.data_ptr(), None if w.is_inference() else w._version, w.dtype) for w in weights])
 
 
 class MadeFrom:
@@ -56,7 +63,7 @@ class MadeFrom:
 
     def get(self, make: Callable[[], Any], *weights: Tensor) -> Any:
         """Return what ``make`` returned for these weights as they are."""
-        state = tuple((w.data_ptr(), None if w.is_inference() else w._version, w.dtype) for w in weights)
+        state = versions(weights)
         if self._state != state:
             self._made, self._state = make(), state
         return self._made
@@ -91,14 +98,25 @@ class Packed(nn.Module):
         """Return weight and bias as our own kernels want them."""
         return self._operands.get(lambda: pack(self.weight, self.bias), self.weight, self.bias)
 
-    def kernels_for(self, x: Tensor) -> Kernels | None:
+    def kernels_for(self, x: Tensor, suits: bool = True) -> Kernels | None:
         """Return our own kernels if there are any that can take ``x``; none while operations are being watched.
 
         They do not pass torch's dispatcher, so that a counter of operations, for instance, would not see them.
+
+        Args:
+            x: The input.
+            suits: Whether they compute such a layer at all.
+
+        Raises:
+            CannotPlanError: If ``x`` is only planned and they cannot.
         """
-        kernels = native.kernels() if self.native and not torch._C._len_torch_dispatch_stack() else None
-        takes = kernels is not None and x.ndim == 4 and x.dtype in kernels.dtypes and x.dtype == self.weight.dtype
-        return kernels if takes else None
+        suits = suits and self.native and x.ndim == 4 and x.dtype == self.weight.dtype
+        kernels = native.kernels() if suits and not torch._C._len_torch_dispatch_stack() else None
+        if kernels is not None and x.dtype in kernels.dtypes:
+            return kernels
+        if isinstance(x, Planned):
+            raise CannotPlanError
+        return None
 
     def pack(self, x: Tensor) -> Tensor:
         """Return the weight as oneDNN wants it for inputs like ``x``."""
@@ -160,13 +178,13 @@ class FusedConv(Packed):
         out_channels, channels, height, width = self.weight.shape
         (padding, _), _, _, groups = self.geometry
         if groups == 1:  # one panel of weights has to stay in the cache, and bfloat16 comes in pairs of channels
-            paired = dtype is torch.float32 or channels % 2 == 0
+            paired = dtype is torch.float32 or channels % 2 == 0 or channels < FEW_CHANNELS
             return paired and height == width and height * width * channels <= MOST_TERMS
         return groups == out_channels and channels == padding == 1 and height == width == 3
 
-    def kernels_for(self, x: Tensor) -> Kernels | None:
+    def kernels_for(self, x: Tensor, suits: bool = True) -> Kernels | None:
         fits = x.shape[1:2] == (self.weight.shape[1] * self.geometry[-1],)  # what does not is for torch to refuse
-        return super().kernels_for(x) if fits and self.suits_kernels(x.dtype) else None
+        return super().kernels_for(x, suits and fits and self.suits_kernels(x.dtype))
 
     def operands(self) -> Operands:
         make = pack if self.geometry[-1] == 1 else pack_depthwise
@@ -268,10 +286,10 @@ class FusedTransposedConv(Packed):
     def pack(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._reorder_convolution_transpose_weight(self.weight, *self._geometry(), list(x.shape))
 
-    def kernels_for(self, x: Tensor) -> Kernels | None:
+    def kernels_for(self, x: Tensor, suits: bool = True) -> Kernels | None:
         channels, _, height, width = self.weight.shape
-        suits = height == width and x.shape[1:2] == (channels,) and (x.dtype is torch.float32 or channels % 2 == 0)
-        return super().kernels_for(x) if suits else None
+        paired = x.dtype is torch.float32 or channels % 2 == 0
+        return super().kernels_for(x, suits and height == width and x.shape[1:2] == (channels,) and paired)
 
     def operands(self) -> Operands:
         make = functools.partial(pack_transposed, self.weight, self.bias, self.stride)

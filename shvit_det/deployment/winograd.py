@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .native.functions import Operands, pack_winograd
+from .native.operands import Operands, pack_winograd
 from .packed import FusedConv, MadeFrom, to_nchw, to_nhwc
 
 TILE = 4

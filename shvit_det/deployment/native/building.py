@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmengine.logging import print_log
 
-SOURCE = Path(__file__).with_name('kernels.cpp')
+SOURCE = Path(__file__).with_name('kernels.cpp')  # which includes the headers beside it
 COMPILERS = ('c++', 'g++', 'clang++')
 FLAGS = ('-O3', '-march=native', '-std=c++17', '-fopenmp', '-shared', '-fPIC', '-w')
 TIMEOUT = 300  # seconds
@@ -37,6 +37,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'shvit_det'
 
 
+def sources() -> list[Path]:
+    """Return the files that the kernels are compiled from."""
+    return sorted(path for path in SOURCE.parent.iterdir() if path.suffix in ('.cpp', '.hpp'))
+
+
 def build() -> Path:
     """Return the shared library of the kernels, compiled now if it was not before.
 
@@ -48,7 +53,7 @@ def build() -> Path:
     macros = _output([compiler, '-march=native', '-dM', '-E', '-x', 'c++', os.devnull])
     if '__AVX512F__' not in macros:
         raise CannotBuildError('the processor has no AVX-512')
-    text = '\0'.join((compiler, macros, *FLAGS)).encode() + SOURCE.read_bytes()
+    text = '\0'.join((compiler, macros, *FLAGS)).encode() + b''.join(path.read_bytes() for path in sources())
     library = cache_folder() / f'kernels-{hashlib.sha256(text).hexdigest()[:16]}.so'
     if library.is_file():
         return library

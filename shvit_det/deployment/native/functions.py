@@ -1,86 +1,27 @@
 """The compiled kernels as functions of tensors."""
 
 import ctypes
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from .memory import new_map
+from .operands import Operands
+from .plan import Planned
+from .steps import TYPES, Kind, Step, make_step
 
-PANEL = 32  # output channels that are computed together
-DTYPES = {torch.float32: 0, torch.bfloat16: 1}
-_POINTER, _SIZE, _INT = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int
-_ARGUMENTS = {
-    'shvit_has_bfloat16': [],
-    'shvit_convolve': [_INT, _POINTER, *[_SIZE] * 4, _POINTER, *[_SIZE] * 6, _POINTER, _POINTER, _INT, _INT],
-    'shvit_transposed': [_INT, _POINTER, *[_SIZE] * 4, _POINTER, *[_SIZE] * 6, _POINTER, _POINTER, _INT],
-    'shvit_linear': [_INT, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE, *[_POINTER] * 3, _INT, _INT],
-    'shvit_feed_forward': [_INT, _POINTER, *[_SIZE] * 3, *[_POINTER] * 5, _INT],
-    'shvit_attention': [_INT, _POINTER, *[_SIZE] * 5, _POINTER, _POINTER, ctypes.c_float, *[_POINTER] * 5, _INT],
-    'shvit_depthwise': [_INT, _POINTER, *[_SIZE] * 4, _POINTER, *[_SIZE] * 3, _POINTER, _POINTER, _INT, _INT],
-    'shvit_winograd': [_POINTER, *[_SIZE] * 4, _POINTER, _SIZE, _POINTER, _POINTER, _INT, _INT],
-}
-
-
-class Operands:
-    """Weight and bias of a layer as the kernels want them.
-
-    Args:
-        weight: In the order of the kernels; see kernels.cpp.
-        bias: (out_channels,) or more, float32.
-        out_channels: Of the layer.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor, out_channels: int) -> None:
-        self.weight = weight.contiguous()
-        self.bias = bias.contiguous()
-        self.out_channels = out_channels
-        self.addresses = self.weight.data_ptr(), self.bias.data_ptr()
-
-
-def pack(weight: Tensor, bias: Tensor) -> Operands:
-    """Return (out_channels, in_channels, kernel, kernel) in panels; pairs of channels stay together in bfloat16."""
-    return Operands(_panels(weight), _whole_panels(bias.detach().float()), len(bias))
-
-
-def pack_transposed(weight: Tensor, bias: Tensor, stride: int) -> Operands:
-    """Return (in_channels, out_channels, kernel, kernel) in panels: by rest of row and column, taps backwards."""
-    weight = weight.detach().transpose(0, 1)
-    parts = [weight[:, :, row::stride, column::stride].flip(2, 3) for row in range(stride) for column in range(stride)]
-    panels = torch.cat([_panels(part).flatten() for part in parts])
-    return Operands(panels, _whole_panels(bias.detach().float()), len(bias))
-
-
-def _panels(weight: Tensor) -> Tensor:
-    panels = _whole_panels(weight.detach().permute(2, 3, 1, 0)).unflatten(-1, (-1, PANEL))
-    if weight.dtype is torch.bfloat16:  # (rows, columns, channels / 2, 2, panels, PANEL)
-        return panels.unflatten(2, (weight.shape[1] // 2, 2)).permute(4, 0, 1, 2, 5, 3)
-    return panels.permute(3, 0, 1, 2, 4)
-
-
-def _whole_panels(x: Tensor) -> Tensor:
-    """Return ``x`` with zeros behind it, so that its last axis has whole panels."""
-    return functional.pad(x, (0, -x.shape[-1] % PANEL))
-
-
-def pack_depthwise(weight: Tensor, bias: Tensor) -> Operands:
-    """Return (channels, 1, 3, 3) as (3, 3, channels) in float32."""
-    return Operands(weight.detach()[:, 0].permute(1, 2, 0).float(), bias.detach().float(), weight.shape[0])
-
-
-def pack_winograd(sums: Tensor, bias: Tensor) -> Operands:
-    """Return the sums of taps (36, in_channels, out_channels) in panels."""
-    panels = _whole_panels(sums).unflatten(-1, (-1, PANEL)).permute(2, 0, 1, 3)
-    return Operands(panels, _whole_panels(bias.detach().float()), len(bias))
+FEW_CHANNELS = 4  # of an image, whose NHWC is made by a kernel: torch takes longer
 
 
 class Kernels:
     """What a built library computes, on as many threads as torch has.
 
     Inputs are (B, C, H, W), brought into NHWC if they lie otherwise, in float32 or, where :attr:`dtypes` has it,
-    bfloat16; so are the results.
+    bfloat16; so are the results. Given a :class:`Planned` input, a function computes nothing, but adds itself to the
+    plan and returns the planned result.
 
     Args:
         library: The shared library.
@@ -88,167 +29,121 @@ class Kernels:
 
     def __init__(self, library: Path) -> None:
         loaded = ctypes.CDLL(str(library))
-        for name, arguments in _ARGUMENTS.items():
-            function = getattr(loaded, name)
-            function.argtypes = arguments
-            function.restype = None
-        loaded.shvit_has_bfloat16.restype = _INT
-        self._library = loaded
-        self.dtypes = tuple(DTYPES)[: 1 + loaded.shvit_has_bfloat16()]
+        loaded.shvit_has_bfloat16.restype = ctypes.c_int
+        loaded.shvit_run.restype = ctypes.c_int
+        loaded.shvit_run.argtypes = [ctypes.POINTER(Step), ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_int]
+        self._run = loaded.shvit_run
+        self.dtypes = TYPES[: 1 + loaded.shvit_has_bfloat16()]
+
+    def run(self, steps: Any, count: int, addresses: Sequence[int | None]) -> None:
+        """Compute steps one after the other.
+
+        Args:
+            steps: A step or an array of them.
+            count: How many.
+            addresses: Where the maps lie; None of one that is not there.
+
+        Raises:
+            MemoryError: If there is not enough for what is kept between the parts of a layer.
+        """
+        maps = (ctypes.c_void_p * len(addresses))(*addresses)
+        if self._run(steps, count, maps, torch.get_num_threads()):
+            raise MemoryError('not enough memory for the kernels')
 
     def convolve(self, x: Tensor, layer: Operands, kernel: int, stride: int, padding: int, relu: bool) -> Tensor:
         """Convolve, with a bias and maybe a ReLU."""
-        x = in_nhwc(x)
-        batch, channels, height, width = x.shape
-        size = [(side + 2 * padding - kernel) // stride + 1 for side in (height, width)]
-        out = new_map(x, layer.out_channels, *size)
-        self._library.shvit_convolve(
-            DTYPES[x.dtype],
-            x.data_ptr(),
-            batch,
-            height,
-            width,
-            channels,
-            out.data_ptr(),
-            *size,
-            layer.out_channels,
-            kernel,
-            stride,
-            padding,
-            *layer.addresses,
-            relu,
-            torch.get_num_threads(),
-        )
-        return out
+        if x.dtype is torch.bfloat16 and x.shape[1] % 2:
+            x = self._interleave(x, x.shape[1] + 1)
+        size = [(side + 2 * padding - kernel) // stride + 1 for side in x.shape[2:]]
+        fields = dict(kernel=kernel, stride=stride, padding=padding, relu=relu)
+        return self._compute(Kind.CONVOLVE, x, (layer.out_channels, *size), (layer,), fields)
 
     def transposed(self, x: Tensor, layer: Operands, kernel: int, stride: int, padding: int) -> Tensor:
         """Apply a transposed convolution with a bias; ``padding`` is cropped on each side."""
-        x = in_nhwc(x)
-        batch, channels, height, width = x.shape
-        size = [stride * (side - 1) + kernel - 2 * padding for side in (height, width)]
-        out = new_map(x, layer.out_channels, *size)
-        self._library.shvit_transposed(
-            DTYPES[x.dtype],
-            x.data_ptr(),
-            batch,
-            height,
-            width,
-            channels,
-            out.data_ptr(),
-            *size,
-            layer.out_channels,
-            kernel,
-            stride,
-            padding,
-            *layer.addresses,
-            torch.get_num_threads(),
-        )
-        return out
+        size = [stride * (side - 1) + kernel - 2 * padding for side in x.shape[2:]]
+        fields = dict(kernel=kernel, stride=stride, padding=padding)
+        return self._compute(Kind.TRANSPOSED, x, (layer.out_channels, *size), (layer,), fields)
 
     def linear(self, x: Tensor, layer: Operands, relu: bool, residual: Tensor | None = None) -> Tensor:
         """Apply a linear layer to the channels, and add ``residual`` if given."""
-        x = in_nhwc(x)
-        residual = None if residual is None else in_nhwc(residual)
-        batch, channels, height, width = x.shape
-        out = new_map(x, layer.out_channels, height, width)
-        self._library.shvit_linear(
-            DTYPES[x.dtype],
-            x.data_ptr(),
-            batch * height * width,
-            channels,
-            out.data_ptr(),
-            layer.out_channels,
-            *layer.addresses,
-            None if residual is None else residual.data_ptr(),
-            relu,
-            torch.get_num_threads(),
-        )
-        return out
+        out = layer.out_channels, *x.shape[2:]
+        return self._compute(Kind.LINEAR, x, out, (layer,), dict(relu=relu), residual)
 
     def feed_forward(self, x: Tensor, expand: Operands, reduce: Operands) -> Tensor:
         """Return ``x + reduce(relu(expand(x)))``, both linear layers of the channels."""
-        x = in_nhwc(x)
-        batch, channels, height, width = x.shape
-        out = new_map(x, channels, height, width)
-        self._library.shvit_feed_forward(
-            DTYPES[x.dtype],
-            x.data_ptr(),
-            batch * height * width,
-            channels,
-            expand.out_channels,
-            out.data_ptr(),
-            *expand.addresses,
-            *reduce.addresses,
-            torch.get_num_threads(),
-        )
-        return out
+        fields = dict(hidden=expand.out_channels)
+        return self._compute(Kind.FEED_FORWARD, x, x.shape[1:], (expand, reduce), fields)
 
     def attention(
         self, x: Tensor, norm: Operands, epsilon: float, project_in: Operands, project_out: Operands, query: int
     ) -> Tensor:
         """Return what :class:`..layers.FusedAttention` does, with ``query`` channels in a query and in a key."""
-        x = in_nhwc(x)
-        batch, channels, height, width = x.shape
-        out = new_map(x, channels, height, width)
-        self._library.shvit_attention(
-            DTYPES[x.dtype],
-            x.data_ptr(),
-            batch,
-            height * width,
-            channels,
-            norm.out_channels,
-            query,
-            *norm.addresses,
-            epsilon,
-            *project_in.addresses,
-            *project_out.addresses,
-            out.data_ptr(),
-            torch.get_num_threads(),
-        )
-        return out
+        fields = dict(epsilon=epsilon, hidden=norm.out_channels, query=query)
+        return self._compute(Kind.ATTENTION, x, x.shape[1:], (norm, project_in, project_out), fields)
 
     def depthwise(self, x: Tensor, layer: Operands, stride: int, relu: bool) -> Tensor:
-        """Convolve each channel with its own 3x3 kernel, padding 1."""
-        x = in_nhwc(x)
-        batch, channels, height, width = x.shape
-        size = [(side - 1) // stride + 1 for side in (height, width)]
-        out = new_map(x, channels, *size)
-        self._library.shvit_depthwise(
-            DTYPES[x.dtype],
-            x.data_ptr(),
-            batch,
-            height,
-            width,
-            channels,
-            out.data_ptr(),
-            *size,
-            stride,
-            *layer.addresses,
-            relu,
-            torch.get_num_threads(),
-        )
-        return out
+        """Convolve each channel with its own 3x3 kernel, padding 1 and stride 1 or 2."""
+        size = [(side - 1) // stride + 1 for side in x.shape[2:]]
+        return self._compute(Kind.DEPTHWISE, x, (x.shape[1], *size), (layer,), dict(stride=stride, relu=relu))
 
     def winograd(self, x: Tensor, layer: Operands, relu: bool) -> Tensor:
         """Convolve with kernel 3, stride 1 and padding 1, in float32."""
-        x = in_nhwc(x)
-        batch, channels, height, width = x.shape
-        out = new_map(x, layer.out_channels, height, width)
-        self._library.shvit_winograd(
-            x.data_ptr(),
-            batch,
-            height,
-            width,
-            channels,
-            out.data_ptr(),
-            layer.out_channels,
-            *layer.addresses,
-            relu,
-            torch.get_num_threads(),
-        )
-        return out
+        return self._compute(Kind.WINOGRAD, x, (layer.out_channels, *x.shape[2:]), (layer,), dict(relu=relu))
+
+    def squeeze_excite(self, x: Tensor, reduce: Operands, expand: Operands) -> Tensor:
+        """Return ``x * sigmoid(expand(relu(reduce(mean of x))))``."""
+        fields = dict(hidden=reduce.out_channels)
+        return self._compute(Kind.SQUEEZE_EXCITE, x, x.shape[1:], (reduce, expand), fields)
+
+    def _interleave(self, x: Any, channels: int) -> Any:
+        """Return an image in NHWC, with channels of zeros behind its own."""
+        planar = x.planar if isinstance(x, Planned) else x.is_contiguous()
+        if not planar and not isinstance(x, Planned):
+            x = in_nhwc(x)
+        return self._step(Kind.INTERLEAVE, x, (channels, *x.shape[2:]), (), dict(planar=planar), None)
+
+    def _compute(
+        self,
+        kind: Kind,
+        x: Any,
+        out: Sequence[int],
+        layers: tuple[Operands, ...],
+        fields: dict[str, Any],
+        residual: Any = None,
+    ) -> Any:
+        """Compute or plan a step of a result (C', H', W') of each image."""
+        if isinstance(x, Planned):
+            x = self._interleave(x, x.shape[1]) if x.planar else x
+        elif x.shape[1] <= FEW_CHANNELS and x.is_contiguous() and not in_nhwc_already(x):
+            x = self._interleave(x, x.shape[1])
+        else:
+            x = in_nhwc(x)
+            residual = None if residual is None else in_nhwc(residual)
+        return self._step(kind, x, out, layers, fields, residual)
+
+    def _step(
+        self,
+        kind: Kind,
+        x: Any,
+        out: Sequence[int],
+        layers: tuple[Operands, ...],
+        fields: dict[str, Any],
+        residual: Any,
+    ) -> Any:
+        step = make_step(kind, x.dtype, x.shape, (x.shape[0], *out), layers, fields)
+        if isinstance(x, Planned):
+            return x.plan.add(step, layers, x, residual)
+        result = new_map(x, *out)
+        step.x, step.residual, step.out = 0, -1 if residual is None else 1, 2
+        self.run(step, 1, [x.data_ptr(), None if residual is None else residual.data_ptr(), result.data_ptr()])
+        return result
 
 
 def in_nhwc(x: Tensor) -> Tensor:
     """Return ``x`` with its numbers in the order of NHWC, without a gap."""
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def in_nhwc_already(x: Tensor) -> bool:
+    """Return whether ``x`` lies as NHWC, without a gap."""
+    return x.is_contiguous(memory_format=torch.channels_last)

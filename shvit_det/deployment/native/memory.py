@@ -52,6 +52,11 @@ def round_up(size: int) -> int:
 POOL = Pool()
 
 
+def take(size: int) -> Tensor:
+    """Return a flat tensor of at least ``size`` bytes, not filled."""
+    return torch.empty(size, dtype=torch.uint8) if size < LARGE else POOL.take(size)
+
+
 def new_map(like: Tensor, channels: int, height: int, width: int) -> Tensor:
     """Return maps in NHWC, not filled, as many as ``like`` has and of its data type."""
     shape = like.shape[0], channels, height, width

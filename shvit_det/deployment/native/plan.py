@@ -1,0 +1,147 @@
+"""Whole networks as lists of steps that run in one go.
+
+Python takes some 30 microseconds for each layer, and longer when something else ran in between: of a backbone with
+70 layers that is some percent. A plan is made by running a network on a :class:`Planned` instead of a tensor, and serves one
+size of images.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .memory import new_map, take
+from .operands import Operands
+from .steps import Kind, Step
+
+# A step of the first kind and the next of the second are computed together, some rows at a time.
+JOINED = {
+    (Kind.INTERLEAVE, Kind.CONVOLVE),
+    (Kind.CONVOLVE, Kind.CONVOLVE),
+    (Kind.LINEAR, Kind.DEPTHWISE),
+    (Kind.DEPTHWISE, Kind.FEED_FORWARD),
+}
+ALIGNED = 64  # bytes
+
+
+class CannotPlanError(Exception):
+    """A network has a layer that the kernels do not compute."""
+
+
+class Planned:
+    """Stands for a tensor of a plan: it has a shape and a data type, and no numbers.
+
+    Args:
+        plan: The plan.
+        index: Its place in the list of maps.
+        shape: (B, C, H, W).
+        planar: Whether it lies as NCHW, as only images do.
+    """
+
+    def __init__(self, plan: 'Plan', index: int, shape: Sequence[int], planar: bool = False) -> None:
+        self.plan = plan
+        self.index = index
+        self.shape = tuple(shape)
+        self.planar = planar
+        self.dtype = plan.dtype
+        self.ndim = len(self.shape)
+
+    def nbytes(self) -> int:
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+class Plan:
+    """The steps of a network for one size of images.
+
+    Args:
+        network: What returns the network's results for the images, by calling layers that call the kernels.
+        images: Images as it will get them.
+
+    Raises:
+        CannotPlanError: If it has a layer that the kernels do not compute.
+    """
+
+    def __init__(self, network: Callable[[Any], Sequence[Any]], images: Tensor) -> None:
+        self.dtype = images.dtype
+        planar = not images.is_contiguous(memory_format=torch.channels_last)
+        self._maps = [Planned(self, 0, images.shape, planar)]
+        self._steps: list[Step] = []
+        self._operands: list[tuple[Operands, ...]] = []
+        self._results = network(self._maps[0])
+        self._join()
+        self._offsets, self._bytes = self._places()
+        self._array = (Step * len(self._steps))(*self._steps)
+
+    def add(self, step: Step, layers: tuple[Operands, ...], x: Planned, residual: Planned | None) -> Planned:
+        """Append a step and return its result."""
+        shape = step.batch, step.out_channels, step.out_height, step.out_width
+        out = Planned(self, len(self._maps), shape)
+        step.x, step.residual, step.out = x.index, -1 if residual is None else residual.index, out.index
+        self._maps.append(out)
+        self._steps.append(step)
+        self._operands.append(layers)  # their addresses are in the step
+        return out
+
+    def run(self, kernels: Any, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the network's results for images of the size that was planned for."""
+        memory = take(self._bytes)
+        addresses = [memory.data_ptr() + offset for offset in self._offsets]
+        addresses[0] = images.data_ptr()
+        results = []
+        for planned in self._results:
+            results.append(new_map(images, *planned.shape[1:]))
+            addresses[planned.index] = results[-1].data_ptr()
+        kernels.run(self._array, len(self._steps), addresses)
+        return tuple(results)
+
+    def _uses(self) -> dict[int, list[int]]:
+        """Return which steps read each map; those that the network returns are read behind the last one."""
+        uses: dict[int, list[int]] = {index: [] for index in range(len(self._maps))}
+        for number, step in enumerate(self._steps):
+            uses[step.x].append(number)
+            if step.residual >= 0:
+                uses[step.residual].append(number)
+        for result in self._results:
+            uses[result.index].append(len(self._steps))
+        return uses
+
+    def _join(self) -> None:
+        uses = self._uses()
+        for number, (step, following) in enumerate(zip(self._steps, self._steps[1:], strict=False)):
+            step.joined = (
+                (step.kind, following.kind) in JOINED
+                and uses[step.out] == [number + 1]
+                and step.residual < 0
+                and following.x == step.out
+            )
+
+    def _places(self) -> tuple[list[int], int]:
+        """Return where each map lies in the memory of a run, and how many bytes that is.
+
+        Maps that are never there at the same time may share a place.
+        """
+        uses, groups = self._uses(), [0]  # steps of one group run side by side
+        for step in self._steps:
+            groups.append(groups[-1] + (not step.joined))
+        inside = {step.out for step in self._steps if not step.joined} - {result.index for result in self._results}
+        lives = {
+            step.out: (groups[number], groups[max(uses[step.out], default=number)])
+            for number, step in enumerate(self._steps)
+        }
+        offsets = [0] * len(self._maps)
+        placed: list[int] = []
+        for index in sorted(inside, key=lambda index: -self._maps[index].nbytes()):
+            first, last = lives[index]
+            offset = 0
+            for other in sorted(placed, key=lambda other: offsets[other]):
+                both = lives[other][0] <= last and first <= lives[other][1]
+                if both and offset + self._maps[index].nbytes() > offsets[other]:
+                    offset = max(offset, self._end(other, offsets))
+            offsets[index] = offset
+            placed.append(index)
+        return offsets, max([self._end(index, offsets) for index in placed], default=0)
+
+    def _end(self, index: int, offsets: list[int]) -> int:
+        return offsets[index] + -(-self._maps[index].nbytes() // ALIGNED) * ALIGNED

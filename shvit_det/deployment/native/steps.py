@@ -1,0 +1,92 @@
+"""A layer as the kernels are told of it."""
+
+import ctypes
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
+
+import torch
+
+from .operands import Operands
+
+TYPES = (torch.float32, torch.bfloat16)
+
+
+class Kind(IntEnum):
+    """What a step computes; the order is that of kernels.cpp."""
+
+    CONVOLVE = 0
+    TRANSPOSED = 1
+    LINEAR = 2
+    FEED_FORWARD = 3
+    ATTENTION = 4
+    DEPTHWISE = 5
+    WINOGRAD = 6
+    SQUEEZE_EXCITE = 7
+    INTERLEAVE = 8
+
+
+class Step(ctypes.Structure):
+    """``Step`` of kernels.cpp: one layer, the shapes of its maps, their places in the list of maps, its operands."""
+
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ('kind', 'bfloat16', 'relu', 'planar', 'joined')),
+        ('epsilon', ctypes.c_float),
+        *(
+            (name, ctypes.c_ssize_t)
+            for name in (
+                'batch',
+                'height',
+                'width',
+                'channels',
+                'out_height',
+                'out_width',
+                'out_channels',
+                'kernel',
+                'stride',
+                'padding',
+                'hidden',
+                'query',
+                'x',
+                'residual',
+                'out',
+            )
+        ),
+        ('weights', ctypes.c_void_p * 3),
+        ('biases', ctypes.c_void_p * 3),
+    )
+
+
+def make_step(
+    kind: Kind,
+    dtype: torch.dtype,
+    shape: Sequence[int],
+    out_shape: Sequence[int],
+    layers: tuple[Operands, ...],
+    fields: dict[str, Any],
+) -> Step:
+    """Return a step, but for the places of its maps.
+
+    Args:
+        kind: What it computes.
+        dtype: Of the maps.
+        shape: (B, C, H, W) of the input.
+        out_shape: (B, C', H', W') of the result.
+        layers: Operands; whoever runs the step keeps them.
+        fields: What only some kinds have.
+    """
+    batch, channels, height, width = shape
+    return Step(
+        kind=kind,
+        bfloat16=dtype is torch.bfloat16,
+        batch=batch,
+        channels=channels,
+        height=height,
+        width=width,
+        out_channels=out_shape[1],
+        out_height=out_shape[2],
+        out_width=out_shape[3],
+        weights=(ctypes.c_void_p * 3)(*(layer.addresses[0] for layer in layers)),
+        biases=(ctypes.c_void_p * 3)(*(layer.addresses[1] for layer in layers)),
+        **fields,
+    )
