@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 
 SOURCE = Path(__file__).with_name('kernels.cpp')  # which includes the headers beside it
 COMPILERS = ('c++', 'g++', 'clang++')
-FLAGS = ('-O3', '-march=native', '-std=c++17', '-fopenmp', '-shared', '-fPIC', '-w')
+FLAGS = ('-O3', '-march=native', '-std=c++17', '-fopenmp', '-fvisibility=hidden', '-shared', '-fPIC', '-w')
 TIMEOUT = 300  # seconds
 
 

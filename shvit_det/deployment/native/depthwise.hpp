@@ -49,8 +49,12 @@ struct Depthwise : Layer<Type> {
         for (Size i = 0; i < KERNEL; ++i)
             for (Size j = 0; j < COLUMNS; ++j) from[i][j] = pixel(i, j);
         const Size channels = this->channels;
+        const Number* next = from[KERNEL - 1][COLUMNS - 1] + channels;  // only the last row is seen for the first time
         for (Size c = 0; c < channels; c += LANES) {
             const __mmask16 mask = lanes(channels - c);
+#pragma GCC unroll 8
+            for (int line = 0; line < COUNT * STRIDE; ++line)
+                _mm_prefetch(next + (COUNT * STRIDE * c + LANES * line), _MM_HINT_T0);
             Vector sums[COUNT];
             const Vector start = _mm512_maskz_loadu_ps(mask, bias + c);
 #pragma GCC unroll 4

@@ -189,9 +189,11 @@ class Run {
 
 }  // namespace shvit
 
+#define EXPORTED __attribute__((visibility("default")))
+
 extern "C" {
 
-int shvit_has_bfloat16() {
+EXPORTED int shvit_has_bfloat16() {
 #ifdef __AVX512BF16__
     return 1;
 #else
@@ -200,7 +202,7 @@ int shvit_has_bfloat16() {
 }
 
 // Computes steps one after the other, all of one type; returns 1 if there is not enough memory, otherwise 0.
-int shvit_run(const shvit::Step* steps, shvit::Size count, void* const* maps, int threads) {
+EXPORTED int shvit_run(const shvit::Step* steps, shvit::Size count, void* const* maps, int threads) {
     try {
         for (const shvit::Step *step = steps, *end = steps + count; step < end;)
 #ifdef __AVX512BF16__

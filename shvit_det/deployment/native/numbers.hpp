@@ -25,6 +25,7 @@
 namespace shvit {
 
 using Vector = __m512;
+using Half = __m256;
 using Size = std::ptrdiff_t;
 constexpr int LANES = 16;
 constexpr int PANEL = 2 * LANES;  // output channels at once
@@ -77,6 +78,9 @@ struct Float32 {
     static Vector add_product(Vector sum, Vector x, const float* weights) {
         return _mm512_fmadd_ps(x, _mm512_load_ps(weights), sum);
     }
+    static Half add_product(Half sum, Vector x, const float* weights) {
+        return _mm256_fmadd_ps(_mm512_castps512_ps256(x), _mm256_load_ps(weights), sum);
+    }
 };
 
 #ifdef __AVX512BF16__
@@ -94,6 +98,9 @@ struct BFloat16 {
     }
     static Vector add_product(Vector sum, Vector x, const uint16_t* weights) {
         return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)_mm512_load_si512(weights));
+    }
+    static Half add_product(Half sum, Vector x, const uint16_t* weights) {
+        return _mm256_dpbf16_ps(sum, (__m256bh)_mm512_castps512_ps256(x), (__m256bh)_mm256_load_ps((const float*)weights));
     }
 };
 #endif

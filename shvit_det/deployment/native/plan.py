@@ -21,7 +21,6 @@ JOINED = {
     (Kind.INTERLEAVE, Kind.CONVOLVE),
     (Kind.CONVOLVE, Kind.CONVOLVE),
     (Kind.LINEAR, Kind.DEPTHWISE),
-    (Kind.DEPTHWISE, Kind.FEED_FORWARD),
 }
 ALIGNED = 64  # bytes
 
