@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from shvit_det import SHViT, deploy
+from shvit_det.deployment.convolutions import FusedConv, FusedPointwiseConv
 from shvit_det.deployment.layers import FusedAttention
-from shvit_det.deployment.packed import FusedConv, FusedPointwiseConv
 from shvit_det.timing.clock import CPUClock
 from shvit_det.timing.measure import Meter
 from shvit_det.timing.statistics import ratio_of_medians

@@ -16,9 +16,9 @@ from ..errors import UsageError
 from ..neck import SHViTFPN
 from ..rpn import SHViTRPNHead
 from .backbone import FusedSHViT
+from .convolutions import FusedTransposedConv
 from .layers import plain
 from .neck import FusedSHViTFPN, compose_finer
-from .packed import FusedTransposedConv
 from .packing import pack_layers
 from .roi_align import replace_roi_layers
 

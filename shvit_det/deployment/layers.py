@@ -9,8 +9,9 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..layers import ConvNorm, FeedForward, PatchMerging, Residual, SingleHeadAttention, SqueezeExcite
+from .convolutions import FusedConv, FusedPointwiseConv
 from .native.operands import Operands
-from .packed import FusedConv, FusedPointwiseConv, MadeFrom, usable
+from .packed import MadeFrom, usable
 from .packing import fused_conv
 
 

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from ..composition import TransposedConv, with_ones
 from ..neck import SHViTFPN, coarser_levels, convolutions, top_down
+from .convolutions import FusedTransposedConv
 from .layers import plain
-from .packed import FusedTransposedConv, in_layout
+from .packed import in_layout
 
 
 class FusedSHViTFPN(nn.Module):

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .packed import FusedConv, FusedLinear, FusedPointwiseConv, FusedTransposedConv
+from .convolutions import FusedConv, FusedLinear, FusedPointwiseConv, FusedTransposedConv
 from .winograd import WinogradConv, suits
 
 

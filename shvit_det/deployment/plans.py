@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook as has_any_global_hook
 
 from .native.plan import CannotPlanError, Plan
 from .packed import Packed, usable, versions
@@ -45,7 +46,8 @@ class Plans:
         in_nhwc = x.is_contiguous(memory_format=torch.channels_last)
         if kernels is None or not (in_nhwc or x.is_contiguous()) or self._watched():
             return None
-        state = versions(weight for module in self._with_weights for weight in module._parameters.values())
+        weights = (weight for module in self._with_weights for weight in module._parameters.values())
+        state = versions(weight for weight in weights if weight is not None)
         if state != self._state:
             self._forget()
             self._state = state
@@ -64,7 +66,8 @@ class Plans:
             return None
 
     def _watched(self) -> bool:
-        return any(module._forward_hooks or module._forward_pre_hooks for module in self._modules[1:])
+        of_layers = (module._forward_hooks or module._forward_pre_hooks for module in self._modules[1:])
+        return has_any_global_hook() or any(of_layers)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, '_plans': OrderedDict(), '_state': ()}

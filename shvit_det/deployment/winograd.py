@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .convolutions import FusedConv
 from .native.operands import Operands, pack_winograd
-from .packed import FusedConv, MadeFrom, to_nchw, to_nhwc
+from .packed import MadeFrom, to_nchw, to_nhwc
 
 TILE = 4
 SPAN = TILE + 2  # inputs along one axis

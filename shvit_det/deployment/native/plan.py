@@ -1,11 +1,10 @@
 """Whole networks as lists of steps that run in one go.
 
 Python takes some 30 microseconds for each layer, and longer when something else ran in between: of a backbone with
-70 layers that is some percent. A plan is made by running a network on a :class:`Planned` instead of a tensor, and serves one
-size of images.
+70 layers that is some percent. A plan is made by running a network on a :class:`Planned` instead of a tensor, and
+serves one size of images.
 """
 
-import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any
 
