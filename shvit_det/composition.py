@@ -5,7 +5,7 @@ the kernel instead, once, as if the kernel were an image. All functions are diff
 training too: the gradients arrive at the parameters of the chain.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -99,7 +99,7 @@ def compose_conv(first: TransposedConv, conv: nn.Conv2d) -> TransposedConv:
     return TransposedConv(kernels, bias, first.stride, first.padding + padding)
 
 
-def redo_border(result: Tensor, source: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def redo_border(result: Tensor, source: Tensor, conv: Callable[[Tensor], Tensor], ring: int) -> Tensor:
     """Return ``result`` with its outer pixels replaced by those of a convolution of ``source``.
 
     They are overwritten in place, but not while a graph is traced for export: other runtimes have no cheap operation
@@ -108,15 +108,14 @@ def redo_border(result: Tensor, source: Tensor, weight: Tensor, bias: Tensor | N
     Args:
         result: (B, out_channels, H, W).
         source: (B, in_channels, H, W).
-        weight: Of a convolution with kernel 2 p + 1, padding p and stride 1; ``p`` pixels on each side are computed.
-        bias: Its bias.
+        conv: The convolution, with kernel 2 ring + 1, stride 1 and no padding.
+        ring: How many pixels on each side are computed.
     """
-    ring = weight.shape[-1] // 2
     reach = 2 * ring
     height, width = source.shape[2:]
 
     def strip(rows: slice, columns: slice, padding: Sequence[int]) -> Tensor:
-        return functional.conv2d(functional.pad(source[:, :, rows, columns], padding), weight, bias)
+        return conv(functional.pad(source[:, :, rows, columns], padding))
 
     every = slice(None)
     top = strip(slice(0, reach), every, (ring, ring, ring, 0))

@@ -14,8 +14,8 @@ from torchvision.ops import box_iou
 
 from shvit_det import SHViT, SHViTFPN, UsageError, deploy
 from shvit_det.deployment import is_deployed, native
-from shvit_det.deployment.detector import NeckWithRPN
 from shvit_det.deployment.packed import Packed
+from shvit_det.deployment.rpn import NeckWithRPN
 from shvit_det.timing.building import build_subjects
 from shvit_det.timing.cost import CostCounter
 

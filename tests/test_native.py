@@ -171,13 +171,27 @@ def test_depthwise_convolutions(ran, threads, dtype, shape, stride):
 
 
 @needs_kernels
-@pytest.mark.parametrize('shape', [(2, 64, 17, 23), (3, 10, 9, 6), (1, 256, 25, 42), (1, 130, 3, 2), (5, 40, 14, 14)])
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize(
+    'shape',
+    [
+        (2, 64, 17, 23),
+        (3, 10, 9, 6),
+        (1, 256, 25, 42),
+        (1, 130, 3, 2),
+        (5, 40, 14, 14),
+        (37, 8, 14, 14),
+        (10, 6, 1, 2),
+        (4, 4, 4, 8),
+        (101, 2, 7, 7),
+    ],
+)
 @pytest.mark.parametrize('out_channels', [40, 256, 7])
-def test_winograd(ran, threads, shape, out_channels):
+def test_winograd(ran, threads, dtype, shape, out_channels):
     torch.manual_seed(threads)
-    weight = numbers(out_channels, shape[1], 3, 3) / shape[1] ** 0.5
-    layer = WinogradConv(weight, numbers(out_channels), relu=threads == 1).eval()
-    x = numbers(*shape)
+    weight = numbers(out_channels, shape[1], 3, 3, dtype=dtype) / shape[1] ** 0.5
+    layer = WinogradConv(weight, numbers(out_channels, dtype=dtype), relu=threads == 1).eval()
+    x = numbers(*shape, dtype=dtype)
     assert_close(layer(x), convolved(layer, x, 1, 1))
     assert ran == ['winograd']
 

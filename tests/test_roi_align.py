@@ -1,5 +1,7 @@
 """RoIAlign as weighted sums of pixels is torchvision's."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torchvision
@@ -7,15 +9,21 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcv.ops import RoIAlign
+from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
+from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from test_deploy import detector
 from timed import TINY_MASK_RCNN
+from torch import nn
 
 from shvit_det import deploy
+from shvit_det.deployment import native
 from shvit_det.deployment import roi_align as module
-from shvit_det.deployment.roi_align import ChannelsLastRoIAlign, replace_roi_layers, roi_align
+from shvit_det.deployment.native.functions import Kernels
+from shvit_det.deployment.packed import HasKernels
+from shvit_det.deployment.roi_align import ChannelsLastRoIAlign, RoIFeatures, replace_roi_layers, roi_align
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}
 HEIGHT, WIDTH = 13, 22
@@ -53,6 +61,13 @@ def agrees(maps, rois, size, scale=1.0, ratio=0, aligned=True):
     if len(rois):
         assert found.is_contiguous(memory_format=torch.channels_last)
         assert (found - expected).abs().max() <= TOLERANCE[maps.dtype] * maps.abs().max()
+    if maps.dtype is torch.float32 and native.kernels() is not None:
+        for planar in (False, True):
+            levels = torch.zeros(len(rois))
+            found = native.kernels().roi_align([maps], rois, levels, [scale], size, ratio, aligned, planar)
+            assert found.shape == expected.shape
+            assert found.is_contiguous(memory_format=torch.contiguous_format if planar else torch.channels_last)
+            assert ((found - expected).abs() <= TOLERANCE[maps.dtype] * maps.abs().max()).all()
     return expected
 
 
@@ -84,6 +99,8 @@ def test_regions_that_have_no_samples_are_zero():
     assert not agrees(features(), rois, (7, 7)).any()
     undefined = torch.tensor([(0, 9.0, 3, 2, 8), (0, float('nan'), 2, 9, 8)])
     assert not roi_align(features(), undefined, (7, 7)).any()
+    if native.kernels() is not None:
+        assert not native.kernels().roi_align([features()], undefined, torch.zeros(2), [1.0], (7, 7), 0, True).any()
 
 
 @st.composite
@@ -105,16 +122,25 @@ def test_any_regions(case):
     agrees(*case)
 
 
-@pytest.fixture
-def calls(monkeypatch):
-    """The sizes of the features that the weighted sums were taken of."""
+@pytest.fixture(params=['kernels', 'weighted sums'])
+def calls(request, monkeypatch):
+    """What was called instead of the plain layer: the kernels, or the weighted sums where there are none."""
     seen = []
 
-    def watched(maps, *arguments):
-        seen.append(tuple(maps.shape))
-        return roi_align(maps, *arguments)
+    def watched(original):
+        def call(*arguments):
+            seen.append(request.param)
+            return original(*arguments)
 
-    monkeypatch.setattr(module, 'roi_align', watched)
+        return call
+
+    if request.param == 'weighted sums':
+        monkeypatch.setattr(HasKernels, 'kernels', lambda *_: None)
+        monkeypatch.setattr(module, 'roi_align', watched(roi_align))
+    elif native.kernels() is None:
+        pytest.skip('our own kernels cannot be built here')
+    else:
+        monkeypatch.setattr(Kernels, 'roi_align', watched(Kernels.roi_align))
     return seen
 
 
@@ -186,6 +212,52 @@ def test_deployed_detectors_use_it_and_find_the_same(calls, monkeypatch):
         torch.testing.assert_close(one.scores, other.scores, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(one.bboxes, other.bboxes, rtol=1e-4, atol=1e-2)
         assert (one.masks != other.masks).float().mean() < 1e-3
+
+
+def extractor(num_levels=4, **arguments):
+    torch.manual_seed(0)
+    layer = dict(type='RoIAlign', output_size=7, sampling_ratio=0, **arguments)
+    made = SingleRoIExtractor(layer, 5, [4, 8, 16, 32][:num_levels])
+    pyramid = [features(2, 5, 256 // stride, 320 // stride) for stride in (4, 8, 16, 32)[:num_levels]]
+    corners = torch.rand(60, 2) * torch.tensor([300.0, 240])
+    sides = 2 ** (torch.rand(60, 2) * 9)  # for all levels
+    return made, pyramid, torch.cat((torch.randint(0, 2, (60, 1)), corners, corners + sides), dim=1)
+
+
+@pytest.mark.parametrize('num_levels', [1, 2, 4])
+@pytest.mark.parametrize('linear', [True, False])
+def test_an_extractor_pools_all_levels_at_once(calls, num_levels, linear):
+    made, pyramid, rois = extractor(num_levels)
+    expected = made(pyramid, rois)
+    roi_head = nn.Module()
+    roi_head.bbox_roi_extractor = made
+    roi_head.bbox_head = Shared2FCBBoxHead(in_channels=5, num_classes=2) if linear else nn.Module()
+    replace_roi_layers(SimpleNamespace(roi_head=roi_head))
+    assert isinstance(made.forward, RoIFeatures)
+    with torch.no_grad():
+        found = made(pyramid, rois)
+        assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+        assert not linear or calls[0] == 'weighted sums' or found.is_contiguous()
+        if num_levels > 1:  # regions enlarged by mmdet
+            assert (made(pyramid, rois, 1.5) - expected).abs().max() > 0.1
+        assert made(pyramid, rois[:0]).shape == (0, 5, 7, 7)
+        undefined = rois.clone()
+        undefined[7, 2:] = float('nan')
+        assert not made(pyramid, undefined)[7].any()
+    count = len(calls)
+    assert count > 0
+    pyramid[0].requires_grad_()
+    made(pyramid, rois).sum().backward()
+    assert pyramid[0].grad.any()
+
+
+def test_regions_are_not_rounded_to_the_data_type_of_the_features(calls):
+    made, pyramid, rois = extractor()
+    expected = made(pyramid, rois)
+    replace_roi_layers(SimpleNamespace(roi_head=SimpleNamespace(bbox_roi_extractor=made)))
+    with torch.no_grad():
+        found = made([level.bfloat16() for level in pyramid], rois)
+    assert calls and (found.float() - expected).abs().max() <= 2**-7 * expected.abs().max()
 
 
 def test_all_extractors_of_a_cascade_but_not_maxima():

@@ -13,7 +13,7 @@ from ..neck import SHViTFPN
 from .backbone import FusedSHViT
 from .compiled import compile_parts, runs_own_kernels
 from .neck import FusedSHViTFPN
-from .packed import Packed
+from .packed import HasKernels
 
 __all__ = ['check_deployable', 'deploy', 'is_deployed']
 FUSED: dict[type, type] = {SHViT: FusedSHViT, SHViTFPN: FusedSHViTFPN}
@@ -70,7 +70,7 @@ def deploy(
     if channels_last:
         deployed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack it
     for layer in deployed.modules():
-        if isinstance(layer, Packed):
+        if isinstance(layer, HasKernels):
             layer.native = native
     runs_own_kernels(deployed)  # which are built now rather than with the first image
     if compile:

@@ -127,30 +127,33 @@ def _matches(residual: Tensor, x: Tensor, weight: Tensor) -> bool:
 
 
 class FusedTransposedConv(Packed):
-    """A transposed convolution with bias.
+    """A transposed convolution with bias and, if any, a ReLU.
 
     Args:
         weight: (in_channels, out_channels, kernel, kernel).
         bias: (out_channels,).
         stride: Of both axes.
         padding: What is cropped on each side.
+        relu: Whether a ReLU follows.
 
     Shapes:
         (B, in_channels, H, W) -> (B, out_channels, stride * (H - 1) + kernel - 2 * padding, likewise).
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, padding: int = 0) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, padding: int = 0, relu: bool = False) -> None:
         super().__init__(weight, bias, weight.shape[1])
         self.stride = stride
         self.padding = padding
+        self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
         if not usable(x):
-            return functional.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding)
+            y = functional.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding)
+            return y.relu() if self.relu else y
         if (kernels := self.kernels_for(x)) is not None:
-            return kernels.transposed(x, self.operands(), self.weight.shape[-1], self.stride, self.padding)
+            return kernels.transposed(x, self.operands(), self.weight.shape[-1], self.stride, self.padding, self.relu)
         operation = torch.ops.mkldnn._convolution_transpose_pointwise
-        return operation(x, self.packed(x), self.bias, *self._geometry(), 'none', [], '')
+        return operation(x, self.packed(x), self.bias, *self._geometry(), 'relu' if self.relu else 'none', [], '')
 
     def pack(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._reorder_convolution_transpose_weight(self.weight, *self._geometry(), list(x.shape))

@@ -69,7 +69,21 @@ class MadeFrom:
         return {'_made': None, '_state': None}
 
 
-class Packed(nn.Module):
+class HasKernels(nn.Module):
+    """A layer that our own kernels may compute, if :attr:`native`."""
+
+    native = True
+
+    def kernels(self, x: Tensor) -> Kernels | None:
+        """Return our own kernels if there are any for the data type of ``x``; none while operations are being watched.
+
+        They do not pass torch's dispatcher, so that a counter of operations, for instance, would not see them.
+        """
+        kernels = native.kernels() if self.native and not torch._C._len_torch_dispatch_stack() else None
+        return kernels if kernels is not None and x.dtype in kernels.dtypes else None
+
+
+class Packed(HasKernels):
     """A layer with a weight, a bias and the packed form of the weight, which is made at the first call.
 
     Args:
@@ -83,7 +97,6 @@ class Packed(nn.Module):
         bias = weight.new_zeros(out_channels) if bias is None else bias
         self.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
         self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
-        self.native = True  # whether our own kernels may compute it
         self._packed = MadeFrom()
         self._operands = MadeFrom()
 
@@ -96,9 +109,7 @@ class Packed(nn.Module):
         return self._operands.get(lambda: pack(self.weight, self.bias), self.weight, self.bias)
 
     def kernels_for(self, x: Tensor, suits: bool = True) -> Kernels | None:
-        """Return our own kernels if there are any that can take ``x``; none while operations are being watched.
-
-        They do not pass torch's dispatcher, so that a counter of operations, for instance, would not see them.
+        """Return our own kernels if there are any that can take ``x``.
 
         Args:
             x: The input.
@@ -107,13 +118,11 @@ class Packed(nn.Module):
         Raises:
             CannotPlanError: If ``x`` is only planned and they cannot.
         """
-        suits = suits and self.native and x.ndim == 4 and x.dtype == self.weight.dtype
-        kernels = native.kernels() if suits and not torch._C._len_torch_dispatch_stack() else None
-        if kernels is not None and x.dtype in kernels.dtypes:
-            return kernels
-        if isinstance(x, Planned):
+        suits = suits and x.ndim == 4 and x.dtype == self.weight.dtype
+        kernels = self.kernels(x) if suits else None
+        if kernels is None and isinstance(x, Planned):
             raise CannotPlanError
-        return None
+        return kernels
 
     def pack(self, x: Tensor) -> Tensor:
         """Return the weight as oneDNN wants it for inputs like ``x``."""

@@ -1,10 +1,12 @@
 """RoIAlign (arXiv 1703.06870) of feature maps that lie in NHWC, on a CPU.
 
-Every value is a weighted sum of pixels, and in NHWC a pixel is a row of a table: an embedding bag, for which torch has
-vectorised code. The samples of a bin share pixels, and their weights are products of one along each axis, so that the
-weights are added up along the axes first: three to four times fewer rows are read than samples have corners.
+Where :mod:`.native` has kernels for this processor, they compute it; this is what serves elsewhere. Every value is a
+weighted sum of pixels, and in NHWC a pixel is a row of a table: an embedding bag, for which torch has vectorised code.
+The samples of a bin share pixels, and their weights are products of one along each axis, so that the weights are added
+up along the axes first: three to four times fewer rows are read than samples have corners.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +14,9 @@ from mmcv.ops import RoIAlign
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from torch import Tensor, nn
 from torch.nn import functional
+
+from .native.functions import Kernels
+from .packed import HasKernels
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -138,7 +143,7 @@ def _starts(counts: Tensor) -> Tensor:
     return counts.cumsum(0, dtype=counts.dtype) - counts
 
 
-class ChannelsLastRoIAlign(nn.Module):
+class ChannelsLastRoIAlign(HasKernels):
     """An mmcv ``RoIAlign`` of averages that takes features in NHWC as they are, on a CPU.
 
     Where it cannot, the plain layer runs. Features in bfloat16 are pooled in float32.
@@ -162,8 +167,49 @@ class ChannelsLastRoIAlign(nn.Module):
     def forward(self, features: Tensor, rois: Tensor) -> Tensor:
         if not usable(features):
             return self.plain(features, rois)
+        if (kernels := self.kernels(features)) is not None:
+            return self.on_levels(kernels, [features], [self], rois, rois.new_zeros(len(rois)))
         settings = self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned
         return roi_align(features.float(), rois.float(), *settings).to(features.dtype)
+
+    def on_levels(
+        self,
+        kernels: Kernels,
+        features: Sequence[Tensor],
+        layers: Sequence[Any],
+        rois: Tensor,
+        levels: Tensor,
+        planar: bool = False,
+    ) -> Tensor:
+        """Pool regions, each from its level, with the layers of the levels, which differ in their scales alone."""
+        scales = [layer.spatial_scale for layer in layers]
+        settings = self.output_size, self.sampling_ratio, self.aligned
+        return kernels.roi_align(features, rois.float(), levels, scales, *settings, planar)
+
+
+class RoIFeatures:
+    """Stands in for an extractor's ``forward``: pools all regions at once, from the features as they are.
+
+    mmdet pools the regions of each level by themselves and then copies them to their places. It also rounds the
+    regions to the features' data type, so that where its way is taken, features in bfloat16 are cast to float32.
+
+    Args:
+        extractor: Its layers are of :class:`ChannelsLastRoIAlign`.
+        planar: Whether results lie as NCHW, which is the order of what a linear layer takes.
+    """
+
+    def __init__(self, extractor: Any, planar: bool) -> None:
+        self.extractor = extractor
+        self.planar = planar
+
+    def __call__(self, feats: Sequence[Tensor], rois: Tensor, roi_scale_factor: float | None = None) -> Tensor:
+        layers = self.extractor.roi_layers
+        kernels = layers[0].kernels(feats[0]) if all(map(usable, feats)) else None
+        if kernels is None or roi_scale_factor is not None or len(rois) == 0:
+            feats = [feature.float() if feature.dtype is torch.bfloat16 else feature for feature in feats]
+            return SingleRoIExtractor.forward(self.extractor, feats, rois, roi_scale_factor)
+        levels = self.extractor.map_roi_levels(rois.float(), len(feats))
+        return layers[0].on_levels(kernels, feats, layers[: len(feats)], rois, levels, self.planar)
 
 
 def usable(features: Tensor) -> bool:
@@ -181,12 +227,24 @@ def usable(features: Tensor) -> bool:
 def replace_roi_layers(detector: Any) -> None:
     """Replace the RoIAlign layers of a detector's extractors, in place, where they take averages."""
     head = getattr(detector, 'roi_head', None)
-    for name in ('bbox_roi_extractor', 'mask_roi_extractor'):
-        found: Any = getattr(head, name, None)
-        extractors: list[Any] = list(found) if isinstance(found, nn.ModuleList) else [found]
+    for branch in ('bbox', 'mask'):
+        extractors = _parts(getattr(head, f'{branch}_roi_extractor', None))
+        linear = [_starts_linear(part) for part in _parts(getattr(head, f'{branch}_head', None))]
         for extractor in extractors:
             if type(extractor) is SingleRoIExtractor:
                 extractor.roi_layers = nn.ModuleList(_faster(layer) for layer in extractor.roi_layers)
+                if all(isinstance(layer, ChannelsLastRoIAlign) for layer in extractor.roi_layers):
+                    extractor.forward = RoIFeatures(extractor, planar=all(linear))
+
+
+def _parts(found: Any) -> list[Any]:
+    """Return the stages of a cascade, or what is alone."""
+    return list(found) if isinstance(found, nn.ModuleList) else [found]
+
+
+def _starts_linear(head: Any) -> bool:
+    """Return whether a head of mmdet's ``ConvFCBBoxHead`` kind has linear layers first."""
+    return getattr(head, 'num_shared_convs', 1) == 0 and getattr(head, 'num_shared_fcs', 0) > 0
 
 
 def _faster(layer: Any) -> nn.Module:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from .convolutions import FusedConv
 from .native.operands import Operands, pack_winograd
-from .packed import MadeFrom, to_nchw, to_nhwc
+from .packed import MadeFrom, to_nchw, to_nhwc, usable
 
 TILE = 4
 SPAN = TILE + 2  # inputs along one axis
@@ -79,7 +79,7 @@ class WinogradConv(FusedConv):
     def forward(self, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape
         down, across = -(-height // TILE), -(-width // TILE)  # tiles
-        if self._usable(x) and x.dtype is torch.float32 and (kernels := self.kernels_for(x)) is not None:
+        if usable(x) and (kernels := self.kernels_for(x)) is not None:
             return kernels.winograd(x, self._native_operands(), self.relu)
         if not (self._can(x) and batch * down * across >= MIN_TILES):
             return super().forward(x)
@@ -128,15 +128,18 @@ class WinogradConv(FusedConv):
 
     def transformed(self) -> Tensor:
         """Return the sums of the taps (36, in_channels, out_channels); made anew when the weight has changed."""
-        return self._transformed.get(self._sums, self.weight)
+        return self._transformed.get(lambda: self._sums(self.weight.dtype), self.weight)
 
-    def _sums(self) -> Tensor:
+    def _sums(self, dtype: torch.dtype) -> Tensor:
         taps = transforms()[1]
         sums = torch.einsum('ik,jl,ockl->ijco', taps, taps, self.weight.detach().double())
-        return sums.flatten(0, 1).to(self.weight.dtype).contiguous()
+        return sums.flatten(0, 1).to(dtype).contiguous()
 
     def _native_operands(self) -> Operands:
-        return self._native_transformed.get(lambda: pack_winograd(self._sums(), self.bias), self.weight, self.bias)
+        def make() -> Operands:
+            return pack_winograd(self._sums(torch.float32), self.bias)
+
+        return self._native_transformed.get(make, self.weight, self.bias)
 
     def _usable(self, x: Tensor) -> bool:
         return (

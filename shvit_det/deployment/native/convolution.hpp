@@ -76,7 +76,8 @@ struct Convolution : Layer<Type> {
 template <class Type>
 void transposed(const typename Type::Number* x, Size batch, Size height, Size width, Size channels,
                 typename Type::Number* out, Size out_height, Size out_width, Size out_channels, Size kernel,
-                Size stride, Size padding, const typename Type::Number* weights, const float* bias, int threads) {
+                Size stride, Size padding, const typename Type::Number* weights, const float* bias, bool relu,
+                int threads) {
     const Size panels = (out_channels + PANEL - 1) / PANEL;
     const auto taps = [&](Size rest) { return std::max<Size>(0, (kernel - rest + stride - 1) / stride); };
     const auto first = [&](Size rest) { return std::max<Size>(0, (padding - rest + stride - 1) / stride); };
@@ -95,7 +96,7 @@ void transposed(const typename Type::Number* x, Size batch, Size height, Size wi
                 part.kernel = down, part.kernel_width = across;
                 part.above = down - 1 - first_row, part.before = across - 1 - first_column;
                 part.out_step = stride * out_channels;
-                part.weights = weights, part.bias = bias;
+                part.weights = weights, part.bias = bias, part.relu = relu;
                 Chain<Type>({&part}).run(x, batch, out + (top * out_width + left) * out_channels,
                                          out_height * out_width * out_channels, stride * out_width * out_channels,
                                          threads);

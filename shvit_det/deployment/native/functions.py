@@ -11,8 +11,9 @@ from torch import Tensor
 from .memory import new_map
 from .operands import Operands
 from .plan import Planned
-from .steps import TYPES, Kind, Step, make_step
+from .steps import TYPES, Kind, Level, Step, make_step
 
+NO_MEMORY = 'not enough memory for the kernels'
 FEW_CHANNELS = 4  # of an image, whose NHWC is made by a kernel: torch takes longer
 
 
@@ -32,7 +33,19 @@ class Kernels:
         loaded.shvit_has_bfloat16.restype = ctypes.c_int
         loaded.shvit_run.restype = ctypes.c_int
         loaded.shvit_run.argtypes = [ctypes.POINTER(Step), ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_int]
+        loaded.shvit_roi_align.restype = ctypes.c_int
+        loaded.shvit_roi_align.argtypes = [
+            ctypes.c_int,
+            ctypes.POINTER(Level),
+            ctypes.c_ssize_t,
+            *[ctypes.c_void_p] * 2,
+            *[ctypes.c_ssize_t] * 5,
+            *[ctypes.c_int] * 2,
+            ctypes.c_void_p,
+            ctypes.c_int,
+        ]
         self._run = loaded.shvit_run
+        self._roi_align = loaded.shvit_roi_align
         self.dtypes = TYPES[: 1 + loaded.shvit_has_bfloat16()]
 
     def run(self, steps: Any, count: int, addresses: Sequence[int | None]) -> None:
@@ -48,7 +61,7 @@ class Kernels:
         """
         maps = (ctypes.c_void_p * len(addresses))(*addresses)
         if self._run(steps, count, maps, torch.get_num_threads()):
-            raise MemoryError('not enough memory for the kernels')
+            raise MemoryError(NO_MEMORY)
 
     def convolve(self, x: Tensor, layer: Operands, kernel: int, stride: int, padding: int, relu: bool) -> Tensor:
         """Convolve, with a bias and maybe a ReLU."""
@@ -58,10 +71,10 @@ class Kernels:
         fields = dict(kernel=kernel, stride=stride, padding=padding, relu=relu)
         return self._compute(Kind.CONVOLVE, x, (layer.out_channels, *size), (layer,), fields)
 
-    def transposed(self, x: Tensor, layer: Operands, kernel: int, stride: int, padding: int) -> Tensor:
-        """Apply a transposed convolution with a bias; ``padding`` is cropped on each side."""
+    def transposed(self, x: Tensor, layer: Operands, kernel: int, stride: int, padding: int, relu: bool) -> Tensor:
+        """Apply a transposed convolution with a bias and maybe a ReLU; ``padding`` is cropped on each side."""
         size = [stride * (side - 1) + kernel - 2 * padding for side in x.shape[2:]]
-        fields = dict(kernel=kernel, stride=stride, padding=padding)
+        fields = dict(kernel=kernel, stride=stride, padding=padding, relu=relu)
         return self._compute(Kind.TRANSPOSED, x, (layer.out_channels, *size), (layer,), fields)
 
     def linear(self, x: Tensor, layer: Operands, relu: bool, residual: Tensor | None = None) -> Tensor:
@@ -87,13 +100,67 @@ class Kernels:
         return self._compute(Kind.DEPTHWISE, x, (x.shape[1], *size), (layer,), dict(stride=stride, relu=relu))
 
     def winograd(self, x: Tensor, layer: Operands, relu: bool) -> Tensor:
-        """Convolve with kernel 3, stride 1 and padding 1, in float32."""
+        """Convolve with kernel 3, stride 1 and padding 1; what is between input and result is float32."""
         return self._compute(Kind.WINOGRAD, x, (layer.out_channels, *x.shape[2:]), (layer,), dict(relu=relu))
 
     def squeeze_excite(self, x: Tensor, reduce: Operands, expand: Operands) -> Tensor:
         """Return ``x * sigmoid(expand(relu(reduce(mean of x))))``."""
         fields = dict(hidden=reduce.out_channels)
         return self._compute(Kind.SQUEEZE_EXCITE, x, x.shape[1:], (reduce, expand), fields)
+
+    def roi_align(
+        self,
+        features: Sequence[Tensor],
+        rois: Tensor,
+        levels: Tensor,
+        scales: Sequence[float],
+        output_size: tuple[int, int],
+        sampling_ratio: int,
+        aligned: bool,
+        planar: bool = False,
+    ) -> Tensor:
+        """Return what ``torchvision.ops.roi_align`` does, of regions on several levels.
+
+        Args:
+            features: (B, C, H, W) of each level.
+            rois: (K, 5), the image's index and two corners, in float32.
+            levels: (K,), the level of each region.
+            scales: Of each level, over that of the regions.
+            output_size: Bins along the height and the width.
+            sampling_ratio: Samples of a bin along an axis; 0 for as many as it is long, rounded up.
+            aligned: Whether pixels' centres lie half a pixel off.
+            planar: Whether results lie as NCHW.
+
+        Returns:
+            (K, C, height, width), in NHWC if not planar.
+        """
+        features = [in_nhwc(feature) for feature in features]
+        rois = rois.contiguous()
+        levels = levels.long().clamp(0, len(features) - 1).contiguous()  # those of NaN are below
+        first = features[0]
+        out = new_map(first, len(rois), first.shape[1], *output_size)
+        if planar:  # which is the same memory in another order
+            out = out.permute(0, 2, 3, 1).view(out.shape)
+        maps = (Level * len(features))(
+            *(Level(x.data_ptr(), *x.shape[2:], scale) for x, scale in zip(features, scales, strict=True))
+        )
+        if self._roi_align(
+            first.dtype is torch.bfloat16,
+            maps,
+            len(features),
+            levels.data_ptr(),
+            rois.data_ptr(),
+            len(rois),
+            first.shape[1],
+            *output_size,
+            sampling_ratio,
+            aligned,
+            planar,
+            out.data_ptr(),
+            torch.get_num_threads(),
+        ):
+            raise MemoryError(NO_MEMORY)
+        return out
 
     def _interleave(self, x: Any, channels: int) -> Any:
         """Return an image in NHWC, with channels of zeros behind its own."""
@@ -133,7 +200,7 @@ class Kernels:
         step = make_step(kind, x.dtype, x.shape, (x.shape[0], *out), layers, fields)
         if isinstance(x, Planned):
             return x.plan.add(step, layers, x, residual)
-        result = new_map(x, *out)
+        result = new_map(x, len(x), *out)
         step.x, step.residual, step.out = 0, -1 if residual is None else 1, 2
         self.run(step, 1, [x.data_ptr(), None if residual is None else residual.data_ptr(), result.data_ptr()])
         return result

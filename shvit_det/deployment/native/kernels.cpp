@@ -8,6 +8,7 @@
 #include "depthwise.hpp"
 #include "image.hpp"
 #include "linear.hpp"
+#include "roi_align.hpp"
 #include "squeeze_excite.hpp"
 #include "winograd.hpp"
 
@@ -145,7 +146,7 @@ class Run {
             case TRANSPOSED:
                 transposed<Type>(x, step.batch, step.height, step.width, step.channels, out, step.out_height,
                                  step.out_width, step.out_channels, step.kernel, step.stride, step.padding,
-                                 static_cast<const Number*>(step.weights[0]), step.biases[0], threads_);
+                                 static_cast<const Number*>(step.weights[0]), step.biases[0], step.relu, threads_);
                 break;
             case ATTENTION: {
                 const Size inputs = (step.hidden + Type::DEPTH - 1) / Type::DEPTH * Type::DEPTH;
@@ -165,22 +166,10 @@ class Run {
                 break;
             }
             case WINOGRAD:
-                winograd(step);
+                Winograd<Type>(step.batch, step.height, step.width, step.channels, step.out_channels,
+                               static_cast<const float*>(step.weights[0]), step.biases[0], step.relu)
+                    .run(x, out, threads_);
         }
-    }
-
-    void winograd(const Step& step) const {
-        const Winograd layer{step.height,
-                             step.width,
-                             step.channels,
-                             step.out_channels,
-                             static_cast<const float*>(step.weights[0]),
-                             step.biases[0],
-                             step.relu != 0,
-                             (step.height + TILE - 1) / TILE,
-                             (step.width + TILE - 1) / TILE};
-        layer.run(static_cast<const float*>(maps_[step.x]), step.batch, static_cast<float*>(maps_[step.out]),
-                  threads_);
     }
 
     void* const* maps_;
@@ -211,6 +200,31 @@ EXPORTED int shvit_run(const shvit::Step* steps, shvit::Size count, void* const*
 #else
             step = shvit::Run<shvit::Float32>(maps, threads)(step);
 #endif
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+    return 0;
+}
+
+// Pools regions, each from its level, into (count, out_height, out_width, channels), or with the channels before the
+// bins if planar; returns 1 if there is not enough memory, otherwise 0.
+EXPORTED int shvit_roi_align(int bfloat16, const shvit::Level* levels, shvit::Size num_levels, const int64_t* level_of,
+                             const float* regions, shvit::Size count, shvit::Size channels, shvit::Size out_height,
+                             shvit::Size out_width, shvit::Size ratio, int aligned, int planar, void* out,
+                             int threads) {
+    const auto run = [&](auto type) {
+        using Type = decltype(type);
+        const shvit::RoIAlign<Type> layer{levels,     level_of,  regions, count,        channels,
+                                          out_height, out_width, ratio,   aligned != 0, planar != 0};
+        layer.run(static_cast<typename Type::Number*>(out), num_levels, threads);
+    };
+    try {
+#ifdef __AVX512BF16__
+        if (bfloat16)
+            run(shvit::BFloat16());
+        else
+#endif
+            run(shvit::Float32());
     } catch (const std::bad_alloc&) {
         return 1;
     }

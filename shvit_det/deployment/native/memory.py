@@ -57,11 +57,11 @@ def take(size: int) -> Tensor:
     return torch.empty(size, dtype=torch.uint8) if size < LARGE else POOL.take(size)
 
 
-def new_map(like: Tensor, channels: int, height: int, width: int) -> Tensor:
-    """Return maps in NHWC, not filled, as many as ``like`` has and of its data type."""
-    shape = like.shape[0], channels, height, width
+def new_map(like: Tensor, *shape: int) -> Tensor:
+    """Return maps (B, C, H, W) in NHWC, not filled, of the data type of ``like``."""
     size = like.element_size() * torch.Size(shape).numel()
     if size < LARGE:
         return torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last)
     flat = POOL.take(size)[:size].view(like.dtype)
-    return flat.view(shape[0], height, width, channels).permute(0, 3, 1, 2)
+    batch, channels, height, width = shape
+    return flat.view(batch, height, width, channels).permute(0, 3, 1, 2)

@@ -89,7 +89,7 @@ class Plan:
         addresses[0] = images.data_ptr()
         results = []
         for planned in self._results:
-            results.append(new_map(images, *planned.shape[1:]))
+            results.append(new_map(images, *planned.shape))
             addresses[planned.index] = results[-1].data_ptr()
         kernels.run(self._array, len(self._steps), addresses)
         return tuple(results)

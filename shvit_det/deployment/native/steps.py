@@ -57,6 +57,17 @@ class Step(ctypes.Structure):
     )
 
 
+class Level(ctypes.Structure):
+    """``Level`` of roi_align.hpp: a map that regions are on."""
+
+    _fields_ = (
+        ('map', ctypes.c_void_p),
+        ('height', ctypes.c_ssize_t),
+        ('width', ctypes.c_ssize_t),
+        ('scale', ctypes.c_float),
+    )
+
+
 def make_step(
     kind: Kind,
     dtype: torch.dtype,

@@ -39,100 +39,137 @@ inline void to_results(const Vector m[SPAN], Vector results[TILE]) {
     results[3] = _mm512_add_ps(m[5], sum(A * AA, odd_a, B * BB, odd_b));
 }
 
-struct Winograd {
-    Size height, width, channels, out_channels;
-    const float *weights, *bias;  // weights: (panels, 36, channels, 32)
-    bool relu;
-    Size down, across;  // tiles
+template <class Type>
+class Winograd {
+  public:
+    using Number = typename Type::Number;
 
-    // Values (36, count, channels) of some tiles, from number `first` on.
-    void inputs(const float* x, Size first, Size count, float* values) const {
-        for (Size t = 0; t < count; ++t) {
-            const Size tile = first + t, image = tile / (down * across);
-            const Size top = tile / across % down * TILE - 1, left = tile % across * TILE - 1;
-            const float* start = x + image * height * width * channels;
-            for (Size channel = 0; channel < channels; channel += LANES) {
-                const __mmask16 mask = lanes(channels - channel);
-                Vector columns[SPAN][SPAN];
-                for (Size column = 0; column < SPAN; ++column) {
-                    Vector pixels[SPAN];
-                    const bool seen = left + column >= 0 && left + column < width;
-                    for (Size row = 0; row < SPAN; ++row) {
-                        const Size y = top + row;
-                        const float* pixel = start + (y * width + left + column) * channels + channel;
-                        pixels[row] = seen && y >= 0 && y < height ? _mm512_maskz_loadu_ps(mask, pixel)
-                                                                   : _mm512_setzero_ps();
-                    }
-                    to_values(pixels, columns[column]);
-                }
-                for (Size row = 0; row < SPAN; ++row) {
-                    Vector along[SPAN], out[SPAN];
-                    for (Size column = 0; column < SPAN; ++column) along[column] = columns[column][row];
-                    to_values(along, out);
-                    for (Size column = 0; column < SPAN; ++column)
-                        _mm512_mask_storeu_ps(values + ((row * SPAN + column) * count + t) * channels + channel, mask,
-                                              out[column]);
-                }
-            }
-        }
+    // Weights: (panels, 36, channels, 32).
+    Winograd(Size batch, Size height, Size width, Size channels, Size out_channels, const float* weights,
+             const float* bias, bool relu)
+        : batch_(batch), height_(height), width_(width), channels_(channels), out_channels_(out_channels),
+          weights_(weights), bias_(bias), relu_(relu) {
+        const Size apart = batch * tiles(height) * tiles(width);
+        const Size side = static_cast<Size>(std::ceil(std::sqrt(static_cast<double>(batch))));
+        const Size lines = (batch + side - 1) / side;
+        const Size down = tiles(lines * (height + 1) - 1), across = tiles(side * (width + 1) - 1);
+        if (down * across < apart)
+            sheet_ = {batch, side, height + 1, width + 1, down, across};
+        else
+            sheet_ = {1, 1, height, width, tiles(height), tiles(width)};
+        tiles_ = (batch + sheet_.images - 1) / sheet_.images * sheet_.down * sheet_.across;
     }
 
-    // Results of some tiles from products (36, count, 32), of one panel.
-    void outputs(const float* all, Size first, Size count, Size panel, float* out) const {
-        for (Size t = 0; t < count; ++t) {
-            const Size tile = first + t, image = tile / (down * across);
-            const Size top = tile / across % down * TILE, left = tile % across * TILE;
-            for (Size half = 0; half < 2; ++half) {
-                const Size channel = panel * PANEL + half * LANES;
-                if (channel >= out_channels) break;
-                const __mmask16 mask = lanes(out_channels - channel);
-                const Vector start = _mm512_load_ps(bias + channel);
-                Vector columns[SPAN][TILE];
-                for (Size column = 0; column < SPAN; ++column) {
-                    Vector places[SPAN];
-                    for (Size row = 0; row < SPAN; ++row)
-                        places[row] = _mm512_load_ps(all + ((row * SPAN + column) * count + t) * PANEL + half * LANES);
-                    to_results(places, columns[column]);
-                }
-                for (Size row = 0; row < std::min<Size>(TILE, height - top); ++row) {
-                    Vector along[SPAN], results[TILE];
-                    for (Size column = 0; column < SPAN; ++column) along[column] = columns[column][row];
-                    to_results(along, results);
-                    for (Size column = 0; column < std::min<Size>(TILE, width - left); ++column) {
-                        Vector result = _mm512_add_ps(results[column], start);
-                        if (relu) result = _mm512_max_ps(result, _mm512_setzero_ps());
-                        const Size position = (image * height + top + row) * width + left + column;
-                        _mm512_mask_storeu_ps(out + position * out_channels + channel, mask, result);
-                    }
-                }
-            }
-        }
-    }
-
-    void run(const float* x, Size batch, float* out, int threads) const {
-        const Size tiles = batch * down * across;
-        const Size blocks = std::max<Size>((tiles + MOST_ROWS - 1) / MOST_ROWS, std::min<Size>(threads, tiles));
-        const Size most = (tiles + blocks - 1) / blocks;
-        const Size panels = (out_channels + PANEL - 1) / PANEL;
-        const Pieces values_memory(PLACES * most * channels * sizeof(float), threads);
+    void run(const Number* x, Number* out, int threads) const {
+        const Size blocks = std::max<Size>((tiles_ + MOST_ROWS - 1) / MOST_ROWS, std::min<Size>(threads, tiles_));
+        const Size most = (tiles_ + blocks - 1) / blocks;
+        const Size panels = (out_channels_ + PANEL - 1) / PANEL;
+        const Pieces values_memory(PLACES * most * channels_ * sizeof(float), threads);
         const Pieces products_memory(PLACES * most * PANEL * sizeof(float), threads);
+        const std::vector<Number> zeros(channels_, Number(0));
 #pragma omp parallel num_threads(threads)
         {
             float *values = values_memory.mine<float>(), *places = products_memory.mine<float>();
 #pragma omp for schedule(static)
             for (Size block = 0; block < blocks; ++block) {
-                const Size first = block * tiles / blocks, count = (block + 1) * tiles / blocks - first;
-                inputs(x, first, count, values);
+                const Size first = block * tiles_ / blocks, count = (block + 1) * tiles_ / blocks - first;
+                for (Size t = 0; t < count; ++t) to_values_of(x, first + t, zeros.data(), values, t, count);
                 for (Size panel = 0; panel < panels; ++panel) {
                     for (Size place = 0; place < PLACES; ++place)
-                        products<Float32>(count, values + place * count * channels, channels,
-                                         weights + (panel * PLACES + place) * channels * PANEL, 1, channels, 0, 0,
-                                         places + place * count * PANEL, PANEL, PANEL, {nullptr, nullptr, 0, false});
-                    outputs(places, first, count, panel, out);
+                        products<Float32>(count, values + place * count * channels_, channels_,
+                                          weights_ + (panel * PLACES + place) * channels_ * PANEL, 1, channels_, 0, 0,
+                                          places + place * count * PANEL, PANEL, PANEL, {nullptr, nullptr, 0, false});
+                    for (Size t = 0; t < count; ++t) to_results_of(places, t, count, first + t, panel, out);
                 }
             }
         }
     }
+
+  private:
+    // Small images lie together on a sheet, a row and a column of zeros apart, so that tiles may cover parts of several.
+    struct Sheet {
+        Size images, images_across;
+        Size cell_height, cell_width;  // from one image to the next
+        Size down, across;             // tiles
+    };
+
+    static Size tiles(Size size) { return (size + TILE - 1) / TILE; }
+
+    // The positions of some rows and columns of a sheet, from `top` and `left` on, in the batch; -1 of what is zero.
+    template <int COUNT>
+    void positions(Size tile, Size border, Size found[COUNT][COUNT]) const {
+        const Size sheet = tile / (sheet_.down * sheet_.across);
+        const Size top = tile / sheet_.across % sheet_.down * TILE - border, left = tile % sheet_.across * TILE - border;
+        for (Size i = 0; i < COUNT; ++i) {
+            const Size y = top + i, line = y / sheet_.cell_height, row = y % sheet_.cell_height;
+            for (Size j = 0; j < COUNT; ++j) {
+                const Size x = left + j, number = x / sheet_.cell_width, column = x % sheet_.cell_width;
+                const Size on_sheet = line * sheet_.images_across + number, image = sheet * sheet_.images + on_sheet;
+                const bool there = y >= 0 && x >= 0 && row < height_ && column < width_ &&
+                                   number < sheet_.images_across && on_sheet < sheet_.images && image < batch_;
+                found[i][j] = there ? (image * height_ + row) * width_ + column : -1;
+            }
+        }
+    }
+
+    // The values (36, count, channels) of a tile, the one with number `t` among them.
+    void to_values_of(const Number* x, Size tile, const Number* zeros, float* values, Size t, Size count) const {
+        Size found[SPAN][SPAN];
+        positions<SPAN>(tile, 1, found);
+        const Number* from[SPAN][SPAN];
+        for (Size i = 0; i < SPAN; ++i)
+            for (Size j = 0; j < SPAN; ++j) from[i][j] = found[i][j] < 0 ? zeros : x + found[i][j] * channels_;
+        for (Size channel = 0; channel < channels_; channel += LANES) {
+            const __mmask16 mask = lanes(channels_ - channel);
+            Vector columns[SPAN][SPAN];
+            for (Size j = 0; j < SPAN; ++j) {
+                Vector pixels[SPAN];
+                for (Size i = 0; i < SPAN; ++i) pixels[i] = Type::load(from[i][j] + channel, mask);
+                to_values(pixels, columns[j]);
+            }
+            for (Size i = 0; i < SPAN; ++i) {
+                Vector along[SPAN], made[SPAN];
+                for (Size j = 0; j < SPAN; ++j) along[j] = columns[j][i];
+                to_values(along, made);
+                for (Size j = 0; j < SPAN; ++j)
+                    _mm512_mask_storeu_ps(values + ((i * SPAN + j) * count + t) * channels_ + channel, mask, made[j]);
+            }
+        }
+    }
+
+    // The results of a tile, the one with number `t` among products (36, count, 32) of one panel.
+    void to_results_of(const float* all, Size t, Size count, Size tile, Size panel, Number* out) const {
+        Size found[TILE][TILE];
+        positions<TILE>(tile, 0, found);
+        for (Size channel = panel * PANEL; channel < std::min(out_channels_, (panel + 1) * PANEL); channel += LANES) {
+            const __mmask16 mask = lanes(out_channels_ - channel);
+            const float* of_tile = all + t * PANEL + channel % PANEL;
+            Vector columns[SPAN][TILE];
+            for (Size j = 0; j < SPAN; ++j) {
+                Vector places[SPAN];
+                for (Size i = 0; i < SPAN; ++i) places[i] = _mm512_load_ps(of_tile + (i * SPAN + j) * count * PANEL);
+                to_results(places, columns[j]);
+            }
+            const Vector start = _mm512_load_ps(bias_ + channel), zero = _mm512_setzero_ps();
+            for (Size i = 0; i < TILE; ++i) {
+                Vector along[SPAN], made[TILE];
+                for (Size j = 0; j < SPAN; ++j) along[j] = columns[j][i];
+                to_results(along, made);
+                for (Size j = 0; j < TILE; ++j) {
+                    if (found[i][j] < 0) continue;
+                    const Vector result = _mm512_add_ps(made[j], start);
+                    Type::store(out + found[i][j] * out_channels_ + channel, mask,
+                                relu_ ? _mm512_max_ps(result, zero) : result);
+                }
+            }
+        }
+    }
+
+    Size batch_, height_, width_, channels_, out_channels_;
+    const float *weights_, *bias_;
+    bool relu_;
+    Sheet sheet_;
+    Size tiles_;
 };
 
 }  // namespace shvit
