@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 from shvit_det import deploy
-from shvit_det.deployment import native, packed, packing, winograd
+from shvit_det.deployment import native, packing, winograd
+from shvit_det.deployment.convolutions import FusedConv
 from shvit_det.deployment.winograd import WinogradConv, transforms
 
 
@@ -154,7 +155,7 @@ def test_state_dicts_and_copies():
     nn.init.normal_(first.weight)
     x = torch.randn(1, 5, 9, 9, dtype=torch.float64)
     before = second(x)  # so that the weights are transformed before others are loaded
-    assert list(first.state_dict()) == list(packed.FusedConv(first.weight, first.bias).state_dict())
+    assert list(first.state_dict()) == list(FusedConv(first.weight, first.bias).state_dict())
     second.load_state_dict(first.state_dict())
     assert torch.equal(second(x), first(x)) and not torch.equal(second(x), before)
     assert torch.equal(copy.deepcopy(first)(x), first(x))
