@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn import functional
 
 from shvit_det import SHViT, deploy
-from shvit_det.deployment import native
+from shvit_det.deployment import native, winograd
 from shvit_det.deployment.convolutions import FusedConv, FusedPointwiseConv, FusedTransposedConv
 from shvit_det.deployment.layers import FusedAttention
 from shvit_det.deployment.native import building, functions
-from shvit_det.deployment.winograd import WinogradConv
+from shvit_det.deployment.winograd import WinogradConv, WinogradTransposedConv
 from shvit_det.layers import SingleHeadAttention
 
 needs_kernels = pytest.mark.skipif(native.kernels() is None, reason='our own kernels cannot be built here')
@@ -56,6 +56,7 @@ def ran(monkeypatch):
         'depthwise',
         'winograd',
         'transposed',
+        'transposed_winograd',
         'squeeze_excite',
     ):
         monkeypatch.setattr(functions.Kernels, name, noting(name, getattr(functions.Kernels, name)))
@@ -131,6 +132,47 @@ def test_transposed_convolutions(ran, threads, dtype, kernel, stride, padding, b
         layer(x), functional.conv_transpose2d(x.double(), weight.double(), layer.bias.double(), stride, padding)
     )
     assert ran == ['transposed']
+
+
+@needs_kernels
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize(('kernel', 'stride', 'padding'), [(4, 2, 1), (6, 4, 1), (8, 4, 2), (3, 2, 0), (2, 1, 0)])
+@pytest.mark.parametrize(
+    ('batch', 'channels', 'size', 'out_channels'),
+    [(2, 6, (5, 7), 40), (1, 33, (10, 16), 64), (3, 16, (1, 3), 7), (1, 5, (13, 2), 32)],
+)
+def test_transposed_convolutions_by_winograds_way(
+    ran, threads, monkeypatch, dtype, kernel, stride, padding, batch, channels, size, out_channels
+):
+    monkeypatch.setattr(winograd, 'MIN_CHANNELS', 1)
+    monkeypatch.setattr(winograd, 'MIN_PIXELS', 1)
+    if threads == 2:  # some tiles at a time
+        monkeypatch.setattr(functions, 'WINOGRAD_MEMORY', 1 << 16)
+    torch.manual_seed(threads)
+    weight = numbers(channels, out_channels, kernel, kernel, dtype=dtype) / channels**0.5
+    layer = WinogradTransposedConv(
+        weight, numbers(out_channels, dtype=dtype), stride, padding, relu=threads == 1
+    ).eval()
+    x = numbers(batch, channels, *size, dtype=dtype)
+    right = functional.conv_transpose2d(x.double(), weight.double(), layer.bias.double(), stride, padding)
+    assert_close(layer(x), right.relu() if layer.relu else right)
+    pays = dtype is torch.float32 or kernel == 2 * stride
+    paired = dtype is torch.float32 or channels % 2 == 0  # what does not pay and is not paired is left to oneDNN
+    assert ran == (['transposed_winograd'] if pays else ['transposed'] if paired else [])
+
+
+@needs_kernels
+def test_which_transposed_convolutions_go_winograds_way(ran):
+    def run(channels, kernel, stride, size):
+        ran.clear()
+        layer = WinogradTransposedConv(torch.zeros(channels, channels, kernel, kernel), None, stride).eval()
+        layer(torch.zeros(1, channels, *size))
+        return list(ran)
+
+    least = winograd.MIN_CHANNELS
+    assert run(least, 4, 2, (20, 20)) == ['transposed_winograd']
+    assert run(least, 4, 2, (19, 20)) == run(least - 1, 4, 2, (20, 20)) == ['transposed']
+    assert run(least, 2, 2, (20, 20)) == run(least, 5, 2, (20, 20)) == ['transposed']  # one tap, three taps
 
 
 @needs_kernels

@@ -58,10 +58,11 @@ def assert_agrees(conv: WinogradConv, x, tolerance):
     assert (found - right).abs().max() <= tolerance * right.abs().max()
 
 
-def test_one_axis_is_exact():
-    inputs, taps, results = transforms()
-    x, w = torch.randn(6, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
-    right = x.unfold(0, 3, 1) @ w
+@pytest.mark.parametrize('num_taps', [2, 3])
+def test_one_axis_is_exact(num_taps):
+    inputs, taps, results = transforms(num_taps)
+    x, w = torch.randn(6, dtype=torch.float64), torch.randn(num_taps, dtype=torch.float64)
+    right = x.unfold(0, num_taps, 1) @ w
     assert torch.allclose(results @ ((inputs @ x) * (taps @ w)), right, rtol=0, atol=1e-13)
     assert torch.equal(inputs.float().double(), inputs) and torch.equal(results.float().double(), results)
 

@@ -159,9 +159,12 @@ class FusedTransposedConv(Packed):
         return torch.ops.mkldnn._reorder_convolution_transpose_weight(self.weight, *self._geometry(), list(x.shape))
 
     def kernels_for(self, x: Tensor, suits: bool = True) -> Kernels | None:
+        paired = x.dtype is torch.float32 or self.weight.shape[0] % 2 == 0
+        return super().kernels_for(x, suits and paired and self._fits(x))
+
+    def _fits(self, x: Tensor) -> bool:
         channels, _, height, width = self.weight.shape
-        paired = x.dtype is torch.float32 or channels % 2 == 0
-        return super().kernels_for(x, suits and height == width and x.shape[1:2] == (channels,) and paired)
+        return height == width and x.shape[1:2] == (channels,)
 
     def operands(self) -> Operands:
         make = functools.partial(pack_transposed, self.weight, self.bias, self.stride)

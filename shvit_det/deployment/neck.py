@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from ..composition import TransposedConv, with_ones
 from ..neck import SHViTFPN, coarser_levels, convolutions, top_down
-from .convolutions import FusedTransposedConv
 from .layers import plain
 from .packed import in_layout
+from .winograd import WinogradTransposedConv
 
 
 class FusedSHViTFPN(nn.Module):
@@ -39,7 +39,9 @@ class FusedSHViTFPN(nn.Module):
         self.fpn_convs = nn.ModuleList(plain(conv) for conv in convolutions(source.fpn_convs))
         dtype = next(source.parameters()).dtype
         self.finer_convs = nn.ModuleList(
-            FusedTransposedConv(composed.weight.to(dtype), composed.bias.to(dtype), composed.stride, composed.padding)
+            WinogradTransposedConv(
+                composed.weight.to(dtype), composed.bias.to(dtype), composed.stride, composed.padding
+            )
             for composed in (compose_finer(source) if finer is None else finer)
         )
 

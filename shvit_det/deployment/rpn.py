@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from ..composition import TransposedConv, redo_border
 from ..rpn import SHViTRPNHead
-from .convolutions import FusedConv, FusedPointwiseConv, FusedTransposedConv
+from .convolutions import FusedConv, FusedPointwiseConv
 from .layers import plain
 from .neck import FusedSHViTFPN
+from .winograd import WinogradTransposedConv
 
 
 class Handover:
@@ -48,7 +49,7 @@ class NeckWithRPN(nn.Module):
         super().__init__()
         self.neck = neck
         dtype = conv.weight.dtype
-        self.hidden = FusedTransposedConv(
+        self.hidden = WinogradTransposedConv(
             hidden.weight.to(dtype), hidden.bias.to(dtype), hidden.stride, hidden.padding, relu=True
         )
         self.border = FusedConv(conv.weight, conv.bias, relu=True)

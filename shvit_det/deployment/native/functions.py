@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .memory import new_map
+from .memory import new_map, take
 from .operands import Operands
 from .plan import Planned
 from .steps import TYPES, Kind, Level, Step, make_step
 
 NO_MEMORY = 'not enough memory for the kernels'
+WINOGRAD_MEMORY = 14 << 20  # bytes for what a transposed convolution computes at once
 FEW_CHANNELS = 4  # of an image, whose NHWC is made by a kernel: torch takes longer
 
 
@@ -73,9 +74,15 @@ class Kernels:
 
     def transposed(self, x: Tensor, layer: Operands, kernel: int, stride: int, padding: int, relu: bool) -> Tensor:
         """Apply a transposed convolution with a bias and maybe a ReLU; ``padding`` is cropped on each side."""
-        size = [stride * (side - 1) + kernel - 2 * padding for side in x.shape[2:]]
         fields = dict(kernel=kernel, stride=stride, padding=padding, relu=relu)
-        return self._compute(Kind.TRANSPOSED, x, (layer.out_channels, *size), (layer,), fields)
+        return self._compute(Kind.TRANSPOSED, x, _enlarged(x, layer, fields), (layer,), fields)
+
+    def transposed_winograd(
+        self, x: Tensor, layer: Operands, kernel: int, stride: int, padding: int, relu: bool
+    ) -> Tensor:
+        """Do as :meth:`transposed` does, with one or two taps for each result along an axis; float32 in between."""
+        fields = dict(kernel=kernel, stride=stride, padding=padding, relu=relu, own=3, own_bytes=WINOGRAD_MEMORY)
+        return self._compute(Kind.TRANSPOSED_WINOGRAD, x, _enlarged(x, layer, fields), (layer,), fields)
 
     def linear(self, x: Tensor, layer: Operands, relu: bool, residual: Tensor | None = None) -> Tensor:
         """Apply a linear layer to the channels, and add ``residual`` if given."""
@@ -202,8 +209,15 @@ class Kernels:
             return x.plan.add(step, layers, x, residual)
         result = new_map(x, len(x), *out)
         step.x, step.residual, step.out = 0, -1 if residual is None else 1, 2
-        self.run(step, 1, [x.data_ptr(), None if residual is None else residual.data_ptr(), result.data_ptr()])
+        own = take(step.own_bytes) if step.own_bytes else None
+        self.run(step, 1, [None if tensor is None else tensor.data_ptr() for tensor in (x, residual, result, own)])
         return result
+
+
+def _enlarged(x: Tensor, layer: Operands, fields: dict[str, int]) -> tuple[int, ...]:
+    """Return the shape (C, H, W) of what a transposed convolution makes."""
+    longer = fields['kernel'] - fields['stride'] - 2 * fields['padding']
+    return layer.out_channels, *(fields['stride'] * side + longer for side in x.shape[2:])
 
 
 def in_nhwc(x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@
 #include "linear.hpp"
 #include "roi_align.hpp"
 #include "squeeze_excite.hpp"
+#include "transposed_winograd.hpp"
 #include "winograd.hpp"
 
 namespace shvit {
@@ -24,6 +25,7 @@ enum Kind : int {
     WINOGRAD,
     SQUEEZE_EXCITE,
     INTERLEAVE,
+    TRANSPOSED_WINOGRAD,
 };
 
 // One layer: its kind, the shapes of the maps, where they are in the list of maps, its operands.
@@ -36,6 +38,7 @@ struct Step {
     Size hidden;            // channels: inside a feed-forward layer or squeeze-excite; that attend
     Size query;             // channels of a query and of a key
     Size x, residual, out;  // maps; -1 if there is no residual
+    Size own, own_bytes;    // memory for what is in between, if the step wants it given: a further map
     const void* weights[3];
     const float* biases[3];
 };
@@ -163,6 +166,14 @@ class Run {
                                                 linear(step, 0, step.channels, step.hidden, true),
                                                 linear(step, 1, step.hidden, step.channels, false)};
                 layer.run(x, step.batch, out, threads_);
+                break;
+            }
+            case TRANSPOSED_WINOGRAD: {
+                const TransposedWinograd<Type> layer{
+                    step.batch,      step.height,       step.width,  step.channels, step.out_height,
+                    step.out_width,  step.out_channels, step.kernel, step.stride,   step.padding,
+                    static_cast<const float*>(step.weights[0]), step.biases[0], step.relu != 0};
+                layer.run(x, out, static_cast<float*>(maps_[step.own]), step.own_bytes / sizeof(float), threads_);
                 break;
             }
             case WINOGRAD:

@@ -1,5 +1,7 @@
 """Weights and biases in the order of the kernels."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -58,3 +60,9 @@ def pack_winograd(sums: Tensor, bias: Tensor) -> Operands:
     """Return the sums of taps (36, in_channels, out_channels) in panels."""
     panels = _whole_panels(sums).unflatten(-1, (-1, PANEL)).permute(2, 0, 1, 3)
     return Operands(panels, _whole_panels(bias.detach().float()), len(bias))
+
+
+def pack_transposed_winograd(sums: Sequence[Tensor], bias: Tensor) -> Operands:
+    """Return the sums of taps (places, in_channels, out_channels), for each rest of row and column, in panels."""
+    panels = [_whole_panels(some).unflatten(-1, (-1, PANEL)).transpose(1, 2).flatten() for some in sums]
+    return Operands(torch.cat(panels), _whole_panels(bias.detach().float()), len(bias))

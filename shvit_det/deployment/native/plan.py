@@ -74,6 +74,8 @@ class Plan:
 
     def add(self, step: Step, layers: tuple[Operands, ...], x: Planned, residual: Planned | None) -> Planned:
         """Append a step and return its result."""
+        if step.own_bytes:
+            raise CannotPlanError
         shape = step.batch, step.out_channels, step.out_height, step.out_width
         out = Planned(self, len(self._maps), shape)
         step.x, step.residual, step.out = x.index, -1 if residual is None else residual.index, out.index

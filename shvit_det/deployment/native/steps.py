@@ -24,6 +24,7 @@ class Kind(IntEnum):
     WINOGRAD = 6
     SQUEEZE_EXCITE = 7
     INTERLEAVE = 8
+    TRANSPOSED_WINOGRAD = 9
 
 
 class Step(ctypes.Structure):
@@ -50,6 +51,8 @@ class Step(ctypes.Structure):
                 'x',
                 'residual',
                 'out',
+                'own',
+                'own_bytes',
             )
         ),
         ('weights', ctypes.c_void_p * 3),

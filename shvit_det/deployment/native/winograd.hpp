@@ -27,16 +27,20 @@ inline void to_values(const Vector x[SPAN], Vector values[SPAN]) {
     values[5] = ends(x[1], x[3], x[5]);
 }
 
-inline void to_results(const Vector m[SPAN], Vector results[TILE]) {
+// COUNT results: 4 of three taps, or 5 of two.
+template <int COUNT>
+void to_results(const Vector m[SPAN], Vector results[COUNT]) {
     const auto sum = [](float first, Vector v, float second, Vector u) {
         return _mm512_fmadd_ps(_mm512_set1_ps(first), v, _mm512_mul_ps(_mm512_set1_ps(second), u));
     };
     const Vector even_a = _mm512_add_ps(m[1], m[2]), odd_a = _mm512_sub_ps(m[1], m[2]);
     const Vector even_b = _mm512_add_ps(m[3], m[4]), odd_b = _mm512_sub_ps(m[3], m[4]);
-    results[0] = _mm512_add_ps(m[0], _mm512_add_ps(even_a, even_b));
-    results[1] = sum(A, odd_a, B, odd_b);
-    results[2] = sum(AA, even_a, BB, even_b);
-    results[3] = _mm512_add_ps(m[5], sum(A * AA, odd_a, B * BB, odd_b));
+    float a = 1, b = 1;  // powers of the points
+#pragma GCC unroll 5
+    for (int i = 0; i < COUNT; ++i, a *= A, b *= B)
+        results[i] = i % 2 ? sum(a, odd_a, b, odd_b) : sum(a, even_a, b, even_b);
+    results[0] = _mm512_add_ps(m[0], results[0]);
+    results[COUNT - 1] = _mm512_add_ps(m[5], results[COUNT - 1]);
 }
 
 template <class Type>
@@ -148,13 +152,13 @@ class Winograd {
             for (Size j = 0; j < SPAN; ++j) {
                 Vector places[SPAN];
                 for (Size i = 0; i < SPAN; ++i) places[i] = _mm512_load_ps(of_tile + (i * SPAN + j) * count * PANEL);
-                to_results(places, columns[j]);
+                to_results<TILE>(places, columns[j]);
             }
             const Vector start = _mm512_load_ps(bias_ + channel), zero = _mm512_setzero_ps();
             for (Size i = 0; i < TILE; ++i) {
                 Vector along[SPAN], made[TILE];
                 for (Size j = 0; j < SPAN; ++j) along[j] = columns[j][i];
-                to_results(along, made);
+                to_results<TILE>(along, made);
                 for (Size j = 0; j < TILE; ++j) {
                     if (found[i][j] < 0) continue;
                     const Vector result = _mm512_add_ps(made[j], start);
