@@ -146,6 +146,44 @@ def test_copies_and_files_make_their_own(plans, tmp_path):
     assert len({id(plan) for plan in plans[1]}) == 3
 
 
+class Applied(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    'of_torch', [lambda x: x[:, ::2], lambda x: 2 * x, lambda x: x.relu(), torch.relu, lambda x: torch.add(1, x)]
+)
+def test_what_is_not_a_kernel_is_not_planned(plans, of_torch):
+    deployed = deployed_backbone()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        right = deployed(x)
+        deployed.stages[2].append(Applied(of_torch))
+        changed = deployed(x)
+    assert_equal(changed, (*right[:2], of_torch(right[2])))
+    assert len(plans[1]) == 1
+
+
+def test_layers_may_be_replaced(plans):
+    deployed = deployed_backbone()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        before = deployed(x)
+        other = copy.deepcopy(deployed.stages[2][-1])
+        other.reduce.weight.mul_(3)
+        deployed.stages[2][-1] = other
+        assert_equal(deployed(x), by_layers(deployed, x))
+        assert not torch.equal(deployed(x)[2], before[2])
+        other.reduce.weight.mul_(3)
+        assert_equal(deployed(x), by_layers(deployed, x))
+    assert len(plans[0]) == 3
+
+
 def test_who_watches_sees_the_layers(plans):
     deployed = deployed_backbone()
     seen = []
@@ -156,6 +194,19 @@ def test_who_watches_sees_the_layers(plans):
         deployed(torch.randn(1, 3, 64, 64))
     assert {'FusedConv', 'FusedFeedForward', 'FusedAttention', 'FusedSqueezeExcite'} <= set(seen)
     assert plans == ([], [])
+
+
+def test_another_forward_of_a_layer_is_called(plans):
+    deployed = deployed_backbone()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        right = deployed(x)
+        last = deployed.stages[2][-1]
+        last.forward = lambda x: 2 * type(last).forward(last, x)
+        assert_equal(deployed(x), (*right[:2], 2 * right[2]))
+        del last.forward
+        assert_equal(deployed(x), right)
+    assert len(plans[1]) == 2
 
 
 def test_hooks_of_the_backbone_itself_do_not_matter(plans):

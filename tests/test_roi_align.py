@@ -215,6 +215,7 @@ def test_deployed_detectors_use_it_and_find_the_same(calls, monkeypatch):
 
 
 def extractor(num_levels=4, **arguments):
+    register_all_modules()
     torch.manual_seed(0)
     layer = dict(type='RoIAlign', output_size=7, sampling_ratio=0, **arguments)
     made = SingleRoIExtractor(layer, 5, [4, 8, 16, 32][:num_levels])

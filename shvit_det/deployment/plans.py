@@ -16,20 +16,18 @@ MOST = 64  # sizes whose plans are kept
 
 
 class Plans:
-    """Makes a plan at the first image of a size, and anew when weights have changed.
+    """Makes a plan at the first image of a size, and anew when layers or weights have changed.
 
     Copies and files do not carry plans.
 
     Args:
-        network: Its layers stay the ones that it has now.
-        outputs: Returns the network's results, by calling its layers.
+        network: Whose results are planned.
+        outputs: Returns them, by calling the network's layers.
     """
 
     def __init__(self, network: nn.Module, outputs: Callable[[Any], Sequence[Any]]) -> None:
+        self._network = network
         self._outputs = outputs
-        self._modules = list(network.modules())
-        self._with_weights = [module for module in self._modules if module._parameters]
-        self._first = next(module for module in self._modules if isinstance(module, Packed))
         self._forget()
 
     def _forget(self) -> None:
@@ -42,12 +40,16 @@ class Plans:
         It is where they are not all computed by our own kernels, on other devices for instance, and where somebody
         watches them by hooks, or operations.
         """
-        kernels = self._first.kernels_for(x) if usable(x) else None
         in_nhwc = x.is_contiguous(memory_format=torch.channels_last)
-        if kernels is None or not (in_nhwc or x.is_contiguous()) or self._watched():
+        if not usable(x) or not (in_nhwc or x.is_contiguous()):
             return None
-        weights = (weight for module in self._with_weights for weight in module._parameters.values())
-        state = versions(weight for weight in weights if weight is not None)
+        layers = _layers(self._network)
+        packed = next((layer for layer in layers if isinstance(layer, Packed)), None)
+        kernels = None if packed is None or _watched(layers) else packed.kernels(x)
+        if kernels is None:
+            return None
+        weights = versions(weight for layer in layers for weight in layer._parameters.values() if weight is not None)
+        state = tuple(map(id, layers)), weights
         if state != self._state:
             self._forget()
             self._state = state
@@ -65,9 +67,23 @@ class Plans:
         except CannotPlanError:
             return None
 
-    def _watched(self) -> bool:
-        of_layers = (module._forward_hooks or module._forward_pre_hooks for module in self._modules[1:])
-        return has_any_global_hook() or any(of_layers)
-
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, '_plans': OrderedDict(), '_state': ()}
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    """Return a module's descendants; ``modules()`` takes several times as long."""
+    found = []
+    for child in module._modules.values():
+        if child is not None:
+            found.append(child)
+            if child._modules:
+                found += _layers(child)
+    return found
+
+
+def _watched(layers: list[nn.Module]) -> bool:
+    """Return whether somebody has hooks on layers, or something in the place of their ``forward``."""
+    return has_any_global_hook() or any(
+        layer._forward_hooks or layer._forward_pre_hooks or 'forward' in layer.__dict__ for layer in layers
+    )

@@ -49,6 +49,21 @@ class Planned:
     def nbytes(self) -> int:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
+    @classmethod
+    def __torch_function__(cls, *_: Any, **__: Any) -> Any:
+        """Stop at whatever of torch computes something: that is not planned."""
+        raise CannotPlanError
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('__'):
+            raise AttributeError(name)
+        raise CannotPlanError
+
+    def _cannot(self, *_: Any) -> Any:
+        raise CannotPlanError
+
+    __getitem__ = __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = _cannot
+
 
 class Plan:
     """The steps of a network for one size of images.
