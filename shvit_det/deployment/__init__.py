@@ -34,8 +34,9 @@ def deploy(
     """Return a new model for inference that computes the same, faster; the one that came in is not changed.
 
     All norms of the backbone, its depthwise residuals and the scale of its attention are folded into weights; the
-    neck's finer levels and the RPN's convolution on the finest are single transposed convolutions; on a CPU, weights
-    are laid out for oneDNN. No approximation is made: results agree up to the rounding of the arithmetic, in ``dtype``.
+    neck's finer levels and the RPN's convolution on the finest are single transposed convolutions; of masks, only those
+    of the predicted classes are computed; on a CPU, weights are laid out for the kernels. No approximation is made:
+    results agree up to the rounding of the arithmetic, in ``dtype``.
 
     Args:
         model: A :class:`shvit_det.SHViT`, a :class:`shvit_det.SHViTFPN` or an mmdet detector that has one of them.

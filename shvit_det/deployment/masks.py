@@ -13,7 +13,7 @@ from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.structures.bbox import bbox2roi
 from torch import Tensor
 
-from .convolutions import FusedTransposedConv
+from .convolutions import FusedPointwiseConv, FusedTransposedConv
 from .packed import to_nhwc
 
 
@@ -99,7 +99,9 @@ def fuse_mask_branch(detector: Any) -> None:
     head: Any = getattr(roi_head, 'mask_head', None)
     if type(roi_head) is not StandardRoIHead or type(head) is not FCNMaskHead or roi_head.with_shared_head:
         return
-    if head.class_agnostic or head.num_classes == 1 or not isinstance(head.upsample, FusedTransposedConv):
+    if head.class_agnostic or head.num_classes == 1:
+        return
+    if not isinstance(head.upsample, FusedTransposedConv) or not isinstance(head.conv_logits, FusedPointwiseConv):
         return
     head.upsample.relu = True
     head.forward = MaskForward(head)

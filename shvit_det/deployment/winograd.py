@@ -163,7 +163,7 @@ class WinogradTransposedConv(FusedTransposedConv):
 
     Results whose row and column leave the same rests divided by the stride are a convolution with every stride-th tap:
     of those of the neck and the RPN two or one along an axis. For two taps, five neighbouring results are six products.
-    The sums of taps take 2.25 times the memory of the weights where there are two along each axis.
+    The sums of taps take nine times the memory of the weights where there are two along each axis.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, padding: int = 0, relu: bool = False) -> None:
