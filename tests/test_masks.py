@@ -15,6 +15,9 @@ from shvit_det.deployment.masks import MaskForward, PredictMask, fuse_mask_branc
 METAS = [dict(img_shape=(64, 96), ori_shape=(32, 48), scale_factor=(2.0, 2.0)) for _ in range(2)]
 
 
+REGIONS = torch.tensor([(0, 3.0, 4, 60, 40), (1, 10, 2, 30, 50), (1, 50, 12, 70, 30)])
+
+
 @pytest.fixture(scope='module')
 def heads():
     """The RoI heads of a trained and of a deployed detector."""
@@ -22,6 +25,10 @@ def heads():
     torch.manual_seed(0)
     for parameter in trained.roi_head.mask_head.parameters():
         nn.init.normal_(parameter, std=0.1)
+    head = trained.roi_head.mask_head
+    with torch.no_grad():  # about half of the pixels are in the masks
+        logits = head(trained.roi_head.mask_roi_extractor(pyramid(trained.roi_head), REGIONS))
+        head.conv_logits.bias -= logits.transpose(0, 1).flatten(1).median(dim=1).values
     return trained.roi_head, deploy(trained).roi_head
 
 
