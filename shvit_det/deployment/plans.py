@@ -53,12 +53,12 @@ class Plans:
         if state != self._state:
             self._forget()
             self._state = state
-        key = tuple(x.shape), x.dtype, in_nhwc
-        if key not in self._plans:
-            self._plans[key] = self._made(x)
-            if len(self._plans) > MOST:
-                self._plans.popitem(last=False)
-        plan = self._plans[key]
+        key, plans = (tuple(x.shape), x.dtype, in_nhwc), self._plans
+        if key not in plans:
+            plans[key] = self._made(x)
+            if len(plans) > MOST:
+                plans.popitem(last=False)
+        plan = plans.get(key)  # another thread may have dropped it
         return None if plan is None else functools.partial(plan.run, kernels)
 
     def _made(self, x: Tensor) -> Plan | None:
