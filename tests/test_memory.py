@@ -73,7 +73,7 @@ def test_many_threads_do_not_share():
     for worker in workers:
         worker.join()
     assert not mixed
-    assert 0 < pool.kept() <= 8 * round_up(LARGE)
+    assert 0 < pool.kept() <= 2 * 8 * round_up(LARGE)  # a thread has the one before until it has the next
 
 
 @given(st.integers(1, 1 << 34))
