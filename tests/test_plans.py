@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 from norms import randomise_norms
+from test_native import DTYPES
 from torch import nn
 
 from shvit_det import SHViT, deploy
@@ -20,13 +21,6 @@ from shvit_det.deployment.native.steps import Kind, make_step
 from shvit_det.layers import SqueezeExcite
 
 pytestmark = pytest.mark.skipif(native.kernels() is None, reason='our own kernels cannot be built here')
-BFLOAT16 = native.kernels() is not None and torch.bfloat16 in native.kernels().dtypes
-DTYPES = [
-    torch.float32,
-    pytest.param(
-        torch.bfloat16, marks=pytest.mark.skipif(not BFLOAT16, reason='this processor multiplies no bfloat16')
-    ),
-]
 
 
 @pytest.fixture
