@@ -2,8 +2,10 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from mmengine.config import DictAction
@@ -12,7 +14,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from ..errors import RunError, UsageError
 from .launching import find_launcher
-from .termination import TERMINATED_STATUS, Terminated
+from .termination import REQUESTS, Terminated
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 FAILED_STATUS = 1
@@ -74,8 +76,8 @@ def show_progress(text: str) -> None:
 def run(main: Callable[[], None]) -> None:
     """Run a tool. A user's mistake ends in one sentence on stderr and status 2, a run that cannot go on in status 1.
 
-    Ctrl-C gives status 130 and SIGTERM 143, as in a shell. Under torchrun an error is also noted where torchrun looks
-    for it, so that its summary shows the one that came first.
+    Ctrl-C gives status 130, SIGTERM 143 and other signals 128 and their number, as in a shell. Under torchrun an error
+    is also noted where torchrun looks for it, so that its summary shows the one that came first.
     """
     if 'TORCHELASTIC_RUN_ID' in os.environ:
         main = record(main)
@@ -88,9 +90,12 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         leave(INTERRUPTED_STATUS)
-    except Terminated:
-        print('terminated', file=sys.stderr)
-        leave(TERMINATED_STATUS)
+    except Terminated as terminated:
+        for number in REQUESTS:
+            signal.signal(number, signal.SIG_IGN)  # it is on its way
+        with suppress(OSError):  # the terminal may be closed
+            print('terminated', file=sys.stderr)
+        leave(terminated.status)
 
 
 def leave(status: int) -> None:

@@ -27,7 +27,7 @@ from .randomness import StepSeedHook, reproducible
 from .report import was_evaluated
 from .resuming import check_optimizer
 from .termination import TerminationHook
-from .workers import EndingWithParent
+from .workers import guard
 
 EPOCH_LOOPS = ('EpochBasedTrainLoop', 'mmengine.EpochBasedTrainLoop', EpochBasedTrainLoop)
 DUMPS = ('System environment', 'Config:', 'Hooks will be executed', 'paramwise_options')
@@ -114,10 +114,9 @@ class SHViTRunner(Runner):
     def build_dataloader(
         dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
-        """Build a loader as mmengine does; its workers end with this process, however it ends."""
+        """Build a loader as mmengine does; its workers end with this process, however it ends, and not before."""
         loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
-        if not isinstance(loader.worker_init_fn, EndingWithParent):
-            loader.worker_init_fn = EndingWithParent(loader.worker_init_fn)
+        guard(loader)
         return loader
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
