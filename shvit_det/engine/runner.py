@@ -11,13 +11,14 @@ from mmengine.dist import is_distributed, is_main_process
 from mmengine.hooks import CheckpointHook, Hook, LoggerHook
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import distributed, nn
 from torch.utils.data import DataLoader
 
 from ..checkpoint import check_checkpoint, load_checkpoint, load_content
 from ..errors import RunError, UsageError
+from .amp import LossScaleOptimWrapper
 from .atomic import part_of, settle
 from .checkpoint_hook import SafeCheckpointHook
 from .finite import FiniteCheckHook
@@ -29,6 +30,7 @@ from .resuming import check_optimizer
 from .termination import TerminationHook
 from .workers import guard
 
+WITH_LOSS_SCALE = ('AmpOptimWrapper', 'mmengine.AmpOptimWrapper', AmpOptimWrapper)
 EPOCH_LOOPS = ('EpochBasedTrainLoop', 'mmengine.EpochBasedTrainLoop', EpochBasedTrainLoop)
 DUMPS = ('System environment', 'Config:', 'Hooks will be executed', 'paramwise_options')
 
@@ -109,6 +111,11 @@ class SHViTRunner(Runner):
         super().register_hooks(hooks, custom_hooks)
         for hook in (StepSeedHook(), FiniteCheckHook(), TerminationHook(), ContiguousCheckpointHook()):
             self.register_hook(hook)
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        if isinstance(optim_wrapper, dict) and optim_wrapper.get('type') in WITH_LOSS_SCALE:
+            optim_wrapper = dict(optim_wrapper, type=LossScaleOptimWrapper)
+        return super().build_optim_wrapper(optim_wrapper)
 
     @staticmethod
     def build_dataloader(
