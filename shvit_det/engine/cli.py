@@ -8,11 +8,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import torch
 from mmengine.config import DictAction
 from torch import distributed
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from ..errors import RunError, UsageError
+from ..processors import usable_processors
 from .launching import find_launcher
 from .termination import REQUESTS, Terminated
 
@@ -20,6 +22,7 @@ LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 FAILED_STATUS = 1
 USAGE_STATUS = 2
 INTERRUPTED_STATUS = 130
+THREADS_SET_BY = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')  # where torch looks
 
 
 class OptionsAction(DictAction):
@@ -67,6 +70,21 @@ def leave_process_group() -> None:
         distributed.destroy_process_group()
 
 
+def fit_threads() -> None:
+    """Compute on no more threads than there are processors for this process; what the environment says is kept.
+
+    torch takes all processors of the machine, though a container may have the time of a few only.
+    """
+    usable, threads = usable_processors(), torch.get_num_threads()
+    if threads > usable and not any(os.environ.get(name) for name in THREADS_SET_BY):
+        torch.set_num_threads(usable)
+        print(
+            f'{usable} of {threads} threads, since this process may use no more processors: '
+            f'OMP_NUM_THREADS={threads} keeps them',
+            file=sys.stderr,
+        )
+
+
 def show_progress(text: str) -> None:
     """Keep one line of a terminal up to date; a log file gets nothing."""
     if sys.stderr.isatty():
@@ -81,6 +99,7 @@ def run(main: Callable[[], None]) -> None:
     """
     if 'TORCHELASTIC_RUN_ID' in os.environ:
         main = record(main)
+    fit_threads()
     try:
         main()
         leave_process_group()
