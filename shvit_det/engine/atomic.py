@@ -22,14 +22,17 @@ def settle(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Replace the text of a file; who reads it finds the old text or the new one."""
     try:
-        part_of(path).write_text(text)
+        part_of(path).write_text(text, encoding='utf-8')
         settle(path)
     finally:
         part_of(path).unlink(missing_ok=True)
 
 
 def synchronise(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    """Wait until the disk has what a file, or a folder, holds."""
+    if path.is_dir() and not hasattr(os, 'O_DIRECTORY'):
+        return  # Windows opens no folders
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows synchronises only what it may write
     try:
         os.fsync(handle)
     finally:

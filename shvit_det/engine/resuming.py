@@ -22,7 +22,9 @@ def last_checkpoint(work_dir: Path) -> Path | None:
     pointer = work_dir / POINTER
     if not pointer.is_file():
         return None
-    name = Path(pointer.read_text(errors='replace').strip('\0\n ')).name  # the folder may have moved since
+    name = Path(
+        pointer.read_text(encoding='utf-8', errors='replace').strip('\0\n ')
+    ).name  # the folder may have moved since
     path = work_dir / name
     return path if name and path.is_file() else None
 

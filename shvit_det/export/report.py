@@ -13,7 +13,7 @@ FORMAT = 'export comparison 1'
 
 def write_comparison(record: Mapping[str, Any], path: str) -> None:
     """Write a record as JSON."""
-    Path(path).write_text(json.dumps(rounded(record), indent=1) + '\n')
+    Path(path).write_text(json.dumps(rounded(record), indent=1) + '\n', encoding='utf-8')
 
 
 def comparison_table(record: Mapping[str, Any]) -> str:

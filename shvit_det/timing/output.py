@@ -30,7 +30,7 @@ def write_outputs(record: Record, json: str | None, markdown: str | None, plot: 
         write_record(record, json)
         yield json
     if markdown is not None:
-        Path(markdown).write_text(markdown_report(record))
+        Path(markdown).write_text(markdown_report(record), encoding='utf-8')
         yield markdown
     if plot is not None:
         save_plot(record, plot)

@@ -101,7 +101,7 @@ class Record(TypedDict):
 
 def write_record(record: Record, path: str | Path) -> None:
     """Write a record as JSON; floats keep six significant digits, which is more than they mean."""
-    Path(path).write_text(json.dumps(rounded(record), indent=1) + '\n')
+    Path(path).write_text(json.dumps(rounded(record), indent=1) + '\n', encoding='utf-8')
 
 
 def read_record(path: str | Path) -> Record:
@@ -111,7 +111,7 @@ def read_record(path: str | Path) -> Record:
         UsageError: If the file does not exist, or is not such a record.
     """
     try:
-        record: Record = json.loads(Path(path).read_text())
+        record: Record = json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
         raise UsageError(f'cannot read the benchmark record {path}: {error}') from error
     if not isinstance(record, dict) or record.get('format') != FORMAT:
