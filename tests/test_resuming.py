@@ -298,8 +298,10 @@ def test_what_is_ignored_or_used_otherwise_stays_so(number):
                 assert signal.getsignal(number) == handler
         finally:
             signal.signal(number, before)
-    with listening():
-        assert signal.getsignal(number) != signal.SIG_DFL
+    with listening() as outer, listening() as inner:
+        inner.can_save = True
+        os.kill(os.getpid(), number)
+        assert inner.received == number and not outer.received
     assert signal.getsignal(number) == signal.SIG_DFL
 
 

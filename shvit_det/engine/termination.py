@@ -81,10 +81,11 @@ def listening() -> Iterator[Requests]:
         Terminated: Where the process is when the signal comes, if there is nothing to save.
     """
     requests = Requests()
+    unused = [signal.SIG_DFL, *(outer.receive for outer in _active)]
     before = {
         number: signal.signal(number, requests.receive)
         for number in REQUESTS
-        if number == signal.SIGTERM or signal.getsignal(number) == signal.SIG_DFL
+        if number == signal.SIGTERM or signal.getsignal(number) in unused
     }
     _active.append(requests)
     try:
