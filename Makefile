@@ -1,5 +1,5 @@
 # `make setup` makes .venv with the tested stack; the other targets call it when needed.
-# Any Python 3.11 or 3.12 serves: make setup PYTHON=/path/to/python3.12
+# Python 3.10 to 3.14 are supported: make setup PYTHON=/path/to/python3.13
 
 SHELL := /bin/bash
 VENV := .venv

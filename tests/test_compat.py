@@ -64,3 +64,21 @@ def test_importing_prints_nothing():
     code = 'import shvit_det, mmdet.models; from mmengine.config import Config'
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
     assert (result.returncode, result.stdout, result.stderr) == (0, '', '')
+
+
+def test_without_find_loader_of_pkgutil():
+    """As on Python 3.14: mmengine and mmcv both ask it whether the compiled ops are there."""
+    code = """
+import pkgutil
+if hasattr(pkgutil, 'find_loader'):
+    del pkgutil.find_loader
+import shvit_det
+from mmcv.utils.ext_loader import check_ops_exist
+from mmengine.utils.dl_utils.misc import mmcv_full_available
+assert check_ops_exist() and mmcv_full_available()
+assert not hasattr(pkgutil, 'find_loader')
+from shvit_det.compat.find_loader import find_loader
+assert find_loader('json').get_code('json') and find_loader('no_such_module') is None
+"""
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout, result.stderr) == (0, '', '')

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Any
 
 import torch
@@ -66,7 +66,7 @@ def benchmark(
     return Record(
         format=FORMAT,
         command=command,
-        date=datetime.now(UTC).date().isoformat(),
+        date=datetime.now(timezone.utc).date().isoformat(),
         environment=environment,
         settings={**settings.as_record(), **_images(subjects[0])},
         ceilings=ceilings[settings.dtype],

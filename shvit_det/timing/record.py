@@ -5,7 +5,7 @@ Times are in milliseconds per run, a run being one batch; MACs are multiply-adds
 
 import json
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from ..errors import UsageError
 
@@ -61,7 +61,14 @@ class Ceilings(TypedDict):
     copy_gb_s: float  # read plus written
 
 
-class Subject(TypedDict):
+class SubjectType(TypedDict, total=False):
+    """The data type of a subject, where it is another one than the record's."""
+
+    dtype: str
+    ceilings: Ceilings  # in this data type
+
+
+class Subject(SubjectType):
     """One detector or backbone that was measured."""
 
     name: str
@@ -81,8 +88,6 @@ class Subject(TypedDict):
     in_place_whole: Times | None
     alone: list[PartTime]
     cost: list[PartCost]  # as PyTorch does it uncompiled, whatever then ran it
-    dtype: NotRequired[str]  # where it is another one than the record's, with the ceilings in it
-    ceilings: NotRequired[Ceilings]
 
 
 class Record(TypedDict):
