@@ -45,7 +45,9 @@ class Command:
 
 
 @pytest.mark.parametrize(
-    'content', [Attribute(HistoryBuffer, '__init__'), Attribute(torch.Tensor, 'mean'), Command()], ids=repr
+    'content',
+    [Attribute(HistoryBuffer, '__init__'), Attribute(torch.Tensor, 'mean'), Command()],
+    ids=['method of the class', 'method of another class', 'command'],
 )
 def test_nothing_else_is_allowed_by_that(content):
     with pytest.raises(pickle.UnpicklingError):
