@@ -198,6 +198,7 @@ def test_two_nodes_train_together(trained, sample):
         place = f'127.0.0.1:{free.getsockname()[1]}'
     torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nnodes', '2', '--nproc-per-node', '1']
     torchrun += ['--rdzv-backend', 'c10d', '--rdzv-endpoint', place, '--rdzv-id', 'test']
+    torchrun += ['--local-addr', '127.0.0.1']  # otherwise the name of the machine, which not every network resolves
     train = [ROOT / 'tools' / 'train.py', MASK_RCNN, '--fast', '--work-dir', 'two', '--data-root', sample]
     command = [str(part) for part in (*torchrun, *train, '--cfg-options', 'train_cfg.max_epochs=1')]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
