@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import conv2d, pad
 
-from .composition import Origin, compose_conv, origin_of
+from .composition import compose_conv, supports_conv
+from .pyramid import FeaturePyramid, Origin
 
 ALL = slice(None)
 INNER = slice(1, -1)
@@ -34,16 +35,25 @@ class SHViTRPNHead(RPNHead):
         One (B, in_channels, H, W) per level -> scores (B, anchors, H, W) and boxes (B, 4 * anchors, H, W) per level.
     """
 
-    def forward_single(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        origin = origin_of(x)
-        conv = self.rpn_conv
-        if origin is None or not isinstance(conv, nn.Conv2d) or not composing_pays(origin):
-            scores, boxes = super().forward_single(x)
+    def forward(self, x: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
+        if not isinstance(x, FeaturePyramid) or x.origin is None or not self._starts_at(x.origin):
+            scores, boxes = super().forward(x)
             return scores, boxes
-        with torch.autocast(x.device.type, enabled=False):
+        origin, conv = x.origin, self.rpn_conv
+        with torch.autocast(origin.source.device.type, enabled=False):
             composed = compose_conv(origin.conv, conv)
         hidden = _BorderedReLU.apply(composed(origin.source), *border(origin, conv))
-        return self.rpn_cls(hidden), self.rpn_reg(hidden)
+        finest_scores, finest_boxes = self.rpn_cls(hidden), self.rpn_reg(hidden)
+        scores, boxes = super().forward(x.peek()[1:])
+        return [finest_scores, *scores], [finest_boxes, *boxes]
+
+    def _starts_at(self, origin: Origin) -> bool:
+        """Return whether starting at the origin pays and is equal: a level meets mmdet's one convolution, unchanged."""
+        replaced = 'forward_single' in vars(self) or type(self).forward_single is not RPNHead.forward_single
+        conv = self.rpn_conv
+        if replaced or not supports_conv(conv) or conv.weight.dtype != origin.conv.weight.dtype:
+            return False
+        return composing_pays(origin)
 
 
 def composing_pays(origin: Origin) -> bool:

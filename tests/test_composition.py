@@ -12,6 +12,7 @@ from torch.nn import functional
 from shvit_det import SHViTFPN
 from shvit_det.composition import compose_conv, compose_upsampling, redo_border
 from shvit_det.neck import composing_pays
+from shvit_det.timing.cost import CostCounter
 
 SIZES = st.integers(1, 5)
 
@@ -106,15 +107,14 @@ def test_small_images_are_not_worth_composing():
 
 
 def test_composing_pays_where_it_takes_fewer_operations():
-    """The estimate against operations that torch counts, on both sides of the break-even."""
-    from torch.utils.flop_counter import FlopCounterMode
+    """The estimate against operations that are counted, on both sides of the break-even."""
 
     def operations(compose: bool, height: int, width: int) -> int:
         made = SHViTFPN([8, 8, 8], out_channels=16, compose=compose)
         inputs = [torch.zeros(1, 8, height >> level, width >> level) for level in range(3)]
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with CostCounter(lambda: 'neck') as counter, torch.no_grad():
             made(inputs)
-        return counter.get_total_flops()
+        return counter.part_costs({})[0]['macs']
 
     for height, width in [(4, 4), (4, 12), (8, 8), (16, 16)]:
         pays = composing_pays(16, 2, height * width)

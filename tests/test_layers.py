@@ -131,6 +131,11 @@ def test_a_fixed_norm_computes_what_is_written(change):
     assert_equal(outputs_and_gradients(make(change, fold=True)), outputs_and_gradients(make(change, fold=False)))
 
 
+def only(module, note):
+    """Return a hook for all modules that runs ``note`` for one of them."""
+    return lambda called, *_: note() if called is module else None
+
+
 @pytest.mark.parametrize('part', ['c', 'bn'])
 @pytest.mark.parametrize(
     'register',
@@ -139,11 +144,11 @@ def test_a_fixed_norm_computes_what_is_written(change):
         lambda module, note: module.register_forward_hook(note),
         lambda module, note: module.register_full_backward_pre_hook(note),
         lambda module, note: module.register_full_backward_hook(note),
-        lambda module, note: register_module_forward_hook(lambda called, *_: note() if called is module else None),
-        lambda module, note: register_module_full_backward_hook(lambda called, *_: note() if called is module else None),
+        lambda module, note: register_module_forward_hook(only(module, note)),
+        lambda module, note: register_module_full_backward_hook(only(module, note)),
     ],
     ids=['forward pre', 'forward', 'backward pre', 'backward', 'forward of all', 'backward of all'],
-)  # fmt: skip
+)
 def test_hooks_run_at_each_call(part, register):
     calls = []
     layer = make('nothing', fold=True)
