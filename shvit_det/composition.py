@@ -6,6 +6,7 @@ training too: the gradients arrive at the parameters of the chain.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +41,11 @@ class TransposedConv(NamedTuple):
     def __call__(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, stride * H, stride * W)."""
         return functional.conv_transpose2d(with_ones(x), self.weight, self.bias, self.stride, self.padding)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Return a context in which weights are composed in their own data type; ``meta`` has no autocast."""
+    return nullcontext() if device.type == 'meta' else torch.autocast(device.type, enabled=False)
 
 
 def with_ones(x: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from torch.nn.functional import conv2d
 from .errors import UsageError
 from .stock_modules import is_stock
 
+MIN_IMAGE_SIZE = 64  # on each side
+
 
 class ConvNorm(nn.Module):
     """Convolution without bias, then BatchNorm.
@@ -50,7 +52,8 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         conv, norm = self.c, self.bn
-        if norm.training or not self.fold_fixed or not torch.is_grad_enabled() or not can_fold(conv, norm):
+        differentiated = torch.is_grad_enabled() and not torch.jit.is_tracing()  # a trace serves with and without
+        if norm.training or not self.fold_fixed or not differentiated or not can_fold(conv, norm):
             return norm(conv(x))
         assert norm.running_mean is not None and norm.running_var is not None
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
@@ -237,6 +240,16 @@ class Stage(nn.Module):
         return self.blocks(self.downsample(x))
 
 
+@torch.fx.wrap  # so that symbolic traces keep it as it is, a question to the image
+def check_images(x: Tensor) -> None:
+    """Raise ``UsageError`` unless ``x`` holds images that are large enough."""
+    if x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < MIN_IMAGE_SIZE:
+        raise UsageError(
+            f'SHViT takes images of shape (B, 3, H, W) with H and W at least {MIN_IMAGE_SIZE}, '
+            f'but got {tuple(x.shape)}: resize or pad the images'
+        )
+
+
 class PatchEmbed(nn.Sequential):
     """The stem: four 3x3 convolutions of stride 2 with ReLU between them, a 16th of the resolution at once.
 
@@ -247,7 +260,7 @@ class PatchEmbed(nn.Sequential):
         UsageError: If the image is smaller than 64 pixels on a side or has not three channels.
     """
 
-    min_size = 64
+    check_input = staticmethod(check_images)
 
     def __init__(self, channels: int) -> None:
         widths = (3, channels // 8, channels // 4, channels // 2, channels)
@@ -257,14 +270,5 @@ class PatchEmbed(nn.Sequential):
         super().__init__(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        self.check_input(x)
+        check_images(x)
         return super().forward(x)
-
-    @classmethod
-    def check_input(cls, x: Tensor) -> None:
-        """Raise ``UsageError`` unless ``x`` holds images that are large enough."""
-        if x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < cls.min_size:
-            raise UsageError(
-                f'SHViT takes images of shape (B, 3, H, W) with H and W at least {cls.min_size}, '
-                f'but got {tuple(x.shape)}: resize or pad the images'
-            )

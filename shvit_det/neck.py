@@ -10,7 +10,14 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from .composition import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, TransposedConv, compose_upsampling, supports_chain
+from .composition import (
+    CONVOLUTIONS,
+    TRANSPOSED_CONVOLUTIONS,
+    TransposedConv,
+    compose_upsampling,
+    supports_chain,
+    without_autocast,
+)
 from .errors import UsageError
 from .pyramid import FeaturePyramid, Origin
 from .registry import MODELS, register
@@ -140,13 +147,13 @@ class SHViTFPN(BaseModule):
                 x = upsample(x)
                 outs.insert(0, conv(x))
             return outs, None
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             composed = self.composed()
         outs = [conv(x) for conv in composed]
-        seen = not all(map(is_bare, (self.lateral_convs[0], self.fpn_convs[0])))  # then somebody may change x later
-        if seen or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return outs, None
-        return outs, Origin(x, composed[0])
+        hidden = all(map(is_bare, (self.lateral_convs[0], self.fpn_convs[0])))  # x is, so that nobody changes it later
+        pays = self.num_upsamples > 1  # up to stride 4, for a 3x3 convolution on the finest level
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        return outs, Origin(x, composed[0]) if hidden and pays and not traced else None
 
 
 def is_bare(module: Any) -> bool:

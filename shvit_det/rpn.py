@@ -5,10 +5,9 @@ from typing import Any
 import torch
 from mmdet.models.dense_heads import RPNHead
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import conv2d, pad
 
-from .composition import compose_conv, supports_conv
+from .composition import compose_conv, supports_conv, without_autocast
 from .pyramid import FeaturePyramid, Origin
 
 ALL = slice(None)
@@ -36,19 +35,22 @@ class SHViTRPNHead(RPNHead):
     """
 
     def forward(self, x: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
-        if not isinstance(x, FeaturePyramid) or x.origin is None or not self._starts_at(x.origin):
-            scores, boxes = super().forward(x)
+        if torch.compiler.is_compiling() or not isinstance(x, FeaturePyramid) or not self._starts_at(x.origin):
+            scores, boxes = super().forward(x[:])  # a plain tuple, which compilers follow
             return scores, boxes
         origin, conv = x.origin, self.rpn_conv
-        with torch.autocast(origin.source.device.type, enabled=False):
+        assert origin is not None
+        with without_autocast(origin.source.device):
             composed = compose_conv(origin.conv, conv)
         hidden = _BorderedReLU.apply(composed(origin.source), *border(origin, conv))
         finest_scores, finest_boxes = self.rpn_cls(hidden), self.rpn_reg(hidden)
         scores, boxes = super().forward(x.peek()[1:])
         return [finest_scores, *scores], [finest_boxes, *boxes]
 
-    def _starts_at(self, origin: Origin) -> bool:
+    def _starts_at(self, origin: Origin | None) -> bool:
         """Return whether starting at the origin pays and is equal: a level meets mmdet's one convolution, unchanged."""
+        if origin is None:
+            return False
         replaced = 'forward_single' in vars(self) or type(self).forward_single is not RPNHead.forward_single
         conv = self.rpn_conv
         if replaced or not supports_conv(conv) or conv.weight.dtype != origin.conv.weight.dtype:
@@ -88,16 +90,17 @@ class _BorderedReLU(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, *sides: Tensor) -> Tensor:
+    def forward(hidden: Tensor, *sides: Tensor) -> Tensor:
         for place, side in zip(SIDES, sides, strict=True):
             hidden[place] = side
-        hidden.relu_()
-        ctx.mark_dirty(hidden)
-        ctx.save_for_backward(hidden)
-        return hidden
+        return hidden.relu_()
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.mark_dirty(inputs[0])
+        ctx.save_for_backward(output)
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         (hidden,) = ctx.saved_tensors
         grad = torch.ops.aten.threshold_backward(grad, hidden, 0)
