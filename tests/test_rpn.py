@@ -283,6 +283,47 @@ def test_copies_are_plain_tuples(pass_on, composed):
     assert type(copied) is tuple and all(map(torch.equal, copied, levels))
 
 
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_the_relu_treats_nan_and_infinity_as_torch_does(dtype):
+    torch.manual_seed(0)
+    values = torch.tensor([float('nan'), float('inf'), -float('inf'), 0.0, -0.0, 1.0, -1.0, 1e-4], dtype=dtype)
+
+    def special(*shape):
+        return values[torch.randint(len(values), shape)]
+
+    hidden, grad = special(2, 3, 5, 6), special(2, 3, 5, 6)
+    inner = hidden.clone()
+    for place in rpn.SIDES:
+        inner[place] = special(*inner[place].shape)
+    inputs = [tensor.clone().requires_grad_() for tensor in (inner, *(hidden[place] for place in rpn.SIDES))]
+    found = rpn._BorderedReLU.apply(inputs[0] + 0, *inputs[1:])
+    whole = hidden.clone().requires_grad_()
+    expected = whole.relu()
+    exact = dict(rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(found, expected, **exact)
+    found_grads = torch.autograd.grad(found, inputs, grad)
+    (expected_grad,) = torch.autograd.grad(expected, whole, grad)
+    for found_grad, place in zip(found_grads[1:], rpn.SIDES, strict=True):
+        torch.testing.assert_close(found_grad, expected_grad[place], **exact)
+    for place in rpn.SIDES:
+        expected_grad[place] = 0
+    torch.testing.assert_close(found_grads[0], expected_grad, **exact)
+
+
+def test_a_pixel_that_is_no_number_stays_where_it_is(composed):
+    neck, head = make()
+    for place in ((1, 1), (0, 2), (3, 4)):
+        inputs = features(4, 5)
+        inputs[0][(1, slice(None), *place)] = float('nan')
+        with torch.no_grad():
+            levels = neck(inputs)
+            found = head(levels)
+            expected = RPNHead.forward(head, tuple(levels))
+        for one, other in zip((*found[0], *found[1]), (*expected[0], *expected[1]), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9, equal_nan=True)
+        assert found[0][0].isnan().any() and not found[0][0][0].isnan().any()
+
+
 def test_composing_pays_where_it_takes_fewer_operations(monkeypatch):
     """The estimate against operations that are counted, on both sides of the break-even."""
     monkeypatch.setattr('shvit_det.neck.composing_pays', lambda *_: True)
