@@ -1,14 +1,17 @@
 """The contract of a backbone, for every variant and a tiny one of our own."""
 
+import copy
+
 import golden
 import pytest
 import torch
 from mmengine.registry import MODELS
 from norms import randomise_norms
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from shvit_det import ARCHS, SHViT, UsageError
+from shvit_det import ARCHS, SHViT, SHViTFPN, UsageError
 
 TINY = dict(embed_dims=(16, 24, 32), depths=(1, 2, 1), attn_dims=(8, 8, 8), query_key_dim=4)
 VARIANTS = ['s1', 's2', 's3', 's4', TINY]
@@ -92,6 +95,44 @@ def test_frozen_stages_survive_train(frozen_stages):
     prefixes = ['patch_embed.', 'stages.0.', 'stages.1.', 'stages.2.']
     for number, prefix in enumerate(prefixes):
         assert any(name.startswith(prefix) for name in changed) == (number > frozen_stages)
+
+
+@variants
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_frozen_stages_and_fixed_norms_survive_every_change_of_mode(arch, with_cp):
+    backbone = SHViT(arch, frozen_stages=1, norm_eval=True, with_cp=with_cp)
+    detector = nn.Sequential(backbone)  # which sets the mode of its parts
+    called = []
+    for module in (backbone.stages[0], backbone.stages[2], backbone.patch_embed[0].c):
+        module.register_forward_hook(lambda module, args, out: called.append(module))
+    for mode in (True, False, True):
+        assert backbone.train(mode) is backbone
+        assert detector.train(mode) is detector and backbone.training == mode
+    backbone.requires_grad_(True)
+    backbone.train()
+    for form in (backbone, nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(backbone)).train()):
+        frozen = {id(module) for part in (form.patch_embed, form.stages[0]) for module in part.modules()}
+        for module in form.modules():
+            is_norm = isinstance(module, _BatchNorm)
+            assert module.training == (id(module) not in frozen and not is_norm)
+            assert all(p.requires_grad == (id(module) not in frozen) for p in module.parameters(recurse=False))
+    randomise_norms(backbone)
+    before = copy.deepcopy(dict(backbone.named_buffers()))
+    sum(out.square().mean() for out in backbone(torch.randn(2, 3, 64, 64))).backward()
+    assert all(torch.equal(value, before[name]) for name, value in backbone.named_buffers())
+    for name, parameter in backbone.named_parameters():
+        assert (parameter.grad is None) == name.startswith(('patch_embed.', 'stages.0.')), name
+    assert called[:3] == [backbone.patch_embed[0].c, backbone.stages[0], backbone.stages[2]]
+
+
+@pytest.mark.parametrize('mode', [True, False])
+def test_train_returns_the_module(mode):
+    rpn_head = dict(type='SHViTRPNHead', in_channels=8, feat_channels=8)
+    parts = [SHViT(TINY, frozen_stages=2), SHViTFPN((16, 24, 32), 8), MODELS.build(rpn_head)]
+    for part in parts:
+        for module in part.modules():
+            assert module.train(mode) is module
+        assert part.eval() is part
 
 
 def test_norm_eval_keeps_statistics_and_trains_scales():
