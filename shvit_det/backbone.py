@@ -133,7 +133,7 @@ def check_out_indices(out_indices: Sequence[int], num_stages: int) -> tuple[int,
 
 def make_stages(arch: Arch, drop_path_rate: float) -> list[Stage]:
     """Return all stages of ``arch``, the drop-path rate growing linearly over their blocks."""
-    rates = linspace(0, drop_path_rate, sum(arch.depths)).tolist()
+    rates = linspace(0, drop_path_rate, sum(arch.depths), device='cpu').tolist()
     stages = []
     for index, channels in enumerate(arch.embed_dims):
         stage_rates = [rates.pop(0) for _ in range(arch.depths[index])]

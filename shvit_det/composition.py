@@ -6,6 +6,7 @@ training too: the gradients arrive at the parameters of the chain.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -51,6 +52,12 @@ def remember_origin(made: Tensor, source: Tensor, conv: TransposedConv) -> None:
 def origin_of(made: Tensor) -> Origin | None:
     """Return what :func:`remember_origin` noted on this very tensor; nothing in compiled code."""
     return None if torch.compiler.is_compiling() else getattr(made, 'shvit_det_origin', None)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """Return a context without mixed precision on the device of ``x``; the device ``meta`` has none to turn off."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def with_ones(x: Tensor) -> Tensor:

@@ -4,13 +4,12 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from .composition import TransposedConv, compose_upsampling, remember_origin
+from .composition import TransposedConv, compose_upsampling, remember_origin, without_autocast
 from .errors import UsageError
 from .registry import MODELS, register
 
@@ -115,7 +114,7 @@ class SHViTFPN(BaseModule):
 
     def _finer(self, x: Tensor) -> list[Tensor]:
         if self.compose and composing_pays(self.out_channels, self.num_upsamples, x.shape[0] * x[0, 0].numel()):
-            with torch.autocast(x.device.type, enabled=False):
+            with without_autocast(x):
                 composed = self.composed()
             outs = [conv(x) for conv in composed]
             remember_origin(outs[0], x, composed[0])  # for SHViTRPNHead

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import conv2d, pad
 
-from .composition import Origin, compose_conv, origin_of
+from .composition import Origin, compose_conv, origin_of, without_autocast
 
 ALL = slice(None)
 INNER = slice(1, -1)
@@ -40,7 +40,7 @@ class SHViTRPNHead(RPNHead):
         if origin is None or not isinstance(conv, nn.Conv2d) or not composing_pays(origin):
             scores, boxes = super().forward_single(x)
             return scores, boxes
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             composed = compose_conv(origin.conv, conv)
         hidden = _BorderedReLU.apply(composed(origin.source), *border(origin, conv))
         return self.rpn_cls(hidden), self.rpn_reg(hidden)
