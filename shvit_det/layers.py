@@ -91,9 +91,9 @@ class Residual(nn.Module):
         return x + self.drop_path(self.m(x))
 
 
-def depthwise(channels: int) -> ConvNorm:
-    """Return the 3x3 depthwise convolution that mixes positions in every block; its residual branch starts closed."""
-    return ConvNorm(channels, channels, kernel_size=3, groups=channels, norm_weight_init=0.0)
+def depthwise(channels: int, norm_weight_init: float) -> ConvNorm:
+    """Return the 3x3 depthwise convolution that mixes positions, in blocks and around patch merging."""
+    return ConvNorm(channels, channels, kernel_size=3, groups=channels, norm_weight_init=norm_weight_init)
 
 
 class FeedForward(nn.Module):
@@ -189,16 +189,18 @@ class PatchMerging(nn.Module):
 class Downsample(nn.Sequential):
     """What stands between two stages: a block at the old width, patch merging, a block at the new width.
 
+    Its depthwise convolutions are open at the start of training, unlike those of the blocks, as the authors have it.
+
     Shapes:
         (B, in_channels, H, W) -> (B, out_channels, ceil(H / 2), ceil(W / 2)).
     """
 
     def __init__(self, in_channels: int, out_channels: int, drop_path: float = 0.0) -> None:
         super().__init__(
-            Residual(depthwise(in_channels), drop_path),
+            Residual(depthwise(in_channels, norm_weight_init=1.0), drop_path),
             Residual(FeedForward(in_channels), drop_path),
             PatchMerging(in_channels, out_channels),
-            Residual(depthwise(out_channels), drop_path),
+            Residual(depthwise(out_channels, norm_weight_init=1.0), drop_path),
             Residual(FeedForward(out_channels), drop_path),
         )
 
@@ -212,7 +214,7 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, kind: str, attn_dim: int, query_key_dim: int, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.conv = Residual(depthwise(channels), drop_path)
+        self.conv = Residual(depthwise(channels, norm_weight_init=0.0), drop_path)
         self.mixer = (
             Residual(SingleHeadAttention(channels, attn_dim, query_key_dim), drop_path)
             if kind == 'attention'

@@ -1,6 +1,7 @@
 """The contract of a backbone, for every variant and a tiny one of our own."""
 
 import copy
+import re
 
 import golden
 import pytest
@@ -43,6 +44,28 @@ def test_parameters_and_macs_are_the_papers(variant):
     with FlopCounterMode(display=False) as counter, torch.no_grad():  # two operations per multiply-add
         backbone(torch.zeros(1, 3, size, size))
     assert (counter.get_total_flops() / 2 + width * 1000) / 1e6 == pytest.approx(macs, rel=0.01)
+
+
+# The norms that close a residual branch at the start of training. All others start at 1, those of the depthwise
+# convolutions around patch merging (downsample.0 and downsample.3) among them.
+CLOSING = re.compile(
+    r'stages\.\d\.(blocks\.\d\.(conv\.m\.bn|mixer\.m\.proj\.1\.bn|ffn\.m\.pw2\.bn)|downsample\.[14]\.m\.pw2\.bn)'
+)
+
+
+@variants
+def test_norms_start_as_the_authors_do(arch):
+    backbone = SHViT(arch)
+    backbone.init_weights()
+    norms = {name: m for name, m in backbone.named_modules() if isinstance(m, (nn.BatchNorm2d, nn.GroupNorm))}
+    for name, norm in norms.items():
+        expected = 0.0 if CLOSING.fullmatch(name) else 1.0
+        assert norm.weight.unique().tolist() == [expected], name
+        assert norm.bias.count_nonzero() == 0, name
+    # Four of the stem; in each downsampling two of the depthwise, four of the feed-forward and three of patch merging;
+    # in each block three, and three more where it has attention.
+    blocks, attending = sum(backbone.arch.depths), sum(backbone.arch.depths[1:])
+    assert len(norms) == 4 + 2 * (2 + 4 + 3) + 3 * blocks + 3 * attending
 
 
 @pytest.mark.parametrize('variant', ['s1', 's4'])
