@@ -67,6 +67,7 @@ def test_steps_aside_for_compiled_ops(tmp_path: Path) -> None:
         assert mmcv_ops.install() is False
         assert not mmcv_ops.is_stand_in()
         import mmcv.ops
+        from mmcv.ops import box_iou_rotated
         print(sys.modules['mmcv.ops.nms'].ext_module.nms())
     """
     assert run_python(code, str(tmp_path)) == 'compiled\n'
@@ -98,8 +99,22 @@ def test_is_found_like_any_module() -> None:
 def test_missing_op_names_itself_and_the_way_out() -> None:
     boxes = torch.zeros(1, 5)
     with pytest.raises(NotImplementedError, match=r"'box_iou_rotated'.*mim install"):
-        ops.box_iou_rotated(boxes, boxes)
+        importlib.import_module('mmcv.ops.box_iou_rotated').box_iou_rotated(boxes, boxes)
     assert not hasattr(mmcv._ext, '__path__')
+
+
+@pytest.mark.parametrize('name', ['box_iou_rotated', 'nms_rotated', 'carafe', 'SparseConv3d', 'RoIAlignRotated'])
+def test_a_program_with_an_op_of_its_own_for_a_missing_one_takes_it(name: str) -> None:
+    with pytest.raises(ImportError, match=rf"'{name}'.*mim install"):
+        exec(f'from mmcv.ops import {name}')
+
+
+def test_ops_that_are_there_can_all_be_imported() -> None:
+    names: dict[str, object] = {}
+    exec('from mmcv.ops import *', names)
+    assert {'nms', 'batched_nms', 'RoIAlign', 'DeformConv2d', 'SyncBatchNorm', 'CornerPool', 'SAConv2d'} <= set(names)
+    assert not hasattr(ops, 'an_op_that_never_was')
+    assert importlib.import_module('mmcv.ops.carafe').CARAFEPack  # mmdet's FPN_CARAFE asks for it there
 
 
 def test_environment_report_names_the_stand_in() -> None:

@@ -1,7 +1,8 @@
 """Multi-scale deformable attention (arXiv 2010.04159): what mmcv calls for it on a GPU.
 
 On a CPU mmcv does not ask its compiled ops but runs its own plain-torch function. Here the same
-function serves every device, so that transformer detectors work without a CUDA compiler.
+function serves every device, so that transformer detectors work without a CUDA compiler. Both round a
+point's place in their own way, which decides between two derivatives where it lies on the centre of a pixel.
 """
 
 import torch
