@@ -12,8 +12,8 @@ are deliberate:
 - losses of very wrong logits do not stop at the logarithm of the smallest float, and a target that is no class has
   weight 1, where mmcv reads memory behind the weights (:mod:`.losses`);
 - the maximum of RoIAlign over a bin without samples is 0, where mmcv has its smallest number, and one that lies exactly
-  one row above the map passes its gradient on, where mmcv takes the -1 for its mark of none (:mod:`.roi_align`);
-- a region turned inside out has no gradient in RoIPool, where mmcv gives it to the map's first pixel (:mod:`.roi_pool`).
+  one row above the map passes its gradient on, where mmcv takes row -1 for its mark of none (:mod:`.roi_align`);
+- a region turned inside out has no gradient in RoIPool, where mmcv gives the first pixel one (:mod:`.roi_pool`).
 
 Where a point of multi-scale deformable attention lies on the centre of a pixel, the derivative jumps, and rounding
 decides which side's it is: differently here, in mmcv's function for CPUs and in its kernel for GPUs.
