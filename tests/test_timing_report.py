@@ -133,8 +133,19 @@ def test_ratios_have_their_interval():
         'over base': 'mask_rcnn_shvit_s4_coco',
         'figure': 'backbone alone',
         'ratio': '4.70',
-        '95 % interval': '4.56 .. 4.89',
+        '96 % interval': '4.56 .. 4.89',
     }
+    assert 'About 96 % of such intervals hold the true ratio' in markdown_report(RECORDS['detectors'])
+
+
+def test_ratios_of_a_few_rounds_have_no_interval_and_say_why():
+    record = made.detectors_record()
+    for ratio in record['ratios']:
+        ratio.update(low=None, high=None, coverage=None)
+    rows = tables(markdown_report(record))[-1]
+    assert list(rows[1]) == ['subject', 'over base', 'figure', 'ratio']
+    text = markdown_tables(record)
+    assert 'fewer than 5 rounds say too little' in text and '% interval' not in text and 'of such' not in text
 
 
 def test_uncounted_operations_are_few_in_the_terminal_and_all_in_markdown():

@@ -51,7 +51,9 @@ def main() -> None:
     )
     length = parser.add_argument_group('length')
     length.add_argument('--seconds', type=float, default=DEFAULT_SECONDS, help=f'per source [{DEFAULT_SECONDS:g}]')
-    length.add_argument('--runs', type=int, metavar='N', help='rounds, instead of seconds')
+    length.add_argument(
+        '--runs', type=int, metavar='N', help='rounds, instead of seconds; ratios have intervals from 5 on'
+    )
     length.add_argument('--flush-l2', action='store_true', help="overwrite a GPU's L2 cache before each run")
     results = parser.add_argument_group('results')
     results.add_argument('--json', metavar='FILE', help='everything that was measured')

@@ -18,7 +18,7 @@ from .record import FORMAT, PartCost, PartTime, Ratio, Record
 from .record import Subject as SubjectRecord
 from .settings import Settings
 from .spans import FORWARD, Recorder
-from .statistics import BUSY_SPREAD, ratio_of_medians, spread, summarize
+from .statistics import BUSY_SPREAD, ratio_by_round, spread, summarize
 from .subjects import Subject
 
 
@@ -167,7 +167,8 @@ def _ratios(measurements: Sequence[Measurement]) -> Iterator[Ratio]:
         for other in others:
             theirs, ours = (_figure(measurement, figure) for measurement in (other, base))
             if theirs and ours:
-                ratio, low, high = ratio_of_medians(theirs, ours)
+                ratio, interval = ratio_by_round(theirs, ours)
+                low, high, coverage = interval or (None, None, None)
                 yield Ratio(
                     figure=figure,
                     subject=other.subject.name,
@@ -175,6 +176,7 @@ def _ratios(measurements: Sequence[Measurement]) -> Iterator[Ratio]:
                     ratio=ratio,
                     low=low,
                     high=high,
+                    coverage=coverage,
                 )
 
 
@@ -192,6 +194,6 @@ def _signs_of_trouble(records: Sequence[SubjectRecord], num_batches: int) -> Ite
             yield f'{record["name"]}: the times had not settled after {record["warmup_runs"]} runs of warm-up'
         if num_batches == 1 and (width := spread(record['whole'])) > BUSY_SPREAD:
             yield (
-                f'{record["name"]}: the middle 80 percent of the runs span {width:.0%} of the median, so the machine '
-                f'was busy with something else: repeat this when it is idle'
+                f'{record["name"]}: the middle 80 percent of the runs span {width:.0%} of the median, as they do '
+                f'on a machine that is busy with something else: repeat this when it is idle'
             )

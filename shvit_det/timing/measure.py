@@ -10,9 +10,9 @@ import torch
 
 from ..collector import collector_paused
 from .clock import Clock
-from .settings import MIN_ROUNDS, Settings
+from .settings import Settings
 from .spans import Recorder
-from .statistics import is_stable
+from .statistics import MIN_INTERVAL_ROUNDS, is_stable
 from .subjects import Subject
 
 MAX_WARMUP_RUNS = 30
@@ -130,7 +130,8 @@ def measure(subjects: Sequence[Subject], meter: Meter, settings: Settings, progr
         limit = settings.seconds * len(subjects)
         for number in itertools.count():
             elapsed = time.monotonic() - start
-            if (number >= MIN_ROUNDS and elapsed >= limit) if settings.runs is None else number >= settings.runs:
+            is_filled = number >= MIN_INTERVAL_ROUNDS and elapsed >= limit
+            if is_filled if settings.runs is None else number >= settings.runs:
                 break
             progress(f'round {number + 1}, {elapsed:.0f} s')
             for measurement in _rotated(measurements, number):

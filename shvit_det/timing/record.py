@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 from ..errors import UsageError
 
-FORMAT = 1
+FORMAT = 2
 UNATTRIBUTED = 'unattributed'
 
 
@@ -43,14 +43,15 @@ class PartCost(TypedDict):
 
 
 class Ratio(TypedDict):
-    """``subject`` over ``base``, of the medians of one interleaved run; above 1 the subject is slower."""
+    """``subject`` over ``base``, the median of one interleaved run; above 1 the subject is slower."""
 
     figure: str  # 'whole' or 'backbone alone'
     subject: str
     base: str
     ratio: float
-    low: float  # 95 percent bootstrap interval
-    high: float
+    low: float | None  # no interval for fewer than five rounds
+    high: float | None
+    coverage: float | None  # the share of such intervals that hold what they are of
 
 
 class Ceilings(TypedDict):
