@@ -99,7 +99,7 @@ def test_the_log_says_once_what_is_slow(monkeypatch, log):
 
 SCRIPT = """
 import torch
-from shvit_det import deploy
+from shvit_det import SHViT, deploy
 torch.manual_seed(0)
 trained = SHViT({arch}).eval()
 x = torch.randn(1, 3, 64, 64)

@@ -99,9 +99,15 @@ def _output(command: list[str], timeout: float) -> str:
     Raises:
         CannotBuildError: If it fails, with the first line of what it complains of.
     """
-    pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    try:  # in a session of its own, to end what it has started together with it
-        with subprocess.Popen(command, start_new_session=True, errors='replace', **pipes) as process:
+    try:
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            errors='replace',
+            start_new_session=True,  # to end what it has started together with it
+        ) as process:
             try:
                 printed, complaints = process.communicate(timeout=timeout)
             except BaseException:
