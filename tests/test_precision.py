@@ -143,7 +143,8 @@ def test_one_stage_heads_return_boxes_in_float32(head, dtype):
         found = deployed.bbox_head(deployed.extract_feat(x))
     flat = [list(torch.utils._pytree.tree_leaves(outputs)) for outputs in (right, found)]
     assert all(one.dtype is torch.float32 for one in flat[1])
-    agree(*flat, 0.15 if dtype is torch.bfloat16 else 0.03)
+    for one, other in zip(*flat, strict=True):
+        assert (one - other).abs().mean() <= (0.1 if dtype is torch.bfloat16 else 0.02) * one.abs().mean()
 
 
 def build_head(name):
@@ -151,7 +152,7 @@ def build_head(name):
     anchors = dict(
         type='AnchorGenerator', ratios=[1.0], octave_base_scale=8, scales_per_octave=1, strides=[8, 16, 32, 64, 128]
     )
-    arguments = dict(type=name, num_classes=3, in_channels=16, feat_channels=16, stacked_convs=1)
+    arguments = dict(type=name, num_classes=3, in_channels=16, feat_channels=32, stacked_convs=1)
     if name in ('TOODHead', 'ATSSHead', 'GFLHead'):
         arguments['anchor_generator'] = anchors
     if name == 'RTMDetSepBNHead':

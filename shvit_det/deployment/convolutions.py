@@ -9,6 +9,9 @@ from .native.functions import FEW_CHANNELS
 from .native.operands import Operands, pack, pack_depthwise, pack_transposed
 from .packed import Packed, cast, own_kernels, to_nchw, to_nhwc
 
+# A ReLU as oneDNN's operations take it: theirs turns NaN into zero, a slope that rounding takes away keeps NaN.
+ONEDNN_RELU = ('leaky_relu', [1e-30], '')
+ONEDNN_NONE = ('none', [], '')
 MOST_TERMS = 4096  # of a sum that our own kernels compute at once
 
 
@@ -64,7 +67,7 @@ class FusedConv(Packed):
 
     def _by_onednn(self, x: Tensor) -> Tensor:
         operation = torch.ops.mkldnn._convolution_pointwise
-        return operation(x, *self.packed(x), *self.geometry, 'relu' if self.relu else 'none', [], '')
+        return operation(x, *self.packed(x), *self.geometry, *(ONEDNN_RELU if self.relu else ONEDNN_NONE))
 
     def _plain(self, x: Tensor) -> Tensor:
         padding, stride, dilation, groups = self.geometry
@@ -123,7 +126,7 @@ class FusedPointwiseConv(FusedConv):
 
     def _by_onednn(self, x: Tensor) -> Tensor:
         operation = torch.ops.mkldnn._linear_pointwise
-        return to_nchw(operation(to_nhwc(x), *self.packed(x), 'relu' if self.relu else 'none', [], ''))
+        return to_nchw(operation(to_nhwc(x), *self.packed(x), *(ONEDNN_RELU if self.relu else ONEDNN_NONE)))
 
     def _pack(self, weight: Tensor, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._reorder_linear_weight(weight.flatten(1), x.numel() // x.shape[1])
@@ -162,7 +165,7 @@ class FusedTransposedConv(Packed):
 
     def _by_onednn(self, x: Tensor) -> Tensor:
         operation = torch.ops.mkldnn._convolution_transpose_pointwise
-        return operation(x, *self.packed(x), *self._geometry(), 'relu' if self.relu else 'none', [], '')
+        return operation(x, *self.packed(x), *self._geometry(), *(ONEDNN_RELU if self.relu else ONEDNN_NONE))
 
     def _plain(self, x: Tensor) -> Tensor:
         y = functional.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding)
@@ -194,7 +197,7 @@ class FusedLinear(Packed):
         return False
 
     def _by_onednn(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, *self.packed(x), 'none', [], '')
+        return torch.ops.mkldnn._linear_pointwise(x, *self.packed(x), *ONEDNN_NONE)
 
     def _plain(self, x: Tensor) -> Tensor:
         return functional.linear(x, self.weight, self.bias)
