@@ -10,8 +10,8 @@ from .native.operands import Operands, pack, pack_depthwise, pack_transposed
 from .packed import Packed, cast, own_kernels, to_nchw, to_nhwc
 
 # A ReLU as oneDNN's operations take it: theirs turns NaN into zero, a slope that rounding takes away keeps NaN.
-ONEDNN_RELU = ('leaky_relu', [1e-30], '')
-ONEDNN_NONE = ('none', [], '')
+ONEDNN_RELU: tuple[str, list, str] = ('leaky_relu', [1e-30], '')
+ONEDNN_NONE: tuple[str, list, str] = ('none', [], '')
 MOST_TERMS = 4096  # of a sum that our own kernels compute at once
 
 
