@@ -36,7 +36,7 @@ class SHViTRPNHead(RPNHead):
 
     def forward(self, x: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
         if torch.compiler.is_compiling() or not isinstance(x, FeaturePyramid) or not self._starts_at(x.origin):
-            scores, boxes = super().forward(x[:])  # a plain tuple, which compilers follow
+            scores, boxes = super().forward(tuple(x))  # a plain tuple, which compilers follow
             return scores, boxes
         origin, conv = x.origin, self.rpn_conv
         assert origin is not None
