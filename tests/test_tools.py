@@ -14,13 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import MASK_RCNN, ROOT
 from mmdet.datasets import CocoDataset
 from processes import Result, tool
 
 from shvit_det.checkpoint.convert import convert_checkpoint
 
-MASK_RCNN = ROOT / 'tests' / 'data' / 'tiny_mask_rcnn.py'
 RETINANET = ROOT / 'tests' / 'data' / 'tiny_retinanet.py'
 
 
@@ -30,11 +29,11 @@ def succeeded(result: Result) -> str:
 
 
 @pytest.fixture(scope='module')
-def trained(tmp_path_factory):
+def trained(trained_once, tmp_path_factory):
     """A folder in which a tiny Mask R-CNN was trained on a few drawn images, and the output of that."""
-    folder = tmp_path_factory.mktemp('trained')
-    output = succeeded(tool('train', MASK_RCNN, '--work-dir', 'run', '--seed', 0, cwd=folder))
-    return folder, output
+    folder = tmp_path_factory.mktemp('tools') / 'trained'
+    shutil.copytree(trained_once, folder)
+    return folder, (folder / 'output.txt').read_text()
 
 
 @pytest.fixture(scope='module')
