@@ -212,7 +212,7 @@ def test_a_mistake_ends_in_one_sentence_before_anything_is_written(mistake, weig
     inputs, options, words = MISTAKES[mistake]
     (tmp_path / 'empty').mkdir()
     shutil.copytree(photograph, tmp_path / 'out' / 'pictures')
-    content = torch.load(weights, weights_only=True)
+    content = torch.load(weights, weights_only=False)
     torch.save(content['state_dict'], tmp_path / 'plain.pth')
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')}
     result = tool('predict', *inputs, '--weights', weights, '--out', 'out', *options, cwd=tmp_path)
@@ -412,7 +412,7 @@ def test_a_detector_without_our_parts_is_predicted_as_it_is(images, tmp_path, lo
 
 
 def test_names_come_from_the_config_where_the_checkpoint_has_none(weights, tmp_path):
-    state = torch.load(weights, weights_only=True)['state_dict']
+    state = torch.load(weights, weights_only=False)['state_dict']
     torch.save(dict(state_dict=state), tmp_path / 'stripped.pth')
     assert Predictor(tmp_path / 'stripped.pth', str(MASK_RCNN), 'cpu').classes[0] == 'disc'
 
@@ -430,7 +430,7 @@ def test_names_come_from_the_config_where_the_checkpoint_has_none(weights, tmp_p
     ids=['a call', 'a function', 'a module', 'an expression', 'not registered', 'a string of code'],
 )
 def test_nothing_in_a_checkpoints_config_is_run(old, new, words, weights, tmp_path, capsys):
-    content = torch.load(weights, weights_only=True)
+    content = torch.load(weights, weights_only=False)
     text = content['meta']['cfg']
     assert old in text
     meta = dict(content['meta'], cfg=text.replace(old, new))

@@ -9,6 +9,6 @@ from . import mmcv_ops, packages, torch_load
 def prepare() -> None:
     """Make the OpenMMLab stack usable: called once, when ``shvit_det`` is imported."""
     mmcv_ops.install()
-    torch_load.allow_mmengine_classes()
+    torch_load.let_mmengine_load_runs()
     packages.add_to_mmengine()
     packages.silence_pkg_resources()
