@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from mmdet.apis import init_detector
 from PIL import Image
 from processes import tool
 from pycocotools import mask as mask_utils
@@ -264,6 +265,13 @@ def test_a_full_disk_keeps_the_results_of_the_run_before(weights, photograph, tm
         predict([str(photograph)], weights, str(tmp_path / 'out'), device='cpu', stream=io.StringIO())
     assert (tmp_path / 'out' / 'predictions.json').read_text() == 'before'
     assert not list((tmp_path / 'out').rglob('*.part*'))
+
+
+def test_mmdets_own_functions_read_the_checkpoint_of_a_run(weights, predictor):
+    loaded = init_detector(str(MASK_RCNN), weights, device='cpu')
+    assert loaded.dataset_meta['classes'] == predictor.classes
+    kept = torch.load(weights, weights_only=False)['state_dict']
+    assert all(torch.equal(value, kept[name]) for name, value in loaded.state_dict().items())
 
 
 def test_urls_are_downloaded_and_failures_named(weights, images, tmp_path, monkeypatch):
