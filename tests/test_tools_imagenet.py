@@ -69,7 +69,7 @@ def test_training_goes_on_from_its_checkpoint_in_mixed_precision(trained):
     options = ('--work-dir', 'resumed', '--amp', '--auto-scale-lr', '--cfg-options', 'train_cfg.max_epochs=3')
     output = succeeded(tool('train', TINY, '--resume', *options, cwd=folder))
     assert 'Epoch(train) [3]' in output and 'Epoch(train) [2]' not in output
-    state = torch.load(folder / 'resumed' / 'epoch_3.pth', weights_only=True)
+    state = torch.load(folder / 'resumed' / 'epoch_3.pth', weights_only=False)
     assert state['meta']['iter'] == 18 and 'ema_state_dict' in state
 
 
@@ -97,7 +97,7 @@ def test_what_the_classifier_learnt_starts_a_detector_with_no_conversion(trained
     still = ('--cfg-options', 'optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult=0.0')
     succeeded(tool('train', 'detector.py', '--work-dir', 'detector', *still, cwd=folder))
     classifier, first, detector = (
-        torch.load(path, weights_only=True)['state_dict']
+        torch.load(path, weights_only=False)['state_dict']
         for path in (checkpoint, folder / 'detector' / 'epoch_1.pth', folder / 'detector' / 'epoch_2.pth')
     )
     backbone = SHViT(dict(embed_dims=(16, 24, 32), depths=(1, 1, 1), attn_dims=(8, 8, 8)))
