@@ -5,12 +5,20 @@ and quantisation; parametrisations, adapters, a method replaced on the instance.
 """
 
 from torch import Tensor, nn
-
-# Whether hooks for all modules are registered; torch asks itself by this function and has no public one.
-from torch.nn.modules.module import _has_any_global_hook as has_any_global_hook
+from torch.nn.modules import module as torch_module  # the hooks for all modules are there; they have no public names
 
 CALLED_METHODS = ('forward', '_conv_forward', '_output_padding', '_check_input_dim', '_call_impl')
 ORDINARY_TENSORS = frozenset({nn.Parameter, Tensor, type(None)})  # those of other classes may redefine operations
+
+
+def has_any_global_hook() -> bool:
+    """Return whether hooks for all modules are registered."""
+    return bool(
+        torch_module._global_forward_pre_hooks
+        or torch_module._global_forward_hooks
+        or torch_module._global_backward_pre_hooks
+        or torch_module._global_backward_hooks
+    )
 
 
 def is_stock(module: nn.Module, *kinds: type[nn.Module]) -> bool:
