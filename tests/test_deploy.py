@@ -14,8 +14,9 @@ from torchvision.ops import box_iou
 
 from shvit_det import SHViT, SHViTFPN, UsageError, deploy
 from shvit_det.deployment import backends, is_deployed, native
+from shvit_det.deployment.compiled import compile_parts
 from shvit_det.deployment.packed import Packed
-from shvit_det.deployment.rpn import NeckWithRPN
+from shvit_det.deployment.rpn import NeckWithRPN, Pyramid
 from shvit_det.timing.building import build_subjects
 from shvit_det.timing.cost import CostCounter
 
@@ -372,6 +373,20 @@ def test_parts_of_a_detector_run_compiled(log, compiler):
     assert len(compiler.runs) == 1
     assert 'compiling the backbone' in announcements(log)[0]
     torch.testing.assert_close(expected.scores, found.scores, rtol=1e-4, atol=1e-5)
+
+
+def test_the_neck_runs_compiled_and_hands_over_what_it_knows(compiler):
+    trained = detector(TINY_MASK_RCNN).model
+    deployed, x = deploy(trained), torch.randn(1, 3, 96, 128)
+    compile_parts(deployed.neck, dict(backend=compiler))
+    with torch.no_grad():
+        for _ in range(2):
+            features = deployed.extract_feat(x)
+            assert isinstance(features, Pyramid)
+            agree(trained.rpn_head(trained.extract_feat(x))[0], deployed.rpn_head(features)[0], 1e-4)
+        deployed.neck.load_state_dict(deployed.neck.state_dict())
+        deployed.extract_feat(x)
+    assert len(compiler.runs) == 3 and len(compiler.frozen) == 2
 
 
 @pytest.mark.skipif(shutil.which('g++') is None, reason='inductor needs a C++ compiler')

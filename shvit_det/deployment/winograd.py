@@ -84,7 +84,7 @@ class WinogradConv(FusedConv):
         return self._by_tiles(x) if self._can(x) else super()._by_onednn(x)
 
     def _plain(self, x: Tensor) -> Tensor:
-        return self._by_tiles(x) if x.dtype is self.weight.dtype and self._can(x) else super()._plain(x)
+        return self._by_tiles(x) if self._can(x) else super()._plain(x)
 
     def _by_tiles(self, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape
@@ -123,18 +123,18 @@ class WinogradConv(FusedConv):
         values.copy_(tiles.permute(4, 5, 0, 1, 2, 3))
         values = _both_axes(to_inputs, values.view(SPAN, SPAN, -1), there, here)
         products = _like(there, SPAN**2, count, out.shape[-1])
-        torch.bmm(values.view(SPAN**2, count, channels), self.transformed(x.dtype), out=products)
+        torch.bmm(values.view(SPAN**2, count, channels), self.transformed(), out=products)
         results = _both_axes(to_results, products.view(SPAN, SPAN, -1), here, there)
 
         results = results.view(TILE, TILE, batch, rows, across, -1).permute(2, 3, 0, 4, 1, 5)
         whole = results.reshape(batch, rows * TILE, across * TILE, -1)
-        torch.add(whole[:, : out.shape[1], :width], self.bias.to(x.dtype), out=out)
+        torch.add(whole[:, : out.shape[1], :width], self.bias, out=out)
         if self.relu:
             out.relu_()
 
-    def transformed(self, dtype: torch.dtype) -> Tensor:
-        """Return the sums of the taps (36, in_channels, out_channels) in a data type."""
-        return self.made(('winograd', dtype), lambda: self._sums(dtype))
+    def transformed(self) -> Tensor:
+        """Return the sums of the taps (36, in_channels, out_channels)."""
+        return self.made('winograd', lambda: self._sums(self.weight.dtype))
 
     def _sums(self, dtype: torch.dtype) -> Tensor:
         taps = transforms()[1]
@@ -143,8 +143,10 @@ class WinogradConv(FusedConv):
 
     def _can(self, x: Tensor) -> bool:
         """Return whether this is faster, and can be: what writes into given memory has no gradient."""
-        fits = x.device.type == 'cpu' and x.dtype in DTYPES and runs_eagerly(x) and x.shape[1] == self.weight.shape[1]
-        if not fits or torch.get_num_threads() > MAX_THREADS:
+        known = x.device.type == 'cpu' and x.dtype in DTYPES and x.dtype is self.weight.dtype
+        if not (known and runs_eagerly(x) and x.shape[1] == self.weight.shape[1]):
+            return False
+        if torch.get_num_threads() > MAX_THREADS:
             return False
         down, across = _tiles(x)
         return len(x) * down * across >= MIN_TILES
