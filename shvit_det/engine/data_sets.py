@@ -9,6 +9,7 @@ from typing import Any
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.logging import print_log
+from mmengine.utils import is_abs
 
 from ..data.checked import BAD_DATA, CHECK, CheckedCocoDataset
 from ..data.checking.files import check_presence, is_local
@@ -89,7 +90,7 @@ def coco_sets(task: Task, config: Config, splits: Sequence[str]) -> list[CocoSet
 
 def place_within(dataset: Mapping, place: str) -> str:
     """Return a file or folder that a dataset dict names, as mmengine joins it with the data root."""
-    return place if '://' in place else os.path.join(dataset.get('data_root') or '', place)
+    return place if is_abs(place) else os.path.join(dataset.get('data_root') or '', place)
 
 
 def storage_of_images(dataset: Mapping) -> Mapping | None:

@@ -117,7 +117,9 @@ def train(
 def saved_by(runner: SHViTRunner, place: Place) -> Path | str | None:
     """Return the last checkpoint of a run that has ended, its address on remote storage, or None if it saved none."""
     written = runner.message_hub.runtime_info.get('last_ckpt')  # also that of the run which this one goes on with
-    return (last_checkpoint(place.work_dir, place.folder) or written) if written else None
+    if written is None:
+        return None
+    return last_checkpoint(place.work_dir, place.folder) or (Path(written) if Path(written).is_file() else written)
 
 
 def way_on(place: Place) -> str:
