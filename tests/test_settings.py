@@ -557,6 +557,10 @@ REFUSED = {
     'a level of the log': (["log_level = 'loud'"], 'loud'),
     'a collate function by name': (["train_dataloader = dict(collate_fn='pseudo_collate')"], 'collate_fn'),
     'two loops': (['train_cfg = dict(by_epoch=False)'], 'by type or by by_epoch'),
+    'annotations that nobody serves': (
+        ["train_dataloader = dict(dataset=dict(data_root='', ann_file='http://127.0.0.1:9/a.json'))"],
+        'refused',
+    ),
     'a part of an epoch': (['train_cfg = dict(max_epochs=1.5)'], '1.5'),
     'half precision': (['val_cfg = dict(fp16=True)'], 'fp16 needs a GPU'),
     'more images than there are': (['train_dataloader = dict(batch_size=9, drop_last=True)'], 'lower'),

@@ -1,5 +1,6 @@
 """The start of a run: its folders and its runner, or one sentence and nothing left behind."""
 
+import errno
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -21,8 +22,9 @@ BUILDING_ERRORS = (
     AssertionError,
     ImportError,
     RuntimeError,
-    FileNotFoundError,
+    OSError,
 )
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 def launch(config: Config, launcher: str) -> list[str]:
@@ -57,7 +59,7 @@ def runner_of(config: Config, checkpoints: Path | None = None) -> Iterator[SHViT
         runner = SHViTRunner.from_cfg(config)
         yield runner
     except BUILDING_ERRORS as error:
-        if runner is not None and runner.has_begun:
+        if (runner is not None and runner.has_begun) or getattr(error, 'errno', None) in NO_ROOM:
             raise
         if is_main_process():
             remove(folders, new)

@@ -1,6 +1,5 @@
 """The training run behind ``tools/train.py``."""
 
-import errno
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,13 +16,12 @@ from .fast import enable_amp, enable_fast
 from .report import plot_curves
 from .resuming import Place, check_resumable, checkpoints_of, last_checkpoint, newest_whole, place_of, written_last
 from .runner import SHViTRunner
-from .starting import launch, runner_of
+from .starting import NO_ROOM, launch, runner_of
 from .tasks import task_of
 from .termination import Terminated, listening
 
 AUTO = 'auto'
 NONE_SAVED = 'none was written, as default_hooks.checkpoint of the config has it'
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 def train(
