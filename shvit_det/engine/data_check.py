@@ -77,7 +77,8 @@ def check_data(
     sets = find_sets(config)
     for data in sets:  # before the first of them is decoded, which may take an hour
         require_annotations(data.annotations)
-        require_folder(data.images)
+        if data.images is not None:
+            require_folder(data.images)
     targets = [None] * len(sets) if fix is None else name_copies(sets, Path(fix))
     checked = []
     for data, target in zip(sets, targets, strict=True):
@@ -131,7 +132,8 @@ def check_set(data: CocoSet, images: Images, workers: int, progress: Callable[[s
     progress(f'{name}: reading {data.annotations}')
     raw = read_bytes(data.annotations)
     classes = data.classes if data.is_plain else None
-    report = Report(name, data.annotations, data.images, None, classes, [], SCOPES[images])
+    scope = SCOPES[images] if data.images else 'annotations, and not the images, which are on remote storage'
+    report = Report(name, data.annotations, data.images, None, classes, [], scope)
     checked = Checked(data, report)
     try:
         report.content = content = parse_annotations(raw, data.annotations)
@@ -140,6 +142,8 @@ def check_set(data: CocoSet, images: Images, workers: int, progress: Callable[[s
         return checked
     progress(f'{name}: checking annotations')
     report.findings = check_annotations_of(data, content)
+    if data.images is None:
+        return checked
     if images == 'presence':
         report.findings += check_presence(content, data.images)
     else:
