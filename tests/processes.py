@@ -59,6 +59,8 @@ def _main(path: str, arguments: list[str], cwd: str, output: str, errors: str, e
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     if disk := environment.get('DISK'):
         mount(disk, 'run')
+    if environment.get('GROUP'):  # of its own, which can be signalled as a terminal or slurm does
+        os.setpgid(0, 0)
     for number, name in ((1, output), (2, errors)):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT, 0o644), number)
     sys.stdout, sys.stderr = (os.fdopen(number, 'w', buffering=1, closefd=False) for number in (1, 2))
@@ -103,6 +105,13 @@ class Running:
     def signal(self, number: int) -> None:
         os.kill(self._process.pid, number)
 
+    def tree(self) -> list[Process]:
+        return process_tree(self._process.pid)
+
+    def signal_group(self, number: int) -> None:
+        """Signal the process, which was started with ``GROUP``, and all that descend from it."""
+        os.killpg(self._process.pid, number)
+
     def wait_for(self, condition: Callable[[], object], timeout: float = 300) -> None:
         """Wait until a condition holds while the tool runs."""
         deadline = time.monotonic() + timeout
@@ -146,10 +155,18 @@ def parent_and_start(pid: int) -> tuple[int, int] | None:
     return None if fields[0] in 'ZX' else (int(fields[1]), int(fields[19]))
 
 
+def parents_and_starts() -> dict[int, tuple[int, int]]:
+    numbers = [int(path.name) for path in Path('/proc').iterdir() if path.name.isdigit()]
+    return {pid: found for pid in numbers if (found := parent_and_start(pid))}
+
+
+def every_process() -> list[Process]:
+    return [(pid, start) for pid, (_, start) in parents_and_starts().items()]
+
+
 def process_tree(root: int) -> list[Process]:
     """Return a process and all that descend from it; empty if it is gone."""
-    numbers = [int(path.name) for path in Path('/proc').iterdir() if path.name.isdigit()]
-    known = {pid: found for pid in numbers if (found := parent_and_start(pid))}
+    known = parents_and_starts()
     tree = [root] if root in known else []
     for pid in tree:
         tree += [child for child, (parent, _) in known.items() if parent == pid]

@@ -21,13 +21,13 @@ import torch
 from processes import ROOT, Process, process_tree, runs
 
 from shvit_det.engine.resuming import last_checkpoint
-from shvit_det.engine.termination import TERMINATED_STATUS
 from shvit_det.timing.environment import describe_environment
 
 CONFIG = 'configs/mask_rcnn_shvit_s1_sample.py'
 SHARED_MEMORY = Path('/dev/shm')
 WARM_UP_MINUTES = 10.0
 EVERY_S = 30.0
+TERMINATED_STATUS = 143
 END_S = 300.0  # how long a run may take to save and to end
 MEMORY = ('Rss', 'Pss', 'Private_Clean', 'Private_Dirty')
 

@@ -5,6 +5,7 @@ from collections import namedtuple
 
 import pytest
 from broken_stacks import NO_GPU, TORCH, distribution, healthy, stack_metadata
+from test_processors import machine_of
 
 from shvit_det.doctor import gpu, machine, packages, report, together
 from shvit_det.doctor.finding import Finding, Status
@@ -230,9 +231,7 @@ def test_a_driver_whose_gpus_are_not_here(monkeypatch, tmp_path):
 
 
 def threads(monkeypatch, tmp_path, used: int, quota: str, wanted: str | None = None) -> Finding:
-    monkeypatch.setattr('os.sched_getaffinity', lambda process: set(range(16)), raising=False)
-    (tmp_path / 'cpu.max').write_text(quota)
-    monkeypatch.setattr(machine, 'CGROUP', tmp_path)
+    machine_of(tmp_path, monkeypatch, {'proc/self/cgroup': '0::/', 'sys/fs/cgroup/cpu.max': quota}, count=16)
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     if wanted is not None:
         monkeypatch.setenv('OMP_NUM_THREADS', wanted)
@@ -250,17 +249,6 @@ def test_threads(monkeypatch, tmp_path):
     assert threads(monkeypatch, tmp_path, 1, 'max 100000', '4,2').status is Status.OK
     for wrong in ('0', 'all', ''):
         assert threads(monkeypatch, tmp_path, 1, 'max 100000', wrong).status is Status.WARN
-
-
-def test_quota_of_older_control_groups(monkeypatch, tmp_path):
-    (tmp_path / 'cpu').mkdir()
-    (tmp_path / 'cpu' / 'cpu.cfs_quota_us').write_text('200000\n')
-    (tmp_path / 'cpu' / 'cpu.cfs_period_us').write_text('100000\n')
-    monkeypatch.setattr('os.sched_getaffinity', lambda process: set(range(16)), raising=False)
-    monkeypatch.setattr(machine, 'CGROUP', tmp_path)
-    assert machine.usable_cores() == 2
-    (tmp_path / 'cpu' / 'cpu.cfs_quota_us').write_text('-1\n')
-    assert machine.usable_cores() == 16
 
 
 @pytest.mark.parametrize(

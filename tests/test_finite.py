@@ -14,6 +14,7 @@ from processes import tool
 from test_tools import MASK_RCNN, RETINANET, succeeded
 from torch import nn
 
+from shvit_det.engine.amp import LossScaleOptimWrapper
 from shvit_det.engine.finite import all_finite, image_names
 from shvit_det.engine.resuming import last_checkpoint
 from shvit_det.engine.runner import SHViTRunner
@@ -26,17 +27,17 @@ class Sample:
 
 
 class Spoilt(BaseModel):
-    """A model whose loss or gradient is spoilt in a chosen step."""
+    """A model whose loss or gradient is spoilt in a chosen step, or in a number of them from that on."""
 
-    def __init__(self, what: str, step: int) -> None:
+    def __init__(self, what: str, step: int, count: int = 1) -> None:
         super().__init__()
         self.layer = nn.Linear(1, 1)
-        self.what, self.step, self.steps = what, step, 0
+        self.what, self.spoilt, self.steps = what, range(step, step + count), 0
 
     def forward(self, inputs, data_samples, mode='loss'):
         self.steps += 1
         out = self.layer(inputs)
-        spoilt = self.steps == self.step
+        spoilt = self.steps in self.spoilt
         losses = dict(loss_box=out.square().mean(), loss_class=out.abs().mean(), accuracy=torch.tensor(torch.nan))
         if spoilt and self.what in ('nan', 'inf'):
             losses['loss_class'] = losses['loss_class'] * float(self.what)
@@ -45,12 +46,12 @@ class Spoilt(BaseModel):
         return losses
 
 
-def run(work_dir: Path, what: str, **wrapper) -> SHViTRunner:
+def run(work_dir: Path, what: str, count=1, epochs=2, hooks=(), optimizer=None, **wrapper) -> SHViTRunner:
     def collate(numbers):
         return dict(inputs=torch.tensor(numbers)[:, None].float(), data_samples=[Sample(n) for n in numbers])
 
     return SHViTRunner(
-        Spoilt(what, 6),
+        Spoilt(what, 6, count),
         str(work_dir),
         train_dataloader=dict(
             dataset=list(range(1, 9)),
@@ -58,9 +59,9 @@ def run(work_dir: Path, what: str, **wrapper) -> SHViTRunner:
             batch_size=2,
             collate_fn=collate,
         ),
-        train_cfg=dict(by_epoch=True, max_epochs=2),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e-3), **wrapper),
-        custom_hooks=[Weights()],
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        optim_wrapper=dict(optimizer=optimizer or dict(type='SGD', lr=1e-3), **wrapper),
+        custom_hooks=[Weights(), *hooks],
         experiment_name=work_dir.name,
     )
 
@@ -98,22 +99,25 @@ def test_steps_that_only_gather_gradients_are_looked_at_too(tmp_path):
         run(tmp_path, 'nan', accumulative_counts=4).train()
 
 
-class Scaled(AmpOptimWrapper):
-    """mmengine's wrapper of a GPU with a scaler that also works on a CPU."""
+class Scaled(LossScaleOptimWrapper):
+    """What ``AmpOptimWrapper`` becomes on a GPU, on a CPU, for which mmengine's own start makes none."""
 
-    def __init__(self, optimizer) -> None:
-        super(AmpOptimWrapper, self).__init__(optimizer)
-        self.loss_scaler = torch.amp.GradScaler('cpu', init_scale=4.0)
-        self._scale_update_param = None
-        self.cast_dtype = None
+    def __init__(self, optimizer, loss_scale=4.0, fixed=False, clip_grad=None, accumulative_counts=1) -> None:
+        super(AmpOptimWrapper, self).__init__(optimizer, clip_grad=clip_grad, accumulative_counts=accumulative_counts)
+        self.loss_scaler = torch.amp.GradScaler('cpu', init_scale=loss_scale)
+        self._scale_update_param = loss_scale if fixed else None
 
     def optim_context(self, model):
-        return super(AmpOptimWrapper, self).optim_context(model)
+        return torch.autocast('cpu', dtype=torch.float16)
 
 
+FUSED = [dict(type='AdamW', lr=1e-2, fused=False), dict(type='AdamW', lr=1e-2, fused=True)]
+
+
+@pytest.mark.parametrize('optimizer', FUSED, ids=['plain', 'fused'])
 @pytest.mark.parametrize('what', ['gradient', 'nan'])
-def test_infinite_gradients_under_a_loss_scale_are_its_own_affair(what, tmp_path):
-    runner = run(tmp_path, what, type=Scaled)
+def test_infinite_gradients_under_a_loss_scale_are_its_own_affair(what, optimizer, tmp_path):
+    runner = run(tmp_path, what, type=Scaled, optimizer=optimizer)
     if what == 'nan':
         with pytest.raises(RunError, match='iteration 6: the loss is not finite: loss_class'):
             runner.train()
@@ -121,6 +125,63 @@ def test_infinite_gradients_under_a_loss_scale_are_its_own_affair(what, tmp_path
     runner.train()
     assert runner.iter == 8 and runner.optim_wrapper.loss_scaler.get_scale() == 2.0
     assert all(value.isfinite().all() for value in runner.model.state_dict().values())
+    assert runner.optim_wrapper.optimizer.state[runner.model.layer.weight]['step'] == 7
+
+
+WAYS = {
+    'plain': {},
+    'norms clipped': dict(clip_grad=dict(max_norm=0.01, error_if_nonfinite=True)),
+    'values clipped': dict(clip_grad=dict(type='value', clip_value=0.01)),
+    'units clipped': dict(hooks=[dict(type='AdaptiveGradientClippingHook', clip_factor=1.0)]),
+    'gradients gathered': dict(accumulative_counts=2),
+}
+
+
+def trained(work_dir: Path, way: str, seed: int = 0, **options) -> SHViTRunner:
+    torch.manual_seed(seed)
+    runner = run(work_dir, '', **WAYS[way], **options)
+    runner.train()
+    return runner
+
+
+@pytest.mark.parametrize('fused', [False, True])
+@pytest.mark.parametrize('way', WAYS)
+def test_a_scaled_run_takes_the_steps_of_one_without_scale(way, fused, tmp_path):
+    optimizer = dict(type='SGD', lr=1e-3, fused=fused)
+    plain = trained(tmp_path / 'plain', way, optimizer=optimizer)
+    scaled = trained(tmp_path / 'scaled', way, optimizer=optimizer, type=Scaled, loss_scale=64.0)
+    assert scaled.optim_wrapper.loss_scaler.get_scale() == 64
+    torch.testing.assert_close(scaled.model.state_dict(), plain.model.state_dict(), rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize('optimizer', FUSED, ids=['plain', 'fused'])
+@pytest.mark.parametrize('way', WAYS)
+def test_a_scale_that_is_too_large_is_lowered_step_by_step(way, optimizer, tmp_path):
+    runner = trained(tmp_path, way, optimizer=optimizer, type=Scaled, loss_scale=2.0**20, epochs=8)
+    num_left_out = 20 - np.log2(runner.optim_wrapper.loss_scaler.get_scale())
+    num_steps = 32 // WAYS[way].get('accumulative_counts', 1)
+    state = runner.optim_wrapper.optimizer.state[runner.model.layer.weight]
+    assert num_left_out > 2 and state['step'] == num_steps - num_left_out
+    assert all(value.isfinite().all() for value in (*state.values(), *runner.model.state_dict().values()))
+    norms = runner.message_hub.log_scalars.get('train/grad_norm')
+    assert norms is None or np.isfinite(norms.data[0]).all()
+
+
+@pytest.mark.parametrize('optimizer', FUSED, ids=['plain', 'fused'])
+@pytest.mark.parametrize('fixed, step', [(False, 6 + 15), (True, 6 + 99)])  # 4 halved 16 times is below 1e-4
+def test_gradients_that_stay_infinite_are_no_overflow(fixed, step, optimizer, tmp_path):
+    with pytest.raises(RunError, match=f'iteration {step}: the losses are finite, but not the gradients') as caught:
+        run(tmp_path, 'gradient', count=1000, epochs=40, type=Scaled, optimizer=optimizer, fixed=fixed).train()
+    assert f'loss scale of {4 if fixed else "6.1e-05"}, {step - 5} steps in a row left out' in str(caught.value)
+    assert 'images: images/' in str(caught.value)
+
+
+@pytest.mark.parametrize('kind', ['AmpOptimWrapper', 'mmengine.AmpOptimWrapper', AmpOptimWrapper])
+def test_the_wrapper_of_the_runner_is_in_the_place_of_mmengines(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr('mmengine.optim.optimizer.amp_optimizer_wrapper.is_cuda_available', lambda: True)
+    runner = run(tmp_path, '')
+    wrapper = runner.build_optim_wrapper(dict(type=kind, loss_scale=512.0, optimizer=dict(type='SGD', lr=0.1)))
+    assert type(wrapper) is LossScaleOptimWrapper and wrapper._scale_update_param == 512
 
 
 def test_what_counts_as_finite():

@@ -32,7 +32,7 @@ from shvit_det.engine.resuming import (
     newest_whole,
 )
 from shvit_det.engine.runner import SHViTRunner
-from shvit_det.engine.termination import Requests, Terminated, listening
+from shvit_det.engine.termination import Terminated, listening
 from shvit_det.engine.train import take_seed
 
 SHORT = ['--cfg-options', 'train_cfg.max_epochs=4']
@@ -111,23 +111,6 @@ def test_a_work_dir_that_cannot_be_written_is_found_before_the_start(runs):
     assert 'error: cannot write into the work dir' in result.stderr and '--work-dir' in result.stderr
 
 
-def test_a_second_request_to_end_is_followed_at_once(runs):
-    folder, _, _ = runs
-    running = Running('train', CONFIG, '--work-dir', 'twice', '--cfg-options', 'train_cfg.max_epochs=1000', cwd=folder)
-    running.wait_for(lambda: 'Epoch(train)' in running.read())
-    running.signal(signal.SIGSTOP)  # both are there before it can act on the first
-    running.signal(signal.SIGTERM)
-    time.sleep(0.1)
-    running.signal(signal.SIGCONT)
-    for _ in range(2000):
-        if not running.alive:
-            break
-        with contextlib.suppress(ProcessLookupError):  # it may end at any moment
-            running.signal(signal.SIGTERM)
-        time.sleep(0.002)
-    assert running.finish().returncode in (143, -signal.SIGTERM)
-
-
 # The same with a model of two weights, where the moment can be chosen.
 
 
@@ -155,24 +138,33 @@ class LastValue(BaseMetric):
 
 
 class SignalAt(Hook):
-    """Sends SIGTERM to its own process at a chosen moment."""
+    """Sends a signal to its own process, or what ``send`` does, at a chosen moment."""
 
-    def __init__(self, moment: str, count: int) -> None:
+    def __init__(self, moment: str, count: int, number: int = signal.SIGTERM, send=os.kill) -> None:
         self.left = count
 
         def act(*args, **kwargs):
             self.left -= 1
             if self.left == 0:
-                os.kill(os.getpid(), signal.SIGTERM)
+                send(os.getpid(), number)
 
         setattr(self, moment, act)
 
 
-def run(work_dir: Path, hooks=(), max_epochs=4, checkpoint=None, iterations=False, **options) -> SHViTRunner:
+def stacked(batch: list[torch.Tensor]) -> dict:
+    return dict(inputs=torch.stack(batch))
+
+
+def run(
+    work_dir: Path, hooks=(), max_epochs=4, checkpoint=None, iterations=False, loading=None, **options
+) -> SHViTRunner:
     data = dict(
-        dataset=[torch.full((1,), float(i)) for i in range(6)],
-        batch_size=2,
-        collate_fn=lambda batch: dict(inputs=torch.stack(batch)),
+        dict(
+            dataset=[torch.full((1,), float(i)) for i in range(6)],
+            batch_size=2,
+            collate_fn=stacked,
+        ),
+        **(loading or {}),
     )
     sampler = 'InfiniteSampler' if iterations else 'DefaultSampler'
     torch.manual_seed(0)
@@ -262,21 +254,60 @@ def test_a_request_before_the_training_ends_it_there():
         time.sleep(5)
 
 
-def test_a_worker_outlives_the_first_request():
-    """It has to deliver what the step that is saved needs; the run that ends stops it."""
-    with listening():
-        child = os.fork()
-        if child == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0.01)
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(5)
+def status_of(function) -> int:
+    """Call a function in a fork of this process and return the status with which it ends, 0 if it returns."""
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(Exception):
+            function()
             os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
-    requests = Requests()
-    requests._process = -1
-    requests.receive(signal.SIGTERM, None)
-    assert requests.received_at is None
+        os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize('second, after_s, status', [
+    (signal.SIGTERM, 0, 0),  # slurm and what it started both hand on one request
+    (signal.SIGTERM, 60, 143),
+    (signal.SIGUSR1, 60, 0),  # another warning of the same event
+])  # fmt: skip
+def test_a_second_request_to_end_is_followed_at_once_if_it_is_meant(second, after_s, status, monkeypatch):
+    """A run that saves goes on with that until the same signal comes again, some time later."""
+    now = 0.0
+    monkeypatch.setattr('time.monotonic', lambda: now)
+
+    def save() -> None:
+        nonlocal now
+        with listening() as requests:
+            requests.can_save = True
+            os.kill(os.getpid(), signal.SIGTERM)
+            now += after_s
+            os.kill(os.getpid(), second)
+            assert requests.received == signal.SIGTERM
+
+    assert status_of(save) == status
+
+
+def test_processes_that_are_forked_meanwhile_end_as_others_do():
+    with listening() as requests:
+        assert status_of(lambda: os.kill(os.getpid(), signal.SIGTERM)) == -signal.SIGTERM
+        assert not requests.received
+
+
+@pytest.mark.parametrize('number', [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_what_is_ignored_or_used_otherwise_stays_so(number):
+    def use(*arguments) -> None:
+        raise AssertionError('not called')
+
+    for handler in (signal.SIG_IGN, use):
+        before = signal.signal(number, handler)
+        try:
+            with listening():
+                assert signal.getsignal(number) == handler
+        finally:
+            signal.signal(number, before)
+    with listening():
+        assert signal.getsignal(number) != signal.SIG_DFL
+    assert signal.getsignal(number) == signal.SIG_DFL
 
 
 @pytest.mark.parametrize('keep', [1, 2])

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from test_processors import machine_of
 
 import shvit_det
 from shvit_det.compat import mmcv_ops
@@ -109,11 +110,11 @@ def test_a_mac(tmp_path, monkeypatch, programs):
     monkeypatch.setattr(environment.platform, 'system', lambda: 'Darwin')
     monkeypatch.setattr(environment.platform, 'release', lambda: '23.5.0')
     monkeypatch.setattr(environment.platform, 'machine', lambda: 'arm64')
-    monkeypatch.delattr(environment.os, 'sched_getaffinity', raising=False)
+    machine_of(tmp_path, monkeypatch, {}, count=8)
     description = describe_environment(CPU)
     assert description['os'] == 'Darwin 23.5.0'
     assert description['cpu']['model'] == 'Apple M9' and description['cpu']['instruction_sets'] == ['neon']
-    assert description['cpu']['usable_cores'] == os.cpu_count() and description['cpu']['clock_mhz'] is None
+    assert description['cpu']['usable_cores'] == 8 and description['cpu']['clock_mhz'] is None
 
 
 def test_the_builder_of_the_system_is_left_out(monkeypatch):

@@ -1,12 +1,12 @@
 """What the machine gives: threads, shared memory, disk, the folder for downloads."""
 
-import math
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from ..processors import usable_processors
 from .finding import Finding, Status
 from .imports import Outcome
 
@@ -15,14 +15,13 @@ SHARED_MEMORY = Path('/dev/shm')
 SHARED_MEMORY_WANTED = 2**30
 # A checkpoint of Mask R-CNN SHViT-S4 with its optimizer has some 0.4 GB, and a run of 12 epochs keeps one of each.
 DISK_NEEDED, DISK_WANTED = 2**30, 10 * 2**30
-CGROUP = Path('/sys/fs/cgroup')
 IN_CONTAINER = (Path('/.dockerenv'), Path('/run/.containerenv'))
 
 
 def check_threads(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
     """Does torch use as many threads as there are cores for it?"""
     name, wanted = 'OpenMP threads', os.environ.get('OMP_NUM_THREADS')
-    cores = usable_cores()
+    cores = usable_processors()
     command = f'export OMP_NUM_THREADS={cores}'
     threads = outcomes['torch'].facts.get('threads')
     if wanted is not None and not re.fullmatch(r'\s*[1-9]\d*\s*(,\s*[1-9]\d*\s*)*', wanted):
@@ -34,29 +33,6 @@ def check_threads(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
     else:
         chosen = f' (OMP_NUM_THREADS={wanted})' if wanted is not None else ''
         yield Finding(name, Status.OK, f'{threads} on {cores} usable cores{chosen}')
-
-
-def usable_cores() -> int:
-    """Return the cores of this process: of its affinity, and of its container's quota, which torch does not see."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    quota = _quota()
-    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
-
-
-def _quota() -> float | None:
-    """Return how many cores' time the control group may take; None without a limit."""
-    try:
-        limit, period = (CGROUP / 'cpu.max').read_text().split()
-    except (OSError, ValueError):
-        try:
-            limit, period = (
-                (CGROUP / 'cpu' / f'cpu.cfs_{part}_us').read_text().strip() for part in ('quota', 'period')
-            )
-        except OSError:
-            return None
-    if not limit.isdigit() or not period.isdigit():  # 'max', or -1
-        return None
-    return int(limit) / int(period)
 
 
 def check_shared_memory() -> Iterator[Finding]:

@@ -2,22 +2,27 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+import torch
 from mmengine.config import DictAction
 from torch import distributed
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from ..errors import RunError, UsageError
+from ..processors import usable_processors
 from .launching import find_launcher
-from .termination import TERMINATED_STATUS, Terminated
+from .termination import REQUESTS, Terminated
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 FAILED_STATUS = 1
 USAGE_STATUS = 2
 INTERRUPTED_STATUS = 130
+THREADS_SET_BY = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')  # where torch looks
 
 
 class OptionsAction(DictAction):
@@ -65,6 +70,21 @@ def leave_process_group() -> None:
         distributed.destroy_process_group()
 
 
+def fit_threads() -> None:
+    """Compute on no more threads than there are processors for this process; what the environment says is kept.
+
+    torch takes all processors of the machine, though a container may have the time of a few only.
+    """
+    usable, threads = usable_processors(), torch.get_num_threads()
+    if threads > usable and not any(os.environ.get(name) for name in THREADS_SET_BY):
+        torch.set_num_threads(usable)
+        print(
+            f'{usable} of {threads} threads, since this process may use no more processors: '
+            f'OMP_NUM_THREADS={threads} keeps them',
+            file=sys.stderr,
+        )
+
+
 def show_progress(text: str) -> None:
     """Keep one line of a terminal up to date; a log file gets nothing."""
     if sys.stderr.isatty():
@@ -74,11 +94,12 @@ def show_progress(text: str) -> None:
 def run(main: Callable[[], None]) -> None:
     """Run a tool. A user's mistake ends in one sentence on stderr and status 2, a run that cannot go on in status 1.
 
-    Ctrl-C gives status 130 and SIGTERM 143, as in a shell. Under torchrun an error is also noted where torchrun looks
-    for it, so that its summary shows the one that came first.
+    Ctrl-C gives status 130, SIGTERM 143 and other signals 128 and their number, as in a shell. Under torchrun an error
+    is also noted where torchrun looks for it, so that its summary shows the one that came first.
     """
     if 'TORCHELASTIC_RUN_ID' in os.environ:
         main = record(main)
+    fit_threads()
     try:
         main()
         leave_process_group()
@@ -88,9 +109,12 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         leave(INTERRUPTED_STATUS)
-    except Terminated:
-        print('terminated', file=sys.stderr)
-        leave(TERMINATED_STATUS)
+    except Terminated as terminated:
+        for number in REQUESTS:
+            signal.signal(number, signal.SIG_IGN)  # it is on its way
+        with suppress(OSError):  # the terminal may be closed
+            print('terminated', file=sys.stderr)
+        leave(terminated.status)
 
 
 def leave(status: int) -> None:

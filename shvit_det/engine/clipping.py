@@ -26,7 +26,9 @@ def unit_norms(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def clip_adaptively(parameters: Iterable[Tensor], clip_factor: float, min_norm: float = 1e-3) -> None:
+def clip_adaptively(
+    parameters: Iterable[Tensor], clip_factor: float, min_norm: float = 1e-3, grad_scale: Tensor | float = 1.0
+) -> None:
     """Scale down, in place, the gradient of every unit that exceeds ``clip_factor`` times the unit's own norm.
 
     (Brock et al., High-Performance Large-Scale Image Recognition Without Normalization, Equation 3.)
@@ -35,12 +37,13 @@ def clip_adaptively(parameters: Iterable[Tensor], clip_factor: float, min_norm: 
         parameters: Parameters; those without a gradient are passed over.
         clip_factor: The largest ratio of gradient to weight.
         min_norm: The norm that a unit near zero is taken to have, so that it can leave zero.
+        grad_scale: What the gradients are still multiplied with, and stay so.
     """
     for parameter in parameters:
         if parameter.grad is None:
             continue
         largest = unit_norms(parameter).clamp(min=min_norm) * clip_factor
-        scale = largest / unit_norms(parameter.grad).clamp(min=1e-6)
+        scale = largest / (unit_norms(parameter.grad) / grad_scale).clamp(min=1e-6)
         parameter.grad.mul_(scale.clamp(max=1))
 
 
@@ -49,7 +52,8 @@ class AdaptiveGradientClippingHook(Hook):
     """Clip the gradients of all parameters by :func:`.clip_adaptively` before every step of the optimizer.
 
     A hook rather than an optimizer wrapper, so that it goes with mixed precision and gradient accumulation: it runs
-    inside the optimizer's step, after a loss scale was taken off.
+    inside the optimizer's step, after a loss scale was taken off, or with the scale known where a fused optimizer takes
+    it off by itself.
 
     Args:
         clip_factor: The largest ratio of gradient to weight.
@@ -68,5 +72,6 @@ class AdaptiveGradientClippingHook(Hook):
         runner.optim_wrapper.optimizer.register_step_pre_hook(self._clip)
 
     def _clip(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        grad_scale = getattr(optimizer, 'grad_scale', None)  # torch's GradScaler sets it for a fused optimizer
         for group in optimizer.param_groups:
-            clip_adaptively(group['params'], self.clip_factor)
+            clip_adaptively(group['params'], self.clip_factor, grad_scale=1.0 if grad_scale is None else grad_scale)

@@ -11,12 +11,13 @@ from typing import Any, Literal
 from mmengine.config import Config
 
 from ..data.checking.cleaning import Cleaned, clean
-from ..data.checking.files import check_files, check_presence, require_folder, usable_workers
+from ..data.checking.files import check_files, check_presence, require_folder
 from ..data.checking.findings import Finding, counts_of, errors_among, in_words
 from ..data.checking.reading import parse_annotations, read_bytes, require_annotations
 from ..data.checking.report import Report, as_record, what_was_done
 from ..data.sample import ensure_sample
 from ..errors import UsageError
+from ..processors import usable_processors
 from . import config as changes
 from .data_sets import CocoSet, check_annotations_of, coco_sets
 from .tasks import task_of
@@ -62,7 +63,7 @@ def check_data(
         data_root: Another folder of the layout that the config expects.
         cfg_options: Changes of single values, dotted names.
         images: How closely images are looked at.
-        workers: Threads; by default as many as there are processors.
+        workers: Threads; by default as many as there are processors for this process.
         fix: The folder that cleaned copies of the annotation files are to go into.
         progress: Called with a line about how far it is.
 
@@ -82,7 +83,7 @@ def check_data(
     targets = [None] * len(sets) if fix is None else name_copies(sets, Path(fix))
     checked = []
     for data, target in zip(sets, targets, strict=True):
-        checked.append(check_set(data, images, workers or usable_workers(), progress))
+        checked.append(check_set(data, images, workers or usable_processors(), progress))
         checked[-1].target = target
     return checked
 

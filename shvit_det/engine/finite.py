@@ -8,7 +8,7 @@ from mmengine.dist import get_dist_info
 from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -17,6 +17,10 @@ from ..errors import RunError
 from ..registry import HOOKS, register
 
 NUM_NAMED = 3
+# A loss scale is halved at each overflow. Below this one the gradients of float16 vanish; a fixed one gets no smaller.
+# What is left out from there on is no overflow.
+SMALLEST_SCALE = 1e-4
+MOST_LEFT_OUT = 100  # steps in a row
 
 
 def image_names(batch: Any) -> list[str]:
@@ -39,6 +43,15 @@ def all_finite(losses: Mapping[str, Tensor], gradients: list[Tensor]) -> bool:
     return bool(total.isfinite())
 
 
+def is_left_out(optimizer: Optimizer) -> bool:
+    """Tell whether a fused optimizer leaves the step out that it is about to make, as torch's GradScaler told it.
+
+    Of other optimizers the scaler itself leaves steps out, and does not call them.
+    """
+    found_inf = getattr(optimizer, 'found_inf', None)
+    return found_inf is not None and bool(found_inf)
+
+
 @register(HOOKS)
 class FiniteCheckHook(Hook):
     """Stop before the step of the optimizer that a loss or gradient would spoil. Part of our runner.
@@ -46,8 +59,8 @@ class FiniteCheckHook(Hook):
     The error names the iteration, the images of the batch and the loss terms. Losses and gradients are looked at
     together, inside the optimizer's step: on a GPU this waits for the device once a step, as the norm of clipped
     gradients and the samplers of two-stage detectors do anyway. Under a loss scale the scaler finds infinite gradients
-    first and leaves the step out, which is part of its work; then, and in steps that only gather gradients, the losses
-    alone are looked at.
+    first and leaves the step out, which is part of its work until the scale can get no smaller; then, and in steps that
+    only gather gradients, the losses alone are looked at.
 
     Raises:
         RunError: At the step where it happens.
@@ -58,6 +71,7 @@ class FiniteCheckHook(Hook):
     def __init__(self) -> None:
         self._losses: dict[str, Tensor] = {}
         self._checked = False
+        self._num_left_out = 0
         self._names: dict[int, str] = {}
         self._runner: Runner | None = None
         self._batch: Any = None
@@ -87,17 +101,28 @@ class FiniteCheckHook(Hook):
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
-        self._checked = True
-        if not all_finite(self._losses, gradients):
-            raise RunError(self._sentence(optimizer))
+        if all_finite(self._losses, gradients):
+            self._checked = True
+        elif not is_left_out(optimizer):
+            raise RunError(self._sentence(f'the gradient of {self._bad_parameters(optimizer)}'))
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None, outputs: dict | None = None
     ) -> None:
-        if not self._checked and not all_finite(self._losses, []):
-            raise RunError(self._sentence(None))
+        if self._checked:
+            self._num_left_out = 0
+        elif not all_finite(self._losses, []):
+            raise RunError(self._sentence('the losses'))
+        elif isinstance(runner.optim_wrapper, AmpOptimWrapper) and runner.optim_wrapper.should_update():
+            self._num_left_out += 1
+            scale = runner.optim_wrapper.loss_scaler.get_scale()
+            if scale < SMALLEST_SCALE or self._num_left_out == MOST_LEFT_OUT:
+                left_out = f'{self._num_left_out} steps in a row' if self._num_left_out > 1 else 'the step'
+                raise RunError(
+                    self._sentence(f'the gradients even at a loss scale of {scale:.2g}, {left_out} left out')
+                )
 
-    def _sentence(self, optimizer: Optimizer | None) -> str:
+    def _sentence(self, not_finite: str) -> str:
         assert self._runner is not None
         rank, world_size = get_dist_info()
         where = f'iteration {self._runner.iter + 1}' + (f', process {rank}' if world_size > 1 else '')
@@ -106,14 +131,14 @@ class FiniteCheckHook(Hook):
         if bad:
             what = f'the loss is not finite: {", ".join(bad)}'
         else:
-            what = 'the losses are finite, but not the gradient of ' + self._bad_parameters(optimizer)
+            what = f'the losses are finite, but not {not_finite}'
             if world_size > 1:
                 what += ' (another process may name a loss)'
         images = ', '.join(image_names(self._batch)) or 'not named by the data set'
         return f'{where}: {what} (terms: {losses}; images: {images}); the weights were not changed by this step'
 
-    def _bad_parameters(self, optimizer: Optimizer | None) -> str:
-        parameters = [p for group in optimizer.param_groups for p in group['params']] if optimizer else []
+    def _bad_parameters(self, optimizer: Optimizer) -> str:
+        parameters = [p for group in optimizer.param_groups for p in group['params']]
         bad = [self._names.get(id(p), '?') for p in parameters if p.grad is not None and not p.grad.isfinite().all()]
         more = f' and {len(bad) - NUM_NAMED} more' if len(bad) > NUM_NAMED else ''
         return (', '.join(bad[:NUM_NAMED]) or 'all of them together') + more

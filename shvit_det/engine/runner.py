@@ -12,8 +12,8 @@ from mmengine.dist import is_distributed, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import MMLogger, print_log
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
-from mmengine.registry import HOOKS, LOOPS, MODEL_WRAPPERS, Registry
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import HOOKS, LOOPS, MODEL_WRAPPERS, OPTIM_WRAPPERS, Registry
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from ..checkpoint import check_checkpoint, load_checkpoint, load_content
 from ..data.checking.files import is_local
 from ..errors import RunError, UsageError
+from .amp import LossScaleOptimWrapper
 from .atomic import part_of, settle
 from .checkpoint_hook import SafeCheckpointHook
 from .finite import FiniteCheckHook
@@ -31,7 +32,7 @@ from .randomness import StepSeedHook, reproducible
 from .report import was_evaluated
 from .resuming import check_optimizer
 from .termination import TerminationHook
-from .workers import EndingWithParent
+from .workers import guard
 
 OF_WORKERS = ('persistent_workers', 'prefetch_factor', 'timeout', 'multiprocessing_context')
 MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
@@ -143,11 +144,16 @@ class SHViTRunner(Runner):
         elif fn_name == 'after_val_epoch':
             self.metrics = dict(kwargs.get('metrics') or {})
 
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        if isinstance(optim_wrapper, dict) and class_of(optim_wrapper, OPTIM_WRAPPERS) is AmpOptimWrapper:
+            optim_wrapper = dict(optim_wrapper, type=LossScaleOptimWrapper)
+        return super().build_optim_wrapper(optim_wrapper)
+
     @staticmethod
     def build_dataloader(
         dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
-        """Build a loader as mmengine does; its workers end with this process, however it ends.
+        """Build a loader as mmengine does; its workers end with this process, however it ends, and not before.
 
         Without workers, settings that are theirs alone are left out: torch refuses them then.
         """
@@ -157,8 +163,7 @@ class SHViTRunner(Runner):
                 print_log(f'{" and ".join(idle)} of a loader left out, since its num_workers is 0', 'current')
             dataloader = {name: value for name, value in dataloader.items() if name not in idle}
         loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
-        if not isinstance(loader.worker_init_fn, EndingWithParent):
-            loader.worker_init_fn = EndingWithParent(loader.worker_init_fn)
+        guard(loader)
         return loader
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:

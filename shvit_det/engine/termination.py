@@ -1,4 +1,4 @@
-"""SIGTERM, which clusters send before they take a machine away: the run saves where it is and ends."""
+"""The signals that clusters and terminals send before they take a machine away: the run saves where it is and ends."""
 
 import os
 import signal
@@ -18,38 +18,53 @@ from torch import distributed
 from ..registry import HOOKS, register
 from .checkpoint_hook import INTERRUPTED, point_at
 from .loop import ResumableEpochLoop
+from .workers import kill_workers
 
-TERMINATED_STATUS = 128 + signal.SIGTERM
+# Slurm can warn by SIGUSR1 and Grid Engine by SIGUSR2, a terminal that is closed sends SIGHUP, all others SIGTERM.
+REQUESTS = [getattr(signal, name) for name in ('SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2') if hasattr(signal, name)]
 # Slurm signals every process and torchrun hands on what it got: one request reaches a process twice.
 SAME_REQUEST_S = 5.0
 
 
 class Terminated(BaseException):
-    """The run was told to end; what there was to save has been saved."""
+    """The run was told to end; what there was to save has been saved.
+
+    Args:
+        number: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.status = 128 + number
 
 
 class Requests:
-    """Receives SIGTERM. The first is noted, or ends the process where there is nothing to save; a second ends it."""
+    """Receives signals to end. The first is noted, or ends the process where there is nothing to save.
+
+    The same signal again is impatience, and ends the process at once; another one is a second warning of one event.
+    """
 
     def __init__(self) -> None:
-        self.received_at: float | None = None
         self.can_save = False
+        self._times: dict[int, float] = {}
         self._process = os.getpid()
-        self._received_in_child = False
+
+    @property
+    def received(self) -> int:
+        """The signal that came first; 0 if none has come."""
+        return next(iter(self._times), 0)
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:
-            # A worker of the loader, forked with this handler. It has to deliver until the run has saved.
-            if self._received_in_child:
-                os._exit(TERMINATED_STATUS)
-            self._received_in_child = True
+        if os.getpid() != self._process:  # in a process that was forked with this handler
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
             return
-        if self.received_at is None:
-            self.received_at = time.monotonic()
-            if not self.can_save:
-                raise Terminated
-        elif not is_distributed() or time.monotonic() - self.received_at > SAME_REQUEST_S:
-            os._exit(TERMINATED_STATUS)
+        now = time.monotonic()
+        if now - self._times.setdefault(number, now) > SAME_REQUEST_S:
+            kill_workers()
+            os._exit(128 + number)
+        if not self.can_save:
+            raise Terminated(number)
 
 
 _active: list[Requests] = []
@@ -57,26 +72,34 @@ _active: list[Requests] = []
 
 @contextmanager
 def listening() -> Iterator[Requests]:
-    """Receive SIGTERM within the context; :class:`TerminationHook` acts on it while a run trains.
+    """Receive signals to end within the context; :class:`TerminationHook` acts on them while a run trains.
+
+    Those that are ignored stay so, as SIGHUP under ``nohup``, and so does what the program around has its own use for;
+    but SIGTERM is always received.
 
     Raises:
         Terminated: Where the process is when the signal comes, if there is nothing to save.
     """
     requests = Requests()
-    before = signal.signal(signal.SIGTERM, requests.receive)
+    before = {
+        number: signal.signal(number, requests.receive)
+        for number in REQUESTS
+        if number == signal.SIGTERM or signal.getsignal(number) == signal.SIG_DFL
+    }
     _active.append(requests)
     try:
         yield requests
     finally:
         _active.remove(requests)
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @register(HOOKS)
 class TerminationHook(Hook):
-    """Save after the present step and raise :exc:`.Terminated`, once SIGTERM was received. Part of our runner.
+    """Save after the present step and raise :exc:`.Terminated`, once a signal to end came. Part of our runner.
 
-    Several processes stop after the same step: each hands on whether it was signalled, through a group of its own on
+    Several processes stop after the same step: each hands on which signal it got, through a group of its own on
     the CPU, and reads what came of that one step later, so that nothing waits for it.
     """
 
@@ -97,14 +120,14 @@ class TerminationHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None, outputs: dict | None = None
     ) -> None:
-        if self._all_know():
+        if signalled := self._all_know():
             meta = dict(epoch=runner.epoch, iter=runner.iter + 1)
             if isinstance(runner.train_loop, ResumableEpochLoop):
                 meta.update(batch=batch_idx + 1, num_batches=len(runner.train_dataloader))
             self._save(runner, meta)
             if self._group is not None:
                 distributed.barrier(self._group)
-            raise Terminated
+            raise Terminated(signalled)
 
     def after_val_iter(
         self,
@@ -113,12 +136,12 @@ class TerminationHook(Hook):
         data_batch: DATA_BATCH = None,
         outputs: Sequence | None = None,
     ) -> None:
-        if self._requests and self._requests.received_at is not None:
+        if self._requests and self._requests.received:
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):
                     hook.after_val_epoch(runner)  # puts the averages out of the model again
             self._save(runner, dict(epoch=runner.epoch, iter=runner.iter))
-            raise Terminated
+            raise Terminated(self._requests.received)
 
     def after_train(self, runner: Runner) -> None:
         if self._pending:
@@ -126,19 +149,19 @@ class TerminationHook(Hook):
         if self._requests:
             self._requests.can_save = False
 
-    def _all_know(self) -> bool:
-        """Tell whether a process was signalled; all of them hear the same."""
-        own = bool(self._requests and self._requests.received_at is not None)
+    def _all_know(self) -> int:
+        """Return the signal that a process got, the highest of several, or 0; all of them hear the same."""
+        own = self._requests.received if self._requests else 0
         if self._group is None:
             return own
-        known = False
+        known = 0
         if self._pending:
-            flag, work = self._pending
+            signalled, work = self._pending
             work.wait()
-            known = bool(flag.item())
-        flag = torch.tensor([int(own)])
-        work = distributed.all_reduce(flag, distributed.ReduceOp.MAX, group=self._group, async_op=True)
-        self._pending = flag, work
+            known = int(signalled.item())
+        signalled = torch.tensor([own])
+        work = distributed.all_reduce(signalled, distributed.ReduceOp.MAX, group=self._group, async_op=True)
+        self._pending = signalled, work
         return known
 
     def _save(self, runner: Runner, meta: dict) -> None:

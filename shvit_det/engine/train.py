@@ -84,8 +84,8 @@ def train(
                 for choice in choices:
                     print_log(choice, 'current')
                 runner.train()
-            if requests.received_at is not None:
-                raise Terminated  # it came during the last evaluation or after it: all is saved
+            if requests.received:
+                raise Terminated(requests.received)  # it came during the last evaluation or after it: all is saved
         except (KeyboardInterrupt, Terminated) as error:
             what = 'Interrupted' if isinstance(error, KeyboardInterrupt) else 'Terminated'
             print_log(f'{what}; {way_on(place)}', 'current')

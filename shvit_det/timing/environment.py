@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..compat import mmcv_ops
+from ..processors import usable_processors
 from ..stack import PACKAGES
 from ..version import __version__
 
@@ -43,8 +44,8 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         'device': device.type,
         'cpu': _cpu(),
         'gpu': _gpu(device) if device.type == 'cuda' else None,
-        'memory_gib': round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30, 1),
-        'load_average': [round(load, 2) for load in os.getloadavg()],
+        'memory_gib': _memory_gib(),
+        'load_average': [round(load, 2) for load in os.getloadavg()] if hasattr(os, 'getloadavg') else None,
         'os': f'{platform.system()} {_first(r"[0-9.]*[0-9]", platform.release())}',  # without what its builder added
         'python': platform.python_version(),
         'torch': _torch(),
@@ -52,6 +53,12 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         'mmcv_ops': 'stand-in' if mmcv_ops.is_stand_in() else 'compiled',
         'source': _source(SOURCE_TREE),
     }
+
+
+def _memory_gib() -> float | None:
+    if not hasattr(os, 'sysconf'):  # Windows
+        return None
+    return round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30, 1)
 
 
 def _cpu() -> dict[str, Any]:
@@ -65,7 +72,7 @@ def _cpu() -> dict[str, Any]:
         'model': name,
         'architecture': platform.machine(),
         'logical_cores': os.cpu_count(),
-        'usable_cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
+        'usable_cores': usable_processors(),
         'instruction_sets': _instruction_sets(cpuinfo),
         'clock_mhz': max(current or _cpufreq('scaling_cur_freq'), default=None),  # of the fastest core
         'clock_max_mhz': max(_cpufreq('cpuinfo_max_freq'), default=None),

@@ -135,8 +135,3 @@ def _quiet_pil() -> Iterator[None]:
             yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
-
-
-def usable_workers() -> int:
-    """Return how many threads this process may keep busy."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
