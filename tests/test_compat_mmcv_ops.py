@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 
 from shvit_det.compat import mmcv_ops
+from shvit_det.registry import MODELS
 
 if not mmcv_ops.install():
     pytest.skip('mmcv has its compiled ops here, which serve', allow_module_level=True)
@@ -487,6 +488,36 @@ def test_modulated_deform_conv(deform_groups: int, has_bias: bool) -> None:
     np.testing.assert_allclose(convolve(*inputs, bias), expected, atol=1e-12)
     inputs = [x if x is None else x.requires_grad_() for x in (*inputs, bias)]
     assert gradcheck(convolve, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+def test_offsets_of_a_larger_map_are_read_by_their_place_in_memory(memory_format: torch.memory_format) -> None:
+    """As mmdet's DyHead uses those of one level for the smaller level above it."""
+    features, weight = random(2, 2, 3, 4), random(3, 2, 3, 3, seed=1)
+    larger = [random(2, channels, 5, 6, seed=channels) for channels in (18, 9)]
+    larger = [x.to(memory_format=memory_format).requires_grad_() for x in larger]
+    read = [x.detach().flatten(1)[:, : x.shape[1] * 12].reshape(2, -1, 3, 4).requires_grad_() for x in larger]
+    found = ops.modulated_deform_conv2d(features, *larger, weight, None, 1, 1)
+    expected = ops.modulated_deform_conv2d(features, *read, weight, None, 1, 1)
+    torch.testing.assert_close(found, expected)
+    found.sin().sum().backward()
+    expected.sin().sum().backward()
+    for whole, part in zip(larger, read, strict=True):
+        gradient = whole.grad.flatten(1)
+        torch.testing.assert_close(gradient[:, : part[0].numel()], part.grad.flatten(1))
+        assert gradient[:, part[0].numel() :].count_nonzero() == 0
+    with pytest.raises(ValueError, match='too few'):
+        ops.modulated_deform_conv2d(random(2, 2, 9, 9), *larger, weight, None, 1, 1)
+
+
+def test_dyhead_runs_behind_our_neck() -> None:
+    necks = [
+        dict(type='SHViTFPN', in_channels=[8, 8, 8], out_channels=16, num_outs=5, num_upsamples=2),
+        dict(type='mmdet.DyHead', in_channels=16, out_channels=16, num_blocks=1, zero_init_offset=False),
+    ]
+    model = nn.Sequential(*map(MODELS.build, necks))
+    levels = model([random(1, 8, size, size, seed=size).float() for size in (16, 8, 4)])
+    assert [level.shape[-1] for level in levels] == [64, 32, 16, 8, 4]
 
 
 def whole_offsets(*shape: int, largest: int) -> Tensor:

@@ -8,6 +8,7 @@ has a gradient by its offset there and none in mmcv. :func:`_differentiate` remo
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .precision import widen
 
@@ -97,6 +98,7 @@ def modulated_deform_conv_forward(
         (D,), or empty without a bias.
     """
     geometry = [settings[name] for name in _MODULATED]
+    offset, mask = (_as_read(values, output.shape[2:]) for values in (offset, mask))
     output.copy_(_convolve(features, weight, offset, mask, bias if with_bias else None, geometry))
 
 
@@ -119,12 +121,33 @@ def modulated_deform_conv_backward(
 ) -> None:
     """Write the gradients of everything that the forward op takes."""
     geometry = [settings[name] for name in _MODULATED]
+    offset, mask = (_as_read(values, grad_output.shape[2:]) for values in (offset, mask))
     gradients = _differentiate(grad_output, features, weight, offset, mask, bias if with_bias else None, geometry)
     targets = (grad_features, grad_weight, grad_offset, grad_mask)
     for target, gradient in zip(targets, gradients[:4], strict=True):
+        if gradient.shape != target.shape:  # the rest was not read
+            gradient = pad(gradient.flatten(1), (0, target[0].numel() - gradient[0].numel())).view(target.shape)
         target.copy_(gradient)
     if with_bias:
         grad_bias.copy_(gradients[4])
+
+
+def _as_read(values: Tensor, size: torch.Size) -> Tensor:
+    """Return offsets or a mask as mmcv's kernels find them for an output of this size: by place in memory.
+
+    mmdet's DyHead relies on it, which uses those of one level for the smaller level above it.
+
+    Shapes: (B, C, H, W) -> (B, C, *size).
+
+    Raises:
+        ValueError: If there are fewer than the output needs; mmcv's kernels would read beyond them.
+    """
+    if values.shape[2:] == size:
+        return values
+    number = values.shape[1] * size.numel()
+    if number > values[0].numel():
+        raise ValueError(f'offsets or a mask of {tuple(values.shape[2:])} are too few for an output of {tuple(size)}')
+    return values.flatten(1)[:, :number].view(*values.shape[:2], *size)
 
 
 def _convolve(
