@@ -111,7 +111,7 @@ def write_record(record: Record, path: str | Path) -> None:
 
 
 def read_record(path: str | Path) -> Record:
-    """Read a record that :func:`write_record` wrote.
+    """Read a record that :func:`write_record` wrote, of this format or of the first, which had no sure intervals.
 
     Raises:
         UsageError: If the file does not exist, or is not such a record.
@@ -120,6 +120,10 @@ def read_record(path: str | Path) -> Record:
         record: Record = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
         raise UsageError(f'cannot read the benchmark record {path}: {error}') from error
+    if isinstance(record, dict) and record.get('format') == 1:
+        record['format'] = FORMAT
+        for ratio in record['ratios']:
+            ratio.update(low=None, high=None, coverage=None)  # which held fewer true values than they said
     if not isinstance(record, dict) or record.get('format') != FORMAT:
         raise UsageError(f'{path} is not a benchmark record of format {FORMAT}')
     return record
