@@ -5,6 +5,7 @@ import argparse
 import torch
 
 from ..engine import cli
+from ..engine.options import add_cfg_options
 from ..timing.benchmark import benchmark
 from ..timing.output import check_outputs, write_outputs
 from ..timing.report import terminal_report
@@ -46,9 +47,7 @@ def main() -> None:
     how.add_argument('--compile', nargs='?', const='default', choices=COMPILE_MODES, help='torch.compile, its mode')
     how.add_argument('--fold-bn', action='store_true', help='fold the batch norms of the backbone')
     how.add_argument('--deploy', action='store_true', help='time SHViT in its deployed form')
-    how.add_argument(
-        '--cfg-options', nargs='+', action=cli.OptionsAction, metavar='KEY=VALUE', help='changes of CONFIG'
-    )
+    add_cfg_options(how, 'changes of CONFIG')
     length = parser.add_argument_group('length')
     length.add_argument('--seconds', type=float, default=DEFAULT_SECONDS, help=f'per source [{DEFAULT_SECONDS:g}]')
     length.add_argument('--runs', type=int, metavar='N', help='rounds, instead of seconds')

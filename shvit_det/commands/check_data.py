@@ -6,6 +6,7 @@ import sys
 from ..data.checking.report import as_text
 from ..engine import cli
 from ..engine.data_check import check_data, write_copies, write_record
+from ..engine.options import add_cfg_options
 
 FOUND_STATUS = 1
 
@@ -24,13 +25,7 @@ def main() -> None:
     parser.add_argument('--json', metavar='FILE', help='write what was found into this file too')
     parser.add_argument('--fix', metavar='DIR', help='write cleaned copies of the annotation files into this folder')
     parser.add_argument('--data-root', metavar='DIR', help='another folder in the same layout')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=cli.OptionsAction,
-        metavar='KEY=VALUE',
-        help='changes of the config: a.b.c=value',
-    )
+    add_cfg_options(parser)
     arguments = parser.parse_args()
     checked = check_data(
         arguments.config,

@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from ..engine import cli
+from ..engine.options import add_cfg_options
 from ..errors import UsageError
 from ..export.comparing import compare
 from ..export.report import comparison_table, write_comparison
@@ -23,13 +23,7 @@ def main() -> None:
     parser.add_argument('--threads', type=int, default=1, help='of every form [1]')
     parser.add_argument('--data-root', metavar='DIR', help='another folder in the same layout')
     parser.add_argument('--json', metavar='FILE', help='write the record into this file')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=cli.OptionsAction,
-        metavar='KEY=VALUE',
-        help='as the files were exported with',
-    )
+    add_cfg_options(parser, 'as the files were exported with')
     arguments = parser.parse_args()
     if arguments.json is not None and not Path(arguments.json).parent.is_dir():
         raise UsageError(f'no such folder for --json: {Path(arguments.json).parent}')

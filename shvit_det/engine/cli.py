@@ -4,34 +4,19 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
 
-from mmengine.config import DictAction
 from torch import distributed
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from ..errors import RunError, UsageError
 from .launching import find_launcher
+from .options import add_cfg_options
 from .termination import TERMINATED_STATUS, Terminated
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 FAILED_STATUS = 1
 USAGE_STATUS = 2
 INTERRUPTED_STATUS = 130
-
-
-class OptionsAction(DictAction):
-    """``KEY=VALUE`` pairs into a dict: numbers, True, False, None, strings, and lists and tuples of these.
-
-    mmengine's parser, which evaluates nothing; what it cannot read ends in a sentence here.
-    """
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        for option in values:
-            try:
-                super().__call__(parser, namespace, [option], option_string)
-            except (ValueError, AssertionError, RecursionError):  # the last for a comma within 'a(b,c)'
-                parser.error(f'{option_string} takes KEY=VALUE with closed brackets, but got {option!r}')
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +26,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--launcher', choices=LAUNCHERS, default=None, help='how the processes were started [found in the environment]'
     )
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE', help='changes of the config: a.b.c=value'
-    )
+    add_cfg_options(parser)
     parser.add_argument('--local-rank', '--local_rank', type=int, help=argparse.SUPPRESS)  # older launchers pass it
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from ..data.sample import ensure_sample
 from ..errors import UsageError
 from . import config as changes
 from .data_sets import CocoSet, check_annotations_of, coco_sets
+from .options import pasteable
 from .tasks import task_of
 
 Images = Literal['decode', 'headers', 'presence']
@@ -93,15 +93,15 @@ def write_copies(checked: Sequence[Checked]) -> list[str]:
         UsageError: If one cannot be written.
     """
     done: list[str] = []
-    options: list[str] = []
+    options: dict[str, str] = {}
     for each in checked:
         if each.target is not None:
             sentence, is_written = write_copy(each, each.target)
             done.append(sentence)
             if is_written:
-                options += [f'{place}={each.target.absolute()}' for place in each.data.places]
+                options.update(dict.fromkeys(each.data.places, str(each.target.absolute())))
     if options:
-        done.append('Use them: --cfg-options ' + shlex.join(options))
+        done.append('Use them: ' + pasteable(options))
     return done
 
 

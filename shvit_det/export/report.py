@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..engine.options import format_value
 from ..timing.record import rounded
 from ..timing.wording import conditions, origin
 
@@ -59,6 +60,6 @@ def _percent(share: float) -> str:
 def comparison_block(record: Any) -> str:
     """Return what a page says of a record: its command, where it was made, its table."""
     settings = record['settings']
-    options = ''.join(f', {key}={value}' for key, value in settings['options'].items())
+    options = ''.join(f', {key}={format_value(value)}' for key, value in settings['options'].items())
     made = f'{settings["config"]}, {settings["weights"]}{options}; {conditions(record)}; {origin(record)}.'
     return f'```sh\n{record["command"]}\n```\n\n{made}\n\n{comparison_table(record)}'

@@ -1,9 +1,10 @@
 """From what the user names, files, folders, patterns and URLs, to single pictures and videos."""
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from glob import glob, has_magic
+from glob import escape, glob, has_magic
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlparse
 
@@ -29,7 +30,7 @@ class Input:
 
     @property
     def is_url(self) -> bool:
-        return urlparse(self.source).scheme in ('http', 'https')
+        return self.source.lower().startswith(('http://', 'https://'))
 
     @property
     def path(self) -> PurePosixPath | Path:
@@ -65,7 +66,8 @@ def expand(name: str) -> list[str]:
     if path.is_dir():
         files = media(list(path.iterdir()))
         if not files:
-            within = ': for those in folders within name a pattern, ' + repr(f'{path}/**/*')
+            pattern = shlex.quote(f'{escape(str(path))}/**/*')
+            within = f': for those in folders within name a pattern, {pattern}'
             raise UsageError(f'{name} has no picture or video{within if any(map(Path.is_dir, path.iterdir())) else ""}')
         return files
     if path.exists():
