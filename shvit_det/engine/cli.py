@@ -11,7 +11,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from ..errors import RunError, UsageError
 from .launching import find_launcher
 from .options import add_cfg_options
-from .termination import TERMINATED_STATUS, Terminated
+from .termination import TERMINATED_STATUS, Terminated, listening
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 FAILED_STATUS = 1
@@ -57,13 +57,14 @@ def show_progress(text: str) -> None:
 def run(main: Callable[[], None]) -> None:
     """Run a tool. A user's mistake ends in one sentence on stderr and status 2, a run that cannot go on in status 1.
 
-    Ctrl-C gives status 130 and SIGTERM 143, as in a shell. Under torchrun an error is also noted where torchrun looks
-    for it, so that its summary shows the one that came first.
+    Ctrl-C gives status 130 and SIGTERM 143, as in a shell, after what stands in a ``finally``. Under torchrun an
+    error is also noted where torchrun looks for it, so that its summary shows the one that came first.
     """
     if 'TORCHELASTIC_RUN_ID' in os.environ:
         main = record(main)
     try:
-        main()
+        with listening():
+            main()
         leave_process_group()
     except (UsageError, RunError) as error:
         print(f'error: {error}', file=sys.stderr)
