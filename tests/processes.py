@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import resource
 import runpy
+import shutil
 import socket
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def _main(path: str, arguments: list[str], cwd: str, output: str, errors: str, e
     os.environ.update(environment)
     if limit := environment.get('FILE_LIMIT'):  # the largest file, in bytes; a stand-in for a disk that is full
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
-    if disk := environment.get('DISK'):
+    if disk := environment.get('DISK'):  # with KEEP, what is on it in the end is copied there
         mount(disk, 'run')
     for number, name in ((1, output), (2, errors)):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT, 0o644), number)
@@ -71,6 +72,8 @@ def _main(path: str, arguments: list[str], cwd: str, output: str, errors: str, e
     except BaseException:
         traceback.print_exc()
         status = 1
+    if keep := environment.get('KEEP'):
+        shutil.copytree('run', keep)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -38,7 +38,9 @@ class ResultsFile:
         self.path, self.is_saved = path, False
         self.annotations = Part(part_of(path), start)
         try:
-            self.images = Part(path.with_name(f'{path.name}.images{PART}'), IMAGES + END)
+            self.images = Part(
+                path.with_name(f'{path.name}.images{PART}'), IMAGES + b'   '
+            )  # with it, as long as in the file
         except OSError:
             self.annotations.delete()
             raise
