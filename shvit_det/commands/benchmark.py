@@ -8,6 +8,7 @@ from ..engine import cli
 from ..engine.options import add_cfg_options
 from ..timing.benchmark import benchmark
 from ..timing.output import check_outputs, write_outputs
+from ..timing.record import Record
 from ..timing.report import terminal_report
 from ..timing.settings import COMPILE_MODES, DEFAULT_SECONDS, DTYPES, Settings, device_named, paper_conditions
 from . import command_line
@@ -80,15 +81,20 @@ def main() -> None:
         **conditions,
     )
     check_outputs(arguments.json, arguments.markdown, arguments.plot)
-    record = benchmark(
+
+    def save(record: Record) -> None:
+        cli.show_progress('')
+        written = list(write_outputs(record, arguments.json, arguments.markdown, arguments.plot))
+        print(terminal_report(record))
+        for path in written:
+            print(f'Written: {path}')
+
+    benchmark(
         [arguments.config, *arguments.against],
         settings,
         arguments.checkpoint,
         arguments.cfg_options,
         command=command_line(),
         progress=cli.show_progress,
+        save=save,
     )
-    cli.show_progress('')
-    print(terminal_report(record))
-    for path in write_outputs(record, arguments.json, arguments.markdown, arguments.plot):
-        print(f'Written: {path}')

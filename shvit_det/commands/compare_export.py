@@ -4,6 +4,7 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from ..engine.options import add_cfg_options
 from ..errors import UsageError
@@ -29,7 +30,13 @@ def main() -> None:
         raise UsageError(f'no such folder for --json: {Path(arguments.json).parent}')
     if arguments.limit is not None and arguments.limit < 1:
         raise UsageError(f'--limit has to be at least 1, but got {arguments.limit}')
-    record = compare(
+
+    def save(record: dict[str, Any]) -> None:
+        if arguments.json is not None:
+            write_comparison(record, arguments.json)
+        print(comparison_table(record))
+
+    compare(
         arguments.config,
         arguments.checkpoint,
         arguments.files,
@@ -39,10 +46,8 @@ def main() -> None:
         cfg_options=arguments.cfg_options,
         command=shlex.join(['python', 'tools/compare_export.py', *map(_without_folder, sys.argv[1:])]),
         progress=lambda line: print(line, file=sys.stderr, flush=True),
+        save=save,
     )
-    if arguments.json is not None:
-        write_comparison(record, arguments.json)
-    print(comparison_table(record))
 
 
 def _without_folder(argument: str) -> str:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.evaluator import BaseMetric, DumpResults
 from torch import nn
 
 from ..compat.mmpretrain_import import require_mmpretrain
 from ..data.folders import check_listed, class_folders
 from ..errors import UsageError
+from .dumping import WholeDump
 from .report import accuracy_table
 from .task import Task, draw_by_hook, evaluators_of, named_classes
 
@@ -110,8 +110,8 @@ class Classification(Task):
         top_k = tuple(k for k in TOP_K if k <= num_classes)
         config.test_evaluator = evaluators_of(config, 'Accuracy') or [ConfigDict(type='Accuracy', topk=top_k)]
 
-    def dump(self, path: str) -> BaseMetric:
-        return DumpResults(out_file_path=path)
+    def dump(self, path: str) -> WholeDump:
+        return WholeDump(out_file_path=path)
 
     def draw_into(self, config: Config, folder: str) -> None:
         draw_by_hook(config, enable=True, interval=1, out_dir=str(Path(folder).resolve()))

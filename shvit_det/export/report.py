@@ -1,10 +1,9 @@
 """Comparisons of exported files with PyTorch, as files and as tables."""
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from ..engine.atomic import save_json
 from ..engine.options import format_value
 from ..timing.record import rounded
 from ..timing.wording import conditions, origin
@@ -14,7 +13,7 @@ FORMAT = 'export comparison 1'
 
 def write_comparison(record: Mapping[str, Any], path: str) -> None:
     """Write a record as JSON."""
-    Path(path).write_text(json.dumps(rounded(record), indent=1) + '\n')
+    save_json(path, rounded(record), indent=1)
 
 
 def comparison_table(record: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from ..engine.atomic import save_json
 from ..errors import UsageError
 
 FORMAT = 1
@@ -101,7 +102,7 @@ class Record(TypedDict):
 
 def write_record(record: Record, path: str | Path) -> None:
     """Write a record as JSON; floats keep six significant digits, which is more than they mean."""
-    Path(path).write_text(json.dumps(rounded(record), indent=1) + '\n')
+    save_json(path, rounded(record), indent=1)
 
 
 def read_record(path: str | Path) -> Record:
