@@ -83,7 +83,7 @@ def test_a_broken_config_is_named(tmp_path, content):
 @pytest.mark.parametrize(
     'text, value',
     [
-        ('__import__("os").system("touch executed")', '__import__("os").system("touchexecuted")'),
+        ('__import__("os").system("touch executed")', '__import__("os").system("touch executed")'),
         ('[1,2.5,(True,None,x)]', [1, 2.5, (True, None, 'x')]),
         ('{{fileDirname}}', '{{fileDirname}}'),
         ('open("executed","w")', None),

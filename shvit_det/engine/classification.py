@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.evaluator import BaseMetric, DumpResults
 from torch import nn
 
 from ..compat.mmpretrain_import import require_mmpretrain
 from ..data.folders import check_listed, class_folders
 from ..errors import UsageError
 from .config import evaluators_of, type_of
+from .dumping import WholeDump
 from .report import accuracy_table
 from .task import Task, draw_by_hook, named_classes
 
@@ -113,8 +113,8 @@ class Classification(Task):
         named = [evaluator for _, evaluator in evaluators_of(config, 'test') if type_of(evaluator) == 'Accuracy']
         config.test_evaluator = named or [ConfigDict(type='Accuracy', topk=top_k)]
 
-    def dump(self, path: str) -> BaseMetric:
-        return DumpResults(out_file_path=path)
+    def dump(self, path: str) -> WholeDump:
+        return WholeDump(out_file_path=path)
 
     def draw_into(self, config: Config, folder: str) -> None:
         draw_by_hook(config, enable=True, interval=1, out_dir=str(Path(folder).resolve()))

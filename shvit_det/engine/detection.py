@@ -8,14 +8,18 @@ from mmdet.evaluation import DumpDetResults
 from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
-from mmengine.evaluator import BaseMetric
 from torch import nn
 
 from ..data.sample import ensure_sample
 from ..errors import UsageError
 from .data_sets import check_before_run, let_runs_check
+from .dumping import WholeDump
 from .report import coco_table
 from .task import Task, coco_evaluators, draw_by_hook, named_classes
+
+
+class DetectionDump(WholeDump, DumpDetResults):
+    """mmdet's, with masks as RLE."""
 
 
 class Detection(Task):
@@ -80,8 +84,8 @@ class Detection(Task):
         for evaluator in coco_evaluators(config, '--eval'):
             evaluator['metric'] = list(metrics)
 
-    def dump(self, path: str) -> BaseMetric:
-        return DumpDetResults(out_file_path=path)
+    def dump(self, path: str) -> WholeDump:
+        return DetectionDump(out_file_path=path)
 
     def draw_into(self, config: Config, folder: str) -> None:
         draw_by_hook(config, draw=True, test_out_dir=str(Path(folder).resolve()))

@@ -14,6 +14,8 @@ from ..deployment import check_deployable, deploy
 from ..errors import UsageError
 from ..export.runtimes import is_exported
 from . import config as changes
+from .atomic import PART
+from .dumping import save_partial
 from .starting import launch, runner_of
 from .task import coco_evaluators
 from .tasks import task_of
@@ -88,7 +90,7 @@ def evaluate(
     if format_only:
         for evaluator in coco_evaluators(config, '--format-only'):
             evaluator['format_only'] = True
-            evaluator['outfile_prefix'] = str(Path(config.work_dir) / 'results')
+            evaluator['outfile_prefix'] = str(Path(config.work_dir) / f'results{PART}')
     if deployed:
         check_deployable(checked)
     if exported is None:
@@ -106,10 +108,19 @@ def evaluate(
         if deployed:
             trained = runner.model.module if is_model_wrapper(runner.model) else runner.model
             runner.model = deploy(trained, dtype=getattr(torch, dtype) if dtype else None)
-        if out is not None:
-            runner.test_evaluator.metrics.append(task.dump(out))
-        results: dict[str, float] = runner.test()
+        dump = task.dump(out) if out is not None else None
+        if dump is not None:
+            runner.test_evaluator.metrics.insert(0, dump)  # predictions are written before anything is computed of them
+        try:
+            results: dict[str, float] = runner.test()
+        except BaseException:
+            if dump is not None and dump.results and is_main_process():
+                partial = save_partial(dump.results, Path(dump.out_file_path))
+                print_log(f'The test ended early; the {len(dump.results)} predictions until then: {partial}', 'current')
+            raise
     if is_main_process():
+        for part in Path(config.work_dir).glob(f'results{PART}.*.json'):
+            part.replace(part.with_name(part.name.replace(PART, '', 1)))
         if not format_only:
             print_log(f'Test of {checkpoint}\n' + task.table(results), 'current')
         for what, where in (('Predictions', out), ('Pictures', show_dir)):

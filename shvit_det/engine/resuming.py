@@ -16,6 +16,7 @@ from ..checkpoint import check_checkpoint
 from ..data.checking.files import is_local
 from ..errors import UsageError
 from .checkpoint_hook import INTERRUPTED, POINTER
+from .options import pasteable
 
 TEMPLATES = ('epoch_{}.pth', 'iter_{}.pth')  # mmengine's own
 MOMENTS = ('exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'momentum_buffer')  # these have the shape of their parameter
@@ -117,7 +118,7 @@ def check_resumable(content: Any, path: str | Path) -> None:
     if lacking or not isinstance(content['meta'], Mapping) or not {'epoch', 'iter'} <= set(content['meta']):
         raise UsageError(
             f'{path} holds weights but no state of a training run ({", ".join(lacking) or "meta without epoch"} '
-            f'missing), so that nothing can be resumed: start from it with --cfg-options load_from={path}'
+            f'missing), so that nothing can be resumed: start from it with {pasteable(dict(load_from=str(path)))}'
         )
     numbers = {name: content['meta'].get(name, 0) for name in ('epoch', 'iter', 'batch')}
     for name, value in numbers.items():

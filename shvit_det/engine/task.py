@@ -5,12 +5,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 
 from mmengine.config import Config
-from mmengine.evaluator import BaseMetric
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
 
 from ..errors import UsageError
 from .config import datasets_of, evaluators_of, type_of
+from .dumping import WholeDump
 
 
 class Task(ABC):
@@ -40,7 +40,7 @@ class Task(ABC):
         """Set the metrics of the test evaluator, all of them among ``self.metrics``."""
 
     @abstractmethod
-    def dump(self, path: str) -> BaseMetric:
+    def dump(self, path: str) -> WholeDump:
         """Return the evaluator that writes all predictions into a ``.pkl`` file."""
 
     @abstractmethod

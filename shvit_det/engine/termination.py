@@ -67,6 +67,11 @@ class Requests:
             raise Terminated(number)
 
 
+def is_ours_to_receive(handler: Any) -> bool:
+    """Return whether nobody but us handles a signal, from what :func:`signal.getsignal` returned."""
+    return handler == signal.SIG_DFL or isinstance(getattr(handler, '__self__', None), Requests)
+
+
 _active: list[Requests] = []
 
 
@@ -84,7 +89,7 @@ def listening() -> Iterator[Requests]:
     before = {
         number: signal.signal(number, requests.receive)
         for number in REQUESTS
-        if number == signal.SIGTERM or signal.getsignal(number) == signal.SIG_DFL
+        if number == signal.SIGTERM or is_ours_to_receive(signal.getsignal(number))
     }
     _active.append(requests)
     try:

@@ -13,6 +13,7 @@ from ..checkpoint import check_checkpoint, find_checkpoint
 from ..errors import RunError, UsageError
 from . import config as changes
 from .fast import enable_amp, enable_fast
+from .options import pasteable
 from .report import plot_curves
 from .resuming import Place, check_resumable, checkpoints_of, last_checkpoint, newest_whole, place_of, written_last
 from .runner import SHViTRunner
@@ -181,6 +182,6 @@ def take_seed(config: Config, seed: int | None, path: Path) -> None:
     if seed is not None and given not in (None, seed):
         raise UsageError(
             f'{path} is from a run with seed {seed}, but the seed given is {given}: leave it out, '
-            f'or start a new run from the weights with --cfg-options load_from={path}'
+            f'or start a new run from the weights with {pasteable(dict(load_from=str(path)))}'
         )
     config.randomness = dict(config.get('randomness') or {}, seed=seed)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, TypedDict
 
+from ..engine.atomic import save_json
 from ..errors import UsageError
 
 FORMAT = 2
@@ -107,7 +108,7 @@ class Record(TypedDict):
 
 def write_record(record: Record, path: str | Path) -> None:
     """Write a record as JSON; floats keep six significant digits, which is more than they mean."""
-    Path(path).write_text(json.dumps(rounded(record), indent=1) + '\n')
+    save_json(path, rounded(record), indent=1)
 
 
 def read_record(path: str | Path) -> Record:
@@ -123,7 +124,7 @@ def read_record(path: str | Path) -> Record:
     if isinstance(record, dict) and record.get('format') == 1:
         record['format'] = FORMAT
         for ratio in record['ratios']:
-            ratio.update(low=None, high=None, coverage=None)  # which held fewer true values than they said
+            ratio['low'] = ratio['high'] = ratio['coverage'] = None  # they held fewer true values than they said
     if not isinstance(record, dict) or record.get('format') != FORMAT:
         raise UsageError(f'{path} is not a benchmark record of format {FORMAT}')
     return record
