@@ -26,7 +26,7 @@ def usable_processors() -> int:
 def control_groups() -> Iterator[Path]:
     """Yield the folders of the control groups that may limit this process: its own and all that it is in."""
     try:
-        lines = (ROOT / 'proc/self/cgroup').read_text().splitlines()
+        lines = (ROOT / 'proc/self/cgroup').read_text(encoding='utf-8').splitlines()
     except OSError:  # not Linux
         lines = []
     for line in lines:
@@ -43,7 +43,7 @@ def quotas(group: Path) -> Iterator[float]:
     """Yield how many processors' time a control group may take, where its folder says so."""
     for names in LIMITS:
         try:
-            limit, period = ' '.join((group / name).read_text() for name in names).split()
+            limit, period = ' '.join((group / name).read_text(encoding='utf-8') for name in names).split()
         except (OSError, ValueError):
             continue
         if limit.isdigit() and period.isdigit():  # neither 'max' nor -1

@@ -54,6 +54,18 @@ def test_the_data_root_reaches_every_loader_and_evaluator(tmp_path):
     assert config.test_evaluator.ann_file == 'data/coco-extra/annotations/a.json'
 
 
+@pytest.mark.parametrize('root', ['D:\\data\\coco', 'D:\\data\\coco\\', 'D:/data/coco', 'data/coco'])
+def test_folders_are_replaced_however_they_are_written(root, tmp_path):
+    """Windows has two signs between folders, and mixes them."""
+    below = root.rstrip('/\\')
+    dataset = dict(data_root=root, ann_file=f'{below}\\annotations\\b.json', data_prefix=dict(img=f'{below}/val'))
+    config = Config(dict(data_root=root, train_dataloader=dict(dataset=dict(dataset, seg_map=f'{below}2/a'))))
+    set_data_root(config, str(tmp_path))
+    (replaced,) = datasets_of(config, 'train')
+    assert replaced.data_root == f'{tmp_path}/' and replaced.ann_file == f'{tmp_path}/annotations\\b.json'
+    assert replaced.data_prefix.img == f'{tmp_path}/val' and replaced.seg_map == f'{below}2/a'
+
+
 def test_a_data_root_needs_something_to_replace(tmp_path):
     with pytest.raises(UsageError, match='data_root'):
         set_data_root(Config(dict(train_dataloader=dict(dataset=dict(ann_file='a.json')))), str(tmp_path))

@@ -42,7 +42,7 @@ def check_listed(path: Path, folder: Path, num_classes: int) -> None:
     if not path.is_file():
         raise UsageError(f'no image list {path}: correct ann_file of the dataset, or leave it out to use class folders')
     require_folder(folder)
-    lines = [line.strip().rsplit(' ', 1) for line in path.read_text().splitlines()]
+    lines = [line.strip().rsplit(' ', 1) for line in path.read_text(encoding='utf-8').splitlines()]
     for number, line in enumerate(lines, start=1):
         if len(line) != 2 or not line[1].isdigit():
             raise UsageError(f'{path} is not a list of images with labels: line {number} is {" ".join(line)!r}')

@@ -35,7 +35,7 @@ def check_gpu(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
 def installed_driver() -> str | None:
     """Return the version of NVIDIA's driver as the kernel tells it."""
     try:
-        text = DRIVER.read_text()
+        text = DRIVER.read_text(encoding='utf-8')
     except OSError:
         return None
     found = re.search(r'^NVRM version:.*?\s(\d+\.\d+[.\d]*)\s', text, re.MULTILINE)

@@ -63,7 +63,7 @@ def probe(steps: Sequence[str] = STEPS, timeout_s: float = TIMEOUT_S) -> dict[st
 def _run(steps: list[str], timeout_s: float) -> tuple[str, str]:
     """Return how the probe ended and the whole lines that it wrote."""
     # By -c and not as a file: the folder of a file would be searched for modules, before all others.
-    command = [sys.executable, '-c', SOURCE.read_text(), *steps]
+    command = [sys.executable, '-c', SOURCE.read_text(encoding='utf-8'), *steps]
     try:
         result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=timeout_s)
         output, status = result.stdout, result.returncode

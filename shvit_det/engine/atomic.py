@@ -75,10 +75,10 @@ def save_json(path: str | Path, content: Any, **options: Any) -> None:
 
 
 def synchronise(path: Path) -> None:
-    """Wait until the disk has a file, or the names in a folder; Windows opens no folders."""
-    if os.name == 'nt' and path.is_dir():
-        return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    """Wait until the disk has what a file, or a folder, holds."""
+    if path.is_dir() and not hasattr(os, 'O_DIRECTORY'):
+        return  # Windows opens no folders
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows synchronises only what it may write
     try:
         os.fsync(handle)
     finally:

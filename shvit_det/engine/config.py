@@ -16,6 +16,7 @@ from ..errors import UsageError
 from ..zoo import PREFIX, config_file
 
 SPLITS = ('train', 'val', 'test')
+SEPARATORS = '/\\'  # Windows takes both
 
 
 def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
@@ -205,8 +206,9 @@ def _replace_root(node: Any, old_roots: set[str], new: str) -> None:
     for key, value in items:
         if isinstance(value, str):
             for old in old_roots:
-                if value == old or value.startswith(os.path.join(old, '')):
-                    node[key] = os.path.join(new, value[len(old) :].lstrip('/'))
+                below = value.removeprefix(old.rstrip(SEPARATORS))
+                if below != value and below[:1] in ('', *SEPARATORS):
+                    node[key] = os.path.join(new, below.lstrip(SEPARATORS))
                     break
         else:
             _replace_root(value, old_roots, new)

@@ -47,7 +47,7 @@ def read_runs(work_dir: Path) -> Iterator[list[dict[str, Any]]]:
     """Yield what each run in a work dir logged, in order of time; a torn last line of a killed run is left out."""
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
         records = []
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding='utf-8').splitlines():
             with suppress(ValueError):
                 records.append(json.loads(line))
         yield records

@@ -67,7 +67,7 @@ def last_checkpoint(work_dir: Path, folder: Path | None = None) -> Path | None:
 def written_last(work_dir: Path) -> str:
     """Return the path or address under which the newest checkpoint was written; empty if there is none."""
     pointer = work_dir / POINTER
-    return pointer.read_text(errors='replace').strip('\0\n ') if pointer.is_file() else ''
+    return pointer.read_text(encoding='utf-8', errors='replace').strip('\0\n ') if pointer.is_file() else ''
 
 
 def checkpoints_of(place: Place) -> Iterator[Path]:

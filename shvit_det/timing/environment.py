@@ -63,7 +63,7 @@ def _memory_gib() -> float | None:
 
 def _cpu() -> dict[str, Any]:
     """Describe the processor: Linux says most, macOS its name."""
-    cpuinfo = CPUINFO.read_text() if CPUINFO.exists() else ''
+    cpuinfo = CPUINFO.read_text(encoding='utf-8') if CPUINFO.exists() else ''
     name = _first(r'^model name\s*:\s*(.*)$', cpuinfo)
     if platform.system() == 'Darwin':
         name = _output('sysctl', '-n', 'machdep.cpu.brand_string')
@@ -90,7 +90,7 @@ def _instruction_sets(cpuinfo: str) -> list[str]:
 
 def _cpufreq(name: str) -> list[float]:
     """Return what cpufreq says of every core, in MHz; nothing in most virtual machines."""
-    return [int(path.read_text()) / 1e3 for path in CPUFREQ.glob(f'cpu[0-9]*/cpufreq/{name}')]
+    return [int(path.read_text(encoding='utf-8')) / 1e3 for path in CPUFREQ.glob(f'cpu[0-9]*/cpufreq/{name}')]
 
 
 def _gpu(device: torch.device) -> dict[str, Any]:
@@ -155,7 +155,8 @@ def _source(tree: Path) -> dict[str, Any] | None:
 def _output(*command: str) -> str | None:
     """Return what a program prints; None if it is missing or fails."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        done = subprocess.run(command, capture_output=True, encoding='utf-8', errors='replace', check=True, timeout=10)
+        return done.stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 

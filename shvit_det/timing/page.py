@@ -57,8 +57,8 @@ def render_result(results_dir: Path, name: str) -> str:
     path = results_dir / f'{name}.json'
     if not path.is_file():
         raise UsageError(f'the block {name} has no record {path}: make it with tools/benchmark.py or remove the block')
-    if f'"{COMPARISON}"' in path.read_text():
-        return comparison_block(json.loads(path.read_text()))
+    if f'"{COMPARISON}"' in path.read_text(encoding='utf-8'):
+        return comparison_block(json.loads(path.read_text(encoding='utf-8')))
     record = read_record(path)
     return f'{command_block(record)}\n\n{conditions(record)}; {origin(record)}.\n\n{markdown_tables(record)}'
 
@@ -80,7 +80,7 @@ def page_is_current(path: str | Path) -> bool:
 
 def _rendered(path: str | Path) -> tuple[str, str]:
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text(encoding='utf-8')
     except OSError as error:
         raise UsageError(f'cannot read the page {path}: {error.strerror}') from error
     results = Path(path).parent / 'results'

@@ -118,7 +118,7 @@ def read_record(path: str | Path) -> Record:
         UsageError: If the file does not exist, or is not such a record.
     """
     try:
-        record: Record = json.loads(Path(path).read_text())
+        record: Record = json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
         raise UsageError(f'cannot read the benchmark record {path}: {error}') from error
     if isinstance(record, dict) and record.get('format') == 1:
