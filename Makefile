@@ -1,5 +1,5 @@
 # `make setup` makes .venv with the tested stack; the other targets call it when needed.
-# Any Python 3.11 or 3.12 serves: make setup PYTHON=/path/to/python3.12
+# Python 3.10 to 3.14 are supported: make setup PYTHON=/path/to/python3.13
 
 SHELL := /bin/bash
 VENV := .venv
@@ -8,7 +8,9 @@ READY := $(VENV)/ready
 DEMO := work_dirs/demo
 SITE := build/docs
 
-.PHONY: setup demo test lint docs
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+.PHONY: setup demo test check lint docs
 setup: $(READY)
 
 $(READY): constraints.txt setup.cfg setup.py pyproject.toml tools/setup_venv.sh
@@ -22,7 +24,11 @@ demo: $(READY)
 	@echo 'Sample set: data/sample   Log, checkpoints, curves.png: $(DEMO)   Predictions beside ground truth: $(DEMO)/pictures'
 
 test: $(READY) lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+# For every save: what needs no process of its own, no training and no compiler.
+check: $(READY) lint
+	$(PYTEST) -m 'not slow'
 
 lint: $(READY)
 	$(BIN)/ruff check .

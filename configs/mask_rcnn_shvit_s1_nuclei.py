@@ -14,3 +14,4 @@ model = dict(
     ),
     rpn_head=dict(type='SHViTRPNHead'),
 )
+default_hooks = dict(logger=dict(interval=10))  # short epochs

@@ -27,3 +27,4 @@ model = dict(
     train_cfg=dict(rpn_proposal=dict(nms_pre=500, max_per_img=100), rcnn=dict(sampler=dict(num=32))),
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=100)),
 )
+default_hooks = dict(logger=dict(interval=10))  # short epochs

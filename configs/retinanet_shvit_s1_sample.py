@@ -9,3 +9,4 @@ model = dict(
 )
 val_evaluator = dict(metric='bbox')
 test_evaluator = val_evaluator
+default_hooks = dict(logger=dict(interval=10))  # short epochs

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from mmengine.model import BaseModule
-from torch import Tensor, linspace, nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # the base of BatchNorm1d to 3d and SyncBatchNorm; has no public name
 from torch.utils.checkpoint import checkpoint
 
@@ -133,7 +133,8 @@ def check_out_indices(out_indices: Sequence[int], num_stages: int) -> tuple[int,
 
 def make_stages(arch: Arch, drop_path_rate: float) -> list[Stage]:
     """Return all stages of ``arch``, the drop-path rate growing linearly over their blocks."""
-    rates = linspace(0, drop_path_rate, sum(arch.depths)).tolist()
+    num_blocks = sum(arch.depths)
+    rates = [drop_path_rate * block / max(1, num_blocks - 1) for block in range(num_blocks)]
     stages = []
     for index, channels in enumerate(arch.embed_dims):
         stage_rates = [rates.pop(0) for _ in range(arch.depths[index])]

@@ -6,11 +6,19 @@ training too: the gradients arrive at the parameters of the chain.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
+from mmcv.cnn.bricks.wrappers import Conv2d as WrappedConv2d  # mmcv's convolutions, which also take empty batches
+from mmcv.cnn.bricks.wrappers import ConvTranspose2d as WrappedConvTranspose2d
 from torch import Tensor, nn
 from torch.nn import functional
+
+from .stock_modules import is_stock
+
+CONVOLUTIONS = (nn.Conv2d, WrappedConv2d)
+TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose2d, WrappedConvTranspose2d)
 
 
 class TransposedConv(NamedTuple):
@@ -35,27 +43,39 @@ class TransposedConv(NamedTuple):
         return functional.conv_transpose2d(with_ones(x), self.weight, self.bias, self.stride, self.padding)
 
 
-class Origin(NamedTuple):
-    """What a feature map was made of, for a layer that would rather start from there."""
-
-    source: Tensor
-    conv: TransposedConv
-
-
-def remember_origin(made: Tensor, source: Tensor, conv: TransposedConv) -> None:
-    """Note on a feature map that ``conv`` made it of ``source``; nothing in compiled code."""
-    if not torch.compiler.is_compiling():
-        made.shvit_det_origin = Origin(source, conv)  # type: ignore[attr-defined]
-
-
-def origin_of(made: Tensor) -> Origin | None:
-    """Return what :func:`remember_origin` noted on this very tensor; nothing in compiled code."""
-    return None if torch.compiler.is_compiling() else getattr(made, 'shvit_det_origin', None)
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Return a context in which weights are composed in their own data type; ``meta`` has no autocast."""
+    return nullcontext() if device.type == 'meta' else torch.autocast(device.type, enabled=False)
 
 
 def with_ones(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, C + 1, H, W), the last channel of ones."""
     return torch.cat((x, torch.ones_like(x[:, :1])), dim=1)
+
+
+def supports_conv(conv: Any) -> bool:
+    """Return whether ``conv`` is an unchanged 3x3 convolution that keeps the size of its input."""
+    return (
+        is_stock(conv, *CONVOLUTIONS)
+        and (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
+        and (conv.dilation, conv.groups, conv.padding_mode) == ((1, 1), 1, 'zeros')
+    )
+
+
+def supports_upsampling(upsampling: Any) -> bool:
+    """Return whether ``upsampling`` is an unchanged transposed convolution that lays its kernels side by side."""
+    return (
+        is_stock(upsampling, *TRANSPOSED_CONVOLUTIONS)
+        and upsampling.kernel_size == upsampling.stride == (upsampling.stride[0],) * 2
+        and (upsampling.padding, upsampling.output_padding) == ((0, 0), (0, 0))
+        and (upsampling.dilation, upsampling.groups) == ((1, 1), 1)
+    )
+
+
+def supports_chain(upsamplings: Sequence[nn.Module], convs: Sequence[nn.Module]) -> bool:
+    """Return whether :func:`compose_upsampling` computes what the first of one and one of the other do together."""
+    dtypes = {parameter.dtype for layer in (*upsamplings, *convs) for parameter in layer.parameters()}
+    return len(dtypes) == 1 and all(map(supports_upsampling, upsamplings)) and all(map(supports_conv, convs))
 
 
 def compose_upsampling(upsamplings: Sequence[nn.ConvTranspose2d], conv: nn.Conv2d) -> TransposedConv:

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from .errors import UsageError
+from .stock_modules import is_stock
+
+MIN_IMAGE_SIZE = 64  # on each side
 
 
 class ConvNorm(nn.Module):
@@ -19,7 +22,8 @@ class ConvNorm(nn.Module):
 
     A norm in eval mode is only a scale and a shift of each channel. Where gradients are computed with it, as in the
     authors' detection training, it is applied to the kernel instead of the activations, which saves a pass over them in
-    each direction and the memory to keep them; ``fold_fixed = False`` computes it as it is written.
+    each direction and the memory to keep them. ``fold_fixed = False`` computes it as it is written, and so do a layer
+    or norm of another kind in the place of ours, hooks, pruning and whatever else has to see the two calls.
 
     Args:
         norm_weight_init: Initial scale of the norm; 0 closes a residual branch at the start of training.
@@ -47,14 +51,28 @@ class ConvNorm(nn.Module):
         nn.init.constant_(self.bn.weight, norm_weight_init)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.bn.training or not self.fold_fixed or not torch.is_grad_enabled():
-            return self.bn(self.c(x))
         conv, norm = self.c, self.bn
+        differentiated = torch.is_grad_enabled() and not torch.jit.is_tracing()  # a trace serves with and without
+        if norm.training or not self.fold_fixed or not differentiated or not can_fold(conv, norm):
+            return norm(conv(x))
         assert norm.running_mean is not None and norm.running_var is not None
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         shift = norm.bias - norm.running_mean * scale
         weight = conv.weight * scale[:, None, None, None]
         return conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def can_fold(conv: nn.Module, norm: nn.Module) -> bool:
+    """Return whether the two are an unchanged convolution and norm as :class:`ConvNorm` makes them.
+
+    In eval mode a ``SyncBatchNorm`` computes what a ``BatchNorm2d`` does. In half precision the product of scale and
+    kernel would be rounded, which the norm of the activations is not.
+    """
+    if not (is_stock(conv, nn.Conv2d) and is_stock(norm, nn.BatchNorm2d, nn.SyncBatchNorm)):
+        return False
+    factors = (conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    dtypes = {None if factor is None else factor.dtype for factor in factors}
+    return conv.bias is None and conv.padding_mode == 'zeros' and dtypes in ({torch.float32}, {torch.float64})
 
 
 class Residual(nn.Module):
@@ -73,9 +91,9 @@ class Residual(nn.Module):
         return x + self.drop_path(self.m(x))
 
 
-def depthwise(channels: int) -> ConvNorm:
-    """Return the 3x3 depthwise convolution that mixes positions in every block; its residual branch starts closed."""
-    return ConvNorm(channels, channels, kernel_size=3, groups=channels, norm_weight_init=0.0)
+def depthwise(channels: int, norm_weight_init: float) -> ConvNorm:
+    """Return the 3x3 depthwise convolution that mixes positions, in blocks and around patch merging."""
+    return ConvNorm(channels, channels, kernel_size=3, groups=channels, norm_weight_init=norm_weight_init)
 
 
 class FeedForward(nn.Module):
@@ -171,16 +189,18 @@ class PatchMerging(nn.Module):
 class Downsample(nn.Sequential):
     """What stands between two stages: a block at the old width, patch merging, a block at the new width.
 
+    Its depthwise convolutions are open at the start of training, unlike those of the blocks, as the authors have it.
+
     Shapes:
         (B, in_channels, H, W) -> (B, out_channels, ceil(H / 2), ceil(W / 2)).
     """
 
     def __init__(self, in_channels: int, out_channels: int, drop_path: float = 0.0) -> None:
         super().__init__(
-            Residual(depthwise(in_channels), drop_path),
+            Residual(depthwise(in_channels, norm_weight_init=1.0), drop_path),
             Residual(FeedForward(in_channels), drop_path),
             PatchMerging(in_channels, out_channels),
-            Residual(depthwise(out_channels), drop_path),
+            Residual(depthwise(out_channels, norm_weight_init=1.0), drop_path),
             Residual(FeedForward(out_channels), drop_path),
         )
 
@@ -194,7 +214,7 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, kind: str, attn_dim: int, query_key_dim: int, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.conv = Residual(depthwise(channels), drop_path)
+        self.conv = Residual(depthwise(channels, norm_weight_init=0.0), drop_path)
         self.mixer = (
             Residual(SingleHeadAttention(channels, attn_dim, query_key_dim), drop_path)
             if kind == 'attention'
@@ -222,6 +242,16 @@ class Stage(nn.Module):
         return self.blocks(self.downsample(x))
 
 
+@torch.fx.wrap  # so that symbolic traces keep it as it is, a question to the image
+def check_images(x: Tensor) -> None:
+    """Raise ``UsageError`` unless ``x`` holds images that are large enough."""
+    if x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < MIN_IMAGE_SIZE:
+        raise UsageError(
+            f'SHViT takes images of shape (B, 3, H, W) with H and W at least {MIN_IMAGE_SIZE}, '
+            f'but got {tuple(x.shape)}: resize or pad the images'
+        )
+
+
 class PatchEmbed(nn.Sequential):
     """The stem: four 3x3 convolutions of stride 2 with ReLU between them, a 16th of the resolution at once.
 
@@ -232,7 +262,7 @@ class PatchEmbed(nn.Sequential):
         UsageError: If the image is smaller than 64 pixels on a side or has not three channels.
     """
 
-    min_size = 64
+    check_input = staticmethod(check_images)
 
     def __init__(self, channels: int) -> None:
         widths = (3, channels // 8, channels // 4, channels // 2, channels)
@@ -242,14 +272,5 @@ class PatchEmbed(nn.Sequential):
         super().__init__(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        self.check_input(x)
+        check_images(x)
         return super().forward(x)
-
-    @classmethod
-    def check_input(cls, x: Tensor) -> None:
-        """Raise ``UsageError`` unless ``x`` holds images that are large enough."""
-        if x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < cls.min_size:
-            raise UsageError(
-                f'SHViT takes images of shape (B, 3, H, W) with H and W at least {cls.min_size}, '
-                f'but got {tuple(x.shape)}: resize or pad the images'
-            )

@@ -10,9 +10,18 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from .composition import TransposedConv, compose_upsampling, remember_origin
+from .composition import (
+    CONVOLUTIONS,
+    TRANSPOSED_CONVOLUTIONS,
+    TransposedConv,
+    compose_upsampling,
+    supports_chain,
+    without_autocast,
+)
 from .errors import UsageError
+from .pyramid import FeaturePyramid, Origin
 from .registry import MODELS, register
+from .stock_modules import is_stock
 
 EXTRA_CONVS = (False, True, 'on_input')
 
@@ -99,7 +108,19 @@ class SHViTFPN(BaseModule):
         laterals = top_down([conv(x) for conv, x in zip(self.lateral_convs, inputs, strict=True)])
         outs = [conv(x) for conv, x in zip(self.fpn_convs, laterals, strict=False)]
         coarser = coarser_levels(self.fpn_convs[len(inputs) :], self.num_coarser, inputs[-1], outs[-1])
-        return (*self._finer(laterals[0]), *outs, *coarser)
+        finer, origin = self._finer(laterals[0])
+        levels = (*finer, *outs, *coarser)
+        return levels if origin is None else FeaturePyramid(levels, origin)
+
+    def can_compose(self) -> bool:
+        """Return whether :meth:`composed` stands for the layers of the finer levels, as they are now.
+
+        It does not where somebody has put others in their places, or has to see their calls: hooks, pruning, adapters.
+        """
+        layers = (*self.extra_trans_convs, *self.extra_fpn_convs)
+        return all(map(is_bare, layers)) and supports_chain(
+            convolutions(self.extra_trans_convs), convolutions(self.extra_fpn_convs)
+        )
 
     def composed(self) -> list[TransposedConv]:
         """Return for each finer level, fine to coarse, the one transposed convolution that makes it of ``x``.
@@ -113,18 +134,35 @@ class SHViTFPN(BaseModule):
             for index, conv in enumerate(convolutions(self.extra_fpn_convs))
         ]
 
-    def _finer(self, x: Tensor) -> list[Tensor]:
-        if self.compose and composing_pays(self.out_channels, self.num_upsamples, x.shape[0] * x[0, 0].numel()):
-            with torch.autocast(x.device.type, enabled=False):
-                composed = self.composed()
-            outs = [conv(x) for conv in composed]
-            remember_origin(outs[0], x, composed[0])  # for SHViTRPNHead
-            return outs
-        outs = []
-        for upsample, conv in zip(self.extra_trans_convs, reversed(self.extra_fpn_convs), strict=True):
-            x = upsample(x)
-            outs.insert(0, conv(x))
-        return outs
+    def _finer(self, x: Tensor) -> tuple[list[Tensor], Origin | None]:
+        """Return the finer levels made of ``x``, and where the finest comes from if a head may start there too."""
+        positions = x.shape[0] * x.shape[2] * x.shape[3]
+        if (
+            not self.compose
+            or not composing_pays(self.out_channels, self.num_upsamples, positions)
+            or not self.can_compose()
+        ):
+            outs: list[Tensor] = []
+            for upsample, conv in zip(self.extra_trans_convs, reversed(self.extra_fpn_convs), strict=True):
+                x = upsample(x)
+                outs.insert(0, conv(x))
+            return outs, None
+        with without_autocast(x.device):
+            composed = self.composed()
+        outs = [conv(x) for conv in composed]
+        hidden = all(map(is_bare, (self.lateral_convs[0], self.fpn_convs[0])))  # x is, so that nobody changes it later
+        pays = self.num_upsamples > 1  # up to stride 4, for a 3x3 convolution on the finest level
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        return outs, Origin(x, composed[0]) if hidden and pays and not traced else None
+
+
+def is_bare(module: Any) -> bool:
+    """Return whether ``module`` is mmcv's ``ConvModule`` around an unchanged convolution and nothing else."""
+    return (
+        is_stock(module, ConvModule)
+        and not (module.with_norm or module.with_activation or module.with_explicit_padding)
+        and is_stock(module.conv, *CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS)
+    )
 
 
 def convolutions(modules: Iterable[Any]) -> list[Any]:

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from mmdet.models.dense_heads import RPNHead
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import conv2d, pad
 
-from .composition import Origin, compose_conv, origin_of
+from .composition import compose_conv, supports_conv, without_autocast
+from .pyramid import FeaturePyramid, Origin
 
 ALL = slice(None)
 INNER = slice(1, -1)
@@ -34,16 +34,28 @@ class SHViTRPNHead(RPNHead):
         One (B, in_channels, H, W) per level -> scores (B, anchors, H, W) and boxes (B, 4 * anchors, H, W) per level.
     """
 
-    def forward_single(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        origin = origin_of(x)
-        conv = self.rpn_conv
-        if origin is None or not isinstance(conv, nn.Conv2d) or not composing_pays(origin):
-            scores, boxes = super().forward_single(x)
+    def forward(self, x: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
+        if torch.compiler.is_compiling() or not isinstance(x, FeaturePyramid) or not self._starts_at(x.origin):
+            scores, boxes = super().forward(tuple(x))  # a plain tuple, which compilers follow
             return scores, boxes
-        with torch.autocast(x.device.type, enabled=False):
+        origin, conv = x.origin, self.rpn_conv
+        assert origin is not None
+        with without_autocast(origin.source.device):
             composed = compose_conv(origin.conv, conv)
         hidden = _BorderedReLU.apply(composed(origin.source), *border(origin, conv))
-        return self.rpn_cls(hidden), self.rpn_reg(hidden)
+        finest_scores, finest_boxes = self.rpn_cls(hidden), self.rpn_reg(hidden)
+        scores, boxes = super().forward(x.peek()[1:])
+        return [finest_scores, *scores], [finest_boxes, *boxes]
+
+    def _starts_at(self, origin: Origin | None) -> bool:
+        """Return whether starting at the origin pays and is equal: a level meets mmdet's one convolution, unchanged."""
+        if origin is None:
+            return False
+        replaced = 'forward_single' in vars(self) or type(self).forward_single is not RPNHead.forward_single
+        conv = self.rpn_conv
+        if replaced or not supports_conv(conv) or conv.weight.dtype != origin.conv.weight.dtype:
+            return False
+        return composing_pays(origin)
 
 
 def composing_pays(origin: Origin) -> bool:
@@ -78,16 +90,17 @@ class _BorderedReLU(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, *sides: Tensor) -> Tensor:
+    def forward(hidden: Tensor, *sides: Tensor) -> Tensor:
         for place, side in zip(SIDES, sides, strict=True):
             hidden[place] = side
-        hidden.relu_()
-        ctx.mark_dirty(hidden)
-        ctx.save_for_backward(hidden)
-        return hidden
+        return hidden.relu_()
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.mark_dirty(inputs[0])
+        ctx.save_for_backward(output)
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         (hidden,) = ctx.saved_tensors
         grad = torch.ops.aten.threshold_backward(grad, hidden, 0)

@@ -4,9 +4,11 @@ setup.cfg has the ranges and constraints.txt the tested releases too; a test hol
 """
 
 import re
+import sys
 from dataclasses import dataclass
 
-PYTHON = '>=3.11,<3.13'
+PYTHON = '>=3.10,<3.15'
+LAST_FOR_PYTHON_310 = sys.version_info < (3, 11)  # several packages have no newer releases for it
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ def _package(name: str, wanted: str, tested: str, *others: str, module: str = ''
 PACKAGES = (
     _package('torch', '>=2.6', 'torch==2.11.0'),
     _package('torchvision', '>=0.21', 'torchvision==0.26.0'),
-    _package('numpy', '>=2.0', 'numpy==2.4.6'),
+    _package('numpy', '>=2.0', 'numpy==2.2.6' if LAST_FOR_PYTHON_310 else 'numpy==2.4.6'),
     _package(
         'opencv-python',
         '>=4.9',
@@ -47,8 +49,8 @@ PACKAGES = (
         'opencv-contrib-python-headless',
         module='cv2',
     ),
-    _package('matplotlib', '>=3.8', 'matplotlib==3.11.2'),
-    _package('pillow', '>=10', 'pillow==13.0.0', module='PIL'),
+    _package('matplotlib', '>=3.8', 'matplotlib==3.10.9' if LAST_FOR_PYTHON_310 else 'matplotlib==3.11.2'),
+    _package('pillow', '>=10', 'pillow==12.3.0' if LAST_FOR_PYTHON_310 else 'pillow==13.0.0', module='PIL'),
     _package('safetensors', '>=0.4', 'safetensors==0.8.0'),
     _package('pycocotools', '>=2.0.7', 'pycocotools==2.0.11'),
     _package('setuptools', '>=68,<82', 'setuptools<82', module='pkg_resources'),  # the part of it that mmengine imports

@@ -8,11 +8,15 @@ import golden
 import pytest
 import torch
 from checkpoint_files import TINY
+from filelock import FileLock
 from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
+from processes import tool
 
 from shvit_det import SHViT  # importing it prepares the stack before any test imports mmdet
 
 ROOT = Path(__file__).parent.parent
+MASK_RCNN = ROOT / 'tests' / 'data' / 'tiny_mask_rcnn.py'
 
 torch.set_num_threads(1)
 os.environ['OMP_NUM_THREADS'] = '1'  # for the tools that run as processes
@@ -23,6 +27,33 @@ def photographs(name: str) -> Path:
     folder = Path(os.environ.get('SHVIT_DET_TEST_DATA', ROOT.parent / 'shared' / 'data')) / name
     if not folder.is_dir():
         pytest.skip(f'the photographs are not here: no folder {folder}; SHVIT_DET_TEST_DATA names another place')
+    return folder
+
+
+@pytest.fixture(scope='module', autouse=True)
+def registry_scope():
+    """Give mmengine the default scope back that it had: a runner leaves its own behind, for the next module to see."""
+    before = dict(DefaultScope._instance_dict)
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)
+
+
+@pytest.fixture(scope='session')
+def trained_once(tmp_path_factory) -> Path:
+    """A folder in which a tiny Mask R-CNN was trained once for all tests, in whichever process; not to be changed.
+
+    The run is in ``run``, the data in ``data/sample``, and what the tool printed in ``output.txt``.
+    """
+    common = tmp_path_factory.getbasetemp()
+    common = common.parent if 'PYTEST_XDIST_WORKER' in os.environ else common
+    folder = common / 'trained_once'
+    with FileLock(common / 'trained_once.lock'):
+        if not (folder / 'output.txt').is_file():
+            folder.mkdir(exist_ok=True)
+            result = tool('train', MASK_RCNN, '--work-dir', 'run', '--seed', 0, cwd=folder)
+            assert result.returncode == 0, result.stderr[-3000:]
+            (folder / 'output.txt').write_text(result.stdout)
     return folder
 
 

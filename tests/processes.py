@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import resource
 import runpy
+import shutil
 import socket
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def _main(path: str, arguments: list[str], cwd: str, output: str, errors: str, e
     os.environ.update(environment)
     if limit := environment.get('FILE_LIMIT'):  # the largest file, in bytes; a stand-in for a disk that is full
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
-    if disk := environment.get('DISK'):
+    if disk := environment.get('DISK'):  # with KEEP, what is on it in the end is copied there
         mount(disk, 'run')
     if environment.get('GROUP'):  # of its own, which can be signalled as a terminal or slurm does
         os.setpgid(0, 0)
@@ -73,6 +74,8 @@ def _main(path: str, arguments: list[str], cwd: str, output: str, errors: str, e
     except BaseException:
         traceback.print_exc()
         status = 1
+    if keep := environment.get('KEEP'):
+        shutil.copytree('run', keep)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -222,6 +222,46 @@ def deform_conv2d(
     return output
 
 
+def slopes_zero(channel: np.ndarray, y: float, x: float) -> tuple[float, float]:
+    """The derivatives of ``interpolate_zero`` by y and x that mmcv takes.
+
+    On a row or column of pixels, where they jump, those towards the next one; none a whole pixel or more outside.
+    """
+    height, width = channel.shape
+    if not (-1 < y < height and -1 < x < width):
+        return 0.0, 0.0
+    padded = np.pad(channel, 1)
+    top, left = math.floor(y) + 1, math.floor(x) + 1
+    (a, b), (c, d) = padded[top : top + 2, left : left + 2]
+    below, beside = y - math.floor(y), x - math.floor(x)
+    return (1 - beside) * (c - a) + beside * (d - b), (1 - below) * (b - a) + below * (d - c)
+
+
+def deform_conv2d_offset_gradient(
+    features: np.ndarray,
+    offset: np.ndarray,
+    mask: np.ndarray,
+    weight: np.ndarray,
+    grad_output: np.ndarray,
+    stride: int,
+    padding: int,
+) -> np.ndarray:
+    """By the offsets of one image, one group and one deformable group."""
+    gradient = np.zeros(offset.shape)
+    for out_channel, channel, j, k in np.ndindex(*weight.shape):
+        point = j * weight.shape[3] + k
+        for row, column in np.ndindex(*offset.shape[2:]):
+            slopes = slopes_zero(
+                features[0, channel],
+                row * stride - padding + j + offset[0, 2 * point, row, column],
+                column * stride - padding + k + offset[0, 2 * point + 1, row, column],
+            )
+            share = grad_output[0, out_channel, row, column] * mask[0, point, row, column]
+            share *= weight[out_channel, channel, j, k]
+            gradient[0, 2 * point : 2 * point + 2, row, column] += np.multiply(slopes, share)
+    return gradient
+
+
 def multi_scale_deformable_attention(
     value: np.ndarray,
     shapes: Sequence[tuple[int, int]],
@@ -229,14 +269,41 @@ def multi_scale_deformable_attention(
     weights: np.ndarray,
 ) -> np.ndarray:
     batch_size, _, num_heads, width = value.shape
+    maps = _level_maps(value, shapes)
     attended = np.zeros((batch_size, locations.shape[1], num_heads, width))
     for image, query, head, level, point in np.ndindex(*weights.shape):
-        start = sum(rows * columns for rows, columns in shapes[:level])
         rows, columns = shapes[level]
-        level_map = value[image, start : start + rows * columns, head].reshape(rows, columns, width)
         x, y = locations[image, query, head, level, point]
         for channel in range(width):
             attended[image, query, head, channel] += weights[image, query, head, level, point] * interpolate_zero(
-                level_map[..., channel], y * rows - 0.5, x * columns - 0.5
+                maps[level][image, :, :, head, channel], y * rows - 0.5, x * columns - 0.5
             )
     return attended.reshape(batch_size, -1, num_heads * width)
+
+
+def multi_scale_deformable_attention_location_gradient(
+    value: np.ndarray,
+    shapes: Sequence[tuple[int, int]],
+    locations: np.ndarray,
+    weights: np.ndarray,
+    grad_output: np.ndarray,
+) -> np.ndarray:
+    _, _, num_heads, width = value.shape
+    maps = _level_maps(value, shapes)
+    by_head = grad_output.reshape(*grad_output.shape[:2], num_heads, width)
+    gradient = np.zeros(locations.shape)
+    for image, query, head, level, point in np.ndindex(*weights.shape):
+        rows, columns = shapes[level]
+        x, y = locations[image, query, head, level, point]
+        for channel in range(width):
+            by_y, by_x = slopes_zero(maps[level][image, :, :, head, channel], y * rows - 0.5, x * columns - 0.5)
+            share = by_head[image, query, head, channel] * weights[image, query, head, level, point]
+            gradient[image, query, head, level, point] += share * np.array([by_x * columns, by_y * rows])
+    return gradient
+
+
+def _level_maps(value: np.ndarray, shapes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """The values of each level as maps, (B, rows, columns, heads, width)."""
+    ends = np.cumsum([rows * columns for rows, columns in shapes])
+    pieces = np.split(value, ends[:-1], axis=1)
+    return [piece.reshape(len(value), *shape, *value.shape[2:]) for piece, shape in zip(pieces, shapes, strict=True)]

@@ -171,7 +171,7 @@ def soak(folder: Path, minutes: float, every_s: float, warm_up_minutes: float) -
     if left := left_in_shared_memory(before):
         faults.append(f'left in {SHARED_MEMORY}: {left}')
     last = last_checkpoint(folder / 'run')
-    state = torch.load(last, weights_only=True, mmap=True)['meta'] if last else {}
+    state = torch.load(last, weights_only=False, mmap=True)['meta'] if last else {}
     warm_up_s = min(warm_up_minutes, minutes / 3) * 60
     return dict(
         config=CONFIG,

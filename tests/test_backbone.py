@@ -1,14 +1,18 @@
 """The contract of a backbone, for every variant and a tiny one of our own."""
 
+import copy
+import re
+
 import golden
 import pytest
 import torch
 from mmengine.registry import MODELS
 from norms import randomise_norms
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from shvit_det import ARCHS, SHViT, UsageError
+from shvit_det import ARCHS, SHViT, SHViTFPN, UsageError
 
 TINY = dict(embed_dims=(16, 24, 32), depths=(1, 2, 1), attn_dims=(8, 8, 8), query_key_dim=4)
 VARIANTS = ['s1', 's2', 's3', 's4', TINY]
@@ -40,6 +44,28 @@ def test_parameters_and_macs_are_the_papers(variant):
     with FlopCounterMode(display=False) as counter, torch.no_grad():  # two operations per multiply-add
         backbone(torch.zeros(1, 3, size, size))
     assert (counter.get_total_flops() / 2 + width * 1000) / 1e6 == pytest.approx(macs, rel=0.01)
+
+
+# The norms that close a residual branch at the start of training. All others start at 1, those of the depthwise
+# convolutions around patch merging (downsample.0 and downsample.3) among them.
+CLOSING = re.compile(
+    r'stages\.\d\.(blocks\.\d\.(conv\.m\.bn|mixer\.m\.proj\.1\.bn|ffn\.m\.pw2\.bn)|downsample\.[14]\.m\.pw2\.bn)'
+)
+
+
+@variants
+def test_norms_start_as_the_authors_do(arch):
+    backbone = SHViT(arch)
+    backbone.init_weights()
+    norms = {name: m for name, m in backbone.named_modules() if isinstance(m, (nn.BatchNorm2d, nn.GroupNorm))}
+    for name, norm in norms.items():
+        expected = 0.0 if CLOSING.fullmatch(name) else 1.0
+        assert norm.weight.unique().tolist() == [expected], name
+        assert norm.bias.count_nonzero() == 0, name
+    # Four of the stem; in each downsampling two of the depthwise, four of the feed-forward and three of patch merging;
+    # in each block three, and three more where it has attention.
+    blocks, attending = sum(backbone.arch.depths), sum(backbone.arch.depths[1:])
+    assert len(norms) == 4 + 2 * (2 + 4 + 3) + 3 * blocks + 3 * attending
 
 
 @pytest.mark.parametrize('variant', ['s1', 's4'])
@@ -92,6 +118,44 @@ def test_frozen_stages_survive_train(frozen_stages):
     prefixes = ['patch_embed.', 'stages.0.', 'stages.1.', 'stages.2.']
     for number, prefix in enumerate(prefixes):
         assert any(name.startswith(prefix) for name in changed) == (number > frozen_stages)
+
+
+@variants
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_frozen_stages_and_fixed_norms_survive_every_change_of_mode(arch, with_cp):
+    backbone = SHViT(arch, frozen_stages=1, norm_eval=True, with_cp=with_cp)
+    detector = nn.Sequential(backbone)  # which sets the mode of its parts
+    called = []
+    for module in (backbone.stages[0], backbone.stages[2], backbone.patch_embed[0].c):
+        module.register_forward_hook(lambda module, args, out: called.append(module))
+    for mode in (True, False, True):
+        assert backbone.train(mode) is backbone
+        assert detector.train(mode) is detector and backbone.training == mode
+    backbone.requires_grad_(True)
+    backbone.train()
+    for form in (backbone, nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(backbone)).train()):
+        frozen = {id(module) for part in (form.patch_embed, form.stages[0]) for module in part.modules()}
+        for module in form.modules():
+            is_norm = isinstance(module, _BatchNorm)
+            assert module.training == (id(module) not in frozen and not is_norm)
+            assert all(p.requires_grad == (id(module) not in frozen) for p in module.parameters(recurse=False))
+    randomise_norms(backbone)
+    before = copy.deepcopy(dict(backbone.named_buffers()))
+    sum(out.square().mean() for out in backbone(torch.randn(2, 3, 64, 64))).backward()
+    assert all(torch.equal(value, before[name]) for name, value in backbone.named_buffers())
+    for name, parameter in backbone.named_parameters():
+        assert (parameter.grad is None) == name.startswith(('patch_embed.', 'stages.0.')), name
+    assert called[:3] == [backbone.patch_embed[0].c, backbone.stages[0], backbone.stages[2]]
+
+
+@pytest.mark.parametrize('mode', [True, False])
+def test_train_returns_the_module(mode):
+    rpn_head = dict(type='SHViTRPNHead', in_channels=8, feat_channels=8)
+    parts = [SHViT(TINY, frozen_stages=2), SHViTFPN((16, 24, 32), 8), MODELS.build(rpn_head)]
+    for part in parts:
+        for module in part.modules():
+            assert module.train(mode) is module
+        assert part.eval() is part
 
 
 def test_norm_eval_keeps_statistics_and_trains_scales():

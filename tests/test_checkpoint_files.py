@@ -9,6 +9,7 @@ import os
 import pickle
 import resource
 import tarfile
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -43,9 +44,12 @@ def hostile(proof) -> dict[str, object]:
     """Return what would run code, by the name of what it needs for that; a command would leave the file ``proof``."""
     command = Call(os.system, f'touch {proof}')
     return {
-        'posix.system': dict(state_dict=dict(a=torch.zeros(1)), meta=command),
-        'eval': dict(model=dict(a=Call(eval, f'open({str(proof)!r}, "w")'))),
-        'exec': [[[Call(exec, f'open({str(proof)!r}, "w")')]]],
+        f'{os.name}.system': dict(state_dict=dict(a=torch.zeros(1)), meta=command),
+        'builtins.eval': dict(model=dict(a=Call(eval, f'open({str(proof)!r}, "w")'))),
+        'builtins.exec': [[[Call(exec, f'open({str(proof)!r}, "w")')]]],
+        'builtins.range': dict(a=dict(b={1, 2}), c=Call(range, 3)),  # under another name in files
+        'urllib.request.urlopen': dict(a=Call(urllib.request.urlopen, f'file:{proof}')),
+        'torch.hub.load': dict(a=Call(torch.hub.load, str(proof), 'model')),
         'builtins.getattr': dict(a=Call(getattr, HistoryBuffer, '__init__')),
         'collections.deque': collections.deque([command]),
         'fractions.Fraction': dict(args=fractions.Fraction(1, 2)),
@@ -64,10 +68,35 @@ def test_nothing_is_executed_and_what_was_wanted_is_named(needs, zipped, tmp_pat
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_the_name_of_what_was_wanted_is_found_whatever_torch_says(tmp_path, monkeypatch):
+    load = torch.load
+
+    def load_with_other_words(*arguments, **options):
+        try:
+            return load(*arguments, **options)
+        except pickle.UnpicklingError:
+            raise pickle.UnpicklingError('something builtins GLOBAL set is wrong') from None
+
+    monkeypatch.setattr(torch, 'load', load_with_other_words)
+    for needs, content in hostile(tmp_path / 'executed').items():
+        if needs != 'builtins.getattr':  # allowed for some arguments; it is our own error that names it
+            torch.save(content, tmp_path / 'hostile.pth')
+            assert f'needs {needs}, which could run code' in refusal(read_content, tmp_path / 'hostile.pth')
+
+
+def test_a_name_of_any_length_and_letters_makes_one_sentence(tmp_path):
+    for name in ('x' * 5000, 'a\x1b[31mb', 'ä'):
+        path = tmp_path / 'hostile.pth'
+        path.write_bytes(b''.join(pickle.dumps(each, 2) for each in (0x1950A86A20F9469CFC6C, 1001, {})))
+        with path.open('ab') as file:
+            file.write(f'\x80\x02cmodule\n{name}\n.'.encode('latin-1'))
+        refusal(read_content, path)
+
+
 @pytest.mark.filterwarnings('ignore:Detected pickle protocol')
 def test_a_bare_pickle_is_not_executed(tmp_path):
     path = tmp_path / 'hostile.pth'
-    path.write_bytes(pickle.dumps(hostile(tmp_path / 'executed')['posix.system']))
+    path.write_bytes(pickle.dumps(hostile(tmp_path / 'executed')[f'{os.name}.system']))
     refusal(read_content, path)
     assert list(tmp_path.iterdir()) == [path]
 
@@ -173,6 +202,12 @@ def whole(request, state, tmp_path):
     else:
         torch.save(dict(model=state), path, _use_new_zipfile_serialization=request.param == 'zip')
     return path
+
+
+def test_the_name_of_a_file_says_nothing_of_its_form(whole, backbone):
+    for suffix in ('.safetensors', '.pth', '.bin', ''):
+        check_checkpoint(backbone, whole.rename(whole.with_suffix(suffix)))
+        whole.with_suffix(suffix).rename(whole)
 
 
 def test_cut_off_files_are_refused(whole, backbone):

@@ -79,6 +79,19 @@ def test_the_class_scores_of_two_heads_are_averaged():
     assert torch.allclose(plain((feature,)), head.l(head.bn(pooled)), atol=1e-6)
 
 
+def test_train_returns_the_module():
+    classifier = build_classifier(TINY, 32, 6)
+    for part in (classifier, classifier.backbone, classifier.head):
+        assert part.train() is part and part.eval() is part
+
+
+def test_the_head_without_storage_and_with_no_images():
+    with torch.device('meta'):
+        head = SHViTHead(num_classes=5, in_channels=4, distillation=True).eval()
+        assert head((torch.zeros(3, 4, 2, 2),)).device.type == 'meta'
+    assert SHViTHead(num_classes=5, in_channels=4).eval()((torch.zeros(0, 4, 2, 2),)).shape == (0, 5)
+
+
 def test_the_linear_layers_start_small_and_without_bias():
     head = SHViTHead(num_classes=200, in_channels=64, distillation=True)
     head.init_weights()

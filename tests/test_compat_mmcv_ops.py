@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 
 from shvit_det.compat import mmcv_ops
+from shvit_det.registry import MODELS
 
 if not mmcv_ops.install():
     pytest.skip('mmcv has its compiled ops here, which serve', allow_module_level=True)
@@ -67,6 +68,7 @@ def test_steps_aside_for_compiled_ops(tmp_path: Path) -> None:
         assert mmcv_ops.install() is False
         assert not mmcv_ops.is_stand_in()
         import mmcv.ops
+        from mmcv.ops import box_iou_rotated
         print(sys.modules['mmcv.ops.nms'].ext_module.nms())
     """
     assert run_python(code, str(tmp_path)) == 'compiled\n'
@@ -98,8 +100,22 @@ def test_is_found_like_any_module() -> None:
 def test_missing_op_names_itself_and_the_way_out() -> None:
     boxes = torch.zeros(1, 5)
     with pytest.raises(NotImplementedError, match=r"'box_iou_rotated'.*mim install"):
-        ops.box_iou_rotated(boxes, boxes)
+        importlib.import_module('mmcv.ops.box_iou_rotated').box_iou_rotated(boxes, boxes)
     assert not hasattr(mmcv._ext, '__path__')
+
+
+@pytest.mark.parametrize('name', ['box_iou_rotated', 'nms_rotated', 'carafe', 'SparseConv3d', 'RoIAlignRotated'])
+def test_a_program_with_an_op_of_its_own_for_a_missing_one_takes_it(name: str) -> None:
+    with pytest.raises(ImportError, match=rf"'{name}'.*mim install"):
+        exec(f'from mmcv.ops import {name}')
+
+
+def test_ops_that_are_there_can_all_be_imported() -> None:
+    names: dict[str, object] = {}
+    exec('from mmcv.ops import *', names)
+    assert {'nms', 'batched_nms', 'RoIAlign', 'DeformConv2d', 'SyncBatchNorm', 'CornerPool', 'SAConv2d'} <= set(names)
+    assert not hasattr(ops, 'an_op_that_never_was')
+    assert importlib.import_module('mmcv.ops.carafe').CARAFEPack  # mmdet's FPN_CARAFE asks for it there
 
 
 def test_environment_report_names_the_stand_in() -> None:
@@ -294,6 +310,20 @@ def test_averages_are_those_of_torchvision(aligned: bool, ratio: int, monkeypatc
     torch.testing.assert_close(grad, expected_grad, rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize('ratio', [0, 1, 3])
+@pytest.mark.parametrize('aligned', [True, False])
+def test_points_on_the_last_line_with_a_value_are_those_of_torchvision(ratio: int, aligned: bool) -> None:
+    """One pixel outside, the value falls from the border's to 0, and rounding decides; torchvision rounds as mmcv."""
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.randint(-8, 30, (400, 2, 2), generator=generator).sort(1).values.flatten(1)
+    rois = torch.cat([torch.zeros(400, 1), corners], 1)
+    features = random(1, 2, 9, 11).float()
+    for size, scale in (((7, 7), 0.5), ((3, 7), 0.25), ((5, 3), 1.0)):
+        pooled = ops.RoIAlign(size, scale, ratio, 'avg', aligned)(features, rois)
+        expected = torch.ops.torchvision.roi_align(features, rois, scale, *size, ratio, aligned)
+        torch.testing.assert_close(pooled, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_regions_without_any_sample() -> None:
     features, _ = features_and_rois()
     inverted = torch.tensor([[0, 9.0, 9.0, 2.0, 2.0]], dtype=torch.float64)
@@ -460,6 +490,98 @@ def test_modulated_deform_conv(deform_groups: int, has_bias: bool) -> None:
     assert gradcheck(convolve, inputs, fast_mode=True)
 
 
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+def test_offsets_of_a_larger_map_are_read_by_their_place_in_memory(memory_format: torch.memory_format) -> None:
+    """As mmdet's DyHead uses those of one level for the smaller level above it."""
+    features, weight = random(2, 2, 3, 4), random(3, 2, 3, 3, seed=1)
+    larger = [random(2, channels, 5, 6, seed=channels) for channels in (18, 9)]
+    larger = [x.to(memory_format=memory_format).requires_grad_() for x in larger]
+    read = [x.detach().flatten(1)[:, : x.shape[1] * 12].reshape(2, -1, 3, 4).requires_grad_() for x in larger]
+    found = ops.modulated_deform_conv2d(features, *larger, weight, None, 1, 1)
+    expected = ops.modulated_deform_conv2d(features, *read, weight, None, 1, 1)
+    torch.testing.assert_close(found, expected)
+    found.sin().sum().backward()
+    expected.sin().sum().backward()
+    for whole, part in zip(larger, read, strict=True):
+        gradient = whole.grad.flatten(1)
+        torch.testing.assert_close(gradient[:, : part[0].numel()], part.grad.flatten(1))
+        assert gradient[:, part[0].numel() :].count_nonzero() == 0
+    with pytest.raises(ValueError, match='too few'):
+        ops.modulated_deform_conv2d(random(2, 2, 9, 9), *larger, weight, None, 1, 1)
+
+
+def test_dyhead_runs_behind_our_neck() -> None:
+    necks = [
+        dict(type='SHViTFPN', in_channels=[8, 8, 8], out_channels=16, num_outs=5, num_upsamples=2),
+        dict(type='mmdet.DyHead', in_channels=16, out_channels=16, num_blocks=1, zero_init_offset=False),
+    ]
+    model = nn.Sequential(*map(MODELS.build, necks))
+    levels = model([random(1, 8, size, size, seed=size).float() for size in (16, 8, 4)])
+    assert [level.shape[-1] for level in levels] == [64, 32, 16, 8, 4]
+
+
+def whole_offsets(*shape: int, largest: int) -> Tensor:
+    """Offsets that put points on pixels, on the border's outside and beyond, where derivatives jump."""
+    generator = torch.Generator().manual_seed(2)
+    return torch.randint(-largest, largest + 1, shape, generator=generator).double()
+
+
+@pytest.mark.parametrize('largest', [0, 1, 3])
+@pytest.mark.parametrize(('stride', 'padding'), [(1, 1), (2, 2), (1, 0)])
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
+def test_offsets_have_the_gradient_of_mmcv_where_derivatives_jump(
+    largest: int, stride: int, padding: int, dtype: torch.dtype
+) -> None:
+    features, weight = random(1, 2, 5, 6), random(3, 2, 3, 3, seed=1)
+    size = [(extent + 2 * padding - 3) // stride + 1 for extent in (5, 6)]
+    offset = whole_offsets(1, 18, *size, largest=largest)
+    mask, grad_output = random(1, 9, *size, seed=3).sigmoid(), random(1, 3, *size, seed=4)
+    arrays = features, offset, mask, weight, grad_output
+    expected, expected_unmodulated = (
+        reference.deform_conv2d_offset_gradient(
+            *(x.numpy() for x in (*arrays[:2], mask, *arrays[3:])), stride=stride, padding=padding
+        )
+        for mask in (mask, torch.ones_like(mask))
+    )
+    assert np.count_nonzero(expected) < expected.size or padding == largest == 0
+    features, offset, mask, weight, grad_output = (tensor.to(dtype) for tensor in arrays)
+    offset.requires_grad_()
+    ops.modulated_deform_conv2d(features, offset, mask, weight, None, stride, padding).backward(grad_output)
+    np.testing.assert_allclose(offset.grad, expected, atol=1e-5)
+    offset.grad = None
+    ops.deform_conv2d(features, offset, weight, stride, padding).backward(grad_output)
+    np.testing.assert_allclose(offset.grad, expected_unmodulated, atol=1e-5)
+
+
+@pytest.mark.parametrize('deform_groups', [1, 2])
+def test_groups_share_no_gradient_of_their_offsets(deform_groups: int) -> None:
+    """One deformable group of a fitting half of everything, where offsets are whole, against both together."""
+    features, _, mask, weight = deform_conv_inputs(deform_groups)
+    offset = whole_offsets(2, deform_groups * 12, 3, 8, largest=2).requires_grad_()
+    grad_output = random(2, 6, 3, 8, seed=5)
+    geometry = GEOMETRY['stride'], GEOMETRY['padding'], GEOMETRY['dilation']
+
+    def gradient(features: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, *groups: int) -> Tensor:
+        result = ops.modulated_deform_conv2d(features, offset, mask, weight, None, *geometry, *groups)
+        return torch.autograd.grad(result, offset, grad_output[:, : len(weight)])[0]
+
+    both = gradient(features, offset, mask, weight, 2, deform_groups)
+    if deform_groups == 2:
+        first = gradient(features[:, :2], offset[:, :12], mask[:, :6], weight[:3], 1, 1)
+        torch.testing.assert_close(both[:, :12], first[:, :12])
+    # 0 where mmcv has none: on or beyond the lines one pixel outside.
+    rows = 2 * torch.arange(3)[:, None] - 1
+    columns = torch.arange(8) - 2
+    points = offset.detach().unflatten(1, (deform_groups, 3, 2, 2))
+    for j, k in np.ndindex(3, 2):
+        y, x = points[:, :, j, k, 0] + rows + j, points[:, :, j, k, 1] + columns + 2 * k
+        is_outside = (y <= -1) | (y >= 5) | (x <= -1) | (x >= 6)
+        assert is_outside.any()
+        by_offset = both.unflatten(1, (deform_groups, 3, 2, 2))[:, :, j, k]
+        assert not by_offset.masked_select(is_outside.unsqueeze(2)).any()
+        assert by_offset.masked_select(~is_outside.unsqueeze(2)).any()
+
+
 def test_deform_conv_adds_to_the_gradient_of_the_weight() -> None:
     features, offset, _, weight = deform_conv_inputs(1)
     grad_output = random(2, 6, 3, 8, seed=5)
@@ -516,6 +638,36 @@ def test_multi_scale_deformable_attention() -> None:
     assert half.dtype == torch.bfloat16
     inputs = [tensor.requires_grad_() for tensor in (value, locations, weights)]
     assert gradcheck(lambda v, p, w: attend(v, shapes, p, w), inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
+def test_locations_have_the_gradient_of_mmcv_where_derivatives_jump(dtype: torch.dtype) -> None:
+    # Powers of two, so that points lie on the pixels without any rounding.
+    shapes = torch.tensor([[4, 8], [2, 4]])
+    extents = shapes.flip(1)[:, None]
+    generator = torch.Generator().manual_seed(1)
+    pixels = (torch.rand(1, 40, 1, 2, 3, 2, generator=generator) * (extents + 2) - 1).round()
+    locations, value = ((pixels + 0.5) / extents).to(dtype), random(1, 40, 1, 3).to(dtype)
+    weights, grad_output = random(1, 40, 1, 2, 3, seed=2).sigmoid().to(dtype), random(1, 40, 3, seed=3).to(dtype)
+    expected = reference.multi_scale_deformable_attention_location_gradient(
+        value.numpy(), shapes.tolist(), locations.numpy(), weights.numpy(), grad_output.numpy()
+    )
+    starts = torch.tensor([0, 32])
+    locations.requires_grad_()
+    function = attention.MultiScaleDeformableAttnFunction
+    function.apply(value, shapes, starts, locations, weights, 64).backward(grad_output)
+    on_border = ((pixels == -1) | (pixels == extents)).any(-1)
+    assert on_border.any() and not on_border.all()
+    np.testing.assert_allclose(locations.grad, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_masked_conv_takes_autocast() -> None:
+    torch.manual_seed(0)
+    layer = ops.MaskedConv2d(2, 3, 3, padding=1)
+    features, mask = random(1, 2, 6, 7).float(), random(1, 6, 7, seed=1) > 0
+    with torch.autocast('cpu', torch.bfloat16):
+        half = layer(features, mask)
+    torch.testing.assert_close(half.float(), layer(features, mask), atol=0.05, rtol=0.05)
 
 
 def test_masked_conv() -> None:

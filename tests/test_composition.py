@@ -6,12 +6,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmcv.cnn import ConvModule
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import parametrize, prune, weight_norm
 
 from shvit_det import SHViTFPN
 from shvit_det.composition import compose_conv, compose_upsampling, redo_border
 from shvit_det.neck import composing_pays
+from shvit_det.timing.cost import CostCounter
 
 SIZES = st.integers(1, 5)
 
@@ -99,6 +102,139 @@ def test_the_neck_trains_alike_composed_and_written_out(arguments, monkeypatch):
         torch.testing.assert_close(gradient, plain_gradients[name], rtol=1e-9, atol=1e-10, msg=name)
 
 
+class Tripled(nn.Module):
+    def forward(self, x):
+        return 3 * x
+
+
+class LowRankAdapter(nn.Module):
+    """As adapters wrap a layer."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.conv = conv
+        self.down = nn.Conv2d(5, 2, 1)
+        self.up = nn.Conv2d(2, 5, 1)
+
+    def forward(self, x):
+        return self.conv(x) + self.up(self.down(x))
+
+
+class SquaringConvModule(ConvModule):
+    def forward(self, x):
+        return super().forward(x).square()
+
+
+class ShiftedConv2d(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, weight, bias).roll(1, 3)
+
+
+def conv_module(conv_kind='Conv2d', **arguments):
+    arguments = {'kernel_size': 3, 'padding': 1, 'act_cfg': None, **arguments}
+    return ConvModule(5, 5, conv_cfg=dict(type=conv_kind), **arguments)
+
+
+def upsampling(**arguments):
+    return conv_module('deconv', **{'kernel_size': 2, 'stride': 2, 'padding': 0, **arguments})
+
+
+def put(name, index, make):
+    """Return what puts ``make(module)`` in the place of a module of the neck."""
+
+    def change(neck):
+        modules = getattr(neck, name)
+        modules[index] = make(modules[index])
+
+    return change
+
+
+def twice(module, args, out):
+    return 2 * out
+
+
+NECK_CHANGES = {
+    'nothing': lambda neck: None,
+    'hook on a finer level': lambda neck: neck.extra_fpn_convs[1].register_forward_hook(twice),
+    'hook on its convolution': lambda neck: neck.extra_fpn_convs[1].conv.register_forward_hook(twice),
+    'hook on an upsampling': lambda neck: neck.extra_trans_convs[1].register_forward_hook(twice),
+    'pre-hook': lambda neck: neck.extra_trans_convs[0].register_forward_pre_hook(lambda module, args: (2 * args[0],)),
+    'backward hook': lambda neck: neck.extra_fpn_convs[0].register_full_backward_hook(
+        lambda module, grad_input, grad_output: (2 * grad_input[0],)
+    ),
+    'pruned': lambda neck: prune.l1_unstructured(neck.extra_fpn_convs[0].conv, 'weight', 0.5),
+    'pruned upsampling': lambda neck: prune.l1_unstructured(neck.extra_trans_convs[0].conv, 'weight', 0.5),
+    'parametrised': lambda neck: parametrize.register_parametrization(
+        neck.extra_fpn_convs[0].conv, 'weight', Tripled()
+    ),
+    'weight norm': lambda neck: weight_norm(neck.extra_fpn_convs[0].conv),
+    'spectral norm': put('extra_fpn_convs', 0, lambda _: conv_module(with_spectral_norm=True)),
+    'activation': put('extra_fpn_convs', 0, lambda _: conv_module(act_cfg=dict(type='ReLU'))),
+    'norm': put('extra_fpn_convs', 1, lambda _: conv_module(norm_cfg=dict(type='BN'))),
+    'norm after upsampling': put(
+        'extra_trans_convs', 0, lambda _: upsampling(norm_cfg=dict(type='BN'))
+    ),
+    'activation after upsampling': put(
+        'extra_trans_convs', 0, lambda _: upsampling(act_cfg=dict(type='ReLU'))
+    ),
+    'without bias': put('extra_fpn_convs', 0, lambda _: conv_module(bias=False)),
+    'circular padding': lambda neck: setattr(neck.extra_fpn_convs[0].conv, 'padding_mode', 'circular'),
+    'reflected padding': put('extra_fpn_convs', 0, lambda _: conv_module(padding_mode='reflect')),
+    'other kernel': put('extra_fpn_convs', 0, lambda _: conv_module(kernel_size=1, padding=0)),
+    'dilated': put('extra_fpn_convs', 0, lambda _: conv_module(dilation=2, padding=2)),
+    'groups': put('extra_fpn_convs', 0, lambda _: conv_module(groups=5)),
+    'overlapping upsampling': put('extra_trans_convs', 0, lambda _: upsampling(kernel_size=4, padding=1)),
+    'padded upsampling': put(
+        'extra_trans_convs', 0, lambda _: nn.ConvTranspose2d(5, 5, 3, stride=2, padding=1, output_padding=1)
+    ),
+    'nearest upsampling': put('extra_trans_convs', 0, lambda _: nn.Upsample(scale_factor=2)),
+    'own module': put('extra_fpn_convs', 0, lambda _: SquaringConvModule(5, 5, 3, padding=1, act_cfg=None)),
+    'own convolution': lambda neck: setattr(neck.extra_fpn_convs[0], 'conv', ShiftedConv2d(5, 5, 3, padding=1)),
+    'plain convolution': put('extra_fpn_convs', 0, lambda _: nn.Conv2d(5, 5, 3, padding=1)),
+    'adapter': put('extra_fpn_convs', 0, LowRankAdapter),
+    'adapter inside': lambda neck: setattr(
+        neck.extra_fpn_convs[0], 'conv', LowRankAdapter(neck.extra_fpn_convs[0].conv)
+    ),
+    'forward replaced': lambda neck: setattr(
+        neck.extra_fpn_convs[0], 'forward', lambda x: ConvModule.forward(neck.extra_fpn_convs[0], x).square()
+    ),
+    'further layers': put('extra_fpn_convs', 0, lambda conv: nn.Sequential(conv, nn.ReLU())),
+}  # fmt: skip
+STILL_COMPOSED = {'nothing', 'without bias'}
+
+
+@pytest.mark.filterwarnings('ignore::FutureWarning')
+@pytest.mark.parametrize('change', NECK_CHANGES)
+def test_a_changed_neck_computes_what_is_written(change, monkeypatch):
+    monkeypatch.setattr('shvit_det.neck.composing_pays', lambda *_: True)
+    results = []
+    for compose in (True, False):
+        made = neck(compose)
+        torch.manual_seed(2)
+        NECK_CHANGES[change](made)
+        for parameter in made.double().parameters():
+            nn.init.normal_(parameter, std=0.3)
+        assert made.can_compose() == (change in STILL_COMPOSED)
+        inputs = [torch.randn(2, c, s, s + 1, dtype=torch.float64) for c, s in zip((6, 7, 8), (6, 3, 2), strict=True)]
+        outs = made(inputs)
+        sum(out.square().mean() for out in outs).backward()
+        results.append([*outs, *(parameter.grad for parameter in made.parameters())])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize('kind', ['forward', 'forward_pre', 'full_backward', 'full_backward_pre'])
+@pytest.mark.parametrize('name', ['extra_trans_convs.0', 'extra_trans_convs.1.conv', 'extra_fpn_convs.0.conv'])
+def test_hooks_in_the_neck_run_as_often_as_it_is_written(kind, name, monkeypatch):
+    monkeypatch.setattr('shvit_det.neck.composing_pays', lambda *_: True)
+    made, calls = neck(compose=True), []
+    getattr(made.get_submodule(name), f'register_{kind}_hook')(lambda *_: calls.append(1))
+    inputs = [torch.randn(1, c, s, s, dtype=torch.float64) for c, s in zip((6, 7, 8), (4, 2, 1), strict=True)]
+    for count in (1, 2):
+        sum(out.sum() for out in made(inputs)).backward()
+        assert len(calls) == count
+
+
 def test_small_images_are_not_worth_composing():
     assert composing_pays(256, 2, 50 * 84)
     assert not composing_pays(256, 2, 12 * 12)
@@ -106,15 +242,14 @@ def test_small_images_are_not_worth_composing():
 
 
 def test_composing_pays_where_it_takes_fewer_operations():
-    """The estimate against operations that torch counts, on both sides of the break-even."""
-    from torch.utils.flop_counter import FlopCounterMode
+    """The estimate against operations that are counted, on both sides of the break-even."""
 
     def operations(compose: bool, height: int, width: int) -> int:
         made = SHViTFPN([8, 8, 8], out_channels=16, compose=compose)
         inputs = [torch.zeros(1, 8, height >> level, width >> level) for level in range(3)]
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with CostCounter(lambda: 'neck') as counter, torch.no_grad():
             made(inputs)
-        return counter.get_total_flops()
+        return counter.part_costs({})[0]['macs']
 
     for height, width in [(4, 4), (4, 12), (8, 8), (16, 16)]:
         pays = composing_pays(16, 2, height * width)

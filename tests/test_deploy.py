@@ -13,9 +13,10 @@ from torch import nn
 from torchvision.ops import box_iou
 
 from shvit_det import SHViT, SHViTFPN, UsageError, deploy
-from shvit_det.deployment import is_deployed, native
+from shvit_det.deployment import backends, is_deployed, native
+from shvit_det.deployment.compiled import compile_parts
 from shvit_det.deployment.packed import Packed
-from shvit_det.deployment.rpn import NeckWithRPN
+from shvit_det.deployment.rpn import NeckWithRPN, Pyramid
 from shvit_det.timing.building import build_subjects
 from shvit_det.timing.cost import CostCounter
 
@@ -205,12 +206,12 @@ def test_gradients_of_the_image_pass_through(form):
 
 
 def test_without_the_private_operations_the_plain_ones_run(monkeypatch):
-    deployed = deploy(backbone('s1'))
     x = torch.randn(1, 3, 64, 80)
     with torch.no_grad():
-        expected = deployed(x)
-        monkeypatch.setattr('shvit_det.deployment.packed.usable', lambda _: False)
-        agree(expected, deployed(x), 1e-4)
+        expected = backbone('s1')(x)
+        monkeypatch.setattr(backends, '_onednn', lambda: ((), ()))
+        monkeypatch.setattr(native, 'kernels', lambda: None)
+        agree(expected, deploy(backbone('s1'))(x), 1e-4)
 
 
 def test_packed_operations_run_where_torch_has_them():
@@ -235,6 +236,66 @@ def test_packed_operations_run_where_torch_has_them():
 def test_small_images_are_refused_as_by_the_trained_model():
     with pytest.raises(UsageError, match='at least 64'):
         deploy(backbone())(torch.zeros(1, 3, 63, 64))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_no_images(form, dtype):
+    trained = backbone(TINY)
+    neck = SHViTFPN([16, 24, 32], 8, compose=False).eval()
+    x = torch.zeros(0, 3, 64, 96)
+    with torch.no_grad():
+        features = trained(x)
+        found = deploy(trained, dtype=dtype)(x.to(dtype))
+        levels = deploy(neck, dtype=dtype)(found)
+    for right, others in ((features, found), (neck(features), levels)):
+        assert [one.shape for one in right] == [other.shape for other in others]
+        assert all(other.dtype is dtype for other in others)
+
+
+def test_no_images_and_no_regions_in_a_detector(form):
+    trained = detector(TINY_MASK_RCNN).model
+    trained.neck.compose = False
+    x = torch.zeros(0, 3, 64, 96)
+    with torch.no_grad():
+        for dtype in (None, torch.bfloat16):
+            deployed = deploy(trained, dtype=dtype)
+            for model in (trained, deployed):
+                features = model.extract_feat(x)
+                scores, _ = model.rpn_head(features)
+                assert [len(each) for each in (*features, *scores)] == [0] * 10
+                assert model.roi_head.bbox_roi_extractor(features[:4], torch.zeros(0, 5)).shape == (0, 16, 7, 7)
+                assert model.roi_head.mask_head(torch.zeros(0, 16, 14, 14)).shape[0] == 0
+
+
+@pytest.mark.parametrize('context', [lambda: torch.device('meta'), lambda: DefaultDevice('meta')])
+def test_another_default_device_does_not_matter(form, context):
+    subject = detector(TINY_MASK_RCNN)
+    run, x = subject.run(), torch.randn(1, 3, 128, 160)
+    with torch.no_grad():
+        right = deploy(subject.model).extract_feat(x)
+        rois = torch.tensor([(0, 3.0, 4, 60, 40), (0, 10, 2, 90, 70)])
+        with context():
+            deployed = deploy(subject.model)
+            found = deployed.extract_feat(x)
+            agree(right, found, 1e-6)
+            regions = deployed.roi_head.bbox_roi_extractor(found[:4], rois)
+            scores = deployed.rpn_head(found)[0]
+    agree(deployed.rpn_head(right)[0], scores, 1e-5)
+    agree([deployed.roi_head.bbox_roi_extractor(right[:4], rois)], [regions], 1e-5)
+    assert run()
+
+
+class DefaultDevice:
+    """Where tensors are made unless something else is said."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __enter__(self):
+        torch.set_default_device(self.name)
+
+    def __exit__(self, *_):
+        torch.set_default_device(None)
 
 
 class Counting:
@@ -312,6 +373,20 @@ def test_parts_of_a_detector_run_compiled(log, compiler):
     assert len(compiler.runs) == 1
     assert 'compiling the backbone' in announcements(log)[0]
     torch.testing.assert_close(expected.scores, found.scores, rtol=1e-4, atol=1e-5)
+
+
+def test_the_neck_runs_compiled_and_hands_over_what_it_knows(compiler):
+    trained = detector(TINY_MASK_RCNN).model
+    deployed, x = deploy(trained), torch.randn(1, 3, 96, 128)
+    compile_parts(deployed.neck, dict(backend=compiler))
+    with torch.no_grad():
+        for _ in range(2):
+            features = deployed.extract_feat(x)
+            assert isinstance(features, Pyramid)
+            agree(trained.rpn_head(trained.extract_feat(x))[0], deployed.rpn_head(features)[0], 1e-4)
+        deployed.neck.load_state_dict(deployed.neck.state_dict())
+        deployed.extract_feat(x)
+    assert len(compiler.runs) == 3 and len(compiler.frozen) == 2
 
 
 @pytest.mark.skipif(shutil.which('g++') is None, reason='inductor needs a C++ compiler')

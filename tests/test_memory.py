@@ -49,10 +49,39 @@ def test_no_more_than_so_much_is_kept(monkeypatch):
     monkeypatch.setattr(memory, 'MOST', 3 * round_up(SIZE))
     pool = Pool()
     lent = [pool.take(SIZE) for _ in range(6)]
-    lent.clear()
-    assert pool.kept() == 6 * round_up(SIZE)  # until memory is next taken
-    pool.take(SIZE)
+    places = [piece.data_ptr() for piece in lent]
+    while lent:
+        del lent[0]
+        assert pool.kept() <= 3 * round_up(SIZE)
+    assert pool.kept() == 3 * round_up(SIZE)
+    assert pool.take(SIZE).data_ptr() == places[-1]  # those given back last are kept
+    del lent
+    large = pool.take(4 * round_up(SIZE))
+    del large
     assert pool.kept() <= 3 * round_up(SIZE)
+
+
+def test_memory_may_come_back_at_any_moment(monkeypatch):
+    """The garbage collector runs in the middle of whatever allocates."""
+    monkeypatch.setattr(memory, 'MOST', 2 * round_up(SIZE))
+    pool = Pool()
+    waiting = [pool.take(SIZE) for _ in range(4)]
+    original = memory.round_up
+
+    class Sized(int):
+        def __eq__(self, other):  # compared while the lock is held
+            if waiting:
+                waiting.pop()
+            return int(self) == other
+
+        __hash__ = int.__hash__
+
+    pool._free.append(torch.empty(original(SIZE), dtype=torch.uint8))
+    monkeypatch.setattr(memory, 'round_up', lambda size: Sized(original(size)))
+    taken = pool.take(SIZE)
+    assert len(waiting) < 4 and len(taken) == original(SIZE)
+    waiting.clear()
+    assert pool.kept() == 2 * original(SIZE) and not pool._returned
 
 
 def test_many_threads_do_not_share():

@@ -1,5 +1,7 @@
 """Our own kernels compute what torch does, on any shape and number of threads; without them oneDNN serves."""
 
+import copy
+import os
 import stat
 
 import pytest
@@ -11,10 +13,10 @@ from torch.nn import functional
 from shvit_det import SHViT, deploy
 from shvit_det.deployment import native, winograd
 from shvit_det.deployment.convolutions import FusedConv, FusedPointwiseConv, FusedTransposedConv
-from shvit_det.deployment.layers import FusedAttention
+from shvit_det.deployment.layers import FusedAttention, FusedSqueezeExcite
 from shvit_det.deployment.native import building, functions
 from shvit_det.deployment.winograd import WinogradConv, WinogradTransposedConv
-from shvit_det.layers import SingleHeadAttention
+from shvit_det.layers import SingleHeadAttention, SqueezeExcite
 
 needs_kernels = pytest.mark.skipif(native.kernels() is None, reason='our own kernels cannot be built here')
 BFLOAT16 = native.kernels() is not None and torch.bfloat16 in native.kernels().dtypes
@@ -314,16 +316,6 @@ def test_a_result_does_not_depend_on_the_batch():
 
 
 @needs_kernels
-def test_changed_weights_and_biases_are_packed_anew():
-    layer = FusedConv(numbers(8, 6, 3, 3), numbers(8), 1, 1).eval()
-    x = numbers(1, 6, 9, 9)
-    layer(x)
-    for parameter in (layer.weight, layer.bias):
-        nn.init.normal_(parameter)
-        assert_close(layer(x), convolved(layer, x, 1, 1))
-
-
-@needs_kernels
 def test_they_can_be_left_out(ran, monkeypatch):
     x = torch.randn(1, 3, 64, 64)
     deploy(SHViT('s1').eval(), native=False)(x)
@@ -338,9 +330,68 @@ def test_they_can_be_left_out(ran, monkeypatch):
     assert not ran
 
 
+def with_values(x, values):
+    """Put some values at positions of their own into the first image."""
+    for index, value in enumerate(values):
+        x[0, :, index, index] = value
+    return x
+
+
+LAYERS = {
+    'convolution': lambda dtype: FusedConv(numbers(40, 6, 3, 3), numbers(40), 1, 1, relu=True),
+    'of an image': lambda dtype: FusedConv(numbers(40, 3, 3, 3), numbers(40), 2, 1, relu=True),
+    'pointwise': lambda dtype: FusedPointwiseConv(numbers(40, 6, 1, 1), numbers(40), relu=True),
+    'depthwise': lambda dtype: FusedConv(numbers(6, 1, 3, 3), numbers(6), 1, 1, 6, relu=True),
+    'transposed': lambda dtype: FusedTransposedConv(numbers(6, 40, 2, 2), numbers(40), 2, relu=True),
+    'Winograd': lambda dtype: WinogradConv(numbers(40, 6, 3, 3), numbers(40), relu=True),
+    'transposed Winograd': lambda dtype: WinogradTransposedConv(numbers(6, 40, 4, 4), numbers(40), 2, 1, relu=True),
+}
+
+
+@pytest.mark.parametrize('native_kernels', [pytest.param(True, marks=needs_kernels), False])
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('values', [(float('nan'),), (float('inf'),), (float('nan'), 0.0, 0.0, 0.0, float('-inf'))])
+@pytest.mark.parametrize('name', LAYERS)
+def test_what_is_not_finite_is_not_hidden(monkeypatch, name, dtype, values, native_kernels):
+    monkeypatch.setattr(winograd, 'MIN_CHANNELS', 1)
+    monkeypatch.setattr(winograd, 'MIN_PIXELS', 1)
+    torch.manual_seed(0)
+    layer = LAYERS[name](dtype).eval().to(dtype)
+    layer.native = native_kernels
+    channels = 3 if name == 'of an image' else 6
+    x = with_values(numbers(1, channels, 12, 12, dtype=dtype), values)
+    right = copy.deepcopy(layer).double()(x.double())
+    found = layer(x)
+    assert right.isnan().any() or right.isinf().any()
+    assert not found[right.isnan()].isfinite().any()
+    assert not found[right.isinf()].isfinite().any()
+    if values == (float('nan'),) and 'Winograd' not in name:
+        assert torch.equal(found.isnan(), right.isnan())  # Winograd's tiles spread it to their neighbours
+
+
+@needs_kernels
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), float('-inf')])
+def test_attention_and_squeeze_excite_do_not_hide_nan(dtype, value):
+    torch.manual_seed(0)
+    attention = SingleHeadAttention(64, 32, 16)
+    randomise_norms(attention)
+    for source, fused in ((attention, FusedAttention), (SqueezeExcite(64), FusedSqueezeExcite)):
+        layer = fused(source.eval()).eval().to(dtype)
+        x = with_values(numbers(2, 64, 5, 7, dtype=dtype), (value,))
+        with torch.no_grad():
+            found = layer(x)
+            layer.apply(lambda part: setattr(part, 'native', False))
+            right = layer(x)
+        assert not found[right.isnan()].isfinite().any() and not right[0].isfinite().all()
+        assert found[1].isfinite().all()
+
+
 @pytest.fixture
 def anew(monkeypatch, tmp_path):
-    """Nothing is built yet."""
+    """Nothing is built yet, on a processor with AVX-512."""
+    monkeypatch.setattr(torch.cpu, '_is_avx512_supported', lambda: True)
+    monkeypatch.delenv(native.SWITCH, raising=False)
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     native.kernels.cache_clear()
     yield tmp_path
@@ -361,10 +412,13 @@ def program(folder, text):
         ('echo "#define __SSE2__ 1"', 'the processor has no AVX-512'),
         ('echo "fatal error: no headers" >&2; exit 1', 'compiler: fatal error: no headers'),
         ('exit 3', 'compiler: status 3'),
+        ('sleep 100 & sleep 100', 'compiler has not ended after 0.5 seconds'),
+        ('printf "\\377 error\\n" >&2; exit 1', 'error'),
     ],
 )
 def test_without_a_compiler_or_the_processor_for_it_onednn_serves(anew, monkeypatch, log, text, reason):
     monkeypatch.setenv('CXX', 'nosuch-compiler' if text is None else program(anew, text))
+    monkeypatch.setattr(building, 'MACROS_TIMEOUT', 0.5 if text and 'sleep' in text else 30)
     deployed = deploy(SHViT('s1').eval())
     assert native.kernels() is None
     lines = [record.getMessage() for record in log.records if 'oneDNN serves' in record.getMessage()]
@@ -386,6 +440,45 @@ def test_a_cache_that_cannot_be_written_is_named(anew, monkeypatch, log):
     monkeypatch.setenv('CXX', program(anew, 'echo "__AVX512F__"'))
     assert native.kernels() is None
     assert any(str(anew / 'cache') in record.getMessage() for record in log.records)
+
+
+def fallbacks(log):
+    return [record.getMessage() for record in log.records if 'oneDNN serves' in record.getMessage()]
+
+
+def test_a_compiler_that_hangs_while_compiling(anew, monkeypatch, log):
+    text = 'case "$*" in *-dM*) echo "__AVX512F__";; *) sleep 100 & sleep 100 ;; esac'
+    monkeypatch.setenv('CXX', program(anew, text))
+    monkeypatch.setattr(building, 'TIMEOUT', 0.5)
+    assert native.kernels() is None
+    assert len(fallbacks(log)) == 1 and 'has not ended' in fallbacks(log)[0]
+    assert not list((anew / 'cache' / 'shvit_det').iterdir())
+
+
+def test_without_a_home_folder(anew, monkeypatch, log):
+    def homeless():
+        raise RuntimeError('Could not determine home directory.')
+
+    monkeypatch.delenv('XDG_CACHE_HOME')
+    monkeypatch.setattr(building.Path, 'home', homeless)
+    assert native.kernels() is None
+    assert len(fallbacks(log)) == 1 and 'XDG_CACHE_HOME' in fallbacks(log)[0]
+
+
+def test_without_avx512_no_compiler_is_called(anew, monkeypatch, log):
+    monkeypatch.setenv('CXX', program(anew, f'touch {anew}/called'))
+    monkeypatch.setattr(torch.cpu, '_is_avx512_supported', lambda: False)
+    assert native.kernels() is None
+    assert len(fallbacks(log)) == 1 and 'no AVX-512' in fallbacks(log)[0]
+    assert not (anew / 'called').exists()
+
+
+@pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() == 0, reason='nothing is forbidden to the superuser')
+def test_a_cache_that_cannot_be_entered(anew, monkeypatch, log):
+    (anew / 'cache' / 'shvit_det').mkdir(parents=True, mode=0)
+    monkeypatch.setenv('CXX', program(anew, 'echo "__AVX512F__"'))
+    assert native.kernels() is None
+    assert len(fallbacks(log)) == 1 and str(anew / 'cache') in fallbacks(log)[0]
 
 
 @needs_kernels

@@ -164,3 +164,10 @@ def test_an_installed_wheel_trains_and_mim_finds_what_it_needs(installed, tmp_pa
     assert f'package: {installed}/shvit_det True' in tested
     assert any(line.split()[:1] == ['bbox'] for line in tested.splitlines()[-2:])
     assert (tmp_path / 'tested').is_dir()
+
+
+def test_the_wheel_asks_for_no_build_of_opencv(installed):
+    """Whoever has the headless build would get a second one; mmengine brings one where there is none."""
+    (metadata,) = installed.glob('*.dist-info/METADATA')
+    required = [line for line in metadata.read_text().splitlines() if line.startswith('Requires-Dist: ')]
+    assert any('torchvision' in line for line in required) and not any('opencv' in line for line in required)

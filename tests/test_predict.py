@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from mmdet.apis import init_detector
+from mmengine.config import Config
 from PIL import Image
 from processes import tool
 from pycocotools import mask as mask_utils
@@ -33,11 +35,10 @@ def succeeded(result):
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
+def folder(trained_once, tmp_path_factory):
     """A folder in which a tiny Mask R-CNN was trained on a few drawn images."""
-    folder = tmp_path_factory.mktemp('trained')
-    options = ('train_cfg.max_epochs=1', 'train_cfg.val_interval=9')
-    succeeded(tool('train', MASK_RCNN, '--work-dir', 'run', '--seed', 0, '--cfg-options', *options, cwd=folder))
+    folder = tmp_path_factory.mktemp('predict') / 'trained'
+    shutil.copytree(trained_once, folder)
     return folder
 
 
@@ -212,7 +213,7 @@ def test_a_mistake_ends_in_one_sentence_before_anything_is_written(mistake, weig
     inputs, options, words = MISTAKES[mistake]
     (tmp_path / 'empty').mkdir()
     shutil.copytree(photograph, tmp_path / 'out' / 'pictures')
-    content = torch.load(weights, weights_only=True)
+    content = torch.load(weights, weights_only=False)
     torch.save(content['state_dict'], tmp_path / 'plain.pth')
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')}
     result = tool('predict', *inputs, '--weights', weights, '--out', 'out', *options, cwd=tmp_path)
@@ -264,6 +265,13 @@ def test_a_full_disk_keeps_the_results_of_the_run_before(weights, photograph, tm
         predict([str(photograph)], weights, str(tmp_path / 'out'), device='cpu', stream=io.StringIO())
     assert (tmp_path / 'out' / 'predictions.json').read_text() == 'before'
     assert not list((tmp_path / 'out').rglob('*.part*'))
+
+
+def test_mmdets_own_functions_read_the_checkpoint_of_a_run(weights, predictor):
+    loaded = init_detector(str(MASK_RCNN), weights, device='cpu')
+    assert loaded.dataset_meta['classes'] == predictor.classes
+    kept = torch.load(weights, weights_only=False)['state_dict']
+    assert all(torch.equal(value, kept[name]) for name, value in loaded.state_dict().items())
 
 
 def test_urls_are_downloaded_and_failures_named(weights, images, tmp_path, monkeypatch):
@@ -412,7 +420,7 @@ def test_a_detector_without_our_parts_is_predicted_as_it_is(images, tmp_path, lo
 
 
 def test_names_come_from_the_config_where_the_checkpoint_has_none(weights, tmp_path):
-    state = torch.load(weights, weights_only=True)['state_dict']
+    state = torch.load(weights, weights_only=False)['state_dict']
     torch.save(dict(state_dict=state), tmp_path / 'stripped.pth')
     assert Predictor(tmp_path / 'stripped.pth', str(MASK_RCNN), 'cpu').classes[0] == 'disc'
 
@@ -425,12 +433,25 @@ def test_names_come_from_the_config_where_the_checkpoint_has_none(weights, tmp_p
         ("type='MaskRCNN'", "type='os.MaskRCNN'", "the type 'os.MaskRCNN'"),
         ("type='nms'", 'type=\'__import__("os").system("true")\'', 'the type'),
         ("type='PackDetInputs'", "type='PackMyInputs'", "the type 'PackMyInputs'"),
-        ("type='PackDetInputs'", "type='PackDetInputs', of='os.system(1)'", 'holds code'),
+        ("type='PackDetInputs'", "type='PackDetInputs', dtype='float if os.system(1) else int'", 'holds code'),
+        ("type='nms'", 'type=\'mmdet.x[__import__("os").system("true")].nms\'', 'the type'),
+        ("type='MaskRCNN'", "type='MaskRCNN', _scope_='antigravity'", "the type 'antigravity'"),
+        ("type='MaskRCNN'", "type='{{fileDirname}}'", 'the type'),
     ],
-    ids=['a call', 'a function', 'a module', 'an expression', 'not registered', 'a string of code'],
+    ids=[
+        'a call',
+        'a function',
+        'a module',
+        'an expression',
+        'not registered',
+        'an argument that is evaluated',
+        'an expression between names',
+        'a scope',
+        'a variable',
+    ],
 )
 def test_nothing_in_a_checkpoints_config_is_run(old, new, words, weights, tmp_path, capsys):
-    content = torch.load(weights, weights_only=True)
+    content = torch.load(weights, weights_only=False)
     text = content['meta']['cfg']
     assert old in text
     meta = dict(content['meta'], cfg=text.replace(old, new))
@@ -438,6 +459,27 @@ def test_nothing_in_a_checkpoints_config_is_run(old, new, words, weights, tmp_pa
     with pytest.raises(UsageError, match='config') as caught:
         Predictor(tmp_path / 'hostile.pth')
     assert words in str(caught.value) and 'ran' not in capsys.readouterr().out.split()
+
+
+def test_text_in_a_config_is_no_code(weights, images, tmp_path):
+    """Names of classes, folders and files of any kind, in a checkpoint that mmengine wrote."""
+    names = ('disc (big)', 'my__class', 'a "b" {{fileDirname}}', '$(id)\n[x, y]', "žlutý 界's")
+    folder = '/data/my__data (old)/[1] {{fileDirname}} $HOME "x" \'y\', z\n/'
+    config = Config.fromfile(MASK_RCNN)
+    for loader in (config.train_dataloader, config.test_dataloader):
+        loader.dataset.update(data_root=folder, ann_file=f'{folder}a', metainfo=dict(classes=names, type='x y'))
+    config.model.backbone.init_cfg = dict(type='SHViTPretrained', checkpoint=f'{folder}__import__("os").pth')
+    config.data_root, config.work_dir, config.custom_imports = folder, folder, dict(imports=['antigravity'])
+    content = torch.load(weights, weights_only=True)
+    content['meta'].update(cfg=config.pretty_text)
+    content['meta'].pop('dataset_meta')  # else the names are those
+    torch.save(content, tmp_path / 'a.pth')
+    assert Predictor(tmp_path / 'a.pth', device='cpu').detector.config.test_dataloader.dataset.data_root == folder
+    done = predict(
+        [str(images[0])], str(tmp_path / 'a.pth'), str(tmp_path), score=0, device='cpu', stream=io.StringIO()
+    )
+    assert done.failed == 0 and done.objects > 0
+    assert tuple(each['name'] for each in content_of(tmp_path)['categories']) == names
 
 
 def test_the_api_names_what_it_cannot_take(predictor, images, tmp_path):

@@ -7,14 +7,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
 from PIL import Image
 
 from shvit_det import UsageError
 from shvit_det.checkpoint.stored_config import parse_config, stored_config
-from shvit_det.prediction.detector import colors_of
+from shvit_det.engine.detection import Detection
+from shvit_det.prediction.detector import check_types, colors_of, config_within
 from shvit_det.prediction.drawing import Style, draw, written
 from shvit_det.prediction.inputs import Input, find_inputs, output_names
 from shvit_det.prediction.pictures import check_whole
@@ -225,6 +226,31 @@ def test_what_mmengine_writes_is_read_as_it_was():
     read = stored_config(dict(meta=dict(cfg=config.pretty_text)))
     assert read == config.to_dict()
     assert stored_config(dict(meta=dict(cfg=''))) is None and stored_config([]) is None
+
+
+TEXT = st.text(max_size=12) | st.text(alphabet='\'"\\(){}[]$%#_ \n\t,:=rbfé', max_size=12)
+
+
+@pytest.fixture(scope='module')
+def _registered():
+    Detection().register()
+
+
+@pytest.mark.usefixtures('_registered')
+@settings(max_examples=40)  # mmengine formats each
+@given(st.lists(TEXT, min_size=1, max_size=3), TEXT)
+def test_text_in_a_config_goes_through_a_checkpoint(names, folder):
+    """Whatever it looks like: as mmengine writes it, as it is read again, and as it is judged."""
+    dataset = dict(
+        type='CocoDataset', data_root=folder, ann_file=f'{folder}(1)__x', metainfo=dict(classes=tuple(names))
+    )
+    step = dict(type='LoadImageFromFile', backend_args=dict(path_mapping={'x': folder}))
+    model = dict(type='RetinaNet', init_cfg=dict(type='SHViTPretrained', checkpoint=folder), names=names)
+    loader = dict(dataset=dict(type='RepeatDataset', dataset=dict(dataset, pipeline=[step])))
+    written = Config(dict(model=model, test_dataloader=loader, data_root=folder))
+    read = config_within(dict(meta=dict(cfg=written.pretty_text)), 'a.pth', None)
+    assert read.to_dict() == written.to_dict()
+    check_types(read, 'a.pth')
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ from shvit_det import deploy
 from shvit_det.deployment import native
 from shvit_det.deployment import roi_align as module
 from shvit_det.deployment.native.functions import Kernels
-from shvit_det.deployment.packed import HasKernels
 from shvit_det.deployment.roi_align import ChannelsLastRoIAlign, RoIFeatures, replace_roi_layers, roi_align
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}
@@ -136,7 +135,7 @@ def calls(request, monkeypatch):
 
     monkeypatch.setattr(module, 'roi_align', watched(roi_align))  # of bfloat16 also where the kernels lack that
     if request.param == 'weighted sums':
-        monkeypatch.setattr(HasKernels, 'kernels', lambda *_: None)
+        monkeypatch.setattr(native, 'kernels', lambda: None)
     elif native.kernels() is None:
         pytest.skip('our own kernels cannot be built here')
     else:

@@ -18,6 +18,7 @@ from shvit_det.timing.building import build_subjects, config_hash
 from shvit_det.timing.inputs import config_shape
 from shvit_det.timing.measure import MAX_WARMUP_RUNS, Measurement, Meter, measure
 from shvit_det.timing.record import UNATTRIBUTED, Ceilings, read_record
+from shvit_det.timing.report import terminal_report
 from shvit_det.timing.settings import paper_conditions
 from shvit_det.timing.spans import Span, instrumented
 
@@ -137,9 +138,16 @@ def test_configs_and_backbones_are_compared_by_what_they_have_in_common():
         ('backbone alone', 'tiny_retinanet', base),
         ('backbone alone', 'shvit:s1', base),
     ]
-    assert all(ratio['low'] <= ratio['ratio'] <= ratio['high'] for ratio in record['ratios'])
+    assert all(ratio['low'] is ratio['high'] is ratio['coverage'] is None for ratio in record['ratios'])  # two rounds
     shapes = [subject['input_shape'] for subject in record['subjects']]
     assert shapes == [[1, 3, 64, 64]] * 3
+
+
+def test_five_rounds_have_intervals_that_say_how_sure_they_are():
+    record = benchmark(['shvit:s1', 'shvit:s2'], settings(shape=(64, 64), runs=5))
+    (ratio,) = record['ratios']
+    assert ratio['low'] <= ratio['ratio'] <= ratio['high'] and ratio['coverage'] == 0.9375
+    assert '94 % interval' in terminal_report(record)
 
 
 def test_the_same_config_twice_has_two_names():
@@ -230,7 +238,7 @@ def test_a_busy_machine_is_warned_of(monkeypatch):
 
     monkeypatch.setattr(module.Subject, 'run', uneven)
     record = benchmark(['shvit:s1'], settings(shape=(64, 64), runs=20))
-    assert any('the machine was busy' in warning for warning in record['warnings'])
+    assert any('a machine that is busy' in warning for warning in record['warnings'])
     monkeypatch.setattr(module.Subject, 'run', lambda subject, index=0: clock.delay(test_step(subject, index), 1.0))
     assert benchmark(['shvit:s1'], settings(shape=(64, 64), runs=20))['warnings'] == []
 

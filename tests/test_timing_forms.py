@@ -25,6 +25,8 @@ from shvit_det.timing.report import markdown_report, terminal_report
 from shvit_det.timing.runtimes import check_agreement, export_backbone, exported
 
 SMALL = dict(shape=(64, 64))
+DEPLOYED = 'deployed' if native.kernels() is None else 'deployed, own kernels'
+_packs_bfloat16 = getattr(torch.ops.mkldnn, '_is_mkldnn_bf16_supported', lambda: False)
 
 
 class OneMap(nn.Module):
@@ -153,18 +155,26 @@ def test_a_missing_runtime_is_named_before_anything_is_built(name, extra, monkey
 
 
 def test_each_subject_has_its_own_type_and_layout():
-    sources = ['shvit:s1', 'channels_last:shvit:s1', 'bfloat16:deployed:shvit:s1', 'channels_last:bfloat16:shvit:s1']
+    sources = ['shvit:s1', 'channels_last:shvit:s1', 'deployed:shvit:s1', 'channels_last:bfloat16:shvit:s1']
     subjects = build_subjects(sources, settings(**SMALL), None, None)
     assert [subject.name for subject in subjects] == [subject.source for subject in subjects] == sources
     assert [is_deployed(subject.model) for subject in subjects] == [False, False, True, False]
     features = [subject.run()()[0] for subject in subjects]
-    assert [f.dtype for f in features] == [torch.float32, torch.float32, torch.bfloat16, torch.bfloat16]
+    assert [f.dtype for f in features] == [torch.float32, torch.float32, torch.float32, torch.bfloat16]
     last = [f.is_contiguous(memory_format=torch.channels_last) for f in features]
     assert (last[0], last[1], last[3]) == (False, True, True)  # packed layers return NHWC in any case
-    deployed = 'deployed' if native.kernels() is None else 'deployed, own kernels'
-    assert subjects[2].prepared == [deployed, 'converted to bfloat16']
+    assert subjects[2].prepared == [DEPLOYED] and subjects[3].prepared == ['converted to bfloat16']
     for other in features[1:]:
         assert (features[0] - other).abs().max() < 3e-2 * features[0].abs().max()
+
+
+@pytest.mark.skipif(not _packs_bfloat16(), reason='oneDNN packs no bfloat16 for this processor')
+def test_a_deployed_backbone_is_converted_to_its_type():
+    plain, converted = build_subjects(['shvit:s1', 'bfloat16:deployed:shvit:s1'], settings(**SMALL), None, None)
+    assert is_deployed(converted.model) and converted.prepared == [DEPLOYED, 'converted to bfloat16']
+    expected, features = (subject.run()()[0] for subject in (plain, converted))
+    assert features.dtype is torch.bfloat16
+    assert (expected - features).abs().max() < 3e-2 * expected.abs().max()
 
 
 def test_a_detector_runs_under_autocast_in_another_type():
@@ -354,8 +364,8 @@ def test_the_tool_lists_and_takes_the_forms(tmp_path):
     text = tool('benchmark', '--help', cwd=tmp_path).stdout
     assert all(f'{form}:' in text for form in ('deployed', 'compiled', 'channels_last', 'bfloat16', 'onnxruntime'))
     arguments = ['--shape', '64', '64', '--threads', '1', '--runs', '2']
-    result = tool('benchmark', 'shvit:s1', '--against', 'bfloat16:deployed:shvit:s1', *arguments, cwd=tmp_path)
+    result = tool('benchmark', 'shvit:s1', '--against', 'bfloat16:shvit:s1', *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert 'bfloat16:deployed:shvit:s1' in result.stdout and 'in bfloat16:' in result.stdout
+    assert 'bfloat16:shvit:s1' in result.stdout and 'in bfloat16:' in result.stdout
     result = tool('benchmark', 'shvit:s1', '--against', 'complied:shvit:s1', *arguments, cwd=tmp_path)
     assert result.returncode == 2 and 'no prefix complied:' in result.stderr and 'Traceback' not in result.stderr

@@ -1,5 +1,6 @@
 """The report: its figures, what it leaves out, and that both renderings say the same."""
 
+import json
 import re
 
 import pytest
@@ -7,7 +8,9 @@ import timing_records as made
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shvit_det import UsageError
 from shvit_det.timing.layout import significant
+from shvit_det.timing.record import read_record, write_record
 from shvit_det.timing.report import markdown_report, markdown_tables, terminal_report
 
 RECORDS = {
@@ -133,8 +136,19 @@ def test_ratios_have_their_interval():
         'over base': 'mask_rcnn_shvit_s4_coco',
         'figure': 'backbone alone',
         'ratio': '4.70',
-        '95 % interval': '4.56 .. 4.89',
+        '96 % interval': '4.56 .. 4.89',
     }
+    assert 'About 96 % of such intervals hold the true ratio' in markdown_report(RECORDS['detectors'])
+
+
+def test_ratios_of_a_few_rounds_have_no_interval_and_say_why():
+    record = made.detectors_record()
+    for ratio in record['ratios']:
+        ratio.update(low=None, high=None, coverage=None)
+    rows = tables(markdown_report(record))[-1]
+    assert list(rows[1]) == ['subject', 'over base', 'figure', 'ratio']
+    text = markdown_tables(record)
+    assert 'fewer than 5 rounds say too little' in text and '% interval' not in text and 'of such' not in text
 
 
 def test_uncounted_operations_are_few_in_the_terminal_and_all_in_markdown():
@@ -230,3 +244,22 @@ def test_numbers_have_three_significant_digits(value):
 )
 def test_numbers_round_up_without_a_fourth_digit(value, text):
     assert significant(value) == text
+
+
+def test_a_record_of_the_first_format_is_read_without_its_intervals(tmp_path):
+    record = made.backbones_record()
+    write_record(record, tmp_path / 'new.json')
+    old = json.loads((tmp_path / 'new.json').read_text())
+    old['format'] = 1
+    for ratio in old['ratios']:
+        del ratio['coverage']
+        ratio.update(low=0.9, high=1.1)
+    (tmp_path / 'old.json').write_text(json.dumps(old))
+    read, expected = read_record(tmp_path / 'old.json'), read_record(tmp_path / 'new.json')
+    assert read['ratios'] and markdown_tables(read) != markdown_tables(expected)
+    for ratio in expected['ratios']:
+        ratio.update(low=None, high=None, coverage=None)
+    assert read == expected
+    (tmp_path / 'other.json').write_text(json.dumps({**old, 'format': 3}))
+    with pytest.raises(UsageError, match='not a benchmark record'):
+        read_record(tmp_path / 'other.json')

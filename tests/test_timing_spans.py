@@ -7,7 +7,9 @@ import torch
 from timed import TINY_MASK_RCNN, TINY_RETINANET, SteppedClock, settings
 from torch import nn
 
+from shvit_det.pyramid import FeaturePyramid
 from shvit_det.timing.building import build_subjects
+from shvit_det.timing.inputs import fresh
 from shvit_det.timing.measure import Meter, measure
 from shvit_det.timing.record import UNATTRIBUTED
 from shvit_det.timing.spans import BACKWARD, FORWARD, Recorder, Span, instrumented, owners_of
@@ -227,6 +229,19 @@ def test_a_method_of_two_spans_is_wrapped_once_and_an_earlier_replacement_comes_
         assert root[0].forward is not mine
     assert calls == ['a']
     assert root[0].forward is mine
+
+
+def test_timing_ends_no_origin_of_feature_maps():
+    """What is timed is what runs untimed: a head may start from where the neck took its finest level."""
+    levels = [torch.ones(1, requires_grad=True) * 2 for _ in range(2)]
+    pyramid = FeaturePyramid(levels, origin='here')
+    recorder = Recorder(SteppedClock())
+    recorder.begin()
+    returned = recorder.claim(lambda: pyramid, ('neck', FORWARD))()
+    assert returned is pyramid and pyramid.origin == 'here'
+    kept = fresh((pyramid,))[0]
+    assert list(pyramid) == levels and pyramid.origin is None
+    assert kept.origin == 'here' and list(kept) == levels
 
 
 def test_a_cascade_has_an_owner_for_every_stage():

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from timed import TINY_MASK_RCNN, TINY_RETINANET
 
 from shvit_det import UsageError
 from shvit_det.engine.config import load_config
+from shvit_det.export import comparing
 from shvit_det.export.checks import check_exportable
 from shvit_det.export.comparing import Agreement, match
 from shvit_det.export.exporting import export
@@ -135,6 +137,22 @@ def test_a_file_takes_an_image_as_it_is_read(exported):
     (expected,) = by_mmdet(detector(TINY_MASK_RCNN, score_thr=0.05, max_per_img=100), small, (101, 147))
     assert len(expected) > 0
     assert_same(expected, instances(opened(image)))
+
+
+@pytest.mark.parametrize('num_images', [1, 3])
+def test_times_of_a_comparison_have_no_first_run_in_them(num_images):
+    calls, found = [], InstanceData(bboxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0).long())
+
+    def step(batch):
+        calls.append(batch['number'])
+        return [SimpleNamespace(pred_instances=found)]
+
+    evaluator = SimpleNamespace(process=lambda data_samples, data_batch: None)
+    form = comparing.Form('a', step, evaluator)
+    images = [dict(inputs=[torch.zeros(3, 8, 8)], number=number) for number in range(num_images)]
+    comparing._run([form], images, lambda _: None)
+    assert calls == [0, *range(num_images)]
+    assert len(form.seconds) == num_images
 
 
 def test_an_exported_file_scores_as_its_checkpoint(exported):

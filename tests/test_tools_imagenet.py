@@ -57,10 +57,9 @@ def test_training_leaves_checkpoints_accuracy_and_curves(trained, checkpoint):
     assert header.split() == ['top-1', 'top-5'] and row.startswith('accuracy ') and row.endswith('(%)')
     assert 'epoch_2.pth' in last and 'curves.png' in curves
     assert 'paramwise_options' not in output
-    measured = report.last_metrics(folder / 'run')
-    assert {float(cell) for cell in row.split()[1:3]} == {round(value, 2) for value in measured.values()}
     found = report.read_curves(folder / 'run')
     assert set(found) == {'loss', 'accuracy/top1', 'accuracy/top5'} and list(found['accuracy/top1']) == [6, 12]
+    assert [float(cell) for cell in row.split()[1:3]] == [round(found[f'accuracy/top{k}'][12], 2) for k in (1, 5)]
 
 
 def test_training_goes_on_from_its_checkpoint_in_mixed_precision(trained):
@@ -69,7 +68,7 @@ def test_training_goes_on_from_its_checkpoint_in_mixed_precision(trained):
     options = ('--work-dir', 'resumed', '--amp', '--auto-scale-lr', '--cfg-options', 'train_cfg.max_epochs=3')
     output = succeeded(tool('train', TINY, '--resume', *options, cwd=folder))
     assert 'Epoch(train) [3]' in output and 'Epoch(train) [2]' not in output
-    state = torch.load(folder / 'resumed' / 'epoch_3.pth', weights_only=True)
+    state = torch.load(folder / 'resumed' / 'epoch_3.pth', weights_only=False)
     assert state['meta']['iter'] == 18 and 'ema_state_dict' in state
 
 
@@ -97,7 +96,7 @@ def test_what_the_classifier_learnt_starts_a_detector_with_no_conversion(trained
     still = ('--cfg-options', 'optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult=0.0')
     succeeded(tool('train', 'detector.py', '--work-dir', 'detector', *still, cwd=folder))
     classifier, first, detector = (
-        torch.load(path, weights_only=True)['state_dict']
+        torch.load(path, weights_only=False)['state_dict']
         for path in (checkpoint, folder / 'detector' / 'epoch_1.pth', folder / 'detector' / 'epoch_2.pth')
     )
     backbone = SHViT(dict(embed_dims=(16, 24, 32), depths=(1, 1, 1), attn_dims=(8, 8, 8)))

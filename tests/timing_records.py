@@ -120,7 +120,7 @@ def backbone(source: str, ms: float, *, batch: int = 1, figures: Any = (16, 7.9,
 
 
 def ratio(of: str, base: str, value: float, figure: str = 'whole') -> Ratio:
-    return Ratio(figure=figure, subject=of, base=base, ratio=value, low=0.97 * value, high=1.04 * value)
+    return Ratio(figure=figure, subject=of, base=base, ratio=value, low=0.97 * value, high=1.04 * value, coverage=0.957)
 
 
 def record(subjects: list[Subject], *, ceilings: Any = CEILINGS, ratios=(), warnings=(), **settings: Any) -> Record:

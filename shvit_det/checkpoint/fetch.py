@@ -1,8 +1,9 @@
-"""From a path or a URL to a local file; what is downloaded stays in torch's hub cache and serves offline."""
+"""From a path or a URL to a local file; what is downloaded is kept in torch's hub cache and found there offline."""
 
 import hashlib
 import os
 import re
+import string
 import sys
 import tempfile
 import time
@@ -10,19 +11,32 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO
 from urllib.error import HTTPError, URLError
-from urllib.parse import unquote, urlparse
+from urllib.parse import quote, unquote
 from urllib.request import Request, urlopen
 
 import torch
 from torch.hub import tqdm  # the real one where it is installed
 
 from ..errors import UsageError
-from .reading import head_of, wrong_kind
+from .reading import head_of, open_file, wrong_kind
 
 ATTEMPTS = 3
 TIMEOUT_S = 30.0  # without a byte
 PAUSE_S = 1.0  # before the second attempt, doubled before each further one
 CHUNK = 1 << 17
+PRINTABLE = string.ascii_letters + string.digits + string.punctuation  # all else has to be escaped in a URL
+LOCAL_FILE = 'name a local one with model.backbone.init_cfg.checkpoint=FILE'
+OTHER_CACHE = 'TORCH_HOME=/a/folder/of/yours'
+DIGITS = 16  # of the digest in a name
+LONGEST_WORDS = 100  # of a name, whose other parts are short; file systems allow 255 bytes
+# The weights that the configs start from and that the metafile lists. torch's hub keeps them under these names, and as
+# the names of one release they are all different.
+AUTHORS_RELEASE = 'https://github.com/ysj9909/SHViT/releases/download/v1.0/'
+AUTHORS_FILES = (
+    *(f'shvit_s{number}.pth' for number in (1, 2, 3, 4)),
+    'retinanet_shvit_s4_1x_coco.pth',
+    'maskrcnn_shvit_s4_1x_coco.pth',
+)
 
 
 class InterruptedDownloadError(Exception):
@@ -45,38 +59,85 @@ def find_checkpoint(source: str | Path, sha256: str | None = None) -> Path:
     """
     if sha256 is not None and not re.fullmatch(r'[0-9a-fA-F]{8,64}', sha256):
         raise UsageError(f'sha256 is 8 to 64 hexadecimal digits, but got {sha256!r}')
-    scheme = urlparse(str(source)).scheme
-    if scheme in ('http', 'https'):
-        path = cached_path(str(source))
-        if not path.is_file():
-            fetch(str(source), path, sha256)
+    changed = ''
+    if re.match(r'https?://', str(source), re.IGNORECASE):
+        path = downloaded(str(source), sha256)
+        changed = f': if the file of that URL is another one now, remove {path} to download it again'
     else:
-        path = Path(source).expanduser()
-        if not path.is_file():
-            kind = ' (URLs have to start with http:// or https://)' if '://' in str(source) else ''
+        path = Path(os.path.expanduser(source))  # noqa: PTH111  # pathlib's raises where there is no such home folder
+        if not is_file(path):
+            kind = ' (URLs have to start with http:// or https://)' if re.match(r'\w\w+:/', str(source)) else ''
             raise UsageError(f'no such checkpoint: {source}{kind}')
-    if sha256 is not None and not (found := hash_of(path)).startswith(sha256.lower()):
-        raise UsageError(f'{path} is not the file that was meant: its sha256 is {found}, expected was {sha256}')
+    if wrong := wrong_hash(path, sha256):
+        raise UsageError(f'{path} is not the file that was meant: {wrong}{changed}')
+    return path
+
+
+def is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113  # pathlib's raises where a folder cannot be looked into
+
+
+def downloaded(url: str, sha256: str | None) -> Path:
+    """Return the file of a URL in torch's hub cache, where it is or where it is put now.
+
+    Raises:
+        UsageError: If it cannot be had or kept.
+    """
+    path = cached_path(url)
+    if is_file(path):
+        return path
+    if url.startswith(AUTHORS_RELEASE) and (name := url.removeprefix(AUTHORS_RELEASE)) in AUTHORS_FILES:
+        plain = path.with_name(name)
+        if is_file(plain) and not wrong_hash(plain, sha256):
+            return plain
+    fetch(url, path, sha256)
     return path
 
 
 def cached_path(url: str) -> Path:
-    """Return where the file of a URL lies in torch's hub cache.
+    """Return where the file of a URL is kept in torch's hub cache.
 
-    It keeps its name, of which nothing leads out of the cache. On Hugging Face all files are called
-    ``model.safetensors``, so that the repository's name is put before it, and the revision's unless it is main.
+    The digest of the whole URL tells files apart; what the URL calls its file stands before it for people. On Hugging
+    Face all files are called ``model.safetensors``: there it is the repository's name too.
+
+    Raises:
+        UsageError: If nobody knows where the cache is.
     """
-    parsed = urlparse(url)
-    parts = [part for part in re.split(r'[/\\\0]', unquote(parsed.path)) if part.strip('.')]
+    place = re.split('[?#]', url)[0]
+    parts = [part for part in re.split(r'[/\\]+', unquote(place)) if part.strip('.')][2:]  # without scheme and host
     name = parts[-1] if parts else 'checkpoint'
-    if parsed.hostname in ('huggingface.co', 'hf.co') and len(parts) >= 5 and parts[2] == 'resolve':
-        name = '-'.join([parts[1], *([parts[3]] if parts[3] != 'main' else []), name])
-    return Path(torch.hub.get_dir()) / 'checkpoints' / name
+    if parts[2:3] == ['resolve']:
+        name = f'{parts[1]}-{name}'
+    words, suffix = os.path.splitext(re.sub(r'[^A-Za-z0-9._+-]+', '_', name).strip('.'))  # noqa: PTH122
+    digest = hashlib.sha256(url.encode(errors='surrogatepass')).hexdigest()[:DIGITS]
+    return cache_folder() / f'{words[:LONGEST_WORDS]}-{digest}{suffix[:DIGITS]}'
+
+
+def cache_folder() -> Path:
+    """Return the folder in which torch's hub keeps checkpoints.
+
+    Raises:
+        UsageError: If it would be in a home folder, and there is none.
+    """
+    folder = torch.hub.get_dir()
+    if folder.startswith('~'):  # torch would make a folder of that name in the working folder
+        raise UsageError(f'there is no home folder to keep downloads in ({folder}): set {OTHER_CACHE}')
+    return Path(folder) / 'checkpoints'
 
 
 def hash_of(path: Path) -> str:
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
+    digest = hashlib.sha256()
+    with open_file(path) as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def wrong_hash(path: Path, sha256: str | None) -> str | None:
+    """Return how the hash of a file differs from what it must begin with; None if it does not."""
+    if sha256 is None or (found := hash_of(path)).startswith(sha256.lower()):
+        return None
+    return f'its sha256 is {found}, expected was {sha256}'
 
 
 def fetch(url: str, path: Path, sha256: str | None = None) -> None:
@@ -94,16 +155,18 @@ def fetch(url: str, path: Path, sha256: str | None = None) -> None:
             download(url, file)
             file.flush()
             os.fsync(file.fileno())
-        if wrong := wrong_kind(head_of(part)):
+        if wrong := wrong_kind(head_of(part)) or wrong_hash(part, sha256):
             raise HopelessDownloadError(wrong)
-        if sha256 is not None and not (found := hash_of(part)).startswith(sha256.lower()):
-            raise HopelessDownloadError(f'its sha256 is {found}, expected was {sha256}')
         part.chmod(0o644)  # temporary files are for their owner alone
         part.replace(path)
-    except (HopelessDownloadError, OSError) as error:
+    except HopelessDownloadError as error:
         raise UsageError(
-            f'cannot download the weights {url} ({error}): put the file at {path}, name a local one with '
-            f'model.backbone.init_cfg.checkpoint=FILE, or train from random weights with --no-pretrained'
+            f'cannot download the weights {url} ({error}): put the file at {path}, {LOCAL_FILE}, or train from random '
+            f'weights with --no-pretrained'
+        ) from error
+    except OSError as error:
+        raise UsageError(
+            f'cannot keep the weights {url} in {path.parent} ({error.strerror}): set {OTHER_CACHE}, or {LOCAL_FILE}'
         ) from error
     finally:
         if part != path:
@@ -121,27 +184,36 @@ def download(url: str, file: IO[bytes], limit: int | None = None) -> None:
         if attempt:
             time.sleep(PAUSE_S * 2 ** (attempt - 1))
         try:
-            request = Request(url, headers={'User-Agent': 'shvit_det'})
+            request = Request(quote(url, safe=PRINTABLE, errors='surrogatepass'), headers={'User-Agent': 'shvit_det'})
             if file.tell() and validator:
                 request.add_header('Range', f'bytes={file.tell()}-')
                 request.add_header('If-Range', validator)
-            with urlopen(request, timeout=TIMEOUT_S) as response:
-                validator = response.headers.get('ETag') or response.headers.get('Last-Modified')
-                receive(response, file, limit)
-                return
-        except InterruptedDownloadError as error:
-            reason = str(error)
+            response = urlopen(request, timeout=TIMEOUT_S)
         except HTTPError as error:
             if error.code not in (408, 416, 429) and error.code < 500:
                 raise HopelessDownloadError(f'HTTP status {error.code} {error.reason}') from error
             if error.code == 416:
                 file.seek(0)
             reason = f'HTTP status {error.code} {error.reason}'
-        except URLError as error:
-            reason = str(error.reason)
-        except (TimeoutError, HTTPException, ConnectionError) as error:
-            reason = f'{error or type(error).__name__}'
+            continue
+        except ValueError as error:
+            raise HopelessDownloadError(f'no URL: {error}') from error
+        except (OSError, HTTPException) as error:
+            reason = wording(error)
+            continue
+        with response:
+            validator = response.headers.get('ETag') or response.headers.get('Last-Modified')
+            try:
+                receive(response, file, limit)
+                return
+            except InterruptedDownloadError as error:
+                reason = str(error)
     raise HopelessDownloadError(f'{reason}, tried {ATTEMPTS} times')
+
+
+def wording(error: Exception) -> str:
+    """Return what an error of the network says; some say nothing."""
+    return str(error.reason if isinstance(error, URLError) else error) or type(error).__name__
 
 
 def receive(response: HTTPResponse, file: IO[bytes], limit: int | None = None) -> None:
@@ -166,13 +238,24 @@ def receive(response: HTTPResponse, file: IO[bytes], limit: int | None = None) -
         raise too_large
     quiet = not sys.stderr.isatty() or os.environ.get('LOCAL_RANK', '0') != '0'
     with tqdm(total=total, initial=file.tell(), unit='B', unit_scale=True, disable=quiet) as bar:
-        try:
-            while chunk := response.read1(CHUNK):
-                file.write(chunk)
-                if limit is not None and file.tell() > limit:
-                    raise too_large
-                bar.update(len(chunk))
-        except TimeoutError as error:
-            raise InterruptedDownloadError(f'nothing came for {TIMEOUT_S:g} s after {file.tell()} bytes') from error
+        while chunk := next_part(response, file.tell()):
+            file.write(chunk)
+            if limit is not None and file.tell() > limit:
+                raise too_large
+            bar.update(len(chunk))
     if total is not None and file.tell() != total:
         raise InterruptedDownloadError(f'cut off after {file.tell()} of {total} bytes')
+
+
+def next_part(response: HTTPResponse, position: int) -> bytes:
+    """Return the next bytes of a response, none at its end.
+
+    Raises:
+        InterruptedDownloadError: If they do not come.
+    """
+    try:
+        return response.read1(CHUNK)
+    except TimeoutError as error:
+        raise InterruptedDownloadError(f'nothing came for {TIMEOUT_S:g} s after {position} bytes') from error
+    except (OSError, HTTPException) as error:
+        raise InterruptedDownloadError(f'{wording(error)} after {position} bytes') from error

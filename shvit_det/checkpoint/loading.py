@@ -72,7 +72,7 @@ def load_content(
     own_names = place.state_dict()
     state = {name if name in own_names else name.removeprefix(BACKBONE): value for name, value in result.used.items()}
     place.load_state_dict({name: value.to(map_location) for name, value in state.items()}, strict=False)
-    print_log(f'{Path(source).name}: {report(result, weights, strict)}', 'current')
+    print_log(f'{source}: {report(result, weights, strict)}', 'current')
 
 
 def match(

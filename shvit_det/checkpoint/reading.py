@@ -1,22 +1,30 @@
 """Opening a checkpoint without running code from it, and without believing the sizes that it declares."""
 
 import argparse
+import pickle
+import pickletools
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # private, but what pickle itself goes by
+from collections.abc import Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..compat.torch_load import classes_allowed
 from ..errors import UsageError
 
-# The official files carry their arguments; compat.torch_load allows the classes of mmengine's files for good.
-ALLOWED: list[Callable | tuple[Callable, str]] = [argparse.Namespace]
 TENSOR_KINDS = (Tensor, nn.Parameter, nn.Buffer)
+ARCHIVE = b'PK\x03\x04'
+LARGEST_BEGINNING = 64 << 20
+PICKLES_BEFORE_DATA = 4  # of a file in torch's older format: magic number, version, system, content
+LONGEST_NAME = 200
+DANGER = 'which could run code when it is opened, and only weights and plain data are read'
 
 
 def read_content(path: Path) -> Any:
@@ -33,19 +41,32 @@ def read_content(path: Path) -> Any:
         raise UsageError(f'{path} cannot be read as a checkpoint: {wrong}')
     if is_safetensors(head):
         return read_safetensors(path, head)
-    if head.startswith(b'PK\x03\x04'):
+    if head.startswith(ARCHIVE):
         check_archive(path)
-    try:
-        with torch.serialization.safe_globals(ALLOWED):
-            content = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # anything can come out of an unpickler that is fed arbitrary bytes
-        raise UsageError(f'{path} cannot be read as a checkpoint: {reason_of(error)}') from error
+    with classes_allowed(argparse.Namespace), open_file(path) as file:  # the authors' files carry their arguments
+        try:
+            content = torch.load(file, map_location='cpu', weights_only=True)
+        except Exception as error:  # anything can come out of an unpickler that is fed arbitrary bytes
+            reason = f'it needs {needed}, {DANGER}' if (needed := refused_name(path)) else reason_of(error)
+            raise UsageError(f'{path} cannot be read as a checkpoint: {reason}') from error
     check_tensors(path, content)
     return content
 
 
+def open_file(path: Path) -> BinaryIO:
+    """Open a file for reading.
+
+    Raises:
+        UsageError: If that cannot be done.
+    """
+    try:
+        return path.open('rb')
+    except OSError as error:
+        raise UsageError(f'cannot read {path}: {error.strerror}') from error
+
+
 def head_of(path: Path) -> bytes:
-    with path.open('rb') as file:
+    with open_file(path) as file:
         return file.read(512)
 
 
@@ -146,13 +167,55 @@ def tensors_in(content: Any) -> Iterator[tuple[str, Tensor]]:
             pending.extend((str(key), inner) for key, inner in items)
 
 
+def refused_name(path: Path) -> str | None:
+    """Return the first name in a file of torch's that torch lets no file use, or None.
+
+    torch is asked for each name by itself: the error that it raised for the file has other words in every release.
+    """
+    for module, name in dict.fromkeys(names_in(path)):
+        try:
+            torch.load(file_that_names(module, name), weights_only=True)
+        except Exception:  # as above
+            module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+            return ascii(f'{module}.{name}'[:LONGEST_NAME])[1:-1]
+    return None
+
+
+def names_in(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the module and the name of every class and function in a file, as far as it can be read."""
+    if head_of(path).startswith(ARCHIVE):
+        with zipfile.ZipFile(path) as archive:
+            pickles = [archive.read(name) for name in archive.namelist() if name.endswith('/data.pkl')]
+        for content in pickles:
+            yield from names_in_pickles(BytesIO(content), 1)
+    else:
+        with open_file(path) as file:
+            yield from names_in_pickles(BytesIO(file.read(LARGEST_BEGINNING)), PICKLES_BEFORE_DATA)
+
+
+def names_in_pickles(file: BytesIO, number: int) -> Iterator[tuple[str, str]]:
+    try:
+        for _ in range(number):
+            for operation, argument, _position in pickletools.genops(file):
+                if operation.name == 'GLOBAL':
+                    module, _, name = str(argument).partition(' ')
+                    yield module, name
+    except ValueError:  # cut off or damaged from here on
+        return
+
+
+def file_that_names(module: str, name: str) -> BytesIO:
+    """Return a file in torch's older format that holds one class or function, and neither calls nor builds anything."""
+    beginning: tuple[Any, ...] = (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {})
+    content = pickle.PROTO + b'\x02' + pickle.GLOBAL + f'{module}\n{name}\n'.encode() + pickle.STOP
+    return BytesIO(b''.join(pickle.dumps(each, 2) for each in beginning) + content + pickle.dumps([], 2))
+
+
 def reason_of(error: Exception) -> str:
-    """Return the cause in a few words; torch's own text is a page, and of that only the name of the class matters."""
+    """Return the cause in a few words; torch's own text is a page."""
     text = str(error)
-    needed = re.search(r'GLOBAL ([\w.]+)', text)
-    if needed or re.search(r'getattr of \S+ is not allowed', text):
-        name = needed[1] if needed else 'builtins.getattr'
-        return f'it needs {name}, which could run code when it is opened, and only weights and plain data are read'
+    if re.search(r'getattr of \S+ is not allowed', text):  # the words of compat.torch_load
+        return f'it needs builtins.getattr, {DANGER}'
     if match := re.search(r'WeightsUnpickler error: ([^\n]+)', text):
         text = match[1]
     first = text.strip().split('\n')[0].split('. ')[0]

@@ -5,8 +5,10 @@ import argparse
 import torch
 
 from ..engine import cli
+from ..engine.options import add_cfg_options
 from ..timing.benchmark import benchmark
 from ..timing.output import check_outputs, write_outputs
+from ..timing.record import Record
 from ..timing.report import terminal_report
 from ..timing.settings import COMPILE_MODES, DEFAULT_SECONDS, DTYPES, Settings, device_named, paper_conditions
 from . import command_line
@@ -46,12 +48,12 @@ def main() -> None:
     how.add_argument('--compile', nargs='?', const='default', choices=COMPILE_MODES, help='torch.compile, its mode')
     how.add_argument('--fold-bn', action='store_true', help='fold the batch norms of the backbone')
     how.add_argument('--deploy', action='store_true', help='time SHViT in its deployed form')
-    how.add_argument(
-        '--cfg-options', nargs='+', action=cli.OptionsAction, metavar='KEY=VALUE', help='changes of CONFIG'
-    )
+    add_cfg_options(how, 'changes of CONFIG')
     length = parser.add_argument_group('length')
     length.add_argument('--seconds', type=float, default=DEFAULT_SECONDS, help=f'per source [{DEFAULT_SECONDS:g}]')
-    length.add_argument('--runs', type=int, metavar='N', help='rounds, instead of seconds')
+    length.add_argument(
+        '--runs', type=int, metavar='N', help='rounds, instead of seconds; ratios have intervals from 5 on'
+    )
     length.add_argument('--flush-l2', action='store_true', help="overwrite a GPU's L2 cache before each run")
     results = parser.add_argument_group('results')
     results.add_argument('--json', metavar='FILE', help='everything that was measured')
@@ -81,15 +83,20 @@ def main() -> None:
         **conditions,
     )
     check_outputs(arguments.json, arguments.markdown, arguments.plot)
-    record = benchmark(
+
+    def save(record: Record) -> None:
+        cli.show_progress('')
+        written = list(write_outputs(record, arguments.json, arguments.markdown, arguments.plot))
+        print(terminal_report(record))
+        for path in written:
+            print(f'Written: {path}')
+
+    benchmark(
         [arguments.config, *arguments.against],
         settings,
         arguments.checkpoint,
         arguments.cfg_options,
         command=command_line(),
         progress=cli.show_progress,
+        save=save,
     )
-    cli.show_progress('')
-    print(terminal_report(record))
-    for path in write_outputs(record, arguments.json, arguments.markdown, arguments.plot):
-        print(f'Written: {path}')

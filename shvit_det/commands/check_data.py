@@ -5,7 +5,8 @@ import sys
 
 from ..data.checking.report import as_text
 from ..engine import cli
-from ..engine.data_check import check_data, write_copies, write_record
+from ..engine.data_check import Checked, check_data, write_copies, write_record
+from ..engine.options import add_cfg_options
 
 FOUND_STATUS = 1
 
@@ -24,30 +25,32 @@ def main() -> None:
     parser.add_argument('--json', metavar='FILE', help='write what was found into this file too')
     parser.add_argument('--fix', metavar='DIR', help='write cleaned copies of the annotation files into this folder')
     parser.add_argument('--data-root', metavar='DIR', help='another folder in the same layout')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=cli.OptionsAction,
-        metavar='KEY=VALUE',
-        help='changes of the config: a.b.c=value',
-    )
+    add_cfg_options(parser)
     arguments = parser.parse_args()
-    checked = check_data(
-        arguments.config,
-        data_root=arguments.data_root,
-        cfg_options=arguments.cfg_options,
-        images='presence' if arguments.no_images else 'headers' if arguments.headers_only else 'decode',
-        workers=arguments.workers,
-        fix=arguments.fix,
-        progress=cli.show_progress,
-    )
-    cli.show_progress('')
-    for each in checked:
-        print(as_text(each.report, arguments.examples))
-    done = write_copies(checked)
-    for sentence in done:
-        print(sentence)
-    if arguments.json:
-        write_record(arguments.json, checked, done, arguments.examples)
-    if any(each.report.has_errors for each in checked):
+    found: list[Checked] = []
+    done: list[str] = []
+
+    def tell(checked: Checked) -> None:
+        cli.show_progress('')
+        print(as_text(checked.report, arguments.examples))
+        found.append(checked)
+
+    try:
+        check_data(
+            arguments.config,
+            data_root=arguments.data_root,
+            cfg_options=arguments.cfg_options,
+            images='presence' if arguments.no_images else 'headers' if arguments.headers_only else 'decode',
+            workers=arguments.workers,
+            fix=arguments.fix,
+            progress=cli.show_progress,
+            tell=tell,
+        )
+        write_copies(found, done)
+    finally:  # decoding may have taken an hour
+        for sentence in done:
+            print(sentence)
+        if arguments.json and found:
+            write_record(arguments.json, found, done, arguments.examples)
+    if any(each.report.has_errors for each in found):
         sys.exit(FOUND_STATUS)

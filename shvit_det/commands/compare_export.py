@@ -4,8 +4,9 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
-from ..engine import cli
+from ..engine.options import add_cfg_options
 from ..errors import UsageError
 from ..export.comparing import compare
 from ..export.report import comparison_table, write_comparison
@@ -23,19 +24,19 @@ def main() -> None:
     parser.add_argument('--threads', type=int, default=1, help='of every form [1]')
     parser.add_argument('--data-root', metavar='DIR', help='another folder in the same layout')
     parser.add_argument('--json', metavar='FILE', help='write the record into this file')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=cli.OptionsAction,
-        metavar='KEY=VALUE',
-        help='as the files were exported with',
-    )
+    add_cfg_options(parser, 'as the files were exported with')
     arguments = parser.parse_args()
     if arguments.json is not None and not Path(arguments.json).parent.is_dir():
         raise UsageError(f'no such folder for --json: {Path(arguments.json).parent}')
     if arguments.limit is not None and arguments.limit < 1:
         raise UsageError(f'--limit has to be at least 1, but got {arguments.limit}')
-    record = compare(
+
+    def save(record: dict[str, Any]) -> None:
+        if arguments.json is not None:
+            write_comparison(record, arguments.json)
+        print(comparison_table(record))
+
+    compare(
         arguments.config,
         arguments.checkpoint,
         arguments.files,
@@ -45,10 +46,8 @@ def main() -> None:
         cfg_options=arguments.cfg_options,
         command=shlex.join(['python', 'tools/compare_export.py', *map(_without_folder, sys.argv[1:])]),
         progress=lambda line: print(line, file=sys.stderr, flush=True),
+        save=save,
     )
-    if arguments.json is not None:
-        write_comparison(record, arguments.json)
-    print(comparison_table(record))
 
 
 def _without_folder(argument: str) -> str:

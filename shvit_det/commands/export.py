@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..engine import cli
+from ..engine.options import add_cfg_options
 from ..errors import UsageError
 from ..export import exporting, phone
 from ..export.parts import PARTS
@@ -27,13 +27,7 @@ def main() -> None:
         metavar=('H', 'W'),
         help="for phones: of the image, in pixels [a classifier's crop, or for a detector 512 512]",
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=cli.OptionsAction,
-        metavar='KEY=VALUE',
-        help='for onnx and openvino: changes of the config, model.test_cfg.score_thr=0.3 for instance',
-    )
+    add_cfg_options(parser, 'for onnx and openvino: changes of the config, model.test_cfg.score_thr=0.3 for instance')
     arguments = parser.parse_args()
     config, checkpoint, to, out = arguments.config, arguments.checkpoint, arguments.to, arguments.out
     if to in exporting.SUFFIXES:

@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from ..engine import cli
+from ..engine.options import add_cfg_options
 from ..errors import UsageError
 from ..prediction.run import DEFAULT_SCORE, FILE, FOLDER, predict
 
@@ -26,9 +26,7 @@ def main() -> None:
     parser.add_argument('--device', help='cpu, cuda or cuda:N [a GPU if there is one]')
     parser.add_argument('--threads', type=int, metavar='N', help="of the CPU's kernels [torch's default]")
     parser.add_argument('--no-deploy', action='store_true', help='predict with the model as it was trained')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=cli.OptionsAction, metavar='KEY=VALUE', help='changes of the config'
-    )
+    add_cfg_options(parser)
     arguments = parser.parse_args()
     if arguments.threads is not None:
         if arguments.threads < 1:

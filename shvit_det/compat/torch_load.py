@@ -2,44 +2,107 @@
 
 mmengine's checkpoints carry, beside the weights, the smoothed values of the log: its ``HistoryBuffer`` around numpy
 arrays, and the names of that class's own methods. Those few classes run no code when they are rebuilt, so they are
-allowed; the safety stays on.
+allowed while a checkpoint is loaded, by us or by mmengine; the safety stays on.
+
+torch has one list of allowed classes for the whole process. It belongs to the program: what stands in it before and
+after a load is the program's alone.
 """
 
+import functools
 import pickle
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.runner.checkpoint import CheckpointLoader
 from numpy._core import multiarray  # type: ignore[attr-defined]  # private, but what pickled arrays name
+
+CHANGING = threading.Lock()  # of two threads that change torch's list at once, one change could be lost
+
+
+class Entry(tuple[Callable, str]):
+    """A callable and its name in files, as an entry of torch's list that is equal to no other.
+
+    At the end of a load torch removes whatever equals an entry that was added for it, also where the program had put
+    the same there for good, or another thread is still loading with it.
+    """
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
 
 
 def history_method(cls: type, name: str) -> Callable:
     """Stand in for ``getattr`` while loading: it gives the statistics of ``HistoryBuffer`` and nothing else.
 
+    Where the program itself has allowed ``getattr``, maybe in another thread that loads something else, it is that.
+
     Raises:
         pickle.UnpicklingError: If anything else is asked for.
     """
+    if getattr in torch.serialization.get_safe_globals():
+        return getattr(cls, name)  # type: ignore[no-any-return]
     methods = HistoryBuffer._statistics_methods
     if cls is not HistoryBuffer or name not in methods:
         raise pickle.UnpicklingError(f'getattr of {name!r} is not allowed in a checkpoint')
     return methods[name]
 
 
-def allow_mmengine_classes() -> None:
-    """Let ``torch.load(weights_only=True)`` read the checkpoints that mmengine writes."""
-    HistoryBuffer()  # registers its statistics, which happens no earlier
+def classes_of_runs() -> dict[str, Callable]:
+    """Return what the checkpoints of mmengine need beside what torch allows, by the names in the files."""
     dtypes = [type(np.dtype(kind)) for kind in ('float32', 'float64', 'int32', 'int64', 'bool', 'uint8')]
-    torch.serialization.add_safe_globals(
-        [
-            HistoryBuffer,
-            np.ndarray,
-            np.dtype,
-            *dtypes,
-            multiarray._reconstruct,
-            multiarray.scalar,
-            (multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'),  # their names before numpy 2
-            (multiarray.scalar, 'numpy.core.multiarray.scalar'),
-            (history_method, 'builtins.getattr'),
-        ]
-    )
+    return {
+        **{name_of(each): each for each in (HistoryBuffer, np.ndarray, np.dtype, *dtypes)},
+        'numpy._core.multiarray._reconstruct': multiarray._reconstruct,
+        'numpy._core.multiarray.scalar': multiarray.scalar,
+        'numpy.core.multiarray._reconstruct': multiarray._reconstruct,  # their names before numpy 2
+        'numpy.core.multiarray.scalar': multiarray.scalar,
+        'builtins.getattr': history_method,
+    }
+
+
+def name_of(allowed: Any) -> str:
+    """Return the name in files of an entry of torch's list: a callable, or a pair of one and its name."""
+    return str(allowed[1]) if isinstance(allowed, tuple) else f'{allowed.__module__}.{allowed.__qualname__}'
+
+
+@contextmanager
+def classes_allowed(*classes: type) -> Iterator[None]:
+    """Let ``torch.load(weights_only=True)`` read the checkpoints that mmengine writes, and ``classes``, for a block.
+
+    Under a name that the program has allowed, files get what the program has chosen.
+    """
+    HistoryBuffer()  # registers its statistics, which happens no earlier
+    wanted = classes_of_runs() | {name_of(each): each for each in classes}
+    with CHANGING:
+        chosen = {name_of(each) for each in torch.serialization.get_safe_globals() if not isinstance(each, Entry)}
+        added = torch.serialization.safe_globals([Entry((wanted[name], name)) for name in wanted.keys() - chosen])
+        added.__enter__()
+    try:
+        yield
+    finally:
+        with CHANGING:
+            added.__exit__(None, None, None)
+
+
+def let_mmengine_load_runs() -> None:
+    """Let all that loads checkpoints through mmengine read those of its runs: its own runner, inferencers, tools."""
+    original = CheckpointLoader.load_checkpoint.__func__  # type: ignore[attr-defined]
+    if hasattr(original, 'reads_runs'):
+        return
+
+    @functools.wraps(original)
+    def load_checkpoint(cls: type[CheckpointLoader], *args: Any, **kwargs: Any) -> Any:
+        with classes_allowed():
+            return original(cls, *args, **kwargs)
+
+    load_checkpoint.reads_runs = True  # type: ignore[attr-defined]
+    CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import RunError, UsageError
 from ..registry import DATASETS, register
 from .checking.cleaning import clean
+from .checking.files import is_local
 from .checking.findings import KINDS, counts_of, errors_among, in_words
 from .checking.image import Loader, inspect_image, is_cut_off
 from .checking.objects import Use
@@ -186,15 +187,16 @@ class CheckedLoading:
 
     def _loaded(self, results: dict[str, Any], path: str) -> tuple[dict[str, Any] | None, str | None]:
         """Load an image; return the results, and what is wrong with the file or None."""
-        is_local = '://' not in path
+        client = self.load.file_client_args or {}  # mmcv's earlier name of backend_args
+        local = client.get('backend', 'disk') == 'disk' and is_local(path, self.load.backend_args)
         reason = 'ignore_empty=True passes over it'
         try:
             loaded = self.load(results)
             if loaded is not None:
-                return loaded, 'is cut off' if is_local and is_cut_off(Path(path)) else None
+                return loaded, 'is cut off' if local and is_cut_off(Path(path)) else None
         except Exception as error:  # files, decoders and storage back ends raise what they like; refused or reported
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-        found = inspect_image(Path(path), None, self.loader).found if is_local else ()
+        found = inspect_image(Path(path), None, self.loader).found if local else ()
         fault = next((text for kind, text in found if KINDS[kind].severity == 'error'), None)
         return None, fault or f'cannot be loaded ({reason})'
 

@@ -1,27 +1,29 @@
 """The exact, faster form of a trained backbone or detector."""
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from torch import nn
 
 from ..backbone import SHViT
 from ..errors import UsageError
 from ..neck import SHViTFPN
+from ..stock_modules import is_stock
 from .backbone import FusedSHViT
+from .backends import say_if_slow
 from .compiled import compile_parts, runs_own_kernels
-from .neck import FusedSHViTFPN
-from .packed import HasKernels
+from .copying import copied_for_inference
+from .neck import FusedSHViTFPN, is_stock_neck
+from .packed import HasKernels, RefusesTraining
 
 __all__ = ['check_deployable', 'deploy', 'is_deployed']
-FUSED: dict[type, type] = {SHViT: FusedSHViT, SHViTFPN: FusedSHViTFPN}
 
 
 def is_deployed(model: nn.Module) -> bool:
     """Return whether a model is one that :func:`deploy` returned, or holds one."""
-    return any(isinstance(module, tuple(FUSED.values())) for module in model.modules())
+    return any(isinstance(module, FusedSHViT | FusedSHViTFPN) for module in model.modules())
 
 
 def deploy(
@@ -47,32 +49,45 @@ def deploy(
             arguments for ``torch.compile``. The first size of images is compiled for a minute or so, and the second for
             all further ones, which the log says. True leaves out what kernels of our own compute faster.
         native: Whether kernels of our own are used on a CPU with AVX-512. They are compiled in some seconds at the
-            first use on a machine; without a C++ compiler oneDNN's serve.
+            first use on a machine; without a C++ compiler oneDNN's are used.
+
+    What is not exactly a layer of SHViT, or of the libraries below, stays as it is, and the log names it: subclasses,
+    layers with hooks, exchanged layers. Pruned and parametrised weights are taken as they are when this is called.
+
+    The weights of a deployed model are constants: load a state dict or move it, nothing else. It is never trained.
 
     Raises:
         UsageError: If the model is deployed already, or holds nothing that this could make faster, or ``dtype`` is
             given for a detector that is neither one-stage nor two-stage.
     """
     check_deployable(model)
-    deployed: nn.Module
-    kind = next((kind for kind in FUSED if isinstance(model, kind)), None)
-    if kind is not None:
-        deployed = FUSED[kind](copy.deepcopy(model).eval(), channels_last)
-    else:
-        from .detector import cast_detector, fuse_detector  # which needs mmdet
+    left: list[nn.Module] = []
+    with torch.inference_mode(False), torch.no_grad():
+        deployed: Any = copied_for_inference(model)
+        if type(model) is SHViT:
+            deployed = FusedSHViT(deployed, channels_last, left)
+        elif type(model) is SHViTFPN:
+            deployed = FusedSHViTFPN(deployed, channels_last)
+        else:
+            from .detector import check_castable, fuse_detector  # which needs mmdet
 
-        deployed = copy.deepcopy(model).eval()
-        fuse_detector(deployed, channels_last)
-    deployed.eval().requires_grad_(False)
-    if dtype is not None and kind is not None:
-        deployed.to(dtype)
-    elif dtype is not None:
-        cast_detector(deployed, dtype)
-    if channels_last:
-        deployed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack it
-    for layer in deployed.modules():
-        if isinstance(layer, HasKernels):
-            layer.native = native
+            if dtype is not None:
+                check_castable(model)
+            fuse_detector(deployed, channels_last, left)
+        deployed.eval().requires_grad_(False)
+        if dtype is not None:
+            deployed.to(dtype)
+        if channels_last:
+            deployed.to(memory_format=torch.channels_last)
+    for part in deployed.modules():
+        if isinstance(part, HasKernels):
+            part.native = native
+        part.train = RefusesTraining(part)
+    if left:
+        names = _names([(name, part) for name, part in deployed.named_modules() if any(part is one for one in left)])
+        print_log(f'not in the deployed form, because they may compute something else: {names}', 'current')
+    if dtype is not None and next(deployed.parameters()).device.type == 'cpu':
+        say_if_slow(dtype)
     runs_own_kernels(deployed)  # which are built now rather than with the first image
     if compile:
         compile_parts(deployed, {} if compile is True else compile)
@@ -83,7 +98,18 @@ def check_deployable(model: nn.Module) -> None:
     """Raise ``UsageError`` if a model is deployed already, or holds nothing that could be."""
     if is_deployed(model):
         raise UsageError('this model is deployed already: deploy the trained one')
-    if not any(isinstance(part, tuple(FUSED)) for part in (model, *model.children())):
+    named = ('', model), *((name, getattr(model, name, None)) for name in ('backbone', 'neck'))
+    parts = [(name, part) for name, part in named if isinstance(part, SHViT | SHViTFPN)]
+    if not parts:
         raise UsageError(
             f'only a SHViT, a SHViTFPN, or a detector with one of them can be deployed, not a {type(model).__name__}'
         )
+    if not any(is_stock(part, SHViT) or is_stock_neck(copied_for_inference(part)) for _, part in parts):
+        raise UsageError(
+            f'nothing of this model can be deployed, because {_names(parts)} may compute something else than SHViT and '
+            'SHViTFPN do (a subclass, a hook, an exchanged layer): use the model as it is'
+        )
+
+
+def _names(parts: Sequence[tuple[str, nn.Module]]) -> str:
+    return ', '.join(f'{name} ({type(part).__name__})' if name else type(part).__name__ for name, part in parts)

@@ -1,5 +1,6 @@
 """Parts of a deployed model that run compiled."""
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FunctionType, MethodType
@@ -11,48 +12,54 @@ from torch import Tensor, nn
 from torch._dynamo.callback import callback_handler
 from torch.utils._pytree import tree_leaves
 
-from . import native
-from .packed import Packed
+from .backends import Backend
+from .packed import Changes, Packed
+from .precision import call_without_autocast
 
 # On a CPU, neck and head are convolutions at the machine's ceiling, and inductor lays out no transposed ones.
 PARTS = {'cpu': ('backbone',), 'cuda': ('backbone', 'neck', 'bbox_head')}
 
 
 class CompiledForward:
-    """Stands in for a module's ``forward``: compiles it at the first call, and says so whenever it compiles.
+    """Stands in for a method of a module: compiles it at the first call, and says so whenever it compiles.
 
     It is an attribute of the module, so that the names of the weights stay what they are. The first size of images gets
-    a graph of its own; the second gets one that serves all further sizes. Weights that have changed since, by loading
-    for instance, are compiled anew.
+    a graph of its own; the second gets one that serves all further sizes. Weights that have been loaded or moved since
+    are compiled anew.
 
     Args:
-        module: The module; its class's ``forward`` is compiled.
+        module: The module; the method of its class is compiled.
         name: How to call it in the log.
         options: Arguments of ``torch.compile``; empty ones are chosen by the device.
+        method: The name of the method.
     """
 
-    def __init__(self, module: nn.Module, name: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, module: nn.Module, name: str, options: Mapping[str, Any], method: str = 'forward') -> None:
         self.module = module
         self.name = name
         self.options = dict(options)
+        self.method = method
         self._forget()
 
     def _forget(self) -> None:
         self._compiled: Any = None
         self._sizes: set[tuple] = set()
-        self._weights: tuple[int, int] | None = None
+        self._changes = -1
 
     def __call__(self, *inputs: Any) -> Any:
+        return call_without_autocast(self.module, self._call, *inputs)
+
+    def _call(self, *inputs: Any) -> Any:
         tensors = [value for value in tree_leaves(inputs) if isinstance(value, Tensor)]
-        if self._weights != (weights := state_of(self.module)):
+        if self._changes != Changes.count:
             self._forget()
-            self._weights = weights
+            self._changes = Changes.count
         sizes = tuple(tuple(tensor.shape) for tensor in tensors)
         if sizes in self._sizes:
             return self._compiled(*inputs)
         options = self.options or default_options(tensors[0].device)
         if self._compiled is None:
-            self._compiled = torch.compile(forward_of_its_own(self.module), **options)
+            self._compiled = torch.compile(method_of_its_own(self.module, self.method), **options)
         elif options.get('dynamic') is None:
             for tensor in tensors:
                 torch._dynamo.maybe_mark_dynamic(tensor, list(range(2, tensor.ndim)))
@@ -62,22 +69,19 @@ class CompiledForward:
         return outputs
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, '_compiled': None, '_sizes': set(), '_weights': None}  # copies and files compile anew
+        return {**self.__dict__, '_compiled': None, '_sizes': set(), '_changes': -1}  # copies and files compile anew
 
 
-def forward_of_its_own(module: nn.Module) -> MethodType:
-    """Return ``module.forward`` as a copy: torch keeps compiled graphs with the code, and all of a class share that."""
-    forward = type(module).forward
+def method_of_its_own(module: nn.Module, name: str) -> MethodType:
+    """Return a method of ``module`` as a copy, without what is wrapped around it.
+
+    Torch keeps compiled graphs with the code, and all modules of a class share that.
+    """
+    method = inspect.unwrap(getattr(type(module), name))
     copied = FunctionType(
-        forward.__code__.replace(), forward.__globals__, forward.__name__, forward.__defaults__, forward.__closure__
+        method.__code__.replace(), method.__globals__, method.__name__, method.__defaults__, method.__closure__
     )
     return MethodType(copied, module)
-
-
-def state_of(module: nn.Module) -> tuple[int, int]:
-    """Return what changes when the weights of a module do."""
-    weights = list(module.parameters())
-    return hash(tuple(weight.data_ptr() for weight in weights)), sum(weight._version for weight in weights)
 
 
 @contextmanager
@@ -125,11 +129,17 @@ def compile_parts(model: nn.Module, options: Mapping[str, Any]) -> bool:
     parts = {name: getattr(model, name, None) for name in PARTS.get(device, PARTS['cuda'])}
     found = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
     for name, part in (found or {type(model).__name__: model}).items():
-        part.forward = CompiledForward(part, name, options)  # type: ignore[method-assign]
+        method = getattr(part, 'compiled_method', 'forward')
+        setattr(part, method, CompiledForward(part, name, options, method))
+        part.register_load_state_dict_pre_hook(_note_change)
     return True
+
+
+def _note_change(*_: Any) -> None:
+    Changes.count += 1
 
 
 def runs_own_kernels(model: nn.Module) -> bool:
     """Return whether :mod:`.native` computes the convolutions of a deployed model."""
-    layers = [layer for layer in model.modules() if isinstance(layer, Packed) and layer.native]
-    return bool(layers) and layers[0].weight.device.type == 'cpu' and native.kernels() is not None
+    layer = next((layer for layer in model.modules() if isinstance(layer, Packed)), None)
+    return layer is not None and layer.choose(layer.weight.detach()).backend is Backend.KERNELS

@@ -1,15 +1,17 @@
 """Convolutions and linear layers whose weights are laid out once."""
 
-import functools
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .native.functions import FEW_CHANNELS, Kernels
+from .backends import Backend
+from .native.functions import FEW_CHANNELS
 from .native.operands import Operands, pack, pack_depthwise, pack_transposed
-from .packed import Packed, to_nchw, to_nhwc, usable
+from .packed import Packed, cast, own_kernels, to_nchw, to_nhwc
 
+# A ReLU as oneDNN's operations take it: theirs turns NaN into zero, a slope that rounding takes away keeps NaN.
+ONEDNN_RELU: tuple[str, list, str] = ('leaky_relu', [1e-30], '')
+ONEDNN_NONE: tuple[str, list, str] = ('none', [], '')
 MOST_TERMS = 4096  # of a sum that our own kernels compute at once
 
 
@@ -28,6 +30,8 @@ class FusedConv(Packed):
         (B, in_channels, H, W) -> (B, out_channels, H', W').
     """
 
+    operations: tuple[str, ...] = ('_convolution_pointwise.default', '_reorder_convolution_weight.default')
+
     def __init__(
         self,
         weight: Tensor,
@@ -41,41 +45,40 @@ class FusedConv(Packed):
         self.geometry = [padding, padding], [stride, stride], [1, 1], groups
         self.relu = relu
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not usable(x):
-            return self._plain(x)
-        if (kernels := self.kernels_for(x)) is not None:
-            (padding, _), (stride, _), _, groups = self.geometry
-            if groups == 1:
-                return kernels.convolve(x, self.operands(), self.weight.shape[-1], stride, padding, self.relu)
-            return kernels.depthwise(x, self.operands(), stride, self.relu)
-        operation = torch.ops.mkldnn._convolution_pointwise
-        return operation(x, self.packed(x), self.bias, *self.geometry, 'relu' if self.relu else 'none', [], '')
+    def suits_kernels(self, x: Tensor) -> bool:
+        fits = x.ndim == 4 and x.shape[1] == self.weight.shape[1] * self.geometry[-1]
+        return fits and self.has_kernel(x.dtype)
 
-    def suits_kernels(self, dtype: torch.dtype) -> bool:
-        """Return whether our own kernels have such a convolution, on inputs of a data type."""
+    def has_kernel(self, dtype: torch.dtype) -> bool:
+        """Return whether our own kernels have such a convolution, of inputs in a data type."""
         out_channels, channels, height, width = self.weight.shape
         (padding, _), _, _, groups = self.geometry
         if groups == 1:  # one panel of weights has to stay in the cache, and bfloat16 comes in pairs of channels
-            paired = dtype is torch.float32 or channels % 2 == 0 or channels < FEW_CHANNELS
+            paired = dtype is not torch.bfloat16 or channels % 2 == 0 or channels < FEW_CHANNELS
             return paired and height == width and height * width * channels <= MOST_TERMS
         return groups == out_channels and channels == padding == 1 and height == width == 3
 
-    def kernels_for(self, x: Tensor, suits: bool = True) -> Kernels | None:
-        fits = x.shape[1:2] == (self.weight.shape[1] * self.geometry[-1],)  # what does not is for torch to refuse
-        return super().kernels_for(x, suits and fits and self.suits_kernels(x.dtype))
+    def _by_kernels(self, x: Tensor) -> Tensor:
+        (padding, _), (stride, _), _, groups = self.geometry
+        operands = self.operands(x.dtype)
+        if groups == 1:
+            return own_kernels().convolve(x, operands, self.weight.shape[-1], stride, padding, self.relu)
+        return own_kernels().depthwise(x, operands, stride, self.relu)
 
-    def operands(self) -> Operands:
-        make = pack if self.geometry[-1] == 1 else pack_depthwise
-        return self._operands.get(lambda: make(self.weight, self.bias), self.weight, self.bias)
+    def _by_onednn(self, x: Tensor) -> Tensor:
+        operation = torch.ops.mkldnn._convolution_pointwise
+        return operation(x, *self.packed(x), *self.geometry, *(ONEDNN_RELU if self.relu else ONEDNN_NONE))
 
     def _plain(self, x: Tensor) -> Tensor:
         padding, stride, dilation, groups = self.geometry
         y = functional.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
         return y.relu() if self.relu else y
 
-    def pack(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.geometry, list(x.shape))
+    def _pack(self, weight: Tensor, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._reorder_convolution_weight(weight, *self.geometry, list(x.shape))
+
+    def _pack_for_kernels(self, weight: Tensor, bias: Tensor) -> Operands:
+        return (pack if self.geometry[-1] == 1 else pack_depthwise)(weight, bias)
 
     def extra_repr(self) -> str:
         return f'{tuple(self.weight.shape)}, geometry={self.geometry}, relu={self.relu}'
@@ -96,34 +99,37 @@ class FusedPointwiseConv(FusedConv):
         (B, in_channels, H, W) -> (B, out_channels, H, W).
     """
 
+    operations = ('_linear_pointwise.default', '_linear_pointwise.binary', '_reorder_linear_weight.default')
+
     def __init__(self, weight: Tensor, bias: Tensor | None, relu: bool = False) -> None:
         super().__init__(weight, bias, relu=relu)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not usable(x):
-            return self._plain(x)
-        if (kernels := self.kernels_for(x)) is not None:
-            return kernels.linear(x, self.operands(), self.relu)
-        operation = torch.ops.mkldnn._linear_pointwise
-        activation = 'relu' if self.relu else 'none'
-        return to_nchw(operation(to_nhwc(x), self.packed(x), self.bias, activation, [], ''))
-
     def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
         """Return ``residual + self(x)``."""
-        if not usable(x):
+
+        def suits(x: Tensor) -> bool:
+            shape = x.shape[0], self.weight.shape[0], *x.shape[2:]
+            return residual.dtype is x.dtype and residual.shape == shape and self.suits_kernels(x)
+
+        backend, dtype = self.choose(x, suits)
+        if backend is Backend.PLAIN:
             return residual + self._plain(x)
-        if (kernels := self.kernels_for(x, _matches(residual, x, self.weight))) is not None:
-            return kernels.linear(x, self.operands(), False, residual)
+        wide, wide_residual = cast(x, dtype), cast(residual, dtype)
+        if backend is Backend.KERNELS:
+            return cast(own_kernels().linear(wide, self.operands(dtype), False, wide_residual), x.dtype)
         operation = torch.ops.mkldnn._linear_pointwise.binary
-        return to_nchw(operation(to_nhwc(x), to_nhwc(residual), self.packed(x), self.bias, 'add'))
+        added = operation(to_nhwc(wide), to_nhwc(wide_residual), *self.packed(wide), 'add')
+        return cast(to_nchw(added), x.dtype)
 
-    def pack(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._reorder_linear_weight(self.weight.flatten(1), x.numel() // x.shape[1])
+    def _by_kernels(self, x: Tensor) -> Tensor:
+        return own_kernels().linear(x, self.operands(x.dtype), self.relu)
 
+    def _by_onednn(self, x: Tensor) -> Tensor:
+        operation = torch.ops.mkldnn._linear_pointwise
+        return to_nchw(operation(to_nhwc(x), *self.packed(x), *(ONEDNN_RELU if self.relu else ONEDNN_NONE)))
 
-def _matches(residual: Tensor, x: Tensor, weight: Tensor) -> bool:
-    """Return whether a residual is one for the result of a 1x1 convolution."""
-    return residual.dtype == x.dtype and residual.shape == (x.shape[0], weight.shape[0], *x.shape[2:])
+    def _pack(self, weight: Tensor, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._reorder_linear_weight(weight.flatten(1), x.numel() // x.shape[1])
 
 
 class FusedTransposedConv(Packed):
@@ -140,35 +146,36 @@ class FusedTransposedConv(Packed):
         (B, in_channels, H, W) -> (B, out_channels, stride * (H - 1) + kernel - 2 * padding, likewise).
     """
 
+    operations = ('_convolution_transpose_pointwise.default', '_reorder_convolution_transpose_weight.default')
+
     def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, padding: int = 0, relu: bool = False) -> None:
         super().__init__(weight, bias, weight.shape[1])
         self.stride = stride
         self.padding = padding
         self.relu = relu
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not usable(x):
-            y = functional.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding)
-            return y.relu() if self.relu else y
-        if (kernels := self.kernels_for(x)) is not None:
-            return kernels.transposed(x, self.operands(), self.weight.shape[-1], self.stride, self.padding, self.relu)
-        operation = torch.ops.mkldnn._convolution_transpose_pointwise
-        return operation(x, self.packed(x), self.bias, *self._geometry(), 'relu' if self.relu else 'none', [], '')
-
-    def pack(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._reorder_convolution_transpose_weight(self.weight, *self._geometry(), list(x.shape))
-
-    def kernels_for(self, x: Tensor, suits: bool = True) -> Kernels | None:
-        paired = x.dtype is torch.float32 or self.weight.shape[0] % 2 == 0
-        return super().kernels_for(x, suits and paired and self._fits(x))
-
-    def _fits(self, x: Tensor) -> bool:
+    def suits_kernels(self, x: Tensor) -> bool:
         channels, _, height, width = self.weight.shape
-        return height == width and x.shape[1:2] == (channels,)
+        paired = x.dtype is not torch.bfloat16 or channels % 2 == 0
+        return paired and height == width and x.ndim == 4 and x.shape[1] == channels
 
-    def operands(self) -> Operands:
-        make = functools.partial(pack_transposed, self.weight, self.bias, self.stride)
-        return self._operands.get(make, self.weight, self.bias)
+    def _by_kernels(self, x: Tensor) -> Tensor:
+        kernel, operands = self.weight.shape[-1], self.operands(x.dtype)
+        return own_kernels().transposed(x, operands, kernel, self.stride, self.padding, self.relu)
+
+    def _by_onednn(self, x: Tensor) -> Tensor:
+        operation = torch.ops.mkldnn._convolution_transpose_pointwise
+        return operation(x, *self.packed(x), *self._geometry(), *(ONEDNN_RELU if self.relu else ONEDNN_NONE))
+
+    def _plain(self, x: Tensor) -> Tensor:
+        y = functional.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding)
+        return y.relu() if self.relu else y
+
+    def _pack(self, weight: Tensor, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._reorder_convolution_transpose_weight(weight, *self._geometry(), list(x.shape))
+
+    def _pack_for_kernels(self, weight: Tensor, bias: Tensor) -> Operands:
+        return pack_transposed(weight, bias, self.stride)
 
     def _geometry(self) -> tuple[list[int], list[int], list[int], list[int], int]:
         return [self.padding] * 2, [0, 0], [self.stride] * 2, [1, 1], 1
@@ -181,13 +188,19 @@ class FusedLinear(Packed):
         (..., in_features) -> (..., out_features).
     """
 
+    operations = ('_linear_pointwise.default', '_reorder_linear_weight.default')
+
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(weight, bias, weight.shape[0])
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not usable(x):
-            return functional.linear(x, self.weight, self.bias)
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed(x), self.bias, 'none', [], '')
+    def suits_kernels(self, x: Tensor) -> bool:
+        return False
 
-    def pack(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._reorder_linear_weight(self.weight, x.numel() // x.shape[-1])
+    def _by_onednn(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, *self.packed(x), *ONEDNN_NONE)
+
+    def _plain(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias)
+
+    def _pack(self, weight: Tensor, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._reorder_linear_weight(weight, x.numel() // x.shape[-1])

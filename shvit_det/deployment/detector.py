@@ -4,100 +4,129 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-import torch
+from mmdet.models import dense_heads
 from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from mmdet.models.roi_heads import bbox_heads
+from mmdet.models.roi_heads.mask_heads import FCNMaskHead
+from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
+from torch import nn
 
 from ..backbone import SHViT
 from ..composition import compose_conv
 from ..errors import UsageError
 from ..neck import SHViTFPN
+from ..rpn import SHViTRPNHead
+from ..stock_modules import is_stock
 from .backbone import FusedSHViT
 from .masks import fuse_mask_branch
-from .neck import FusedSHViTFPN, compose_finer
+from .neck import FusedSHViTFPN, compose_finer, is_stock_neck
 from .packing import pack_layers
+from .precision import InputsAsWeights, KeepsFloat32, OutputsInFloat32, WithoutAutocast
 from .roi_align import RoIFeatures, replace_roi_layers
-from .rpn import Handover, NeckWithRPN, fuse_rpn, single_conv
+from .rpn import NeckWithRPN, fuse_rpn, single_conv
+
+# Heads that only apply layers to features: boxes are computed of what they return. Others may compute boxes in between.
+NETWORKS = (
+    dense_heads.ATSSHead,
+    dense_heads.FCOSHead,
+    dense_heads.FreeAnchorRetinaHead,
+    dense_heads.GFLHead,
+    dense_heads.RPNHead,
+    dense_heads.RetinaHead,
+    dense_heads.RetinaSepBNHead,
+    dense_heads.SSDHead,
+    dense_heads.YOLOV3Head,
+    dense_heads.YOLOXHead,
+    SHViTRPNHead,
+    bbox_heads.BBoxHead,
+    bbox_heads.ConvFCBBoxHead,
+    bbox_heads.Shared2FCBBoxHead,
+    bbox_heads.Shared4Conv1FCBBoxHead,
+    FCNMaskHead,
+)
 
 
-def fuse_detector(detector: Any, channels_last: bool) -> None:
-    """Replace the parts of a detector, in place, by their fused forms."""
-    neck = getattr(detector, 'neck', None)
-    conv = single_conv(getattr(detector, 'rpn_head', None))
-    if isinstance(detector.backbone, SHViT):
-        detector.backbone = FusedSHViT(detector.backbone, channels_last)
-    handover = None
-    if isinstance(neck, SHViTFPN):
+def fuse_detector(detector: Any, channels_last: bool, left: list[nn.Module]) -> None:
+    """Replace the parts of a detector, in place, by their fused forms.
+
+    Args:
+        detector: A copy of the trained detector.
+        channels_last: As in :func:`shvit_det.deploy`.
+        left: Gets the parts that stay as they are, because they are not exactly what the fused forms stand for.
+    """
+    neck: Any = getattr(detector, 'neck', None)
+    head: Any = getattr(detector, 'rpn_head', None)
+    conv = single_conv(head)
+    if is_stock(detector.backbone, SHViT):
+        detector.backbone = FusedSHViT(detector.backbone, channels_last, left)
+    elif isinstance(detector.backbone, SHViT):
+        left.append(detector.backbone)
+    if is_stock_neck(neck):
         finer = compose_finer(neck)
         detector.neck = FusedSHViTFPN(neck, channels_last, finer)
         if conv is not None and neck.num_upsamples >= 2:  # with stride 4, composing it pays
-            handover = Handover()
-            with torch.no_grad():
-                hidden = compose_conv(finer[0], copy.deepcopy(conv).double())
-            detector.neck = NeckWithRPN(detector.neck, hidden, conv, handover)
+            composed = compose_conv(finer[0], copy.deepcopy(conv).double())
+            detector.neck = NeckWithRPN(detector.neck, composed, conv)
+    elif isinstance(neck, SHViTFPN):
+        left.append(neck)
     if conv is not None:
-        fuse_rpn(detector.rpn_head, conv, handover)
-    pack_layers(detector)
+        fuse_rpn(head, conv)
+    elif type(head) is SHViTRPNHead:  # in whose layers it does not look, if there are several
+        left += pack_layers(head)
+    ours = [part for part in detector.children() if isinstance(part, FusedSHViT | FusedSHViTFPN | NeckWithRPN)]
+    left += pack_layers(detector, (*left, *ours, *([head] if isinstance(head, SHViTRPNHead) else [])))
     fuse_mask_branch(detector)
     replace_roi_layers(detector)
+    _separate_precisions(detector)
+    if 'forward' not in vars(detector):
+        detector.forward = WithoutAutocast(detector)
 
 
-class InDtype:
-    """A hook that casts floating-point inputs, or outputs, of a module.
+def check_castable(detector: Any) -> None:
+    """Raise ``UsageError`` if a detector is of neither of mmdet's one-stage and two-stage kinds.
 
-    Args:
-        dtype: The data type to cast to.
+    Of other kinds it is not known what computes coordinates.
     """
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-
-    def __call__(self, module: nn.Module, inputs: Any, outputs: Any = None) -> Any:
-        return tree_map(self._cast, inputs if outputs is None else outputs)
-
-    def _cast(self, value: Any) -> Any:
-        return value.to(self.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
-
-
-def cast_detector(detector: Any, dtype: torch.dtype) -> None:
-    """Let the networks of a detector run in a data type, in place; boxes, scores and masks are computed in float32.
-
-    Raises:
-        UsageError: If the detector is of neither of mmdet's one-stage and two-stage kinds, which have the heads that
-            this knows.
-    """
-    if not isinstance(detector, (SingleStageDetector, TwoStageDetector)):
+    if not isinstance(detector, SingleStageDetector | TwoStageDetector):
         raise UsageError(
             f'dtype is for one-stage and two-stage detectors, not for a {type(detector).__name__}: '
             'run that under torch.autocast'
         )
-    for trunk in (detector.backbone, getattr(detector, 'neck', None)):
-        if trunk is not None:
-            trunk.to(dtype)
-    detector.backbone.register_forward_pre_hook(InDtype(dtype))
-    for head in _heads(detector):
-        head.to(dtype)
-        head.register_forward_pre_hook(InDtype(dtype))
-        head.register_forward_hook(InDtype(torch.float32))
-    for extractor in _of_roi_head(detector, ('bbox_roi_extractor', 'mask_roi_extractor')):
-        if not isinstance(extractor.forward, RoIFeatures):
-            extractor.register_forward_pre_hook(InDtype(torch.float32))  # as RoIAlign and the boxes need it
 
 
-def _heads(detector: Any) -> Iterator[nn.Module]:
-    for name in ('rpn_head', 'bbox_head'):
-        head = getattr(detector, name, None)
-        if isinstance(head, nn.Module):
-            yield head
-    yield from _of_roi_head(detector, ('bbox_head', 'mask_head'))
+def _separate_precisions(detector: Any) -> None:
+    """Let the networks of a detector run in the data type that it is moved to, and all else in float32 at least.
+
+    Networks are backbone, neck and the heads that only apply layers. They take what they are given in their own data
+    type; boxes, areas, scores and masks are computed from results in float32.
+    """
+    trunk = [part for part in (detector.backbone, getattr(detector, 'neck', None)) if isinstance(part, nn.Module)]
+    heads = [part for part in detector.modules() if type(part) in NETWORKS]
+    for part in (*trunk, *heads):
+        part.register_forward_pre_hook(InputsAsWeights())
+    for head in heads:
+        head.register_forward_hook(OutputsInFloat32())
+    others = list(_without(detector, (*trunk, *heads)))
+    for part in others:
+        part._apply = KeepsFloat32(part)  # type: ignore[method-assign, assignment]
+    if any(map(_wants_float32, others)):
+        trunk[-1].register_forward_hook(OutputsInFloat32())
 
 
-def _of_roi_head(detector: Any, names: tuple[str, ...]) -> Iterator[nn.Module]:
-    """Return the parts of the RoI head with these names, those of each stage of a cascade by themselves."""
-    for name in names:
-        part = getattr(getattr(detector, 'roi_head', None), name, None)
-        if isinstance(part, nn.ModuleList):
-            yield from part
-        elif isinstance(part, nn.Module):
-            yield part
+def _without(module: nn.Module, parts: tuple[nn.Module, ...]) -> Iterator[nn.Module]:
+    """Return the largest descendants of a module that neither are among ``parts`` nor hold one."""
+    for child in module.children():
+        held = [part for part in child.modules() if any(part is one for one in parts)]
+        if not held:
+            yield child
+        elif not any(child is part for part in parts):
+            yield from _without(child, parts)
+
+
+def _wants_float32(part: nn.Module) -> bool:
+    """Return whether a part has layers for features, or pools regions of them in the features' data type."""
+    pools = (
+        isinstance(module, BaseRoIExtractor) and not isinstance(module.forward, RoIFeatures)
+        for module in part.modules()
+    )
+    return any(True for _ in part.parameters()) or any(pools)

@@ -11,10 +11,13 @@ import torch
 from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.structures.bbox import bbox2roi
-from torch import Tensor
+from mmengine.model import ModuleList
+from torch import Tensor, nn
 
+from ..stock_modules import is_stock
 from .convolutions import FusedPointwiseConv, FusedTransposedConv
 from .packed import to_nhwc
+from .packing import replaces_methods
 
 
 class MaskForward:
@@ -99,9 +102,11 @@ def fuse_mask_branch(detector: Any) -> None:
     head: Any = getattr(roi_head, 'mask_head', None)
     if type(roi_head) is not StandardRoIHead or type(head) is not FCNMaskHead or roi_head.with_shared_head:
         return
-    if head.class_agnostic or head.num_classes == 1:
+    if replaces_methods(roi_head) or replaces_methods(head) or head.class_agnostic or head.num_classes == 1:
         return
-    if not isinstance(head.upsample, FusedTransposedConv) or not isinstance(head.conv_logits, FusedPointwiseConv):
+    simple = is_stock(head.relu, nn.ReLU) and is_stock(head.convs, ModuleList)
+    packed = isinstance(head.upsample, FusedTransposedConv) and isinstance(head.conv_logits, FusedPointwiseConv)
+    if not simple or not packed:
         return
     head.upsample.relu = True
     head.forward = MaskForward(head)

@@ -2,18 +2,46 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
 from ..composition import TransposedConv, with_ones
 from ..neck import SHViTFPN, coarser_levels, convolutions, top_down
+from ..stock_modules import is_stock
 from .layers import plain
-from .packed import in_layout
+from .packed import Constants, in_layout
+from .packing import CONVS, TRANSPOSED_CONVS, is_simple
+from .precision import without_autocast
 from .winograd import WinogradTransposedConv
 
 
-class FusedSHViTFPN(nn.Module):
+def is_stock_neck(neck: Any) -> bool:
+    """Return whether a module is exactly a :class:`shvit_det.SHViTFPN`, with plain convolutions and nothing else."""
+    if not is_stock(neck, SHViTFPN):
+        return False
+    applied = [*neck.lateral_convs, *neck.fpn_convs, *neck.extra_fpn_convs]
+    if not all(_is_plain(module, CONVS) for module in applied):
+        return False
+    enlarging = [_is_plain(module, TRANSPOSED_CONVS) and _geometry(module.conv) for module in neck.extra_trans_convs]
+    following = [_geometry(module.conv) for module in neck.extra_fpn_convs]
+    return set(enlarging) <= {(2, 2, 0, 1)} and all(one == (2 * one[2] + 1, 1, one[2], 1) for one in following)
+
+
+def _is_plain(module: Any, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """Return whether a ``ConvModule`` is no more than its convolution, and that an ordinary one."""
+    more = ('with_norm', 'with_activation', 'with_explicit_padding')
+    bare = is_stock(module, ConvModule) and not any(getattr(module, name) for name in more)
+    return bare and is_stock(module.conv, *kinds) and is_simple(module.conv)
+
+
+def _geometry(conv: Any) -> tuple[int, int, int, int]:
+    return conv.kernel_size[0], conv.stride[0], conv.padding[0], conv.groups
+
+
+class FusedSHViTFPN(Constants):
     """A trained :class:`shvit_det.SHViTFPN` with its finer levels composed.
 
     Written out, a finer level costs a convolution at its own resolution on top of the transposed ones; composed, all of
@@ -45,6 +73,7 @@ class FusedSHViTFPN(nn.Module):
             for composed in (compose_finer(source) if finer is None else finer)
         )
 
+    @without_autocast
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return self.levels_and_source(inputs)[0]
 

@@ -1,90 +1,147 @@
 """Layers whose weights are laid out once as the kernels want them, for inference on a CPU.
 
 Where :mod:`.native` has kernels for this processor, they compute most convolutions, and oneDNN the rest. Eager PyTorch
-hands most convolutions with small batches to general matrix products, or lays their weights out anew at every call. The
-operations of oneDNN here are those that inductor emits for frozen weights. They are private to torch: where they are
-missing, on another device, and while a model is compiled or traced, the plain operations run.
+hands most convolutions with small batches to general matrix products, or lays their weights out anew at every call.
+:mod:`.backends` decides who computes a layer.
+
+The weights of a deployed layer are constants: loading a state dict and moving the layer to another device or data type
+drop what was laid out, and nothing else may change them.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
 from . import native
+from .backends import Backend, Choice, choose, say_if_slow, this_processor
 from .native.functions import Kernels
 from .native.operands import Operands, pack
 from .native.plan import CannotPlanError, Planned
 
-OPERATIONS = (
-    '_convolution_pointwise',
-    '_reorder_convolution_weight',
-    '_convolution_transpose_pointwise',
-    '_reorder_convolution_transpose_weight',
-    '_linear_pointwise',
-    '_reorder_linear_weight',
-)
-DTYPES = (torch.float32, torch.bfloat16)
+Made = TypeVar('Made')
 
 
-def usable(x: Tensor) -> bool:
-    """Return whether the packed operations can take ``x``."""
+def runs_eagerly(x: Tensor) -> bool:
+    """Return whether ``x`` is to be computed at once and without a gradient, as packed weights and kernels do."""
     return isinstance(x, Planned) or (
-        x.device.type == 'cpu'
-        and x.dtype in DTYPES
-        and not torch.compiler.is_compiling()
+        not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and x.numel() > 0
-        and not (x.requires_grad and torch.is_grad_enabled())  # they have no gradient
-        and torch.backends.mkldnn.is_available()
-        and all(hasattr(torch.ops.mkldnn, name) for name in OPERATIONS)
+        and not (x.requires_grad and torch.is_grad_enabled())
     )
 
 
-def versions(weights: Iterable[Tensor]) -> tuple:
-    """Return what is another when weights have changed."""
-    return tuple([(w.data_ptr(), None if w.is_inference() else w._version, w.dtype) for w in weights])
+def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return ``x`` in a data type; itself where it has that, even if it is only planned."""
+    return x if x.dtype is dtype else x.to(dtype)
 
 
-class MadeFrom:
-    """Something made of weights at the first use, and anew when they have changed, by loading for instance.
+class Changes:
+    """Counts how often weights of deployed layers were loaded or moved, in this process.
 
-    Copies and files do not carry it.
+    What holds several layers' packed weights, a plan for instance, is made anew when the count is another one.
+    """
+
+    count = 0
+
+
+class Constants(nn.Module):
+    """A module whose weights only loading and moving may change; what is made of them is dropped then.
+
+    Copies and files do not carry what was made.
     """
 
     def __init__(self) -> None:
-        self._made: Any = None
-        self._state: tuple | None = None
+        super().__init__()
+        self._made: dict[Any, Any] = {}
 
-    def get(self, make: Callable[[], Any], *weights: Tensor) -> Any:
-        """Return what ``make`` returned for these weights as they are."""
-        state = versions(weights)
-        if self._state != state:
-            self._made, self._state = make(), state
-        return self._made
+    def made(self, key: Any, make: Callable[[], Made]) -> Made:
+        """Return what ``make`` returned for the present weights, called at the first question."""
+        found: Made | None = self._made.get(key)
+        if found is None:
+            found = self._made[key] = make()
+        return found
 
-    def __getstate__(self) -> dict:
-        return {'_made': None, '_state': None}
+    def _forget(self) -> None:
+        self._made = {}
+        Changes.count += 1
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:  # by which torch moves modules, whatever the method is
+        try:
+            return super()._apply(*args, **kwargs)
+        finally:
+            self._forget()
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super()._load_from_state_dict(*args, **kwargs)
+        finally:
+            self._forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, '_made': {}}
 
 
 class HasKernels(nn.Module):
     """A layer that our own kernels may compute, if :attr:`native`."""
 
     native = True
+    operations: tuple[str, ...] = ()  # those of oneDNN that it needs
 
-    def kernels(self, x: Tensor) -> Kernels | None:
-        """Return our own kernels if there are any for the data type of ``x``; none while operations are being watched.
+    def choose(self, x: Tensor, suits_kernels: Callable[[Tensor], bool] | None = None) -> Choice:
+        """Return who computes the layer for ``x``.
 
-        They do not pass torch's dispatcher, so that a counter of operations, for instance, would not see them.
+        Our own kernels do not pass torch's dispatcher: they are left out while operations are being watched, because a
+        counter of operations, for instance, would not see them.
+
+        Args:
+            x: The input.
+            suits_kernels: Tells whether our own kernels have such a layer for ``x``; they always do if None.
+
+        Raises:
+            CannotPlanError: If ``x`` is only planned and our own kernels do not compute the layer.
         """
-        kernels = native.kernels() if self.native and not torch._C._len_torch_dispatch_stack() else None
-        return kernels if kernels is not None and x.dtype in kernels.dtypes else None
+        if not runs_eagerly(x):
+            return Choice(Backend.PLAIN, x.dtype)
+        with_kernels = self.native and not torch._C._len_torch_dispatch_stack()
+        if with_kernels and suits_kernels is not None:
+            with_kernels = suits_kernels(x)
+        choice = choose(x.device.type, x.dtype, this_processor(with_kernels), self.operations)
+        if isinstance(x, Planned) and choice != (Backend.KERNELS, x.dtype):
+            raise CannotPlanError
+        if choice.dtype is not x.dtype:
+            say_if_slow(x.dtype)
+        return choice
 
 
-class Packed(HasKernels):
-    """A layer with a weight, a bias and the packed form of the weight, which is made at the first call.
+class RefusesTraining:
+    """Stands in for a module's ``train``: before anything is changed, it refuses all but evaluation.
+
+    Args:
+        module: The deployed model or a part of it.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, mode: bool = True) -> nn.Module:
+        if mode:
+            raise UsageError('a deployed model cannot be trained: train the model it was made from and deploy that')
+        return type(self.module).train(self.module, False)
+
+
+def own_kernels() -> Kernels:
+    """Return our own kernels, where they have been chosen."""
+    kernels = native.kernels()
+    assert kernels is not None
+    return kernels
+
+
+class Packed(HasKernels, Constants):
+    """A layer with a weight, a bias and their packed forms, which are made at the first call.
 
     Args:
         weight: As the plain layer has it.
@@ -97,41 +154,48 @@ class Packed(HasKernels):
         bias = weight.new_zeros(out_channels) if bias is None else bias
         self.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
         self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
-        self._packed = MadeFrom()
-        self._operands = MadeFrom()
 
-    def packed(self, x: Tensor) -> Tensor:
-        """Return the weight as oneDNN wants it."""
-        return self._packed.get(lambda: self.pack(x), self.weight)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.compute(x) if x.dtype is self.weight.dtype else self._plain(x)  # which torch refuses
 
-    def operands(self) -> Operands:
-        """Return weight and bias as our own kernels want them."""
-        return self._operands.get(lambda: pack(self.weight, self.bias), self.weight, self.bias)
+    def compute(self, x: Tensor) -> Tensor:
+        """Return the result for ``x``, in its data type, whichever the weights have."""
+        backend, dtype = self.choose(x, self.suits_kernels)
+        if backend is Backend.PLAIN:
+            return self._plain(x)
+        by = self._by_kernels if backend is Backend.KERNELS else self._by_onednn
+        return cast(by(cast(x, dtype)), x.dtype)
 
-    def kernels_for(self, x: Tensor, suits: bool = True) -> Kernels | None:
-        """Return our own kernels if there are any that can take ``x``.
-
-        Args:
-            x: The input.
-            suits: Whether they compute such a layer at all.
-
-        Raises:
-            CannotPlanError: If ``x`` is only planned and they cannot.
-        """
-        suits = suits and x.ndim == 4 and x.dtype == self.weight.dtype
-        kernels = self.kernels(x) if suits else None
-        if kernels is None and isinstance(x, Planned):
-            raise CannotPlanError
-        return kernels
-
-    def pack(self, x: Tensor) -> Tensor:
-        """Return the weight as oneDNN wants it for inputs like ``x``."""
+    def suits_kernels(self, x: Tensor) -> bool:
+        """Return whether our own kernels have such a layer for ``x``; what is wrong is for torch to refuse."""
         raise NotImplementedError
 
-    def train(self, mode: bool = True) -> 'Packed':
-        if mode:
-            raise UsageError('a deployed model cannot be trained: train the model it was made from and deploy that')
-        return super().train(mode)
+    def _plain(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _by_onednn(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _by_kernels(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def packed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return weight and bias as oneDNN wants them for inputs like ``x``."""
+
+        def make() -> tuple[Tensor, Tensor]:
+            return self._pack(self.weight.to(x.dtype), x), self.bias.to(x.dtype)
+
+        return self.made(x.dtype, make)
+
+    def operands(self, dtype: torch.dtype) -> Operands:
+        """Return weight and bias as our own kernels want them for inputs of a data type."""
+        return self.made(('kernels', dtype), lambda: self._pack_for_kernels(self.weight.to(dtype), self.bias))
+
+    def _pack(self, weight: Tensor, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _pack_for_kernels(self, weight: Tensor, bias: Tensor) -> Operands:
+        return pack(weight, bias)
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

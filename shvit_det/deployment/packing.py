@@ -1,11 +1,22 @@
 """Which packed layer takes the place of a plain one."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from mmcv.cnn import ConvModule
+from mmcv.cnn.bricks import wrappers  # mmcv's layers for empty batches
 from torch import Tensor, nn
 
+from ..stock_modules import CALLED_METHODS, is_stock
 from .convolutions import FusedConv, FusedLinear, FusedPointwiseConv, FusedTransposedConv
 from .winograd import WinogradConv, suits
+
+CONVS = (nn.Conv2d, wrappers.Conv2d)
+TRANSPOSED_CONVS = (nn.ConvTranspose2d, wrappers.ConvTranspose2d)
+LINEARS = (nn.Linear, wrappers.Linear)
+LAYERS = CONVS + TRANSPOSED_CONVS + LINEARS
+# Modules of these packages only call their layers; others may take a weight out of them and compute with it.
+LIBRARIES = ('mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'timm', 'torch', 'torchvision')
 
 
 def fused_conv(
@@ -24,30 +35,51 @@ def fused_conv(
     return FusedConv(weight, bias, stride, padding, groups, relu)
 
 
-def pack_layers(module: nn.Module) -> None:
+def pack_layers(module: nn.Module, done: Sequence[nn.Module] = ()) -> list[nn.Module]:
     """Replace the plain convolutions and linear layers among a module's descendants by packed ones, in place.
 
     A convolution of mmcv's ``ConvModule`` takes over the ReLU that follows it.
+
+    Args:
+        module: Of a library, or one that only calls its children.
+        done: Modules that are not entered.
+
+    Returns:
+        The modules with such layers that are left as they are, because they may compute something else.
     """
+    left: list[nn.Module] = []
     for name, child in module.named_children():
-        packed = _packed(child)
-        if packed is None:
-            pack_layers(child)
+        if any(child is part for part in done):
             continue
-        setattr(module, name, packed)
-        if isinstance(packed, FusedConv) and _only_a_relu_follows(module):
-            packed.relu = True
-            module.with_activation = False  # type: ignore[assignment]  # nn.Module's annotations know no flags
+        packed = pack(child)
+        if packed is not None:
+            setattr(module, name, packed)
+            if isinstance(packed, FusedConv) and _only_a_relu_follows(module):
+                packed.relu = True
+                module.with_activation = False  # type: ignore[assignment]  # nn.Module's annotations know no flags
+        elif isinstance(child, LAYERS):
+            if not (_is_of_a_library(child) and is_stock(child, type(child))):
+                left.append(child)
+        elif _is_of_a_library(child) and not any(name in vars(child) for name in CALLED_METHODS):
+            if getattr(child, 'efficient_conv_bn_eval_forward', None) is not None:  # which takes the weight of a layer
+                child.turn_on_efficient_conv_bn_eval(False)  # type: ignore[operator]
+            left += pack_layers(child, done)
+        elif any(isinstance(layer, LAYERS) for layer in child.modules()):
+            left.append(child)
+    return left
 
 
-def _packed(layer: nn.Module) -> nn.Module | None:
-    """Return the packed form of a layer, None where it has none: subclasses may compute something else."""
-    kind = type(layer)  # mmcv's wrappers for empty batches have the names of what they wrap
-    if isinstance(layer, nn.Linear) and kind.__name__ == 'Linear':
+def _is_of_a_library(module: nn.Module) -> bool:
+    return type(module).__module__.partition('.')[0] in LIBRARIES
+
+
+def pack(layer: Any) -> nn.Module | None:
+    """Return the packed form of a layer, None where it has none: subclasses and hooks may compute something else."""
+    if is_stock(layer, *LINEARS):
         return FusedLinear(layer.weight, layer.bias)
-    if isinstance(layer, nn.Conv2d) and kind.__name__ == 'Conv2d' and _is_simple(layer):
+    if is_stock(layer, *CONVS) and is_simple(layer):
         return fused_conv(layer.weight, layer.bias, layer.stride[0], int(layer.padding[0]), layer.groups)
-    if isinstance(layer, nn.ConvTranspose2d) and kind.__name__ == 'ConvTranspose2d' and _is_simple(layer):
+    if is_stock(layer, *TRANSPOSED_CONVS) and is_simple(layer):
         return FusedTransposedConv(layer.weight, layer.bias, layer.stride[0], int(layer.padding[0]))
     return None
 
@@ -55,15 +87,16 @@ def _packed(layer: nn.Module) -> nn.Module | None:
 def _only_a_relu_follows(module: Any) -> bool:
     """Return whether a module is a ``ConvModule`` whose convolution has a ReLU after it and no norm."""
     return (
-        type(module).__name__ == 'ConvModule'
+        type(module) is ConvModule
         and module.with_activation
-        and type(module.activate) is nn.ReLU
+        and is_stock(module.activate, nn.ReLU)
         and not module.with_norm
         and module.order.index('conv') < module.order.index('act')
     )
 
 
-def _is_simple(conv: nn.Conv2d | nn.ConvTranspose2d) -> bool:
+def is_simple(conv: nn.Conv2d | nn.ConvTranspose2d) -> bool:
+    """Return whether a convolution has zero padding, no dilation and the same geometry along both axes."""
     padding, stride = conv.padding, conv.stride
     return (
         conv.dilation == (1, 1)
@@ -71,6 +104,9 @@ def _is_simple(conv: nn.Conv2d | nn.ConvTranspose2d) -> bool:
         and len(set(padding)) == len(set(stride)) == 1
         and conv.padding_mode == 'zeros'
         and (not conv.transposed or (conv.groups == 1 and set(conv.output_padding) == {0}))
-        and not conv._forward_hooks
-        and not conv._forward_pre_hooks
     )
+
+
+def replaces_methods(module: nn.Module) -> bool:
+    """Return whether a method of a module's class is replaced on the instance."""
+    return any(callable(getattr(type(module), name, None)) for name in vars(module))

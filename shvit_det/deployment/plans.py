@@ -7,16 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook as has_any_global_hook
 
+from ..stock_modules import has_any_global_hook
+from .backends import Backend
 from .native.plan import CannotPlanError, Plan
-from .packed import Packed, usable, versions
+from .packed import Changes, Packed, own_kernels, runs_eagerly
 
 MOST = 64  # sizes whose plans are kept
 
 
 class Plans:
-    """Makes a plan at the first image of a size, and anew when layers or weights have changed.
+    """Makes a plan at the first image of a size, and anew when weights have been loaded or moved, or layers replaced.
 
     Copies and files do not carry plans.
 
@@ -32,7 +33,8 @@ class Plans:
 
     def _forget(self) -> None:
         self._plans: OrderedDict[tuple, Plan | None] = OrderedDict()
-        self._state: tuple = ()
+        self._layers: list[nn.Module] = []
+        self._changes = -1
 
     def find(self, x: Tensor) -> Callable[[Tensor], tuple[Tensor, ...]] | None:
         """Return what computes the network's results for ``x``; None if that is left to the layers, one by one.
@@ -41,34 +43,33 @@ class Plans:
         watches them by hooks, or operations.
         """
         in_nhwc = x.is_contiguous(memory_format=torch.channels_last)
-        if not usable(x) or not (in_nhwc or x.is_contiguous()):
+        if not runs_eagerly(x) or not (in_nhwc or x.is_contiguous()):
             return None
         layers = _layers(self._network)
         packed = next((layer for layer in layers if isinstance(layer, Packed)), None)
-        kernels = None if packed is None or _watched(layers) else packed.kernels(x)
-        if kernels is None:
+        if packed is None or _watched(layers) or packed.choose(x) != (Backend.KERNELS, x.dtype):
             return None
-        weights = versions(weight for layer in layers for weight in layer._parameters.values() if weight is not None)
-        state = tuple(map(id, layers)), weights
-        if state != self._state:
+        if layers != self._layers or Changes.count != self._changes:
             self._forget()
-            self._state = state
+            self._layers, self._changes = layers, Changes.count
         key, plans = (tuple(x.shape), x.dtype, in_nhwc), self._plans
         if key not in plans:
             plans[key] = self._made(x)
             if len(plans) > MOST:
                 plans.popitem(last=False)
         plan = plans.get(key)  # another thread may have dropped it
-        return None if plan is None else functools.partial(plan.run, kernels)
+        return None if plan is None else functools.partial(plan.run, own_kernels())
 
     def _made(self, x: Tensor) -> Plan | None:
+        if not all(map(_is_ours, self._layers)):
+            return None
         try:
             return Plan(self._outputs, x)
         except CannotPlanError:
             return None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, '_plans': OrderedDict(), '_state': ()}
+        return {**self.__dict__, '_plans': OrderedDict(), '_layers': [], '_changes': -1}
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:
@@ -80,6 +81,11 @@ def _layers(module: nn.Module) -> list[nn.Module]:
             if child._modules:
                 found += _layers(child)
     return found
+
+
+def _is_ours(layer: nn.Module) -> bool:
+    """Return whether a layer may be given a plan's stand-in for a tensor."""
+    return type(layer) in (nn.Sequential, nn.ModuleList) or type(layer).__module__.startswith(__package__)
 
 
 def _watched(layers: list[nn.Module]) -> bool:

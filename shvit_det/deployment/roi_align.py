@@ -1,6 +1,6 @@
 """RoIAlign (arXiv 1703.06870) of feature maps that lie in NHWC, on a CPU.
 
-Where :mod:`.native` has kernels for this processor, they compute it; this is what serves elsewhere. Every value is a
+Where :mod:`.native` has kernels for this processor, they compute it; this is for all others. Every value is a
 weighted sum of pixels, and in NHWC a pixel is a row of a table: an embedding bag, for which torch has vectorised code.
 The samples of a bin share pixels, and their weights are products of one along each axis, so that the weights are added
 up along the axes first: three to four times fewer rows are read than samples have corners.
@@ -15,10 +15,13 @@ from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..stock_modules import is_stock
+from .backends import HALF, Backend
 from .native.functions import Kernels
-from .packed import HasKernels
+from .packed import HasKernels, own_kernels, runs_eagerly
+from .packing import replaces_methods
 
-DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = (torch.float32, *HALF)
 
 
 @torch.no_grad()
@@ -126,7 +129,9 @@ def _products(rows: _AxisWeights, columns: _AxisWeights, row_places: Tensor) -> 
     row = row + first_row[bins]
     line_columns, line_first = num_columns[bins], first_column[bins]
     line = torch.repeat_interleave(line_columns)
-    column = torch.arange(len(line), dtype=torch.int32) + (line_first - _starts(line_columns)).index_select(0, line)
+    column = torch.arange(len(line), dtype=torch.int32, device='cpu') + (
+        line_first - _starts(line_columns)
+    ).index_select(0, line)
     indices = row_places[row].index_select(0, line) + columns.pixels.index_select(0, column)
     weights = rows.weights[row].index_select(0, line) * columns.weights.index_select(0, column)
     return indices, weights, num_rows * num_columns
@@ -135,7 +140,7 @@ def _products(rows: _AxisWeights, columns: _AxisWeights, row_places: Tensor) -> 
 def _spread(counts: Tensor) -> tuple[Tensor, Tensor]:
     """Return, for as many things as all counts together, which count each belongs to and its number there."""
     owner = torch.repeat_interleave(counts)
-    return owner, torch.arange(len(owner), dtype=counts.dtype) - _starts(counts)[owner]
+    return owner, torch.arange(len(owner), dtype=counts.dtype, device='cpu') - _starts(counts)[owner]
 
 
 def _starts(counts: Tensor) -> Tensor:
@@ -146,7 +151,7 @@ def _starts(counts: Tensor) -> Tensor:
 class ChannelsLastRoIAlign(HasKernels):
     """An mmcv ``RoIAlign`` of averages that takes features in NHWC as they are, on a CPU.
 
-    Where it cannot, the plain layer runs. Features in bfloat16 are pooled in float32.
+    Where it cannot, the plain layer runs. Regions are float32, and features in half precision are pooled in that.
 
     Args:
         plain: The plain layer.
@@ -165,12 +170,18 @@ class ChannelsLastRoIAlign(HasKernels):
         self.aligned = plain.aligned
 
     def forward(self, features: Tensor, rois: Tensor) -> Tensor:
+        if features.dtype in HALF:
+            wide, rois = features.float(), rois.float()
+        else:
+            wide, rois = features, rois.to(features.dtype)
         if not usable(features):
-            return self.plain(features, rois)
-        if (kernels := self.kernels(features)) is not None:
-            return self.on_levels(kernels, [features], [self], rois, rois.new_zeros(len(rois)))
+            return self.plain(wide, rois).to(features.dtype)
+        backend, dtype = self.choose(features)
+        if backend is Backend.KERNELS:
+            levels = rois.new_zeros(len(rois))
+            return self.on_levels(own_kernels(), [features.to(dtype)], [self], rois, levels).to(features.dtype)
         settings = self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned
-        return roi_align(features.float(), rois.float(), *settings).to(features.dtype)
+        return roi_align(wide, rois, *settings).to(features.dtype)
 
     def on_levels(
         self,
@@ -191,7 +202,7 @@ class RoIFeatures:
     """Stands in for an extractor's ``forward``: pools all regions at once, from the features as they are.
 
     mmdet pools the regions of each level by themselves and then copies them to their places. It also rounds the
-    regions to the features' data type, so that where its way is taken, features in bfloat16 are cast to float32.
+    regions to the features' data type, so that where its way is taken, features in half precision are cast to float32.
 
     Args:
         extractor: Its layers are of :class:`ChannelsLastRoIAlign`.
@@ -204,23 +215,23 @@ class RoIFeatures:
 
     def __call__(self, feats: Sequence[Tensor], rois: Tensor, roi_scale_factor: float | None = None) -> Tensor:
         layers = self.extractor.roi_layers
-        kernels = layers[0].kernels(feats[0]) if all(map(usable, feats)) else None
-        if kernels is None or roi_scale_factor is not None or len(rois) == 0:
-            feats = [feature.float() if feature.dtype is torch.bfloat16 else feature for feature in feats]
-            return SingleRoIExtractor.forward(self.extractor, feats, rois, roi_scale_factor)
-        levels = self.extractor.map_roi_levels(rois.float(), len(feats))
-        return layers[0].on_levels(kernels, feats, layers[: len(feats)], rois, levels, self.planar)
+        if roi_scale_factor is None and len(rois) > 0 and all(map(usable, feats)):
+            backend, dtype = layers[0].choose(feats[0])
+            if backend is Backend.KERNELS:
+                levels = self.extractor.map_roi_levels(rois.float(), len(feats))
+                maps = [feature.to(dtype) for feature in feats]
+                return layers[0].on_levels(own_kernels(), maps, layers[: len(feats)], rois, levels, self.planar)
+        feats = [feature.float() if feature.dtype in HALF else feature for feature in feats]
+        return SingleRoIExtractor.forward(self.extractor, feats, rois, roi_scale_factor)
 
 
 def usable(features: Tensor) -> bool:
-    """Return whether the weighted sums serve these features, and no graph is recorded."""
+    """Return whether the weighted sums can be taken of these features: of those in NHWC and without a gradient."""
     return (
         features.device.type == 'cpu'
         and features.dtype in DTYPES
         and features.is_contiguous(memory_format=torch.channels_last)
-        and not (features.requires_grad and torch.is_grad_enabled())
-        and not torch.jit.is_tracing()
-        and not torch.compiler.is_compiling()
+        and runs_eagerly(features)
     )
 
 
@@ -231,7 +242,7 @@ def replace_roi_layers(detector: Any) -> None:
         extractors = _parts(getattr(head, f'{branch}_roi_extractor', None))
         linear = [_starts_linear(part) for part in _parts(getattr(head, f'{branch}_head', None))]
         for extractor in extractors:
-            if type(extractor) is SingleRoIExtractor:
+            if type(extractor) is SingleRoIExtractor and not replaces_methods(extractor):
                 extractor.roi_layers = nn.ModuleList(_faster(layer) for layer in extractor.roi_layers)
                 if all(isinstance(layer, ChannelsLastRoIAlign) for layer in extractor.roi_layers):
                     extractor.forward = RoIFeatures(extractor, planar=all(linear))
@@ -249,4 +260,4 @@ def _starts_linear(head: Any) -> bool:
 
 def _faster(layer: Any) -> nn.Module:
     """Return the faster form of a RoI layer: itself where it has none."""
-    return ChannelsLastRoIAlign(layer) if type(layer) is RoIAlign and layer.pool_mode == 'avg' else layer
+    return ChannelsLastRoIAlign(layer) if is_stock(layer, RoIAlign) and layer.pool_mode == 'avg' else layer

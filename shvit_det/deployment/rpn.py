@@ -1,5 +1,7 @@
 """The region proposal head for inference, and its convolution on the finest level, which the neck computes."""
 
+from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,31 +10,39 @@ from torch import Tensor, nn
 
 from ..composition import TransposedConv, redo_border
 from ..rpn import SHViTRPNHead
+from ..stock_modules import is_stock
 from .convolutions import FusedConv, FusedPointwiseConv
 from .layers import plain
 from .neck import FusedSHViTFPN
+from .packed import Constants
+from .packing import CONVS, is_simple, replaces_methods
+from .precision import without_autocast
 from .winograd import WinogradTransposedConv
 
 
-class Handover:
-    """Carries what the neck has computed for the RPN past the feature maps between them."""
+class Pyramid(tuple):
+    """The levels of a neck, fine to coarse, and what the RPN's convolution makes of the finest one.
 
-    def __init__(self) -> None:
-        self._feature: Tensor | None = None
-        self._hidden: Tensor | None = None
+    What changes a level in place changes its version, and what makes another level makes another tuple; the RPN then
+    computes its convolution itself.
+    """
 
-    def put(self, feature: Tensor, hidden: Tensor) -> None:
-        self._feature, self._hidden = feature, hidden
+    _hidden: Tensor | None
+    _version: int
 
-    def take(self, feature: Tensor) -> Tensor | None:
-        """Return, once, what was computed for this feature map; None if it is another one."""
-        hidden = self._hidden if feature is self._feature else None
-        if hidden is not None:
-            self._feature = self._hidden = None
-        return hidden
+    @classmethod
+    def of(cls, levels: Sequence[Tensor], hidden: Tensor) -> 'Pyramid':
+        made = cls(levels)
+        made._hidden, made._version = hidden, levels[0]._version
+        return made
+
+    def take(self) -> Tensor | None:
+        """Return, once, the RPN's convolution of the finest level as it is; None if the level has changed."""
+        hidden, self._hidden = self._hidden, None  # the memory is wanted for what follows
+        return hidden if self[0]._version == self._version else None
 
 
-class NeckWithRPN(nn.Module):
+class NeckWithRPN(Constants):
     """The fused neck, which also makes the RPN's convolution and ReLU of the finest level, from the stride-16 lateral.
 
     On stride 4 that convolution costs twice as much as the composed kernel; only the outermost pixels have to be
@@ -42,10 +52,11 @@ class NeckWithRPN(nn.Module):
         neck: The fused neck.
         hidden: The composed convolution.
         conv: The RPN's own convolution.
-        handover: Where the RPN finds the result.
     """
 
-    def __init__(self, neck: FusedSHViTFPN, hidden: TransposedConv, conv: nn.Conv2d, handover: Handover) -> None:
+    compiled_method = 'levels'
+
+    def __init__(self, neck: FusedSHViTFPN, hidden: TransposedConv, conv: nn.Conv2d) -> None:
         super().__init__()
         self.neck = neck
         dtype = conv.weight.dtype
@@ -53,38 +64,25 @@ class NeckWithRPN(nn.Module):
             hidden.weight.to(dtype), hidden.bias.to(dtype), hidden.stride, hidden.padding, relu=True
         )
         self.border = FusedConv(conv.weight, conv.bias, relu=True)
-        self.handover = handover
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if torch.is_inference_mode_enabled():  # whose tensors have no versions
+            with torch.inference_mode(False), torch.no_grad():
+                return Pyramid.of(*self.levels(inputs))
+        return Pyramid.of(*self.levels(inputs))
+
+    @without_autocast
+    def levels(self, inputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the levels, fine to coarse, and the RPN's convolution and ReLU of the finest."""
         outs, finest = self.neck.levels_and_source(inputs)
-        hidden = redo_border(self.hidden(finest), outs[0], self.border, ring=1)
-        self.handover.put(outs[0], hidden)
-        return outs
-
-
-class RPNConv(nn.Module):
-    """The RPN's convolution and ReLU, which takes what the neck has already computed.
-
-    Args:
-        conv: The convolution.
-        handover: Where the neck leaves it; None if it does not.
-    """
-
-    def __init__(self, conv: nn.Conv2d, handover: Handover | None) -> None:
-        super().__init__()
-        self.conv = plain(conv, relu=True)
-        self.handover = handover
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = None if self.handover is None else self.handover.take(x)
-        return self.conv(x) if hidden is None else hidden
+        return outs, redo_border(self.hidden(finest), outs[0], self.border, ring=1)
 
 
 class RPNForward:
-    """Stands in for an RPN's ``forward_single``: scores and boxes come from one layer.
+    """Stands in for an RPN's ``forward``: scores and boxes come from one layer.
 
     Args:
-        head: Its ``rpn_conv`` is a :class:`RPNConv`, its ``rpn_outputs`` the layer.
+        head: Its ``rpn_conv`` has the ReLU within, its ``rpn_outputs`` are scores and boxes.
         scores: How many of the outputs are scores.
     """
 
@@ -92,26 +90,33 @@ class RPNForward:
         self.head = head
         self.scores = scores
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = self.head.rpn_outputs(self.head.rpn_conv(x))
-        return outputs[:, : self.scores], outputs[:, self.scores :]
+    def __call__(self, x: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        hidden = x.take() if isinstance(x, Pyramid) else None
+        outputs = []
+        for level in x:
+            outputs.append(self.head.rpn_outputs(self.head.rpn_conv(level) if hidden is None else hidden))
+            hidden = None
+        return [each[:, : self.scores] for each in outputs], [each[:, self.scores :] for each in outputs]
 
 
 def single_conv(head: Any) -> nn.Conv2d | None:
     """Return the 3x3 convolution of an RPN of mmdet's kind or ours, None where it has several or is something else."""
-    if type(head) not in (RPNHead, SHViTRPNHead):
+    if type(head) not in (RPNHead, SHViTRPNHead) or replaces_methods(head):
         return None
-    conv = head.rpn_conv
-    simple = isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3) and conv.padding == (1, 1)
-    return conv if simple and conv.stride == (1, 1) else None
+    convs = head.rpn_conv, head.rpn_cls, head.rpn_reg
+    if not all(is_stock(conv, *CONVS) and is_simple(conv) and conv.bias is not None for conv in convs):
+        return None
+    geometries = [(conv.kernel_size, conv.stride, conv.padding, conv.groups) for conv in convs]
+    one, three = ((1, 1), (1, 1), (0, 0), 1), ((3, 3), (1, 1), (1, 1), 1)
+    return head.rpn_conv if geometries == [three, one, one] else None
 
 
-def fuse_rpn(head: Any, conv: nn.Conv2d, handover: Handover | None) -> None:
+def fuse_rpn(head: Any, conv: nn.Conv2d) -> None:
     """Let an RPN compute its only convolution and the ReLU as one layer, and scores and boxes as one, in place."""
     scores, boxes = head.rpn_cls, head.rpn_reg
-    head.rpn_conv = RPNConv(conv, handover)
+    head.rpn_conv = nn.Sequential(OrderedDict(conv=plain(conv, relu=True)))
     head.rpn_outputs = FusedPointwiseConv(
         torch.cat((scores.weight, boxes.weight)), torch.cat((scores.bias, boxes.bias))
     )
-    head.forward_single = RPNForward(head, scores.out_channels)
+    head.forward = RPNForward(head, scores.out_channels)
     del head.rpn_cls, head.rpn_reg

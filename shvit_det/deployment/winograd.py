@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from .convolutions import FusedConv, FusedTransposedConv
 from .native.operands import Operands, pack_transposed_winograd, pack_winograd
-from .packed import MadeFrom, Packed, to_nchw, to_nhwc, usable
+from .packed import own_kernels, runs_eagerly, to_nchw, to_nhwc
 
 TILE = 4
 SPAN = TILE + 2  # inputs along one axis
@@ -75,16 +75,20 @@ class WinogradConv(FusedConv):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, relu: bool = False) -> None:
         super().__init__(weight, bias, stride=1, padding=1, relu=relu)
-        self._transformed = MadeFrom()
-        self._native_transformed = MadeFrom()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _by_kernels(self, x: Tensor) -> Tensor:
+        operands = self.made('winograd kernels', lambda: pack_winograd(self._sums(torch.float32), self.bias))
+        return own_kernels().winograd(x, operands, self.relu)
+
+    def _by_onednn(self, x: Tensor) -> Tensor:
+        return self._by_tiles(x) if self._can(x) else super()._by_onednn(x)
+
+    def _plain(self, x: Tensor) -> Tensor:
+        return self._by_tiles(x) if self._can(x) else super()._plain(x)
+
+    def _by_tiles(self, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape
-        down, across = -(-height // TILE), -(-width // TILE)  # tiles
-        if usable(x) and (kernels := self.kernels_for(x)) is not None:
-            return kernels.winograd(x, self._native_operands(), self.relu)
-        if not (self._can(x) and batch * down * across >= MIN_TILES):
-            return super().forward(x)
+        down, across = _tiles(x)
         rows = min(down, max(1, TILES_AT_ONCE // across))
         images = max(1, TILES_AT_ONCE // (down * across))
         out = x.new_empty(batch, height, width, self.weight.shape[0])
@@ -129,33 +133,28 @@ class WinogradConv(FusedConv):
             out.relu_()
 
     def transformed(self) -> Tensor:
-        """Return the sums of the taps (36, in_channels, out_channels); made anew when the weight has changed."""
-        return self._transformed.get(lambda: self._sums(self.weight.dtype), self.weight)
+        """Return the sums of the taps (36, in_channels, out_channels)."""
+        return self.made('winograd', lambda: self._sums(self.weight.dtype))
 
     def _sums(self, dtype: torch.dtype) -> Tensor:
         taps = transforms()[1]
         sums = torch.einsum('ik,jl,ockl->ijco', taps, taps, self.weight.detach().double())
         return sums.flatten(0, 1).to(dtype).contiguous()
 
-    def _native_operands(self) -> Operands:
-        def make() -> Operands:
-            return pack_winograd(self._sums(torch.float32), self.bias)
-
-        return self._native_transformed.get(make, self.weight, self.bias)
-
-    def _usable(self, x: Tensor) -> bool:
-        return (
-            x.device.type == 'cpu'
-            and x.dtype == self.weight.dtype
-            and x.dtype in DTYPES
-            and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing()
-            and x.numel() > 0
-            and not (x.requires_grad and torch.is_grad_enabled())  # what writes into given memory has no gradient
-        )
-
     def _can(self, x: Tensor) -> bool:
-        return self._usable(x) and torch.get_num_threads() <= MAX_THREADS
+        """Return whether this is faster, and can be: what writes into given memory has no gradient."""
+        known = x.device.type == 'cpu' and x.dtype in DTYPES and x.dtype is self.weight.dtype
+        if not (known and runs_eagerly(x) and x.shape[1] == self.weight.shape[1]):
+            return False
+        if torch.get_num_threads() > MAX_THREADS:
+            return False
+        down, across = _tiles(x)
+        return len(x) * down * across >= MIN_TILES
+
+
+def _tiles(x: Tensor) -> tuple[int, int]:
+    """Return how many tiles there are along the height and the width of a map."""
+    return -(-x.shape[2] // TILE), -(-x.shape[3] // TILE)
 
 
 class WinogradTransposedConv(FusedTransposedConv):
@@ -166,34 +165,35 @@ class WinogradTransposedConv(FusedTransposedConv):
     The sums of taps take nine times the memory of the weights where there are two along each axis.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, padding: int = 0, relu: bool = False) -> None:
-        super().__init__(weight, bias, stride, padding, relu)
-        self._transformed = MadeFrom()
+    def suits_kernels(self, x: Tensor) -> bool:
+        return self._pays(x) or super().suits_kernels(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        pays = usable(x) and self._fits(x) and self._pays(x)
-        if not pays or (kernels := Packed.kernels_for(self, x)) is None:  # channels need not be pairs in bfloat16
-            return super().forward(x)
-        operands = self._transformed.get(self._sums, self.weight, self.bias)
-        return kernels.transposed_winograd(x, operands, self.weight.shape[-1], self.stride, self.padding, self.relu)
+    def _by_kernels(self, x: Tensor) -> Tensor:
+        if not self._pays(x):
+            return super()._by_kernels(x)
+        operands, kernel = self.made('winograd kernels', self._sums), self.weight.shape[-1]
+        return own_kernels().transposed_winograd(x, operands, kernel, self.stride, self.padding, self.relu)
 
     def _pays(self, x: Tensor) -> bool:
         """Return whether all pairs of rests have one or two taps, enough of them two, and the map is large enough.
 
         In bfloat16 the direct form multiplies twice as fast, so that all of them must have two.
         """
-        channels, out_channels, kernel, _ = self.weight.shape
-        least = self.stride + 1 if x.dtype is torch.float32 else 2 * self.stride
+        channels, out_channels, kernel, width = self.weight.shape
+        if x.ndim != 4 or x.shape[1] != channels or kernel != width:
+            return False
+        least = 2 * self.stride if x.dtype is torch.bfloat16 else self.stride + 1
         some = least <= kernel <= 2 * self.stride
         return some and min(channels, out_channels) >= MIN_CHANNELS and x.numel() >= MIN_PIXELS * channels
 
     def _sums(self) -> Operands:
         weight, stride = self.weight.detach().double(), self.stride
+        one_tap = torch.ones(1, 1, dtype=torch.float64, device='cpu')
         parts = []
         for row in range(stride):
             for column in range(stride):
                 taps = weight[:, :, row::stride, column::stride].flip(2, 3)
-                down, across = (transforms(2)[1] if size == 2 else torch.ones(1, 1).double() for size in taps.shape[2:])
+                down, across = (transforms(2)[1] if size == 2 else one_tap for size in taps.shape[2:])
                 sums = torch.einsum('ik,jl,cokl->ijco', down, across, taps)
                 parts.append(sums.flatten(0, 1).float())
         return pack_transposed_winograd(parts, self.bias)

@@ -133,16 +133,19 @@ def bases_facts() -> dict[str, Any]:
 
 def resume_facts() -> dict[str, Any]:
     """Save what a checkpoint of a run has beside the weights, and load it as resuming does."""
-    importlib.import_module('shvit_det')  # it allows the classes of checkpoints
+    importlib.import_module('shvit_det')
     import torch
     from mmengine.logging import HistoryBuffer
+
+    from shvit_det.compat.torch_load import classes_allowed
 
     history = HistoryBuffer()
     history.update(1.0)
     file = io.BytesIO()
     torch.save({'history': history}, file)
     file.seek(0)
-    torch.load(file, weights_only=True)
+    with classes_allowed():
+        torch.load(file, weights_only=True)
     return {}
 
 

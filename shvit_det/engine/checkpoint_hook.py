@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
+from ..errors import UsageError
 from ..registry import HOOKS, register
 from .atomic import PART, write_text
 
@@ -47,9 +49,17 @@ class SafeCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
-        if is_main_process() and Path(self.out_dir).is_dir():
-            for part in Path(self.out_dir).glob(f'*.pth{PART}'):  # of a run that was killed while it saved
-                part.unlink(missing_ok=True)
+        if is_main_process() and isinstance(self.file_backend, LocalBackend):
+            names = self.filename_tmpl.format('*')
+            for name in (names, f'best_*_{names}', INTERRUPTED):
+                for part in Path(self.out_dir).glob(name + PART):  # of a run that was killed while it saved
+                    part.unlink(missing_ok=True)
+        length, unit = (runner.max_epochs, 'epochs') if self.by_epoch else (runner.max_iters, 'iterations')
+        if not self.save_last and not 0 < (self.save_begin or self.interval) <= length:
+            runner.logger.warning(
+                f'This run of {length} {unit} saves no checkpoint to go on from: CheckpointHook has '
+                f'interval={self.interval}, save_begin={self.save_begin} and save_last=False'
+            )
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         keep = getattr(self, 'keep_ckpt_ids', None)
@@ -83,6 +93,11 @@ class SafeCheckpointHook(CheckpointHook):
             runner.message_hub.update_info('keep_ckpt_ids', list(keep))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Mapping) -> None:
+        for name in self.save_best or ():
+            if name not in (*metrics, 'auto'):
+                raise UsageError(
+                    f'save_best of CheckpointHook is {name}, which is not measured: choose from {", ".join(metrics)}'
+                )
         backend = self.file_backend
         self.file_backend = later = RemoveLater(backend)
         try:

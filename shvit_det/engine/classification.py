@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.evaluator import BaseMetric, DumpResults
 from torch import nn
 
 from ..compat.mmpretrain_import import require_mmpretrain
 from ..data.folders import check_listed, class_folders
 from ..errors import UsageError
+from .config import evaluators_of, type_of
+from .dumping import WholeDump
 from .report import accuracy_table
-from .task import Task, draw_by_hook, evaluators_of, named_classes
+from .task import Task, draw_by_hook, named_classes
 
 TOP_K = (1, 5)
 IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')  # mmpretrain's
@@ -63,8 +64,7 @@ class Classification(Task):
                     f'datasets'
                 )
         for split in splits:
-            evaluators = config.get(f'{split}_evaluator') or []
-            for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+            for _, evaluator in evaluators_of(config, split):
                 largest = max(as_tuple(evaluator.get('topk', 1)))
                 if largest > num_classes:
                     raise UsageError(
@@ -83,6 +83,8 @@ class Classification(Task):
         first: tuple[Path, tuple[str, ...]] | None = None
         for _, dataset, kind in self.datasets(config, splits):
             if not issubclass(kind, CustomDataset) or num_classes is None:
+                continue
+            if '://' in str(dataset.get('data_root')):  # mmpretrain asks remote storage itself
                 continue
             images, listing = places_of(dataset)
             if listing is not None:
@@ -108,10 +110,11 @@ class Classification(Task):
         """Let the accuracy be computed, top-5 too where there are that many classes."""
         num_classes = num_classes_of(model) or max(TOP_K)
         top_k = tuple(k for k in TOP_K if k <= num_classes)
-        config.test_evaluator = evaluators_of(config, 'Accuracy') or [ConfigDict(type='Accuracy', topk=top_k)]
+        named = [evaluator for _, evaluator in evaluators_of(config, 'test') if type_of(evaluator) == 'Accuracy']
+        config.test_evaluator = named or [ConfigDict(type='Accuracy', topk=top_k)]
 
-    def dump(self, path: str) -> BaseMetric:
-        return DumpResults(out_file_path=path)
+    def dump(self, path: str) -> WholeDump:
+        return WholeDump(out_file_path=path)
 
     def draw_into(self, config: Config, folder: str) -> None:
         draw_by_hook(config, enable=True, interval=1, out_dir=str(Path(folder).resolve()))

@@ -6,37 +6,22 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 import torch
-from mmengine.config import DictAction
 from torch import distributed
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from ..errors import RunError, UsageError
 from ..processors import usable_processors
 from .launching import find_launcher
-from .termination import REQUESTS, Terminated
+from .options import add_cfg_options
+from .termination import REQUESTS, Terminated, listening
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 FAILED_STATUS = 1
 USAGE_STATUS = 2
 INTERRUPTED_STATUS = 130
 THREADS_SET_BY = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')  # where torch looks
-
-
-class OptionsAction(DictAction):
-    """``KEY=VALUE`` pairs into a dict: numbers, True, False, None, strings, and lists and tuples of these.
-
-    mmengine's parser, which evaluates nothing; what it cannot read ends in a sentence here.
-    """
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        for option in values:
-            try:
-                super().__call__(parser, namespace, [option], option_string)
-            except (ValueError, AssertionError, RecursionError):  # the last for a comma within 'a(b,c)'
-                parser.error(f'{option_string} takes KEY=VALUE with closed brackets, but got {option!r}')
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,9 +31,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--launcher', choices=LAUNCHERS, default=None, help='how the processes were started [found in the environment]'
     )
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE', help='changes of the config: a.b.c=value'
-    )
+    add_cfg_options(parser)
     parser.add_argument('--local-rank', '--local_rank', type=int, help=argparse.SUPPRESS)  # older launchers pass it
 
 
@@ -94,14 +77,16 @@ def show_progress(text: str) -> None:
 def run(main: Callable[[], None]) -> None:
     """Run a tool. A user's mistake ends in one sentence on stderr and status 2, a run that cannot go on in status 1.
 
-    Ctrl-C gives status 130, SIGTERM 143 and other signals 128 and their number, as in a shell. Under torchrun an error
-    is also noted where torchrun looks for it, so that its summary shows the one that came first.
+    Ctrl-C gives status 130, SIGTERM 143 and other signals 128 and their number, as in a shell, after what stands in a
+    ``finally``. Under torchrun an error is also noted where torchrun looks for it, so that its summary shows the one
+    that came first.
     """
     if 'TORCHELASTIC_RUN_ID' in os.environ:
         main = record(main)
     fit_threads()
     try:
-        main()
+        with listening():
+            main()
         leave_process_group()
     except (UsageError, RunError) as error:
         print(f'error: {error}', file=sys.stderr)

@@ -1,8 +1,6 @@
 """The check behind ``tools/check_data.py``."""
 
-import json
 import os
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +17,9 @@ from ..data.sample import ensure_sample
 from ..errors import UsageError
 from ..processors import usable_processors
 from . import config as changes
+from .atomic import save_json
 from .data_sets import CocoSet, check_annotations_of, coco_sets
+from .options import pasteable
 from .tasks import task_of
 
 Images = Literal['decode', 'headers', 'presence']
@@ -55,6 +55,7 @@ def check_data(
     workers: int | None = None,
     fix: str | None = None,
     progress: Callable[[str], None] = lambda text: None,
+    tell: Callable[[Checked], None] = lambda checked: None,
 ) -> list[Checked]:
     """Check the COCO data sets that a detector's config would use, in all splits; :func:`.write_copies` mends them.
 
@@ -66,6 +67,7 @@ def check_data(
         workers: Threads; by default as many as there are processors for this process.
         fix: The folder that cleaned copies of the annotation files are to go into.
         progress: Called with a line about how far it is.
+        tell: Called with each data set as soon as it is checked.
 
     Raises:
         UsageError: If there is no such config or data set, or ``fix`` would overwrite a file or cannot be written to.
@@ -78,32 +80,32 @@ def check_data(
     sets = find_sets(config)
     for data in sets:  # before the first of them is decoded, which may take an hour
         require_annotations(data.annotations)
-        require_folder(data.images)
+        if data.images is not None:
+            require_folder(data.images)
     targets = [None] * len(sets) if fix is None else name_copies(sets, Path(fix))
     checked = []
     for data, target in zip(sets, targets, strict=True):
         checked.append(check_set(data, images, workers or usable_processors(), progress))
         checked[-1].target = target
+        tell(checked[-1])
     return checked
 
 
-def write_copies(checked: Sequence[Checked]) -> list[str]:
-    """Write the cleaned copies that were asked for; return sentences about them.
+def write_copies(checked: Sequence[Checked], done: list[str]) -> None:
+    """Write the cleaned copies that were asked for, and add sentences about them to ``done``.
 
     Raises:
         UsageError: If one cannot be written.
     """
-    done: list[str] = []
-    options: list[str] = []
+    options: dict[str, str] = {}
     for each in checked:
         if each.target is not None:
             sentence, is_written = write_copy(each, each.target)
             done.append(sentence)
             if is_written:
-                options += [f'{place}={each.target.absolute()}' for place in each.data.places]
+                options.update(dict.fromkeys(each.data.places, str(each.target.absolute())))
     if options:
-        done.append('Use them: --cfg-options ' + shlex.join(options))
-    return done
+        done.append('Use them: ' + pasteable(options))
 
 
 def find_sets(config: Config) -> list[CocoSet]:
@@ -132,7 +134,8 @@ def check_set(data: CocoSet, images: Images, workers: int, progress: Callable[[s
     progress(f'{name}: reading {data.annotations}')
     raw = read_bytes(data.annotations)
     classes = data.classes if data.is_plain else None
-    report = Report(name, data.annotations, data.images, None, classes, [], SCOPES[images])
+    scope = SCOPES[images] if data.images else 'annotations, and not the images, which are on remote storage'
+    report = Report(name, data.annotations, data.images, None, classes, [], scope)
     checked = Checked(data, report)
     try:
         report.content = content = parse_annotations(raw, data.annotations)
@@ -141,6 +144,8 @@ def check_set(data: CocoSet, images: Images, workers: int, progress: Callable[[s
         return checked
     progress(f'{name}: checking annotations')
     report.findings = check_annotations_of(data, content)
+    if data.images is None:
+        return checked
     if images == 'presence':
         report.findings += check_presence(content, data.images)
     else:
@@ -209,15 +214,11 @@ def save(cleaned: Cleaned, target: Path) -> None:
     Raises:
         UsageError: If it cannot be written.
     """
-    part = target.with_name(f'{target.name}.part')
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(cleaned.content, separators=(',', ':')), encoding='utf-8')
-        part.replace(target)
     except OSError as error:
         raise UsageError(f'cannot write {target}: {error.strerror}') from error
-    finally:
-        part.unlink(missing_ok=True)
+    save_json(target, cleaned.content, separators=(',', ':'))
 
 
 def write_record(path: str, checked: Sequence[Checked], done: Sequence[str], num_examples: int) -> None:
@@ -227,7 +228,4 @@ def write_record(path: str, checked: Sequence[Checked], done: Sequence[str], num
         UsageError: If it cannot be written.
     """
     record = {'sets': [as_record(each.report, num_examples) for each in checked], 'fixed': list(done)}
-    try:
-        Path(path).write_text(json.dumps(record, indent=1, default=str) + '\n', encoding='utf-8')
-    except OSError as error:
-        raise UsageError(f'cannot write {path}: {error.strerror}') from error
+    save_json(path, record, indent=1, default=str)

@@ -1,16 +1,18 @@
 """The COCO data sets of a config: where they are, and what the config does with them."""
 
 import os
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.utils import is_abs
 
 from ..data.checked import BAD_DATA, CHECK, CheckedCocoDataset
-from ..data.checking.files import check_presence
+from ..data.checking.files import check_presence, is_local
 from ..data.checking.findings import Finding, Repair, errors_among
 from ..data.checking.image import Loader
 from ..data.checking.objects import Use
@@ -18,7 +20,7 @@ from ..data.checking.reading import read_annotations
 from ..data.checking.report import refusal
 from ..data.checking.whole import check_content, check_file
 from ..errors import UsageError
-from .config import dataset_places
+from .config import dataset_places, evaluators_of, type_of
 from .task import Task, named_classes
 
 
@@ -28,7 +30,7 @@ class CocoSet:
 
     Attributes:
         annotations: The file.
-        images: The folder.
+        images: The folder, or None if it is on remote storage.
         classes: The classes of the config, or None where it states none.
         bad_data: What becomes of bad data in a run.
         loader: How images are decoded.
@@ -39,7 +41,7 @@ class CocoSet:
     """
 
     annotations: Path
-    images: Path
+    images: Path | None
     classes: tuple[str, ...] | None
     bad_data: str
     loader: Loader
@@ -52,8 +54,10 @@ class CocoSet:
 def coco_sets(task: Task, config: Config, splits: Sequence[str]) -> list[CocoSet]:
     """Return the COCO data sets of the splits, each once, however many loaders share it.
 
+    An annotation file on remote storage is left out with a line in the log: a run checks it when it has got it.
+
     Raises:
-        UsageError: If ``bad_data`` of the config is none of the choices.
+        UsageError: If ``bad_data`` of the config is none of the choices, or there is no such storage.
     """
     sets: dict[tuple, CocoSet] = {}
     for split in splits:
@@ -61,10 +65,14 @@ def coco_sets(task: Task, config: Config, splits: Sequence[str]) -> list[CocoSet
             kind = task.dataset_class(dataset)
             if kind is None or not issubclass(kind, CocoDataset) or 'ann_file' not in dataset:
                 continue
-            root = dataset.get('data_root') or ''
+            annotations = place_within(dataset, dataset['ann_file'])
+            if not is_local(annotations, dataset.get('backend_args')):
+                print_log(f'{annotations} is on remote storage, and not looked at before the start', 'current')
+                continue
+            images = place_within(dataset, (dataset.get('data_prefix') or {}).get('img', ''))
             found = CocoSet(
-                annotations=Path(os.path.join(root, dataset['ann_file'])),
-                images=Path(os.path.join(root, (dataset.get('data_prefix') or {}).get('img', ''))),
+                annotations=Path(annotations),
+                images=Path(images) if is_local(images, storage_of_images(dataset)) else None,
                 classes=named_classes(dataset, kind),
                 bad_data=bad_data_of(config, dataset),
                 loader=loader_of(dataset),
@@ -78,6 +86,16 @@ def coco_sets(task: Task, config: Config, splits: Sequence[str]) -> list[CocoSet
                 known.splits.append(split)
                 known.places += evaluator_places(config, split, known.annotations)
     return list(sets.values())
+
+
+def place_within(dataset: Mapping, place: str) -> str:
+    """Return a file or folder that a dataset dict names, as mmengine joins it with the data root."""
+    return place if is_abs(place) else os.path.join(dataset.get('data_root') or '', place)
+
+
+def storage_of_images(dataset: Mapping) -> Mapping | None:
+    """Return the ``backend_args`` with which the pipeline of a dataset dict reads images."""
+    return next((transform.get('backend_args') for transform in transforms_of(dataset, 'LoadImageFromFile')), None)
 
 
 def is_plain(kind: type[CocoDataset]) -> bool:
@@ -115,7 +133,8 @@ def check_before_run(task: Task, config: Config, splits: Sequence[str]) -> None:
     for data in coco_sets(task, config, splits):
         content = read_annotations(data.annotations)
         findings = check_annotations_of(data, content)
-        findings += check_presence(content, data.images)
+        if data.images is not None:
+            findings += check_presence(content, data.images)
         refused = [finding for finding in errors_among(findings) if not _is_passed_over(finding, data)]
         if refused:
             raise UsageError(refusal(refused, data.annotations, CHECK))
@@ -149,12 +168,6 @@ def transforms_of(dataset: Mapping, name: str) -> Iterator[Mapping]:
             pending.extend(node)
 
 
-def type_of(node: Mapping) -> str:
-    """Return the name of the class that a dict in a config is about, without its project."""
-    kind = node.get('type')
-    return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).rsplit('.', 1)[-1]
-
-
 def loader_of(dataset: Mapping) -> Loader:
     """Return how the pipeline of a dataset dict decodes images."""
     for transform in transforms_of(dataset, 'LoadImageFromFile'):
@@ -165,7 +178,7 @@ def loader_of(dataset: Mapping) -> Loader:
 def use_of(config: Config, split: str, dataset: Mapping) -> Use:
     """Return what a split does with the annotation file of a dataset dict."""
     loading = [t for t in transforms_of(dataset, 'LoadAnnotations') if t.get('with_mask', False)]
-    coco = [evaluator for _, evaluator in evaluators(config, split) if type_of(evaluator) == 'CocoMetric']
+    coco = [evaluator for _, evaluator in evaluators_of(config, split) if type_of(evaluator) == 'CocoMetric']
     metrics = [str(metric) for evaluator in coco for metric in _as_list(evaluator.get('metric'))]
     return Use(
         masks=bool(loading) or 'segm' in metrics,
@@ -174,18 +187,9 @@ def use_of(config: Config, split: str, dataset: Mapping) -> Use:
     )
 
 
-def evaluators(config: Config, split: str) -> Iterator[tuple[str, MutableMapping]]:
-    """Yield the evaluators of a split with their places in the config."""
-    found = config.get(f'{split}_evaluator') if split != 'train' else None
-    if isinstance(found, Mapping):
-        yield f'{split}_evaluator', found  # type: ignore[misc]
-    else:
-        yield from ((f'{split}_evaluator.{number}', each) for number, each in enumerate(found or ()))
-
-
 def evaluator_places(config: Config, split: str, annotations: Path) -> list[str]:
     """Return where the evaluators of a split name an annotation file."""
-    named = ((place, evaluator.get('ann_file')) for place, evaluator in evaluators(config, split))
+    named = ((place, evaluator.get('ann_file')) for place, evaluator in evaluators_of(config, split))
     return [f'{place}.ann_file' for place, file in named if file and Path(file).resolve() == annotations.resolve()]
 
 

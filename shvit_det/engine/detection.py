@@ -3,18 +3,23 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from mmdet.evaluation import DumpDetResults
 from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
-from mmengine.evaluator import BaseMetric
 from torch import nn
 
 from ..data.sample import ensure_sample
 from ..errors import UsageError
 from .data_sets import check_before_run, let_runs_check
+from .dumping import WholeDump
 from .report import coco_table
 from .task import Task, coco_evaluators, draw_by_hook, named_classes
+
+
+class DetectionDump(WholeDump, DumpDetResults):
+    """mmdet's, with masks as RLE."""
 
 
 class Detection(Task):
@@ -28,11 +33,17 @@ class Detection(Task):
         register_all_modules(init_default_scope=False)
 
     def check_model(self, config: Config, model: nn.Module, splits: Sequence[str]) -> None:
-        """Compare the classes of the data with those the heads were made for.
+        """Compare the classes of the data with those the heads were made for, and the precision with the evaluators.
 
         Raises:
-            UsageError: If they differ in number.
+            UsageError: If the classes differ in number, or the predictions would be in a type that numpy lacks.
         """
+        for split in splits:
+            if config[f'{split}_cfg'].get('fp16') and not torch.cuda.is_available():
+                raise UsageError(
+                    f'{split}_cfg.fp16 needs a GPU: on a CPU it means bfloat16, of which no evaluator here can compute '
+                    f'scores: leave it out'
+                )
         heads = {
             name: module.num_classes
             for name, module in model.named_modules()
@@ -67,12 +78,14 @@ class Detection(Task):
             UsageError: If there is no such evaluator, or the model predicts no masks.
         """
         if 'segm' in metrics and not has_masks(model):
-            raise UsageError(f'--eval segm needs masks, and {config.model.type} predicts boxes only: use --eval bbox')
+            raise UsageError(
+                f'--eval segm needs masks, and {type(model).__name__} predicts boxes only: use --eval bbox'
+            )
         for evaluator in coco_evaluators(config, '--eval'):
-            evaluator.metric = list(metrics)
+            evaluator['metric'] = list(metrics)
 
-    def dump(self, path: str) -> BaseMetric:
-        return DumpDetResults(out_file_path=path)
+    def dump(self, path: str) -> WholeDump:
+        return DetectionDump(out_file_path=path)
 
     def draw_into(self, config: Config, folder: str) -> None:
         draw_by_hook(config, draw=True, test_out_dir=str(Path(folder).resolve()))

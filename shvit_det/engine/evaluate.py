@@ -14,7 +14,9 @@ from ..deployment import check_deployable, deploy
 from ..errors import UsageError
 from ..export.runtimes import is_exported
 from . import config as changes
-from .runner import SHViTRunner
+from .atomic import PART
+from .dumping import save_partial
+from .starting import launch, runner_of
 from .task import coco_evaluators
 from .tasks import task_of
 
@@ -55,12 +57,15 @@ def evaluate(
         UsageError: If the run cannot start; nothing has been written then.
     """
     config = changes.load_config(config_path, cfg_options)
+    if 'test' not in changes.splits_of(config):
+        raise UsageError(f'{config_path} has no test_dataloader, test_cfg and test_evaluator: there is nothing to test')
     if data_root is not None:
         changes.set_data_root(config, data_root)
     config.work_dir = str(work_dir or config.get('work_dir') or Path('work_dirs') / changes.name_of(config_path))
-    config.launcher = launcher
+    choices = launch(config, launcher)
     config.load_from, config.resume = None, False
     task = task_of(config)
+    config.setdefault('default_scope', task.scope)
     if show_dir is not None:
         task.draw_into(config, show_dir)
     if out is not None and not out.endswith(('.pkl', '.pickle')):
@@ -81,11 +86,11 @@ def evaluate(
         task.select_metrics(config, checked, metrics)
     if classwise:
         for evaluator in coco_evaluators(config, '--classwise'):
-            evaluator.classwise = True
+            evaluator['classwise'] = True
     if format_only:
         for evaluator in coco_evaluators(config, '--format-only'):
-            evaluator.format_only = True
-            evaluator.outfile_prefix = str(Path(config.work_dir) / 'results')
+            evaluator['format_only'] = True
+            evaluator['outfile_prefix'] = str(Path(config.work_dir) / f'results{PART}')
     if deployed:
         check_deployable(checked)
     if exported is None:
@@ -93,23 +98,34 @@ def evaluate(
     task.check_model(config, checked, ('test',))
     task.check_data(config, checked, ('test',))
 
-    runner = SHViTRunner.from_cfg(config)
-    if exported is not None:
-        runner.model = exported
-    else:
-        load_checkpoint(runner.model, checkpoint)
-    if deployed:
-        trained = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        runner.model = deploy(trained, dtype=getattr(torch, dtype) if dtype else None)
-    if out is not None:
-        runner.test_evaluator.metrics.append(task.dump(out))
-    results: dict[str, float] = runner.test()
+    with runner_of(config) as runner:
+        for choice in choices:
+            print_log(choice, 'current')
+        if exported is not None:
+            runner.model = exported
+        else:
+            load_checkpoint(runner.model, checkpoint)
+        if deployed:
+            trained = runner.model.module if is_model_wrapper(runner.model) else runner.model
+            runner.model = deploy(trained, dtype=getattr(torch, dtype) if dtype else None)
+        dump = task.dump(out) if out is not None else None
+        if dump is not None:
+            runner.test_evaluator.metrics.insert(0, dump)  # predictions are written before anything is computed of them
+        try:
+            results: dict[str, float] = runner.test()
+        except BaseException:
+            if dump is not None and dump.results and is_main_process():
+                partial = save_partial(dump.results, Path(dump.out_file_path))
+                print_log(f'The test ended early; the {len(dump.results)} predictions until then: {partial}', 'current')
+            raise
     if is_main_process():
+        for part in Path(config.work_dir).glob(f'results{PART}.*.json'):
+            part.replace(part.with_name(part.name.replace(PART, '', 1)))
         if not format_only:
             print_log(f'Test of {checkpoint}\n' + task.table(results), 'current')
         for what, where in (('Predictions', out), ('Pictures', show_dir)):
             if where is not None:
                 print_log(f'{what}: {where}', 'current')
         if format_only:
-            print_log(f'Result files: {config.test_evaluator.outfile_prefix}.*.json', 'current')
+            print_log(f'Result files: {Path(config.work_dir) / "results"}.*.json', 'current')
     return results

@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import OPTIMIZERS
 
 from ..errors import UsageError
+from .config import type_of
 
 MIXED = ('AmpOptimWrapper', 'BFloat16OptimWrapper')
 ONLY_OF_AMP = ('loss_scale', 'dtype', 'use_fsdp')  # arguments of mmengine's AmpOptimWrapper
@@ -34,7 +36,7 @@ def enable_amp(config: Config) -> str:
         UsageError: If the config has an optimizer wrapper of its own kind, which cannot just be replaced.
     """
     wrapper = config.optim_wrapper
-    kind = wrapper.get('type', 'OptimWrapper')
+    kind = type_of(wrapper, 'OptimWrapper')
     if kind not in ('OptimWrapper', *MIXED):
         raise UsageError(f'--amp works with optim_wrapper.type OptimWrapper, but this config has {kind!r}')
     on_gpu = torch.cuda.is_available()
@@ -61,7 +63,7 @@ def enable_fast(config: Config) -> str:
     optimizer: Any = config.optim_wrapper.get('optimizer') or {}
     if _can_be_fused(optimizer.get('type')) and not optimizer.keys() & {'fused', 'foreach'}:
         optimizer.fused = True
-        chosen.append(f'fused {optimizer.type}')
+        chosen.append(f'fused {type_of(optimizer)}')
     if torch.cuda.is_available():
         config.train_dataloader.setdefault('pin_memory', True)
         chosen.append('pinned memory')
@@ -69,7 +71,7 @@ def enable_fast(config: Config) -> str:
 
 
 def _precision(config: Config) -> str:
-    kind = config.optim_wrapper.get('type', 'OptimWrapper')
+    kind = type_of(config.optim_wrapper, 'OptimWrapper')
     native, reason = native_bfloat16()
     if kind != 'OptimWrapper':
         return 'precision as it is set'
@@ -77,5 +79,5 @@ def _precision(config: Config) -> str:
 
 
 def _can_be_fused(kind: Any) -> bool:
-    optimizer = getattr(torch.optim, kind, None) if isinstance(kind, str) else None
+    optimizer = OPTIMIZERS.get(kind) if isinstance(kind, str) else kind
     return inspect.isclass(optimizer) and 'fused' in inspect.signature(optimizer).parameters

@@ -13,6 +13,7 @@ together have the same size. The exception is a transform that keeps images of e
 and ``CachedMixUp``): its cache is as old as its worker.
 """
 
+import copy
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -114,19 +115,10 @@ def reproducible(loader: DataLoader, seed: int) -> DataLoader:
         # hooks that look into it or exchange its pipeline
         dataset = loader.dataset
         dataset.__getitems__ = samples.__getitems__
-    return DataLoader(
-        dataset,
-        batch_sampler=NumberedBatches(loader.batch_sampler),
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        generator=loader.generator,
-        prefetch_factor=loader.prefetch_factor,
-        persistent_workers=loader.persistent_workers,
-    )
+    seeded = copy.copy(loader)
+    # past the guard that torch has on both, and so with all other settings of the loader as they are
+    vars(seeded).update(dataset=dataset, batch_sampler=NumberedBatches(loader.batch_sampler))
+    return seeded
 
 
 @register(HOOKS)

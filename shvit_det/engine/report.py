@@ -4,13 +4,20 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import chain
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 ACCURACY = 'accuracy/top'
-SCORES = ('coco/', ACCURACY)
 CURVES = {'coco/bbox_mAP': 'bbox', 'coco/segm_mAP': 'segm', f'{ACCURACY}1': 'top-1', f'{ACCURACY}5': 'top-5'}
 AP_COLUMNS = {'mAP': 'AP', 'mAP_50': 'AP50', 'mAP_75': 'AP75', 'mAP_s': 'APs', 'mAP_m': 'APm', 'mAP_l': 'APl'}
+
+
+def other_table(metrics: Mapping[str, Any], nothing: str) -> str:
+    """Return the numbers among ``metrics`` a row each, or ``nothing`` if there are none."""
+    numbers = {name: value for name, value in metrics.items() if isinstance(value, Real)}
+    width = max(map(len, numbers), default=0)
+    return '\n'.join(f'{name:<{width}}  {value:.4g}' for name, value in numbers.items()) or nothing
 
 
 def coco_table(metrics: Mapping[str, float]) -> str:
@@ -22,7 +29,7 @@ def coco_table(metrics: Mapping[str, float]) -> str:
             cells = ['  none' if value is None or value < 0 else f'{value:6.3f}' for value in values]
             rows.append(f'{kind:<6}' + '  '.join(cells))
     header = ' ' * 6 + '  '.join(f'{name:>6}' for name in AP_COLUMNS.values())
-    return '\n'.join([header, *rows]) if rows else 'no average precision was measured'
+    return '\n'.join([header, *rows]) if rows else other_table(metrics, 'no average precision was measured')
 
 
 def accuracy_table(metrics: Mapping[str, float]) -> str:
@@ -31,7 +38,7 @@ def accuracy_table(metrics: Mapping[str, float]) -> str:
         f'top-{name.removeprefix(ACCURACY)}': value for name, value in metrics.items() if name.startswith(ACCURACY)
     }
     if not found:
-        return 'no accuracy was measured'
+        return other_table(metrics, 'no accuracy was measured')
     header = ' ' * 10 + '  '.join(f'{name:>6}' for name in found)
     return header + '\naccuracy  ' + '  '.join(f'{value:6.2f}' for value in found.values()) + '  (%)'
 
@@ -46,19 +53,13 @@ def read_runs(work_dir: Path) -> Iterator[list[dict[str, Any]]]:
         yield records
 
 
-def was_evaluated(work_dir: Path, epoch: int) -> bool:
-    """Tell whether a work dir's logs hold the scores of an epoch, counted from 1."""
+def was_evaluated(work_dir: Path, epoch: int, iteration: int) -> bool:
+    """Tell whether a work dir's logs hold the scores of an epoch, counted from 1, or of the iteration at its end.
+
+    Which of the two numbers stands beside scores is a setting, ``log_metric_by_epoch`` of mmengine's ``LoggerHook``.
+    """
     records = chain.from_iterable(read_runs(work_dir))
-    return any(record.get('step') == epoch and any(name.startswith(SCORES) for name in record) for record in records)
-
-
-def last_metrics(work_dir: Path) -> dict[str, float]:
-    """Return the metrics of the newest evaluation that a work dir's logs hold; empty if there was none."""
-    metrics: dict[str, float] = {}
-    for record in chain.from_iterable(read_runs(work_dir)):
-        found = {name: value for name, value in record.items() if name.startswith(SCORES)}
-        metrics = found or metrics
-    return metrics
+    return any('loss' not in record and record.get('step') in (epoch, iteration) for record in records)
 
 
 def read_curves(work_dir: Path) -> dict[str, dict[int, float]]:

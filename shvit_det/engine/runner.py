@@ -3,20 +3,24 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.dist import is_distributed, is_main_process
-from mmengine.hooks import CheckpointHook, Hook, LoggerHook
-from mmengine.logging import MMLogger
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.logging import MMLogger, print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import HOOKS, LOOPS, MODEL_WRAPPERS, OPTIM_WRAPPERS, Registry
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ..checkpoint import check_checkpoint, load_checkpoint, load_content
+from ..data.checking.files import is_local
 from ..errors import RunError, UsageError
 from .amp import LossScaleOptimWrapper
 from .atomic import part_of, settle
@@ -30,9 +34,15 @@ from .resuming import check_optimizer
 from .termination import TerminationHook
 from .workers import guard
 
-WITH_LOSS_SCALE = ('AmpOptimWrapper', 'mmengine.AmpOptimWrapper', AmpOptimWrapper)
-EPOCH_LOOPS = ('EpochBasedTrainLoop', 'mmengine.EpochBasedTrainLoop', EpochBasedTrainLoop)
+OF_WORKERS = ('persistent_workers', 'prefetch_factor', 'timeout', 'multiprocessing_context')
+MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 DUMPS = ('System environment', 'Config:', 'Hooks will be executed', 'paramwise_options')
+
+
+def class_of(node: dict[str, Any], registry: Registry) -> Any:
+    """Return the class that a dict in a config is about, or None where it names none."""
+    kind = node.get('type')
+    return registry.get(kind) if isinstance(kind, str) else kind
 
 
 def is_for_terminal(record: logging.LogRecord) -> bool:
@@ -61,9 +71,14 @@ class SHViTRunner(Runner):
     """
 
     saved_iter = -1  # iterations that the newest checkpoint has behind it
+    has_begun = False  # everything is built
     optim_wrapper: Any
     _train_dataloader: Any
     _resumed_from: dict[str, Any]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.metrics: dict[str, Any] = {}  # of the last evaluation
+        super().__init__(*args, **kwargs)
 
     def train(self) -> nn.Module:
         with sentences_of_workers():
@@ -75,7 +90,12 @@ class SHViTRunner(Runner):
 
     def setup_env(self, env_cfg: dict) -> None:
         if self.distributed and not is_distributed() and not torch.cuda.is_available():
-            distributed.init_process_group(backend='gloo')  # mmengine's own start selects a CUDA device first
+            # mmengine's own start selects a CUDA device first
+            options = dict(env_cfg.get('dist_cfg') or {}, backend='gloo')
+            if options.get('timeout') is not None:
+                options['timeout'] = timedelta(seconds=options['timeout'])
+            options.pop('init_backend', None)
+            distributed.init_process_group(**options)
         super().setup_env(env_cfg)
 
     def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs: Any) -> MMLogger:
@@ -88,32 +108,44 @@ class SHViTRunner(Runner):
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         if self.cfg.get('channels_last'):
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack it
-        if self.distributed and model_wrapper_cfg is None and not torch.cuda.is_available():
-            model_wrapper_cfg = dict(
-                type='MMDistributedDataParallel',
-                device_ids=None,  # mmengine's default names a GPU
-                broadcast_buffers=False,
-                find_unused_parameters=self.cfg.get('find_unused_parameters', False),
-            )
+        if self.distributed and not torch.cuda.is_available():
+            if model_wrapper_cfg is None:
+                unused = self.cfg.get('find_unused_parameters', False)
+                model_wrapper_cfg = dict(broadcast_buffers=False, find_unused_parameters=unused)  # as mmengine has it
+            model_wrapper_cfg.setdefault('type', 'MMDistributedDataParallel')
+            kind = MODEL_WRAPPERS.get(model_wrapper_cfg['type'])
+            if kind is not None and issubclass(kind, DistributedDataParallel):
+                model_wrapper_cfg.setdefault('device_ids', None)  # mmengine's default names a GPU
         return super().wrap_model(model_wrapper_cfg, model)
 
     def register_hooks(
         self, default_hooks: dict[str, Any] | None = None, custom_hooks: list[Hook | dict] | None = None
     ) -> None:
-        hooks: dict[str, Any] = dict(default_hooks or {})
-        checkpoint = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
-        if isinstance(checkpoint, dict) and checkpoint['type'] in (
-            'CheckpointHook',
-            'mmengine.CheckpointHook',
-            CheckpointHook,
-        ):
-            hooks['checkpoint'] = dict(checkpoint, type=SafeCheckpointHook)
-        super().register_hooks(hooks, custom_hooks)
+        super().register_hooks(default_hooks, custom_hooks)
         for hook in (StepSeedHook(), FiniteCheckHook(), TerminationHook(), ContiguousCheckpointHook()):
             self.register_hook(hook)
 
+    def register_default_hooks(self, hooks: dict[str, Any] | None = None) -> None:
+        """Register as mmengine does; None also removes a hook that is no default of mmengine's but of the project."""
+        super().register_default_hooks(
+            {name: hook for name, hook in (hooks or {}).items() if hook is not None or name in MMENGINE_HOOKS}
+        )
+
+    def register_hook(self, hook: Hook | dict, priority: Any = None) -> None:
+        """Register a hook as mmengine does, ours in the place of every ``CheckpointHook``."""
+        if isinstance(hook, dict) and class_of(hook, HOOKS) is CheckpointHook:
+            hook = dict(hook, type=SafeCheckpointHook)
+        super().register_hook(hook, priority)
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        super().call_hook(fn_name, **kwargs)
+        if fn_name in ('before_train', 'before_val', 'before_test'):
+            self.has_begun = True
+        elif fn_name == 'after_val_epoch':
+            self.metrics = dict(kwargs.get('metrics') or {})
+
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
-        if isinstance(optim_wrapper, dict) and optim_wrapper.get('type') in WITH_LOSS_SCALE:
+        if isinstance(optim_wrapper, dict) and class_of(optim_wrapper, OPTIM_WRAPPERS) is AmpOptimWrapper:
             optim_wrapper = dict(optim_wrapper, type=LossScaleOptimWrapper)
         return super().build_optim_wrapper(optim_wrapper)
 
@@ -121,7 +153,15 @@ class SHViTRunner(Runner):
     def build_dataloader(
         dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
-        """Build a loader as mmengine does; its workers end with this process, however it ends, and not before."""
+        """Build a loader as mmengine does; its workers end with this process, however it ends, and not before.
+
+        Without workers, settings that are theirs alone are left out: torch refuses them then.
+        """
+        if isinstance(dataloader, dict) and not dataloader.get('num_workers'):
+            idle = [name for name in OF_WORKERS if dataloader.get(name)]
+            if idle:
+                print_log(f'{" and ".join(idle)} of a loader left out, since its num_workers is 0', 'current')
+            dataloader = {name: value for name, value in dataloader.items() if name not in idle}
         loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
         guard(loader)
         return loader
@@ -136,24 +176,15 @@ class SHViTRunner(Runner):
                 f'{loader.batch_size}: lower train_dataloader.batch_size'
             )
         self._train_dataloader = reproducible(loader, self.seed)
-        if isinstance(loop, dict) and (loop.get('type') in EPOCH_LOOPS or loop.get('by_epoch')):
-            options = {name: value for name, value in loop.items() if name not in ('type', 'by_epoch', '_scope_')}
-            loop = ResumableEpochLoop(self, self._train_dataloader, **options)
+        if isinstance(loop, dict):
+            if ('type' in loop) == ('by_epoch' in loop):
+                raise UsageError('train_cfg says by type or by by_epoch which loop it is for: give one of them')
+            if loop.get('by_epoch') or ('type' in loop and class_of(loop, LOOPS) is EpochBasedTrainLoop):
+                options = {name: value for name, value in loop.items() if name not in ('type', 'by_epoch', '_scope_')}
+                loop = ResumableEpochLoop(self, self._train_dataloader, **options)
         built = super().build_train_loop(loop)
         self._train_dataloader = named  # where mmengine looks up the batch size
-        self._log_ten_times(len(built.dataloader) if isinstance(built, EpochBasedTrainLoop) else built.max_iters)
         return built
-
-    def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        built = super().build_test_loop(loop)
-        self._log_ten_times(len(built.dataloader))
-        return built
-
-    def _log_ten_times(self, num_batches: int) -> None:
-        """Shorten the interval of the log so that a short epoch shows its progress too."""
-        for hook in self.hooks:
-            if isinstance(hook, LoggerHook):
-                hook.interval = max(1, min(hook.interval, num_batches // 10))
 
     def load_checkpoint(
         self, filename: str, map_location: Any = 'cpu', strict: bool = False, revise_keys: Any = ()
@@ -206,18 +237,27 @@ class SHViTRunner(Runner):
                     f'now an epoch has {count}: resume with the same data, batch size and number of processes, or '
                     f'from the checkpoint before it'
                 )
-            evaluated = first or self.epoch == 0 or was_evaluated(Path(self.work_dir), self.epoch)
+            evaluated = first or self.epoch == 0 or was_evaluated(Path(self.work_dir), self.epoch, self.iter)
             loop.resume_at(first, owes_evaluation=not evaluated)
 
     def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Save under another name first: a file with the final name is always whole."""
-        path = Path(out_dir) / filename
+        """Save under another name first: a file with the final name is always whole.
+
+        Remote storage, of a ``CheckpointHook`` with ``out_dir``, takes files as a whole by itself.
+        """
+        if is_local(str(out_dir), kwargs.get('backend_args')) and not any(args):
+            self._save_whole(Path(out_dir) / filename, **kwargs)
+        else:
+            super().save_checkpoint(out_dir, filename, *args, **kwargs)
+        if kwargs.get('save_optimizer', True) and kwargs.get('meta'):
+            self.saved_iter = kwargs['meta'].get('iter', -1)
+
+    def _save_whole(self, path: Path, **kwargs: Any) -> None:
+        part = part_of(path)
         try:
-            super().save_checkpoint(out_dir, part_of(path).name, *args, **kwargs)
+            super().save_checkpoint(str(part.parent), part.name, **kwargs)
             if is_main_process():
                 settle(path)
         finally:
             if is_main_process():
-                part_of(path).unlink(missing_ok=True)
-        if kwargs.get('save_optimizer', True) and kwargs.get('meta'):
-            self.saved_iter = kwargs['meta'].get('iter', -1)
+                part.unlink(missing_ok=True)

@@ -4,13 +4,13 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 
-from mmengine.config import Config, ConfigDict
-from mmengine.evaluator import BaseMetric
+from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
 
 from ..errors import UsageError
-from .config import datasets_of
+from .config import datasets_of, evaluators_of, type_of
+from .dumping import WholeDump
 
 
 class Task(ABC):
@@ -40,7 +40,7 @@ class Task(ABC):
         """Set the metrics of the test evaluator, all of them among ``self.metrics``."""
 
     @abstractmethod
-    def dump(self, path: str) -> BaseMetric:
+    def dump(self, path: str) -> WholeDump:
         """Return the evaluator that writes all predictions into a ``.pkl`` file."""
 
     @abstractmethod
@@ -61,7 +61,7 @@ class Task(ABC):
         model = copy.deepcopy(config.model)
         if 'data_preprocessor' in config:
             model.setdefault('data_preprocessor', config.data_preprocessor)  # as the runner does
-        with DefaultScope.overwrite_default_scope(self.scope):
+        with DefaultScope.overwrite_default_scope(config.get('default_scope', self.scope)):
             try:
                 built = MODELS.build(model)
             except (TypeError, KeyError, RuntimeError, AttributeError) as error:
@@ -109,19 +109,13 @@ def named_classes(dataset: MutableMapping, kind: type) -> tuple[str, ...] | None
     return (classes,) if isinstance(classes, str) else tuple(classes)
 
 
-def evaluators_of(config: Config, kind: str) -> list[ConfigDict]:
-    """Return the evaluators of the test split that are of the class ``kind``."""
-    evaluators = config.test_evaluator if isinstance(config.test_evaluator, list) else [config.test_evaluator]
-    return [evaluator for evaluator in evaluators if str(evaluator['type']).rsplit('.', 1)[-1] == kind]
-
-
-def coco_evaluators(config: Config, option: str) -> list[ConfigDict]:
+def coco_evaluators(config: Config, option: str) -> list[MutableMapping]:
     """Return the COCO evaluators of the test split; ``option`` is what needs them.
 
     Raises:
         UsageError: If there is none.
     """
-    found = evaluators_of(config, 'CocoMetric')
+    found = [evaluator for _, evaluator in evaluators_of(config, 'test') if type_of(evaluator) == 'CocoMetric']
     if not found:
         raise UsageError(f'{option} needs a CocoMetric in test_evaluator, and this config has none')
     return found
@@ -133,7 +127,7 @@ def draw_by_hook(config: Config, **settings: object) -> None:
     Raises:
         UsageError: If the config has none.
     """
-    hook = config.get('default_hooks', {}).get('visualization')
+    hook = (config.get('default_hooks') or {}).get('visualization')
     if hook is None:
         raise UsageError('--show-dir needs default_hooks.visualization in the config, and this one has none')
     hook.update(settings)

@@ -67,6 +67,11 @@ class Requests:
             raise Terminated(number)
 
 
+def is_ours_to_receive(handler: Any) -> bool:
+    """Return whether nobody but us handles a signal, from what :func:`signal.getsignal` returned."""
+    return handler == signal.SIG_DFL or isinstance(getattr(handler, '__self__', None), Requests)
+
+
 _active: list[Requests] = []
 
 
@@ -81,11 +86,10 @@ def listening() -> Iterator[Requests]:
         Terminated: Where the process is when the signal comes, if there is nothing to save.
     """
     requests = Requests()
-    unused = [signal.SIG_DFL, *(outer.receive for outer in _active)]
     before = {
         number: signal.signal(number, requests.receive)
         for number in REQUESTS
-        if number == signal.SIGTERM or signal.getsignal(number) in unused
+        if number == signal.SIGTERM or is_ours_to_receive(signal.getsignal(number))
     }
     _active.append(requests)
     try:

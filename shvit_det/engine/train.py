@@ -1,7 +1,5 @@
 """The training run behind ``tools/train.py``."""
 
-import errno
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,14 +13,16 @@ from ..checkpoint import check_checkpoint, find_checkpoint
 from ..errors import RunError, UsageError
 from . import config as changes
 from .fast import enable_amp, enable_fast
-from .report import last_metrics, plot_curves
-from .resuming import check_resumable, last_checkpoint, newest_whole
+from .options import pasteable
+from .report import plot_curves
+from .resuming import Place, check_resumable, checkpoints_of, last_checkpoint, newest_whole, place_of, written_last
 from .runner import SHViTRunner
+from .starting import NO_ROOM, launch, runner_of
 from .tasks import task_of
 from .termination import Terminated, listening
 
 AUTO = 'auto'
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+NONE_SAVED = 'none was written, as default_hooks.checkpoint of the config has it'
 
 
 def train(
@@ -37,8 +37,10 @@ def train(
     seed: int | None = None,
     launcher: str = 'none',
     cfg_options: Mapping[str, Any] | None = None,
-) -> Path:
+) -> Path | str | None:
     """Train the model of a config, a detector or a classifier, and return the path of the last checkpoint.
+
+    It is an address where checkpoints go to remote storage, and None where the config lets none be written.
 
     Args:
         config_path: The config file.
@@ -57,6 +59,10 @@ def train(
         UsageError: If the run cannot start; nothing has been written then.
     """
     config = changes.load_config(config_path, cfg_options)
+    if 'train' not in changes.splits_of(config):
+        raise UsageError(
+            f'{config_path} has no train_dataloader, train_cfg and optim_wrapper: there is nothing to train'
+        )
     if data_root is not None:
         changes.set_data_root(config, data_root)
     if not pretrained:
@@ -66,84 +72,91 @@ def train(
     if auto_scale_lr:
         changes.enable_auto_scale_lr(config)
     if seed is not None:
-        config.randomness = dict(seed=seed)
-    config.launcher = launcher
+        config.randomness = dict(config.get('randomness') or {}, seed=seed)
+    choices += launch(config, launcher)
     config.work_dir = str(work_dir or config.get('work_dir') or Path('work_dirs') / changes.name_of(config_path))
-    check_before_training(config, resume)
+    place = place_of(config)
+    choices += check_before_training(config, place, resume)
 
-    folder = Path(config.work_dir).resolve()
-    check_writable(folder)
-    curves = None
+    runner = curves = None
     with listening() as requests:
         try:
-            runner = SHViTRunner.from_cfg(config)
-            for choice in choices:
-                print_log(choice, 'current')
-            runner.train()
+            with runner_of(config, place.folder) as runner:
+                for choice in choices:
+                    print_log(choice, 'current')
+                runner.train()
             if requests.received:
                 raise Terminated(requests.received)  # it came during the last evaluation or after it: all is saved
         except (KeyboardInterrupt, Terminated) as error:
             what = 'Interrupted' if isinstance(error, KeyboardInterrupt) else 'Terminated'
-            print_log(f'{what}; {way_on(folder)}', 'current')
+            print_log(f'{what}; {way_on(place)}', 'current')
             raise
         except RunError as error:
-            raise RunError(f'{error}; {way_on(folder)}') from error
+            raise RunError(f'{error}; {way_on(place)}') from error
         except OSError as error:
-            if error.errno not in NO_ROOM and not Path(str(error.filename)).is_relative_to(folder):
+            folders = {place.work_dir, place.folder or place.work_dir}
+            if error.errno not in NO_ROOM and not any(Path(str(error.filename)).is_relative_to(f) for f in folders):
                 raise
-            raise UsageError(f'cannot write into {folder} any more ({error.strerror}); {way_on(folder)}') from error
+            where = ' or '.join(sorted(map(str, folders)))
+            raise UsageError(f'cannot write into {where} any more ({error.strerror}); {way_on(place)}') from error
         finally:
-            if is_main_process():
+            if is_main_process() and runner is not None:
                 with suppress(OSError):  # a full disk has been told of already
-                    curves = plot_curves(folder)
+                    curves = plot_curves(place.work_dir)
 
-    last = last_checkpoint(folder)
-    assert last is not None
+    last = saved_by(runner, place)
     if is_main_process():
-        print_log('Validation\n' + task_of(config).table(last_metrics(folder)), 'current')
-        print_log(f'Checkpoint: {last}\nCurves: {curves}', 'current')
+        print_log('Validation\n' + task_of(config).table(runner.metrics), 'current')
+        print_log(f'Checkpoint: {last or NONE_SAVED}', 'current')
+        if curves is not None:
+            print_log(f'Curves: {curves}', 'current')
     return last
 
 
-def way_on(work_dir: Path) -> str:
+def saved_by(runner: SHViTRunner, place: Place) -> Path | str | None:
+    """Return the last checkpoint of a run that has ended, its address on remote storage, or None if it saved none."""
+    written = runner.message_hub.runtime_info.get('last_ckpt')  # also that of the run which this one goes on with
+    if written is None:
+        return None
+    return last_checkpoint(place.work_dir, place.folder) or (Path(written) if Path(written).is_file() else written)
+
+
+def way_on(place: Place) -> str:
     """Return the end of a sentence about a run that ended early."""
-    last = last_checkpoint(work_dir)
+    last = last_checkpoint(place.work_dir, place.folder) or written_last(place.work_dir)
     return f'the last checkpoint is {last}: go on with --resume' if last else 'no checkpoint was written yet'
 
 
-def check_writable(work_dir: Path) -> None:
-    """Make the work dir and write something into it.
-
-    Raises:
-        UsageError: If that does not go.
-    """
-    try:
-        work_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=work_dir) as file:
-            file.write(b'a checkpoint will be larger')
-            file.flush()
-    except OSError as error:
-        raise UsageError(
-            f'cannot write into the work dir {work_dir} ({error.strerror}): name another one with --work-dir'
-        ) from error
-
-
-def check_before_training(config: Config, resume: str | None) -> None:
+def check_before_training(config: Config, place: Place, resume: str | None) -> list[str]:
     """Find the mistakes that can be found before the start, and settle where the weights come from.
+
+    Returns lines for the log.
 
     Raises:
         UsageError: With the first mistake found.
     """
+    splits = [split for split in changes.splits_of(config) if split != 'test']
     task = task_of(config)
+    config.setdefault('default_scope', task.scope)
     model = task.build(config)
-    splits = ('train', 'val') if config.get('val_dataloader') else ('train',)
     task.check_model(config, model, splits)
+    lines = []
+    if not resume and config.get('resume'):
+        resume = config.get('load_from') or AUTO
+        if resume == AUTO and not written_last(place.work_dir) and not any(checkpoints_of(place)):
+            lines.append(f'resume=True: {place.work_dir} holds no checkpoint yet, so that this run starts anew')
+            resume, config.resume = None, False
     if resume:
         if resume == AUTO:
-            path, content = newest_whole(Path(config.work_dir), model)
+            path, content = newest_whole(place, model)
         else:
-            path, content = Path(resume), check_checkpoint(model, resume)
+            path, content = find_checkpoint(resume), check_checkpoint(model, resume)
             check_resumable(content, path)
+        lines += [
+            f'{path} holds no state of {name}: it starts anew'
+            for key, name in (('optimizer', 'optim_wrapper'), ('param_schedulers', 'param_scheduler'))
+            if key not in content and config.get(name)
+        ]
         config.load_from, config.resume = str(path.resolve()), True
         take_seed(config, content['meta'].get('seed'), path)
     elif config.get('load_from'):
@@ -156,6 +169,7 @@ def check_before_training(config: Config, resume: str | None) -> None:
     if config.get('load_from'):
         changes.remove_pretrained(config)  # all of the backbone is in the checkpoint, nothing else need be fetched
     task.check_data(config, model, splits)
+    return lines
 
 
 def take_seed(config: Config, seed: int | None, path: Path) -> None:
@@ -168,6 +182,6 @@ def take_seed(config: Config, seed: int | None, path: Path) -> None:
     if seed is not None and given not in (None, seed):
         raise UsageError(
             f'{path} is from a run with seed {seed}, but the seed given is {given}: leave it out, '
-            f'or start a new run from the weights with --cfg-options load_from={path}'
+            f'or start a new run from the weights with {pasteable(dict(load_from=str(path)))}'
         )
     config.randomness = dict(config.get('randomness') or {}, seed=seed)

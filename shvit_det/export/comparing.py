@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,7 @@ def compare(
     cfg_options: Mapping[str, Any] | None = None,
     command: str = '',
     progress: Callable[[str], None] = lambda _: None,
+    save: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Run a detector in PyTorch, plain and deployed, and exported files on the test images of a config.
 
@@ -136,6 +137,7 @@ def compare(
         cfg_options: Changes of single values, those that the files were exported with.
         command: What the record names as the command that made it.
         progress: Is told now and then how far it is.
+        save: Gets the record as soon as there is one: also, of the images so far, when an error ends the comparison.
 
     Returns:
         A record, ready for JSON.
@@ -166,19 +168,39 @@ def compare(
     with DefaultScope.overwrite_default_scope('mmdet'), torch.no_grad():
         loader = _loader(config, limit)
         forms = [Form(name, step, _evaluator(config, loader)) for name, step in steps.items()]
-        sizes = _run(forms, loader, progress)
-        scores = {form.name: form.evaluator.evaluate(len(loader.dataset)) for form in forms}
+        shapes: list[tuple[int, ...]] = []
+        try:
+            _run(forms, loader, progress, shapes)
+        finally:
+            if shapes:
+                scores = {form.name: form.evaluator.evaluate(len(shapes)) for form in forms}
+                record = _record(forms, scores, shapes, config_path, checkpoint, threads, cfg_options, command)
+                save(record)
+    return record
+
+
+def _record(
+    forms: Sequence[Form],
+    scores: Mapping[str, Mapping[str, float]],
+    shapes: Sequence[tuple[int, ...]],
+    config_path: str,
+    checkpoint: str,
+    threads: int,
+    cfg_options: Mapping[str, Any] | None,
+    command: str,
+) -> dict[str, Any]:
+    by_area = sorted(shapes, key=np.prod)
     return dict(
         format=FORMAT,
         command=command,
-        date=datetime.now(UTC).date().isoformat(),
+        date=datetime.now(timezone.utc).date().isoformat(),
         environment=describe_environment(torch.device('cpu')),
         settings=dict(
             device='cpu',
             threads=threads,
             batch=1,
             shape=None,
-            images=f'{len(loader.dataset)} images, {_times(sizes[0])} to {_times(sizes[1])}',
+            images=f'{len(shapes)} images, {_times(by_area[0])} to {_times(by_area[-1])}',
             dtype='float32',
             channels_last=False,
             compile=None,
@@ -208,26 +230,29 @@ def _evaluator(config: Config, loader: Any) -> Evaluator:
     return evaluator
 
 
-def _run(forms: Sequence[Form], loader: Any, progress: Callable[[str], None]) -> list[list[int]]:
-    """Run all forms on all images; return the smallest and the largest size of an image as the detector gets it."""
-    shapes = []
+def _run(forms: Sequence[Form], loader: Any, progress: Callable[[str], None], shapes: list[tuple[int, ...]]) -> None:
+    """Run all forms on all images; add the size of each, as the detector gets it, when all forms have run on it.
+
+    Each form runs on the first image once before, since a first run also makes what all later ones use.
+    """
     for number, batch in enumerate(loader):
-        expected = None
+        if number == 0:
+            for form in forms:
+                form.test_step(fresh(batch))
+        samples, seconds = [], []
         for form in forms:
             own = fresh(batch)
             start = time.perf_counter()
-            (sample,) = form.test_step(own)
-            form.seconds.append(time.perf_counter() - start)
-            found = sample.pred_instances
-            expected = found if expected is None else expected
-            form.agreement.add(expected, found)
+            samples += form.test_step(own)
+            seconds.append(time.perf_counter() - start)
+        for form, sample, duration in zip(forms, samples, seconds, strict=True):
+            form.seconds.append(duration)
+            form.agreement.add(samples[0].pred_instances, sample.pred_instances)
             form.evaluator.process(data_samples=[sample], data_batch=batch)
         shapes.append(tuple(batch['inputs'][0].shape[-2:]))
         progress(f'{number + 1} of {len(loader)} images')
     if not shapes:
         raise UsageError('the test data set of this config has no images')
-    by_area = sorted(shapes, key=np.prod)
-    return [list(by_area[0]), list(by_area[-1])]
 
 
 def _result(form: Form, scores: Mapping[str, float], compared: bool) -> dict[str, Any]:
@@ -235,5 +260,5 @@ def _result(form: Form, scores: Mapping[str, float], compared: bool) -> dict[str
         name=form.name,
         agreement=asdict(form.agreement) if compared else None,
         scores={name: value for name, value in scores.items() if name.startswith('coco/')},
-        median_ms=statistics.median(form.seconds[len(form.seconds) > 1 :]) * 1e3,  # the first one warms up
+        median_ms=statistics.median(form.seconds) * 1e3,
     )

@@ -1,6 +1,7 @@
 """Networks as Core ML packages, made on any system; only Apple's run them."""
 
 import logging
+import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from importlib import import_module
@@ -96,12 +97,34 @@ def write_package(part: Part, path: Path) -> Check:
                 **how,
             )
             _describe(model, part)
-            model.save(str(path))
-            package = Package(path)
+        with tempfile.TemporaryDirectory(prefix=f'.{path.name}-', dir=path.parent) as folder:
+            made = Path(folder, 'new', path.name)
+            made.parent.mkdir()
+            with quiet():
+                model.save(str(made))
+                package = Package(made)
+            check = _checked(package, part)
+            replace_folder(path, made, aside=Path(folder, path.name))
+    except OSError as error:
+        raise UsageError(f'cannot write {path}: {error.strerror or error}') from error
     except (NotImplementedError, ValueError, RuntimeError) as error:
+        if isinstance(error, UsageError):
+            raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UsageError(f'the {part.name} cannot be converted to Core ML: {lines[0]}') from error
-    return _checked(package, part)
+    return check
+
+
+def replace_folder(path: Path, new: Path, aside: Path) -> None:
+    """Give a folder its name; one that has it is put aside, since folders are not replaced in one step."""
+    try:
+        if path.exists():
+            path.rename(aside)
+        new.rename(path)
+    except BaseException:
+        if aside.exists():
+            aside.rename(path)
+        raise
 
 
 def _describe(model: Any, part: Part) -> None:

@@ -1,5 +1,6 @@
 """The export behind ``tools/export.py``: from a config and a checkpoint to a file."""
 
+import shutil
 import tempfile
 from collections.abc import Mapping
 from importlib import import_module
@@ -12,6 +13,7 @@ from mmengine.logging import print_log
 from torch import nn
 
 from ..deployment import check_deployable, deploy
+from ..engine.atomic import saving
 from ..engine.config import load_config, remove_pretrained
 from ..engine.detection import Detection
 from ..engine.task import named_classes
@@ -83,7 +85,8 @@ def export(
     )
     model = finish(onnx_content(graph), {KEY: metadata.dump()})
     if to == 'onnx':
-        import_module('onnx').save(model, path)
+        with saving(path) as part:
+            part.write_bytes(model.SerializeToString())
     else:
         write_openvino(model, metadata, path)
     weights = path if to == 'onnx' else path.with_suffix('.bin')
@@ -148,8 +151,11 @@ def write_openvino(model: Any, metadata: Metadata, path: Path) -> None:
     """Write an ONNX model as OpenVINO's two files, with its weights in full precision."""
     openvino = import_module('openvino')
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, 'model.onnx')
+        source, made = Path(folder, 'model.onnx'), Path(folder, 'model.xml')
         import_module('onnx').save(model, source)
         converted = openvino.convert_model(source)
         converted.set_rt_info(metadata.dump(), KEY)
-        openvino.save_model(converted, path, compress_to_fp16=False)
+        openvino.save_model(converted, made, compress_to_fp16=False)
+        with saving(path) as structure, saving(path.with_suffix('.bin')) as weights:  # neither before both are there
+            shutil.copyfile(made.with_suffix('.bin'), weights)
+            shutil.copyfile(made, structure)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..engine.atomic import saving
 from ..errors import UsageError
 from .coreml import require_coremltools, write_package
 from .executorch import Runner, lower, require_executorch
@@ -96,5 +97,6 @@ def write_program(part: Part, path: Path) -> str:
             f'the program computes something else than PyTorch: its outputs differ by {worst:.2g} of their largest '
             f'magnitude, and {TOLERANCE:g} is allowed'
         )
-    path.write_bytes(program.content)
+    with saving(path) as part_file:
+        part_file.write_bytes(program.content)
     return f'{program.summary()}; run here, the outputs differ from PyTorch by {worst:.1e} of their largest magnitude'

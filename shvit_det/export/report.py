@@ -1,10 +1,10 @@
 """Comparisons of exported files with PyTorch, as files and as tables."""
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from ..engine.atomic import save_json
+from ..engine.options import format_value
 from ..timing.record import rounded
 from ..timing.wording import conditions, origin
 
@@ -13,7 +13,7 @@ FORMAT = 'export comparison 1'
 
 def write_comparison(record: Mapping[str, Any], path: str) -> None:
     """Write a record as JSON."""
-    Path(path).write_text(json.dumps(rounded(record), indent=1) + '\n', encoding='utf-8')
+    save_json(path, rounded(record), indent=1)
 
 
 def comparison_table(record: Mapping[str, Any]) -> str:
@@ -59,6 +59,6 @@ def _percent(share: float) -> str:
 def comparison_block(record: Any) -> str:
     """Return what a page says of a record: its command, where it was made, its table."""
     settings = record['settings']
-    options = ''.join(f', {key}={value}' for key, value in settings['options'].items())
+    options = ''.join(f', {key}={format_value(value)}' for key, value in settings['options'].items())
     made = f'{settings["config"]}, {settings["weights"]}{options}; {conditions(record)}; {origin(record)}.'
     return f'```sh\n{record["command"]}\n```\n\n{made}\n\n{comparison_table(record)}'

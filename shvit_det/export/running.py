@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import nn
 
+from ..engine.config import type_of
 from ..engine.detection import Detection
 from ..engine.task import named_classes
 from ..errors import UsageError
@@ -132,6 +133,6 @@ def open_exported(path: str, config: Config) -> ExportedModel:
         classes = named_classes(dataset, kind)
         if classes is not None and classes != metadata.classes:
             raise UsageError(f'{path} has other classes than the {split} data set: it was made of {metadata.config}')
-    if metadata.detector != config.model.type:
-        raise UsageError(f'{path} is a {metadata.detector}, but the config has a {config.model.type}')
+    if metadata.detector != type_of(config.model):
+        raise UsageError(f'{path} is a {metadata.detector}, but the config has a {type_of(config.model)}')
     return ExportedModel(detector)

@@ -25,6 +25,9 @@ from ..errors import UsageError
 Color = tuple[int, int, int]  # red, green, blue
 GOLDEN_RATIO = 0.618034
 SCOPES = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'shvit_det')
+# Arguments whose text is evaluated as Python: of torchvision's transforms by mmpretrain, of a tracker by mmdet.
+EVALUATED = ('dtype', 'warp_mode')
+DATA = ('metainfo',)  # of a dataset: nothing is built from what is in it
 
 
 @dataclass(frozen=True)
@@ -85,40 +88,46 @@ def config_within(content: Any, weights: str | Path, options: Mapping[str, Any] 
     stored = stored_config(content)
     if stored is None:
         raise UsageError(f'{weights} does not carry its config: name it with --config CONFIG')
-    config = Config(stored)
     try:
+        config = Config(stored)
         for key in options or {}:
             warn_if_new(config, key)
         config.merge_from_dict(dict(options or {}))
     except (KeyError, TypeError, AssertionError) as error:
-        raise UsageError(f'--cfg-options do not fit the config in {weights}: {error}') from error
+        raise UsageError(f'the config in {weights}, or --cfg-options for it, cannot be used: {error}') from error
     return config
 
 
 def check_types(config: Config, weights: str | Path) -> None:
     """Refuse a config from a checkpoint that names anything but parts of the installed projects.
 
-    mmengine takes any dotted name as a ``type`` and mmcv evaluates that of an NMS, so that text from a file could run
-    code; a config that the user names may.
+    mmengine imports a ``type`` or ``_scope_`` by its name, mmcv evaluates the type of an NMS, and a few arguments are
+    evaluated too, so that text from a file could run code; a config that the user names may. All other text is data,
+    whatever it looks like: names of classes, folders, files.
 
     Raises:
         UsageError: Naming the first such part.
     """
     from mmcv import ops
 
-    known = {name for tree in (registry.MODELS, registry.TASK_UTILS, registry.TRANSFORMS, registry.DATASETS)
-             for name in registered_in(tree)} | set(vars(ops))  # fmt: skip
+    trees = (registry.MODELS, registry.WEIGHT_INITIALIZERS, registry.TASK_UTILS, registry.TRANSFORMS, registry.DATASETS)
+    known = {name for tree in trees for name in registered_in(tree)} | set(vars(ops))
     used = [config.model, config.get('data_preprocessor'), config.get('test_dataloader', {}).get('dataset')]
     for part in used:
         for name, value in strings_in(part):
             scope, _, last = value.rpartition('.')
-            if name == 'type' and (last not in known or scope.split('.')[0] not in ('', *SCOPES)):
+            is_part = last in known and (not scope or (is_dotted_name(scope) and scope.split('.')[0] in SCOPES))
+            if (name == 'type' and not is_part) or (name == '_scope_' and value not in SCOPES):
                 raise UsageError(
                     f'the config in {weights} names the type {value!r}, which no installed project registers: import '
                     f'the module that has it, or name the config with --config CONFIG'
                 )
-            if '(' in value or '__' in value:
+            if name in EVALUATED and not is_dotted_name(value):
                 raise UsageError(f'the config in {weights} holds code, {value!r}: name the config with --config CONFIG')
+
+
+def is_dotted_name(text: str) -> bool:
+    return all(part.isidentifier() for part in text.split('.'))
 
 
 def registered_in(tree: Registry) -> Iterator[str]:
@@ -128,12 +137,13 @@ def registered_in(tree: Registry) -> Iterator[str]:
 
 
 def strings_in(node: Any, name: str = '') -> Iterator[tuple[str, str]]:
-    """Yield all strings in nested dicts and lists, each with the key that it stands under."""
+    """Yield the strings in nested dicts and lists, each with the key that it stands under; not those under ``DATA``."""
     if isinstance(node, str):
         yield name, node
     elif isinstance(node, Mapping):
         for key, value in node.items():
-            yield from strings_in(value, str(key))
+            if key not in DATA:
+                yield from strings_in(value, str(key))
     elif isinstance(node, list | tuple):
         for value in node:
             yield from strings_in(value, name)

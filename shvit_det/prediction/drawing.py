@@ -95,7 +95,7 @@ def draw(
     taken = np.zeros((0, 4), int)
     for index in order[::-1]:
         label = int(labels[index])
-        name = names[label] if label < len(names) else f'class {label}'
+        name = printable(names[label]) if label < len(names) else f'class {label}'
         shown = [f'{name} {scores[index]:.2f}', f'{scores[index]:.2f}']
         place = place_of_label(shown, rectangles[index], rectangles, taken, (height, width), style)
         if place is not None:
@@ -103,6 +103,11 @@ def draw(
             write(canvas, text, rectangle, paints[index], style)
             taken = np.concatenate([taken, [rectangle]])
     return canvas
+
+
+def printable(name: str) -> str:
+    """Return a name with a mark in place of what is no letter: line ends, and signs that text is laid out by."""
+    return ''.join(char if char.isprintable() else '\N{REPLACEMENT CHARACTER}' for char in name)
 
 
 def corners(box: NDArray[Any], height: int, width: int) -> Rectangle:

@@ -1,11 +1,14 @@
 """From what the user names, files, folders, patterns and URLs, to single pictures and videos."""
 
+import os
+import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from glob import glob, has_magic
+from glob import escape, glob, has_magic
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlparse
+from urllib.parse import unquote
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -14,7 +17,7 @@ from ..errors import UsageError
 PICTURES = tuple(IMG_EXTENSIONS)
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
 JPEGS = ('.jpg', '.jpeg', '')  # of what is drawn into these a JPEG is written, of all others a PNG
-LONGEST_NAME = 100  # characters of a URL's last part that go into a file name
+LONGEST_NAME = 100  # bytes of a name that go into that of what is written; file systems take 255
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,15 @@ class Input:
 
     @property
     def is_url(self) -> bool:
-        return urlparse(self.source).scheme in ('http', 'https')
+        return self.source.lower().startswith(('http://', 'https://'))
 
     @property
     def path(self) -> PurePosixPath | Path:
         """The path, or that within a URL."""
-        return PurePosixPath(unquote(urlparse(self.source).path)) if self.is_url else Path(self.source)
+        if not self.is_url:
+            return Path(self.source)
+        place = re.split(r'[?#]', self.source)[0].split('://', 1)[1]  # urlparse refuses some URLs
+        return PurePosixPath('/' + unquote(place.partition('/')[2]))
 
     @property
     def is_video(self) -> bool:
@@ -65,7 +71,8 @@ def expand(name: str) -> list[str]:
     if path.is_dir():
         files = media(list(path.iterdir()))
         if not files:
-            within = ': for those in folders within name a pattern, ' + repr(f'{path}/**/*')
+            pattern = shlex.quote(f'{escape(str(path))}/**/*')
+            within = f': for those in folders within name a pattern, {pattern}'
             raise UsageError(f'{name} has no picture or video{within if any(map(Path.is_dir, path.iterdir())) else ""}')
         return files
     if path.exists():
@@ -94,7 +101,7 @@ def output_names(inputs: Sequence[Input]) -> list[str]:
     plain = [output_name(item) for item in inputs]
     count = Counter(name.lower() for name in plain)
     wanted = [
-        f'{item.path.parent.name}-{name}' if count[name.lower()] > 1 and item.path.parent.name else name
+        f'{shortened(item.path.parent.name)}-{name}' if count[name.lower()] > 1 and item.path.parent.name else name
         for item, name in zip(inputs, plain, strict=True)
     ]
     taken: set[str] = set()
@@ -109,8 +116,13 @@ def output_names(inputs: Sequence[Input]) -> list[str]:
     return names
 
 
+def shortened(name: str) -> str:
+    """Return the end of a name, as much of it as goes into a file name."""
+    return os.fsencode(name)[-LONGEST_NAME:].decode(errors='ignore')
+
+
 def output_name(item: Input) -> str:
-    stem = item.path.stem[-LONGEST_NAME:] or 'picture'
+    stem = shortened(item.path.stem) or 'picture'
     if item.is_video:
         return f'{stem}.mp4'
     suffix = item.path.suffix.lower()

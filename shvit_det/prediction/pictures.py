@@ -1,10 +1,13 @@
 """Reading pictures as the config's test pipeline reads them."""
 
+import re
+import traceback
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from numpy.typing import NDArray
@@ -14,7 +17,10 @@ from ..errors import UsageError
 
 Picture = NDArray[np.uint8]  # (H, W, 3), blue, green, red
 ENDS = (b'\xff\xd9', b'IEND')  # of a JPEG and of a PNG
-READING_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, AssertionError, cv2.error)
+TELLING = (UsageError, OSError, AssertionError, cv2.error)  # errors whose sentence says enough
+NO_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory|out of memory|insufficient memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE
+)
 
 
 class Reader:
@@ -54,7 +60,7 @@ class Reader:
         try:
             if isinstance(image, np.ndarray):
                 if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-                    raise ValueError(f'an array has to be (H, W, 3) of uint8, not {image.shape} of {image.dtype}')
+                    raise UsageError(f'an array has to be (H, W, 3) of uint8, not {image.shape} of {image.dtype}')
                 steps, item = self.of_arrays, {'img': image, 'img_id': number}
             else:
                 check_whole(Path(image))
@@ -64,14 +70,32 @@ class Reader:
                 item = step(item)
                 if pixels is None and 'img' in item:
                     pixels = to_picture(item['img'])
-        except READING_ERRORS as error:
-            reason = str(error).strip().split('\n')[0]
-            raise UsageError(f'it cannot be read as a picture ({reason or type(error).__name__})') from error
-        assert pixels is not None  # PackDetInputs needs it
-        sample = item['data_samples']
-        if 'scale_factor' not in sample and sample.get('img_shape') == sample.get('ori_shape'):
-            sample.set_metainfo(dict(scale_factor=(1.0, 1.0)))  # heads ask for it; a pipeline without Resize sets none
+            sample = item['data_samples']
+            if 'scale_factor' not in sample and sample.get('img_shape') == sample.get('ori_shape'):
+                sample.set_metainfo(dict(scale_factor=(1.0, 1.0)))  # heads ask for it; without Resize nothing sets it
+            assert pixels is not None, 'no step of the test pipeline loads it'
+        except Exception as error:  # a pipeline may have steps of the user's own
+            raise UsageError(f'it cannot be read as a picture ({reason_of(error)})') from error
         return pixels, item
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a picture could not be read, predicted or drawn, in a few words; of a bug also where it is."""
+    if is_out_of_memory(error):
+        return 'out of memory'
+    text = str(error).strip().split('\n')[0]
+    if isinstance(error, TELLING) and text:
+        return text
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f'{type(error).__name__}: {text}, in line {place.lineno} of {Path(place.filename).name}'
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether there was too little memory: Python, torch and OpenCV say so in ways of their own."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or (
+        isinstance(error, RuntimeError | cv2.error) and bool(NO_MEMORY.search(str(error)))
+    )
 
 
 def to_picture(image: NDArray[Any]) -> Picture:

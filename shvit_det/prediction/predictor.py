@@ -1,5 +1,6 @@
 """A checkpoint as a function from pictures to what is in them."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +8,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 
 from ..errors import UsageError
 from .detector import load_detector
 from .drawing import draw
-from .pictures import Picture, Reader
+from .pictures import Picture, Reader, is_out_of_memory, reason_of
 
 Source = str | Path | Picture
 WAITING = 4  # batches' worth of pictures that may wait for others of their size
@@ -56,7 +58,8 @@ class Predictor:
         device: ``'cpu'``, ``'cuda'`` or ``'cuda:N'``; None takes a GPU if there is one.
         deploy: Whether to predict with the deployed form: the same results, faster.
         batch: How many pictures are predicted at once. Only those that the test pipeline makes equally large share a
-            batch, so that none is padded, which would change its result.
+            batch, so that none is padded, which would change its result. A batch that fails is tried again one picture
+            at a time, and for want of memory the next ones are half as large.
         cfg_options: Changes of single values of the config, dotted names.
 
     Raises:
@@ -127,7 +130,7 @@ class Predictor:
                 continue
             alike = waiting.setdefault(tuple(item['inputs'].shape), [])
             alike.append((key, picture, item))
-            if len(alike) == self.batch or sum(map(len, waiting.values())) > WAITING * self.batch:
+            if len(alike) >= self.batch or sum(map(len, waiting.values())) > WAITING * self.batch:
                 largest = max(waiting, key=lambda shape: len(waiting[shape]))
                 yield from self._predict(waiting.pop(largest))
         for alike in waiting.values():
@@ -136,23 +139,38 @@ class Predictor:
     def _predict(self, pending: list[tuple[Any, Picture, dict]]) -> Iterator[Prediction]:
         items = [item for _, _, item in pending]
         batch = {name: [item[name] for item in items] for name in items[0]}
+        reason = None
         try:
             with torch.no_grad(), DefaultScope.overwrite_default_scope('mmdet'):
                 results = self.detector.model.test_step(batch)
-        except torch.OutOfMemoryError as error:
-            raise UsageError(
-                f'{len(items)} pictures of {tuple(items[0]["inputs"].shape[1:])} pixels need more memory than '
-                f'{self.device} has: lower the batch, or use the CPU'
-            ) from error
-        except (UsageError, RuntimeError, KeyError) as error:
-            kind = '' if isinstance(error, UsageError) else f'{type(error).__name__}: '
-            reason = f'{kind}{error}'.strip().split('\n')[0]
-            yield from (
-                Prediction(key, picture, None, f'the model fails on it ({reason})') for key, picture, _ in pending
-            )
+            done = [
+                Prediction(key, picture, result.cpu())
+                for (key, picture, _), result in zip(pending, results, strict=True)
+            ]
+        except Exception as error:  # a model may be the user's own, and one picture is not to cost the others
+            reason, lacks_memory = reason_of(error), is_out_of_memory(error)
+        if reason is None:
+            yield from done
             return
-        for (key, picture, _), result in zip(pending, results, strict=True):
-            yield Prediction(key, picture, result.cpu())
+        # from here on the traceback is gone, and with it the memory that its frames held
+        if lacks_memory and self.device.type == 'cuda':
+            torch.cuda.empty_cache()
+        if len(pending) == 1:
+            if lacks_memory:
+                height, width = items[0]['inputs'].shape[1:]
+                reason = f'{width} x {height} pixels need more memory than {self.device} has'
+            key, picture, _ = pending[0]
+            yield Prediction(key, picture, None, f'the model fails on it ({reason})')
+            return
+        if lacks_memory:
+            self.batch = max(1, len(pending) // 2)
+            print_log(
+                f'{len(pending)} pictures at once need more memory than {self.device} has: going on with {self.batch}',
+                'current',
+                logging.WARNING,
+            )
+        for one in pending:
+            yield from self._predict([one])
 
     def draw(self, image: Source, result: Any, score: float = 0.3) -> Picture:
         """Return a picture with masks, boxes, names and scores of what was found in it.

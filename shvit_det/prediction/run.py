@@ -2,9 +2,10 @@
 
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -12,9 +13,10 @@ import cv2
 
 from ..checkpoint.fetch import HopelessDownloadError, download
 from ..checkpoint.reading import head_of, wrong_kind
-from ..errors import UsageError
+from ..engine.atomic import part_of
+from ..errors import RunError, UsageError
 from .inputs import Input, find_inputs, output_names
-from .pictures import Picture
+from .pictures import Picture, reason_of
 from .predictor import Prediction, Predictor
 from .progress import Progress
 from .results import ResultsFile
@@ -58,7 +60,8 @@ def predict(
     """Predict pictures and videos, draw what is found into ``OUT/pictures``, and write ``OUT/predictions.json``.
 
     Files of an earlier run with the same names are replaced; nothing else in the folder is touched. What cannot be read
-    or predicted is named and left out.
+    or predicted is named and left out. Whatever ends the run early, the results so far are in the file; where nothing
+    was predicted, one that is there stays.
 
     Args:
         named: Files, folders, patterns, URLs.
@@ -69,7 +72,8 @@ def predict(
         stream: Where progress and failures are shown; None for stderr.
 
     Raises:
-        UsageError: If the run cannot start, and nothing has been written then; or if results cannot be written.
+        UsageError: If the run cannot start, or the first result cannot be written; nothing has been written then.
+        RunError: If further results cannot be written.
     """
     if not 0 <= score <= 1:
         raise UsageError(f'--score is between 0 and 1, but got {score:g}')
@@ -78,15 +82,23 @@ def predict(
     targets = [folder / FOLDER / name for name in output_names(inputs)]
     check_targets(inputs, [*targets, folder / FILE])
     predictor = Predictor(weights, config, device, deploy, batch, cfg_options)
-    with writing():
+    try:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         file = ResultsFile(folder / FILE, predictor.classes, dict(weights=Path(weights).name, score=score))
-    with file, writing():
-        run = Run(predictor, file, score, inputs, targets, stream or sys.stderr)
-        run.pictures()
-        for index, item in enumerate(inputs):
-            if item.is_video:
-                run.video(index)
+    except OSError as error:
+        raise UsageError(f'cannot write {error.filename}: {error.strerror}') from error
+    run = Run(predictor, file, score, inputs, targets, stream or sys.stderr)
+    try:
+        with file:
+            run.everything()
+    except OSError as error:
+        sentence = f'cannot write {error.filename}: {error.strerror or error}'
+        if not file.entries:
+            raise UsageError(sentence) from error
+        raise RunError(f'{sentence}; {run.so_far()}') from error
+    except BaseException:
+        print(f'stopped: {run.so_far()}', file=run.stream, flush=True)
+        raise
     return Summary(folder, len(inputs), len(run.failed), run.file.num_annotations)
 
 
@@ -105,15 +117,6 @@ def check_targets(inputs: Sequence[Input], targets: Sequence[Path]) -> None:
         for folder in target.parents:
             if folder.exists() and not folder.is_dir():
                 raise UsageError(f'{folder} is a file and no folder: choose another --out')
-
-
-@contextmanager
-def writing() -> Iterator[None]:
-    """Turn the failures of files into a sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(f'cannot write {error.filename or "the results"}: {error.strerror or error}') from error
 
 
 class Run:
@@ -140,54 +143,89 @@ class Run:
         self.predictor, self.file, self.score = predictor, file, score
         self.inputs, self.targets, self.stream = inputs, targets, stream
         self.failed: list[int] = []
+        self.done = 0
         self.frames = 0
+
+    def everything(self) -> None:
+        """Predict the pictures, then the videos."""
+        self.pictures()
+        for index, item in enumerate(self.inputs):
+            if item.is_video:
+                self.video(index)
+
+    def so_far(self) -> str:
+        """Return what was done, and where the results are, as the end of a sentence about what ended the run."""
+        if not self.file.entries:
+            return f'nothing was predicted, and {self.file.path} is as it was'
+        where = self.file.path if self.file.is_saved else self.file.annotations.path
+        return (
+            f'{self.done} of {len(self.inputs)} predicted, {len(self.file.entries)} entries of results are in {where}'
+        )
 
     def pictures(self) -> None:
         """Predict all pictures; several of one size share a batch."""
         indices = [index for index, item in enumerate(self.inputs) if not item.is_video]
         progress = Progress(len(indices), 'pictures', self.stream)
         for done in self.predictor.stream(self._files(indices, progress)):
-            if done.error is not None:
-                self._fail(done.key, done.error, progress)
+            target = self.targets[done.key]
+            image = dict(id=done.key + 1, file_name=self.inputs[done.key].source)
+            reason = self._keep(done, image, target, partial(save_picture, target))
+            if reason is not None:
+                self._fail(done.key, reason, progress)
             else:
-                image = dict(id=done.key + 1, file_name=self.inputs[done.key].source)
-                save_picture(self.targets[done.key], self._record(done, image, self.targets[done.key]))
+                self.done += 1
                 progress.advance()
         progress.clear()
 
     def video(self, index: int) -> None:
-        """Predict a video frame by frame, and write one."""
+        """Predict a video frame by frame, and write one; frames that fail are left out."""
         item, target = self.inputs[index], self.targets[index]
         progress = Progress(None, f'frames of {item.path.name}', self.stream)
-        writer, whole = None, False
+        reasons = []
         try:
             with self._local(item) as path:
                 reader = VideoReader(path)
                 progress.total = reader.declared
-                writer = VideoWriter(target, reader.rate)
-                for done in self.predictor.stream(enumerate(reader)):
-                    if done.error is not None:
-                        raise UsageError(f'frame {done.key}: {done.error}')
-                    self.frames += 1
-                    number = len(self.inputs) + self.frames  # after those of the pictures
-                    image = dict(id=number, file_name=item.source, frame_index=done.key)
-                    writer.add(self._record(done, image, target))
-                    progress.advance()
-            whole = True
+                with VideoWriter(target, reader.rate) as writer:
+                    for done in self.predictor.stream(enumerate(reader)):
+                        number = len(self.inputs) + self.frames + 1  # after those of the pictures
+                        image = dict(id=number, file_name=item.source, frame_index=done.key)
+                        reason = self._keep(done, image, target, writer.add)
+                        if reason is not None:
+                            reasons.append(f'frame {done.key}: {reason}')
+                        else:
+                            self.frames += 1
+                        progress.advance()
         except UsageError as error:
-            whole = True  # what was written is a video of the frames that there are
-            self._fail(index, str(error), progress)
-        finally:
-            if writer is not None:
-                writer.close(keep=whole)
+            reasons.append(str(error))
+        if reasons:
+            more = f', and {len(reasons) - 1} more' if len(reasons) > 1 else ''
+            self._fail(index, reasons[0] + more, progress)
+        else:
+            self.done += 1
         progress.clear()
 
-    def _record(self, done: Prediction, image: dict[str, Any], target: Path) -> Picture:
-        """Enter a prediction into the results, and return what is drawn of it."""
-        assert done.picture is not None  # it has a result
+    def _keep(
+        self, done: Prediction, image: dict[str, Any], target: Path, save: Callable[[Picture], None]
+    ) -> str | None:
+        """Draw and save a prediction and enter it into the results; return why it failed, None if it did not.
+
+        Raises:
+            OSError: If the disk takes no more.
+            UsageError: If a video takes no more.
+        """
+        if done.picture is None or done.error is not None:
+            return done.error
         height, width = done.picture.shape[:2]
-        self.file.add({**image, 'width': width, 'height': height, 'picture': target.name}, done.result, self.score)
-        return self.predictor.drawn(done.picture, done.result, self.score)
+        try:
+            save(self.predictor.drawn(done.picture, done.result, self.score))
+            image = {**image, 'width': width, 'height': height, 'picture': target.name}
+            self.file.add(image, done.result, self.score)
+        except (OSError, UsageError):
+            raise
+        except Exception as error:  # of one picture, that of a model of the user's own for instance
+            return f'its result cannot be drawn ({reason_of(error)})'
+        return None
 
     def _files(self, indices: Sequence[int], progress: Progress) -> Iterator[tuple[int, Path]]:
         """Yield what can be had, as local files; each is there until the next one is asked for."""
@@ -215,7 +253,7 @@ class Run:
                     download(item.source, file, MAX_DOWNLOAD)
                 if wrong := wrong_kind(head_of(path)):
                     raise HopelessDownloadError(wrong)
-            except (HopelessDownloadError, OSError) as error:
+            except (HopelessDownloadError, OSError, ValueError) as error:  # the last for URLs that are none
                 raise UsageError(f'it cannot be downloaded ({error})') from error
             yield path
 
@@ -226,7 +264,14 @@ class Run:
 
 
 def save_picture(path: Path, picture: Picture) -> None:
-    """Write a picture in the format of the file's ending."""
+    """Write a picture in the format of the file's ending, whole or not at all."""
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix == '.jpg' else []
     _, encoded = cv2.imencode(path.suffix, picture, quality)
-    path.write_bytes(encoded.tobytes())
+    part = part_of(path)
+    try:
+        part.write_bytes(encoded.tobytes())
+        part.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        part.unlink(missing_ok=True)

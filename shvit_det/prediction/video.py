@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 
 import cv2
 
@@ -52,17 +52,21 @@ class VideoReader:
 
 
 class VideoWriter:
-    """An mp4 file that gets its name when it is whole.
+    """An mp4 file that gets its name at the end of a ``with`` block, which only a broken source may end early.
 
     Args:
         path: The file.
         rate: Frames a second.
+
+    Raises:
+        UsageError: At the end of the block, if the file lacks frames: OpenCV itself says nothing of a full disk.
     """
 
     def __init__(self, path: Path, rate: float) -> None:
         self.path, self.rate = path, rate
         self.part = path.with_name(f'.part-{path.name}')  # OpenCV chooses the format by the ending
         self.writer: cv2.VideoWriter | None = None
+        self.count = 0
 
     def add(self, frame: Picture) -> None:
         """Write a frame; the first one sets the size.
@@ -77,12 +81,27 @@ class VideoWriter:
             if not self.writer.isOpened():
                 raise UsageError(f'OpenCV cannot write the video {self.path} of {width}x{height} pixels')
         self.writer.write(frame)
+        self.count += 1
 
-    def close(self, keep: bool) -> None:
-        """End the file, and give it its name or delete it."""
-        if self.writer is not None:
-            self.writer.release()
-            if keep:
+    def __enter__(self) -> 'VideoWriter':
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.writer is None:
+            return
+        self.writer.release()
+        try:
+            if kind is None or issubclass(kind, UsageError):
+                if frames_in(self.part) < self.count:
+                    raise UsageError(f'not all of the video {self.path} could be written: is the disk full?')
                 self.part.replace(self.path)
-        with suppress(FileNotFoundError):
-            self.part.unlink()
+        finally:
+            self.part.unlink(missing_ok=True)
+
+
+def frames_in(path: Path) -> int:
+    """Return how many frames a video says that it has; none if it cannot be opened."""
+    capture = cv2.VideoCapture(str(path))
+    count = capture.get(cv2.CAP_PROP_FRAME_COUNT) if capture.isOpened() and capture.read()[0] else 0
+    capture.release()
+    return int(count)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from .record import FORMAT, PartCost, PartTime, Ratio, Record
 from .record import Subject as SubjectRecord
 from .settings import Settings
 from .spans import FORWARD, Recorder
-from .statistics import BUSY_SPREAD, ratio_of_medians, spread, summarize
+from .statistics import BUSY_SPREAD, ratio_by_round, spread, summarize
 from .subjects import Subject
 
 
@@ -29,6 +29,7 @@ def benchmark(
     options: Mapping[str, Any] | None = None,
     command: str = '',
     progress: Callable[[str], None] = lambda _: None,
+    save: Callable[[Record], None] = lambda _: None,
 ) -> Record:
     """Time detectors by part, or backbones, and compare them with the first.
 
@@ -40,6 +41,7 @@ def benchmark(
         options: ``--cfg-options``, for the first one.
         command: What the record names as the command that made it.
         progress: Is told now and then what is going on.
+        save: Gets the record as soon as there is one: also, with the rounds so far, when an error ends the measuring.
 
     Raises:
         UsageError: If one of them cannot be built, or cannot run on such images.
@@ -56,24 +58,32 @@ def benchmark(
             progress(f'counting the operations of {subject.name}')
             facts.append(_prepare(subject))
         meter = Meter(clock_for(settings.device), settings.device, settings.flush)
-        measurements = measure(subjects, meter, settings, progress)
-    records = [_subject_record(m, fact) for m, fact in zip(measurements, facts, strict=True)]
-    for subject, record in zip(subjects, records, strict=True):
-        if subject.settings.dtype is not settings.dtype:
-            record['dtype'] = str(subject.settings.dtype).removeprefix('torch.')
-            record['ceilings'] = ceilings[subject.settings.dtype]
-    warnings = [warning for subject in subjects for warning in subject.warnings]
-    return Record(
-        format=FORMAT,
-        command=command,
-        date=datetime.now(UTC).date().isoformat(),
-        environment=environment,
-        settings={**settings.as_record(), **_images(subjects[0])},
-        ceilings=ceilings[settings.dtype],
-        subjects=records,
-        ratios=list(_ratios(measurements)),
-        warnings=warnings + list(_signs_of_trouble(records, len(subjects[0].batches))),
-    )
+
+        def finish(measurements: Sequence[Measurement], warnings: Sequence[str] = ()) -> Record:
+            records = [_subject_record(m, fact) for m, fact in zip(measurements, facts, strict=True)]
+            for subject, record in zip(subjects, records, strict=True):
+                if subject.settings.dtype is not settings.dtype:
+                    record['dtype'] = str(subject.settings.dtype).removeprefix('torch.')
+                    record['ceilings'] = ceilings[subject.settings.dtype]
+            of_subjects = [warning for subject in subjects for warning in subject.warnings]
+            whole = Record(
+                format=FORMAT,
+                command=command,
+                date=datetime.now(timezone.utc).date().isoformat(),
+                environment=environment,
+                settings={**settings.as_record(), **_images(subjects[0])},
+                ceilings=ceilings[settings.dtype],
+                subjects=records,
+                ratios=list(_ratios(measurements)),
+                warnings=[*warnings, *of_subjects, *_signs_of_trouble(records, len(subjects[0].batches))],
+            )
+            save(whole)
+            return whole
+
+        def cut_short(measurements: Sequence[Measurement], rounds: int) -> None:
+            finish(measurements, [f'an error or a signal ended the measuring after {rounds} rounds'])
+
+        return finish(measure(subjects, meter, settings, progress, cut_short))
 
 
 @contextmanager
@@ -167,7 +177,8 @@ def _ratios(measurements: Sequence[Measurement]) -> Iterator[Ratio]:
         for other in others:
             theirs, ours = (_figure(measurement, figure) for measurement in (other, base))
             if theirs and ours:
-                ratio, low, high = ratio_of_medians(theirs, ours)
+                ratio, interval = ratio_by_round(theirs, ours)
+                low, high, coverage = interval or (None, None, None)
                 yield Ratio(
                     figure=figure,
                     subject=other.subject.name,
@@ -175,6 +186,7 @@ def _ratios(measurements: Sequence[Measurement]) -> Iterator[Ratio]:
                     ratio=ratio,
                     low=low,
                     high=high,
+                    coverage=coverage,
                 )
 
 
@@ -192,6 +204,6 @@ def _signs_of_trouble(records: Sequence[SubjectRecord], num_batches: int) -> Ite
             yield f'{record["name"]}: the times had not settled after {record["warmup_runs"]} runs of warm-up'
         if num_batches == 1 and (width := spread(record['whole'])) > BUSY_SPREAD:
             yield (
-                f'{record["name"]}: the middle 80 percent of the runs span {width:.0%} of the median, so the machine '
-                f'was busy with something else: repeat this when it is idle'
+                f'{record["name"]}: the middle 80 percent of the runs span {width:.0%} of the median, as they do '
+                f'on a machine that is busy with something else: repeat this when it is idle'
             )

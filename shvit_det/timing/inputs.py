@@ -17,6 +17,7 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement, InstanceData
 
 from ..errors import UsageError
+from ..pyramid import FeaturePyramid
 
 DEFAULT_SHAPE = (800, 1333)
 PHOTOGRAPHS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
@@ -125,6 +126,8 @@ def fresh(value: Any) -> Any:
 
     Tensors are shared; nothing in mmdet's prediction writes into those it is given, which the tests check.
     """
+    if isinstance(value, FeaturePyramid):
+        return FeaturePyramid(value.peek(), value.origin)
     if type(value) in (list, tuple):
         return type(value)(fresh(item) for item in value)
     if type(value) is dict:

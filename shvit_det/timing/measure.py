@@ -10,9 +10,9 @@ import torch
 
 from ..collector import collector_paused
 from .clock import Clock
-from .settings import MIN_ROUNDS, Settings
+from .settings import Settings
 from .spans import Recorder
-from .statistics import is_stable
+from .statistics import MIN_INTERVAL_ROUNDS, is_stable
 from .subjects import Subject
 
 MAX_WARMUP_RUNS = 30
@@ -68,6 +68,12 @@ class Measurement:
         for part, prepare in self._prepare_alone.items():
             self.alone.setdefault(part, []).append(meter.time(prepare()))
 
+    def keep(self, rounds: int) -> None:
+        """Leave out what was measured after the first so many rounds."""
+        del self.whole[rounds:], self.in_place[rounds:]
+        for times in self.alone.values():
+            del times[rounds:]
+
 
 class Meter:
     """Times single runs.
@@ -111,7 +117,13 @@ class Meter:
         self.clock.synchronize()
 
 
-def measure(subjects: Sequence[Subject], meter: Meter, settings: Settings, progress: Progress) -> list[Measurement]:
+def measure(
+    subjects: Sequence[Subject],
+    meter: Meter,
+    settings: Settings,
+    progress: Progress,
+    cut_short: Callable[[list[Measurement], int], None] = lambda measurements, rounds: None,
+) -> list[Measurement]:
     """Warm all subjects up and measure them in turn, a round after the other, without garbage collection in a run.
 
     Args:
@@ -119,6 +131,7 @@ def measure(subjects: Sequence[Subject], meter: Meter, settings: Settings, progr
         meter: What measures it.
         settings: How long: ``runs`` rounds, or ``seconds`` for each subject and at least five rounds.
         progress: Is told now and then what is going on.
+        cut_short: Gets the rounds so far, and their number, when an error ends the measuring after the first of them.
     """
     measurements = [Measurement(subject) for subject in subjects]
     with collector_paused():
@@ -130,12 +143,20 @@ def measure(subjects: Sequence[Subject], meter: Meter, settings: Settings, progr
         limit = settings.seconds * len(subjects)
         for number in itertools.count():
             elapsed = time.monotonic() - start
-            if (number >= MIN_ROUNDS and elapsed >= limit) if settings.runs is None else number >= settings.runs:
+            is_filled = number >= MIN_INTERVAL_ROUNDS and elapsed >= limit
+            if is_filled if settings.runs is None else number >= settings.runs:
                 break
             progress(f'round {number + 1}, {elapsed:.0f} s')
-            for measurement in _rotated(measurements, number):
-                measurement.add_round(meter, number)
-                gc.collect()
+            try:
+                for measurement in _rotated(measurements, number):
+                    measurement.add_round(meter, number)
+                    gc.collect()
+            except BaseException:
+                if number:
+                    for measurement in measurements:
+                        measurement.keep(number)
+                    cut_short(measurements, number)
+                raise
     return measurements
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..engine.atomic import saving
 from ..errors import UsageError
 from .plots import save_plot
 from .record import Record, write_record
@@ -30,7 +31,8 @@ def write_outputs(record: Record, json: str | None, markdown: str | None, plot: 
         write_record(record, json)
         yield json
     if markdown is not None:
-        Path(markdown).write_text(markdown_report(record), encoding='utf-8')
+        with saving(markdown) as part:
+            part.write_text(markdown_report(record), encoding='utf-8')
         yield markdown
     if plot is not None:
         save_plot(record, plot)

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+from ..engine.atomic import write_text
 from ..errors import UsageError
 from ..export.report import FORMAT as COMPARISON
 from ..export.report import comparison_block
@@ -68,7 +69,7 @@ def write_page(path: str | Path) -> None:
     Raises:
         UsageError: If the page cannot be read, or does not fit the records.
     """
-    Path(path).write_text(_rendered(path)[1], encoding='utf-8')
+    write_text(Path(path), _rendered(path)[1])
 
 
 def page_is_current(path: str | Path) -> bool:

@@ -11,6 +11,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch, Rectangle
 
+from ..engine.atomic import saving
 from .labels import GAPS, place_labels
 from .layout import significant
 from .published import published_for
@@ -44,7 +45,9 @@ Segment = tuple[Axes, Rectangle, float]  # a part of a bar, and its ms
 
 def save_plot(record: Record, path: str | Path) -> None:
     """Draw a benchmark into a PNG file."""
-    FigureCanvasAgg(draw_plot(record)).print_png(str(path))
+    figure = draw_plot(record)
+    with saving(path) as part:
+        FigureCanvasAgg(figure).print_png(str(part))
 
 
 def draw_plot(record: Record) -> Figure:

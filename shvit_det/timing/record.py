@@ -5,11 +5,12 @@ Times are in milliseconds per run, a run being one batch; MACs are multiply-adds
 
 import json
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
+from ..engine.atomic import save_json
 from ..errors import UsageError
 
-FORMAT = 1
+FORMAT = 2
 UNATTRIBUTED = 'unattributed'
 
 
@@ -43,14 +44,15 @@ class PartCost(TypedDict):
 
 
 class Ratio(TypedDict):
-    """``subject`` over ``base``, of the medians of one interleaved run; above 1 the subject is slower."""
+    """``subject`` over ``base``, the median of one interleaved run; above 1 the subject is slower."""
 
     figure: str  # 'whole' or 'backbone alone'
     subject: str
     base: str
     ratio: float
-    low: float  # 95 percent bootstrap interval
-    high: float
+    low: float | None  # no interval for fewer than five rounds
+    high: float | None
+    coverage: float | None  # the share of such intervals that hold what they are of
 
 
 class Ceilings(TypedDict):
@@ -61,7 +63,14 @@ class Ceilings(TypedDict):
     copy_gb_s: float  # read plus written
 
 
-class Subject(TypedDict):
+class SubjectType(TypedDict, total=False):
+    """The data type of a subject, where it is another one than the record's."""
+
+    dtype: str
+    ceilings: Ceilings  # in this data type
+
+
+class Subject(SubjectType):
     """One detector or backbone that was measured."""
 
     name: str
@@ -81,8 +90,6 @@ class Subject(TypedDict):
     in_place_whole: Times | None
     alone: list[PartTime]
     cost: list[PartCost]  # as PyTorch does it uncompiled, whatever then ran it
-    dtype: NotRequired[str]  # where it is another one than the record's, with the ceilings in it
-    ceilings: NotRequired[Ceilings]
 
 
 class Record(TypedDict):
@@ -101,11 +108,11 @@ class Record(TypedDict):
 
 def write_record(record: Record, path: str | Path) -> None:
     """Write a record as JSON; floats keep six significant digits, which is more than they mean."""
-    Path(path).write_text(json.dumps(rounded(record), indent=1) + '\n', encoding='utf-8')
+    save_json(path, rounded(record), indent=1)
 
 
 def read_record(path: str | Path) -> Record:
-    """Read a record that :func:`write_record` wrote.
+    """Read a record that :func:`write_record` wrote, of this format or of the first, which had no sure intervals.
 
     Raises:
         UsageError: If the file does not exist, or is not such a record.
@@ -114,6 +121,10 @@ def read_record(path: str | Path) -> Record:
         record: Record = json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
         raise UsageError(f'cannot read the benchmark record {path}: {error}') from error
+    if isinstance(record, dict) and record.get('format') == 1:
+        record['format'] = FORMAT
+        for ratio in record['ratios']:
+            ratio['low'] = ratio['high'] = ratio['coverage'] = None  # they held fewer true values than they said
     if not isinstance(record, dict) or record.get('format') != FORMAT:
         raise UsageError(f'{path} is not a benchmark record of format {FORMAT}')
     return record

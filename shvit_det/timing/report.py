@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from .layout import Block, Heading, Lines, Warnings, as_markdown, as_text, percent, significant
 from .published import CPU, GPU, PUBLISHED, REFERENCE, TABLE_5, Published, published_for
 from .record import Record, Subject
+from .statistics import MIN_INTERVAL_ROUNDS
 from .tables import backbone_table, overview_table, part_names, part_table, published_table, ratio_table
 from .wording import CONVENTIONS, between, conditions, hooks_cost, identity, origin, span, speed, uncounted, warmup
 
 ALONE = ('backbone', 'part')
 SHOWN = 4  # uncounted operations of a subject in the terminal
-RATIO_MEANING = (
-    'Ratios are of medians in one interleaved run, with 95 % bootstrap intervals; above 1 the subject is slower.'
-)
+RATIO_MEANING = 'Ratios are medians of one interleaved run; above 1 the subject is slower.'
 
 
 def terminal_report(record: Record) -> str:
@@ -96,7 +95,16 @@ def backbone_blocks(subjects: Sequence[Subject], record: Record, shown: int | No
 
 def ratio_blocks(record: Record) -> list[Block]:
     """Return the comparisons of a record."""
-    return [ratio_table(record['ratios']), Lines([RATIO_MEANING])] if record['ratios'] else []
+    ratios = record['ratios']
+    if not ratios:
+        return []
+    coverage = ratios[0]['coverage']
+    certainty = (
+        f'There are no intervals: fewer than {MIN_INTERVAL_ROUNDS} rounds say too little.'
+        if coverage is None
+        else f'About {100 * coverage:.0f} % of such intervals hold the true ratio.'
+    )
+    return [ratio_table(ratios), Lines([f'{RATIO_MEANING} {certainty}'])]
 
 
 def _published_blocks(subjects: Sequence[Subject], record: Record) -> list[Block]:

@@ -10,7 +10,6 @@ from ..errors import UsageError
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 COMPILE_MODES = ('default', 'reduce-overhead', 'max-autotune')
 DEFAULT_SECONDS = 20.0
-MIN_ROUNDS = 5
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from ..pyramid import FeaturePyramid
 from .clock import Clock
 from .record import UNATTRIBUTED
 
@@ -213,6 +214,6 @@ class Recorder:
         self._began.append((key, self.clock.mark()))
 
     def _watch_backward(self, part: str, result: Any) -> None:
-        for value in tree_leaves(result):
+        for value in tree_leaves(result.peek() if isinstance(result, FeaturePyramid) else result):
             if isinstance(value, torch.Tensor) and value.grad_fn is not None:
                 value.grad_fn.register_prehook(lambda _: self._note((part, BACKWARD)))

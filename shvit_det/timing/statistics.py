@@ -1,17 +1,21 @@
 """Medians, quantiles, the interval of a ratio, and the sign of a busy machine."""
 
 from collections.abc import Sequence
+from math import comb
+from typing import NamedTuple
 
 import numpy as np
 
 from .record import Times
 
 BUSY_SPREAD = 0.15
-"""A middle 80 percent of the runs wider than this share of the median is not the program's own doing."""
+"""A middle 80 percent of the runs wider than this share of the median is rarely the program's own doing."""
+
+MIN_INTERVAL_ROUNDS = 5
+CONFIDENCE = 0.95
 
 STABLE_RUNS = 3
 STABLE_GAIN = 0.05
-RESAMPLES = 2000
 
 
 def summarize(seconds: Sequence[float]) -> Times:
@@ -32,18 +36,38 @@ def is_stable(seconds: Sequence[float]) -> bool:
     return min(last) >= best_before * (1 - STABLE_GAIN) and float(np.median(last)) <= min(seconds) * (1 + BUSY_SPREAD)
 
 
-def ratio_of_medians(subject: Sequence[float], base: Sequence[float]) -> tuple[float, float, float]:
-    """Return the ratio of two medians with its 95 percent bootstrap interval.
+class Interval(NamedTuple):
+    """Where a median lies: ``coverage`` is the share of such intervals that hold it."""
 
-    The times of one round stand at the same place in both sequences and are drawn together, since what disturbs a
-    round disturbs both.
+    low: float
+    high: float
+    coverage: float
+
+
+def ratio_by_round(subject: Sequence[float], base: Sequence[float]) -> tuple[float, Interval | None]:
+    """Return the median over the rounds of the ratio of two times, with its interval.
+
+    The times of one round stand at the same place in both sequences and are compared with each other, since what
+    disturbs a round disturbs both.
     """
-    times = np.array([subject, base])
-    rounds = times.shape[1]
-    drawn = np.random.default_rng(0).integers(0, rounds, size=(RESAMPLES, rounds))
-    medians = np.median(times[:, drawn], axis=2)
-    low, high = np.quantile(medians[0] / medians[1], (0.025, 0.975))
-    return float(np.median(subject) / np.median(base)), float(low), float(high)
+    ratios = np.divide(subject, base)
+    return float(np.median(ratios)), median_interval(ratios)
+
+
+def median_interval(values: Sequence[float] | np.ndarray) -> Interval | None:
+    """Return the interval of a median, from the k-th smallest to the k-th largest value; None for fewer than five.
+
+    Each value is as likely above the true median as below, whatever their distribution, so that the number of values
+    below is binomial: the interval misses with the probability that fewer than k values are on one side. The largest k
+    is taken that misses in at most 5 percent. Of five values even the whole range misses in 2 / 2**5, 6 percent.
+    """
+    count = len(values)
+    if count < MIN_INTERVAL_ROUNDS:
+        return None
+    coverages = [1 - 2 * sum(comb(count, below) for below in range(k)) / 2**count for k in range(1, count // 2 + 1)]
+    k = max(1, sum(coverage >= CONFIDENCE for coverage in coverages))
+    ordered = np.sort(values)
+    return Interval(float(ordered[k - 1]), float(ordered[-k]), coverages[k - 1])
 
 
 def spread(times: Times) -> float:

@@ -168,15 +168,19 @@ def published_table(subjects: Sequence[Subject], device: str) -> Table:
 
 
 def ratio_table(ratios: Sequence[Ratio]) -> Table:
-    """Return a row for each ratio with its interval."""
-    intervals = [[significant(ratio[key]) for key in ('low', 'high')] for ratio in ratios]
+    """Return a row for each ratio, with its interval if the record has them; all have as many rounds."""
+    intervals = [
+        f'{significant(ratio["low"])} .. {significant(ratio["high"])}' if ratio['low'] and ratio['high'] else ''
+        for ratio in ratios
+    ]
+    coverage = ratios[0]['coverage'] or 0
     return Table(
         [
             Column('subject', [ratio['subject'] for ratio in ratios], text=True),
             Column('over base', [ratio['base'] for ratio in ratios], text=True),
             Column('figure', [ratio['figure'] for ratio in ratios], text=True),
             Column('ratio', [significant(ratio['ratio']) for ratio in ratios]),
-            Column('95 % interval', [' .. '.join(interval) for interval in intervals]),
+            Column(f'{coverage:.0%} interval'.replace('%', ' %'), intervals),
         ]
     )
 

@@ -3,7 +3,20 @@
 mmcv is compiled where it is installed; without torch there, under build isolation, or from
 ``mmcv-lite`` there are no compiled ops, and ``mmdet.models`` cannot be imported. This package puts
 a module of that name in their place. What common detectors need works, on torchvision's compiled
-ops and plain torch, on any device; every other op can be imported and says so when it is called.
+ops and plain torch, on any device. ``mmcv.ops`` offers no other op: see :mod:`.withheld`.
+
+Results and gradients are those of mmcv's own kernels, also on pixels, at borders and for empty inputs. The exceptions
+are deliberate:
+
+- overlaps of boxes without area are 0, where mmcv has 0 / 0 (:mod:`.boxes`);
+- losses of very wrong logits do not stop at the logarithm of the smallest float, and a target that is no class has
+  weight 1, where mmcv reads memory behind the weights (:mod:`.losses`);
+- the maximum of RoIAlign over a bin without samples is 0, where mmcv has its smallest number, and one that lies exactly
+  one row above the map passes its gradient on, where mmcv takes row -1 for its mark of none (:mod:`.roi_align`);
+- a region turned inside out has no gradient in RoIPool, where mmcv gives the first pixel one (:mod:`.roi_pool`).
+
+Where a point of multi-scale deformable attention lies on the centre of a pixel, the derivative jumps, and rounding
+decides which side's it is: differently here, in mmcv's function for CPUs and in its kernel for GPUs.
 """
 
 import importlib
@@ -19,11 +32,11 @@ from typing import Any, NoReturn
 import torch
 
 from . import attention, boxes, convolutions, losses, masked, roi_align, roi_pool, versions
+from .withheld import INSTALL_MMCV, way_out, withhold
 
 __all__ = ['IMPLEMENTED', 'install', 'is_stand_in']
 
 NAME = 'mmcv._ext'
-INSTALL_MMCV = '`pip install -U openmim && mim install "mmcv>=2.0.0rc4,<2.2.0"`'
 IMPLEMENTED: dict[str, Callable[..., Any]] = {
     name: getattr(part, name)
     for part in (attention, boxes, convolutions, losses, masked, roi_align, roi_pool, versions)
@@ -60,6 +73,7 @@ def install() -> bool:
     module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(NAME, loader, origin=__name__))
     loader.exec_module(module)
     sys.modules[NAME] = vars(sys.modules['mmcv'])['_ext'] = module
+    withhold()
     return True
 
 
@@ -78,11 +92,7 @@ class _StandIn(types.ModuleType):
             raise AttributeError(f'module {NAME!r} has no attribute {name!r}')
 
         def missing(*args: Any, **kwargs: Any) -> NoReturn:
-            raise NotImplementedError(
-                f'The mmcv op {name!r} is not among those that shvit_det replaces by torchvision: '
-                f'replace this mmcv by one with compiled ops ({INSTALL_MMCV}; it needs a compiler or a '
-                f'wheel for torch {torch.__version__}).'
-            )
+            raise NotImplementedError(way_out(name))
 
         return missing
 

@@ -1,7 +1,8 @@
 """Multi-scale deformable attention (arXiv 2010.04159): what mmcv calls for it on a GPU.
 
 On a CPU mmcv does not ask its compiled ops but runs its own plain-torch function. Here the same
-function serves every device, so that transformer detectors work without a CUDA compiler.
+function serves every device, so that transformer detectors work without a CUDA compiler. Both round a
+point's place in their own way, which decides between two derivatives where it lies on the centre of a pixel.
 """
 
 import torch
@@ -48,9 +49,23 @@ def ms_deform_attn_backward(
     with torch.enable_grad():
         attended = _attend(spatial_shapes, *inputs)
     gradients = torch.autograd.grad(attended, inputs, grad_output)
+    gradients = (gradients[0], gradients[1].where(_is_inside(spatial_shapes, inputs[1]), 0), gradients[2])
     targets = (grad_value, grad_sampling_locations, grad_attention_weights)
     for target, gradient in zip(targets, gradients, strict=True):
         target.copy_(gradient)
+
+
+def _is_inside(spatial_shapes: Tensor, sampling_locations: Tensor) -> Tensor:
+    """Whether each point is less than one pixel outside its level's map.
+
+    Only these have a gradient by their location in the compiled op. The plain-torch function takes one pixel for inside
+    too, which is where the initial offsets put points along the border.
+
+    Shapes: (levels, 2), (B, queries, heads, levels, points, 2), result (B, queries, heads, levels, points, 1).
+    """
+    extents = spatial_shapes.flip(1)[:, None]  # (levels, 1, 2): columns and rows, as in the locations
+    pixels = sampling_locations * extents - 0.5
+    return ((pixels > -1) & (pixels < extents)).all(-1, keepdim=True)
 
 
 def _attend(spatial_shapes: Tensor, value: Tensor, sampling_locations: Tensor, attention_weights: Tensor) -> Tensor:

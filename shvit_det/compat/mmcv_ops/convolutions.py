@@ -1,12 +1,14 @@
 """Deformable convolutions: what ``mmcv.ops.deform_conv`` and ``modulated_deform_conv`` call.
 
-torchvision's kernels order the offsets (y before x) and treat the border as mmcv's do. mmcv's
-buffers (``columns``, ``ones``) and its batch splitting (``im2col_step``) do not change results and
-are not used.
+torchvision's kernels order the offsets (y before x) and sample as mmcv's do, with one difference: a
+point on the line one pixel before the first row or column, where the offsets of a padded layer start,
+has a gradient by its offset there and none in mmcv. :func:`_differentiate` removes it. mmcv's buffers
+(``columns``, ``ones``) and its batch splitting (``im2col_step``) do not change results and are not used.
 """
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .precision import widen
 
@@ -96,6 +98,7 @@ def modulated_deform_conv_forward(
         (D,), or empty without a bias.
     """
     geometry = [settings[name] for name in _MODULATED]
+    offset, mask = (_as_read(values, output.shape[2:]) for values in (offset, mask))
     output.copy_(_convolve(features, weight, offset, mask, bias if with_bias else None, geometry))
 
 
@@ -118,12 +121,33 @@ def modulated_deform_conv_backward(
 ) -> None:
     """Write the gradients of everything that the forward op takes."""
     geometry = [settings[name] for name in _MODULATED]
+    offset, mask = (_as_read(values, grad_output.shape[2:]) for values in (offset, mask))
     gradients = _differentiate(grad_output, features, weight, offset, mask, bias if with_bias else None, geometry)
     targets = (grad_features, grad_weight, grad_offset, grad_mask)
     for target, gradient in zip(targets, gradients[:4], strict=True):
+        if gradient.shape != target.shape:  # the rest was not read
+            gradient = pad(gradient.flatten(1), (0, target[0].numel() - gradient[0].numel())).view(target.shape)
         target.copy_(gradient)
     if with_bias:
         grad_bias.copy_(gradients[4])
+
+
+def _as_read(values: Tensor, size: torch.Size) -> Tensor:
+    """Return offsets or a mask as mmcv's kernels find them for an output of this size: by place in memory.
+
+    mmdet's DyHead relies on it, which uses those of one level for the smaller level above it.
+
+    Shapes: (B, C, H, W) -> (B, C, *size).
+
+    Raises:
+        ValueError: If there are fewer than the output needs; mmcv's kernels would read beyond them.
+    """
+    if values.shape[2:] == size:
+        return values
+    number = values.shape[1] * size.numel()
+    if number > values[0].numel():
+        raise ValueError(f'offsets or a mask of {tuple(values.shape[2:])} are too few for an output of {tuple(size)}')
+    return values.flatten(1)[:, :number].view(*values.shape[:2], *size)
 
 
 def _convolve(
@@ -149,7 +173,29 @@ def _differentiate(
 ) -> tuple[Tensor, ...]:
     """Gradients of features, weight, offset, mask and bias."""
     grad_output, *operands = widen(grad_output, *_operands(features, weight, offset, mask, bias))
-    return torch.ops.torchvision._deform_conv2d_backward(grad_output, *operands, *geometry, mask is not None)
+    gradients = torch.ops.torchvision._deform_conv2d_backward(grad_output, *operands, *geometry, mask is not None)
+    is_inside = _is_inside(operands[2], features.shape[2:], weight.shape[2:], geometry)
+    return *gradients[:2], gradients[2].where(is_inside, 0), *gradients[3:]
+
+
+def _is_inside(offset: Tensor, map_size: torch.Size, kernel_size: torch.Size, geometry: list[int]) -> Tensor:
+    """Whether the point of each offset is less than one pixel outside the map, so that it has a gradient in mmcv.
+
+    Shapes: offset and result (B, deformable_group * kH * kW * 2, H', W').
+    """
+    strides, paddings, dilations = geometry[0:2], geometry[2:4], geometry[4:6]
+    # For each axis where the kernel's points lie without offsets: (kernel extent, output extent).
+    rows, columns = (
+        torch.arange(num_points)[:, None] * dilation + torch.arange(num_outputs) * stride - padding
+        for num_points, dilation, num_outputs, stride, padding in zip(
+            kernel_size, dilations, offset.shape[2:], strides, paddings, strict=True
+        )
+    )
+    by_point = offset.unflatten(1, (-1, *kernel_size, 2))
+    y = by_point[:, :, :, :, 0] + rows.to(offset.device)[:, None, :, None]
+    x = by_point[:, :, :, :, 1] + columns.to(offset.device)[None, :, None, :]
+    is_inside = (y > -1) & (y < map_size[0]) & (x > -1) & (x < map_size[1])
+    return is_inside.unsqueeze(4).expand_as(by_point).flatten(1, 4)
 
 
 def _operands(

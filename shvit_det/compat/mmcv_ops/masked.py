@@ -37,5 +37,5 @@ def masked_col2im_forward(
     width: int,
     channels: int,
 ) -> None:
-    """Write the values (C, M) to their places in ``output`` (1, C, H, W)."""
-    output[0][:, mask_rows, mask_columns] = values
+    """Write the values (C, M), which autocast may have made narrower, to their places in ``output`` (1, C, H, W)."""
+    output[0][:, mask_rows, mask_columns] = values.to(output.dtype)

@@ -36,8 +36,8 @@ def roi_align_forward(
     """Write the average or the maximum of each bin's samples, 0 for a bin without samples.
 
     For the maximum, ``argmax_y`` and ``argmax_x`` receive the row and the column of the largest
-    sample among those of its bin, or -1. The compiled op writes coordinates there; small integers
-    are exact in half precision too.
+    sample among those of its bin, or -1. The compiled op writes coordinates there, and loses the gradient of
+    a maximum at row -1; small integers are exact in half precision too.
 
     Shapes: features (B, C, H, W), rois (K, 5), the others (K, C, height, width).
     """

@@ -22,9 +22,13 @@ class Bins(NamedTuple):
         return Bins(self.bin_index, *(tensor[regions] for tensor in self[1:]))
 
     def points(self, sample: int | Tensor) -> Tensor:
-        """Where the sample of this number lies in each bin, for bins that have it."""
-        position = (sample + 0.5) / self.num_samples.clamp(min=1)
-        return self.start + (self.bin_index + position) * self.length
+        """Where the sample of this number lies in each bin, for bins that have it.
+
+        In the order in which the compiled op computes: one pixel outside the map its value falls to 0 at once, so that
+        a point that is rounded otherwise there has another value.
+        """
+        within_bin = (sample + 0.5) * self.length / self.num_samples.clamp(min=1)
+        return self.start + self.bin_index * self.length + within_bin
 
 
 def bins_of(

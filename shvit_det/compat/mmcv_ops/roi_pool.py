@@ -1,7 +1,8 @@
 """RoIPool (arXiv 1504.08083): what ``mmcv.ops.roi_pool`` calls.
 
 torchvision's RoIPool rounds the corners of the regions to pixels and mmcv's does not, so that they
-differ wherever the map is smaller than the image.
+differ wherever the map is smaller than the image. A region turned inside out pools nothing and has no
+gradient; the compiled op gives that to the first pixel of the map.
 """
 
 from itertools import product

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from mmengine.fileio import LocalBackend, get_file_backend
 from PIL import Image
 
 from ...errors import UsageError
@@ -18,6 +19,19 @@ from .reading import WHERE_TO_GET_DATA
 from .tables import is_file_name, size_of
 
 IMAGES_AT_ONCE = 1024  # between two reports of progress
+
+
+def is_local(path: str, backend_args: Mapping[str, Any] | None = None) -> bool:
+    """Tell whether mmengine would read a file from a disk of this machine, and not from storage of another kind.
+
+    Raises:
+        UsageError: If mmengine has no such storage, or lacks the package that talks to it.
+    """
+    try:
+        backend = get_file_backend(path, backend_args=dict(backend_args or {}), enable_singleton=True)
+    except (ImportError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(f'{path} cannot be reached with backend_args={backend_args}: {error!r}') from error
+    return isinstance(backend, LocalBackend)
 
 
 def require_folder(folder: Path) -> None:

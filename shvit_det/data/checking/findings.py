@@ -4,15 +4,17 @@ import reprlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum
 from typing import Any, Literal
 
 Severity = Literal['error', 'warning']
 LONGEST_VALUE = 100  # characters
 
 
-class Repair(StrEnum):
+class Repair(str, Enum):
     """What cleaning does with the entry that a finding is about."""
+
+    __str__ = str.__str__  # the text alone, as enum.StrEnum of Python 3.11 has it
 
     NONE = 'nothing: it needs a hand'
     KEEP = 'kept'

@@ -17,7 +17,7 @@ class Report:
     Attributes:
         name: The splits that use it.
         annotations: The file.
-        images: The folder.
+        images: The folder, or None if it is on remote storage.
         content: What the file holds, or None where it cannot be read.
         classes: The classes of the config, or None where it states none.
         findings: What is wrong.
@@ -26,7 +26,7 @@ class Report:
 
     name: str
     annotations: Path
-    images: Path
+    images: Path | None
     content: Mapping[str, Any] | None
     classes: Sequence[str] | None
     findings: list[Finding]
@@ -89,7 +89,7 @@ def as_record(report: Report, num_examples: int) -> dict[str, Any]:
     return {
         'splits': report.name,
         'annotations': str(report.annotations),
-        'images': str(report.images),
+        'images': report.images and str(report.images),
         'checked': report.scope,
         'totals': report.totals(),
         'passed_over_by_mmdet': report.untrained(),

@@ -1,7 +1,7 @@
 """Convolutions in C++ for processors with AVX-512, compiled at first use where there is a compiler.
 
 oneDNN's kernels, as torch calls them, stay 10 percent and more below what the processor can do on SHViT's layers, and
-there is none for small convolutions by Winograd's way. Where these kernels cannot be built, oneDNN's serve.
+there is none for small convolutions by Winograd's way. Where these kernels cannot be built, oneDNN's are used.
 """
 
 import functools

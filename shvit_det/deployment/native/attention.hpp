@@ -86,11 +86,11 @@ struct Attention {
         for (Size c = 0; c < attending; c += LANES) {
             const __mmask16 mask = lanes(attending - c);
             const Vector value = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, attended + c), by);
-            Type::store(joined + c, mask, _mm512_max_ps(value, zero));
+            Type::store(joined + c, mask, _mm512_max_ps(zero, value));
         }
         for (Size c = attending; c < channels; c += LANES) {
             const __mmask16 mask = lanes(channels - c);
-            Type::store(joined + c, mask, _mm512_max_ps(Type::load(x + c, mask), zero));
+            Type::store(joined + c, mask, _mm512_max_ps(zero, Type::load(x + c, mask)));
         }
     }
 

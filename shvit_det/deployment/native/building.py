@@ -3,10 +3,12 @@
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
 
+import torch
 from mmengine.logging import print_log
 
 SOURCE = Path(__file__).with_name('kernels.cpp')  # which includes the headers beside it
@@ -22,7 +24,8 @@ FLAGS = (
     '-fPIC',
     '-w',
 )
-TIMEOUT = 300  # seconds
+TIMEOUT = 300  # seconds for compiling
+MACROS_TIMEOUT = 30  # and for telling what is defined
 
 
 class CannotBuildError(Exception):
@@ -43,8 +46,15 @@ def find_compiler() -> str:
 
 
 def cache_folder() -> Path:
-    """Return where built kernels are kept: ``shvit_det`` in ``XDG_CACHE_HOME`` or ``~/.cache``."""
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'shvit_det'
+    """Return where built kernels are kept: ``shvit_det`` in ``XDG_CACHE_HOME`` or ``~/.cache``.
+
+    Raises:
+        CannotBuildError: If the user has no home folder.
+    """
+    try:
+        return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'shvit_det'
+    except RuntimeError as error:
+        raise CannotBuildError('there is no home folder: name one for the kernels in XDG_CACHE_HOME') from error
 
 
 def sources() -> list[Path]:
@@ -58,38 +68,56 @@ def build() -> Path:
     Raises:
         CannotBuildError: If there is no compiler or no AVX-512, or the library cannot be compiled or kept.
     """
-    compiler = find_compiler()
+    if os.name != 'posix':
+        raise CannotBuildError('they are compiled on Linux and macOS only')
+    if not getattr(torch.cpu, '_is_avx512_supported', lambda: True)():  # private to torch; the compiler knows it too
+        raise CannotBuildError('the processor has no AVX-512')
+    folder, compiler = cache_folder(), find_compiler()
     # What the compiler defines tells its version and what the processor can do.
-    macros = _output([compiler, '-march=native', '-dM', '-E', '-x', 'c++', os.devnull])
+    macros = _output([compiler, '-march=native', '-dM', '-E', '-x', 'c++', os.devnull], timeout=MACROS_TIMEOUT)
     if '__AVX512F__' not in macros:
         raise CannotBuildError('the processor has no AVX-512')
-    text = '\0'.join((compiler, macros, *FLAGS)).encode() + b''.join(path.read_bytes() for path in sources())
-    library = cache_folder() / f'kernels-{hashlib.sha256(text).hexdigest()[:16]}.so'
-    if library.is_file():
-        return library
-    print_log(f'compiling kernels for this processor into {library}: this takes some seconds, once', 'current')
     try:
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            made = Path(folder, library.name)
-            _output([compiler, *FLAGS, '-o', str(made), str(SOURCE)])
+        text = '\0'.join((compiler, macros, *FLAGS)).encode() + b''.join(path.read_bytes() for path in sources())
+        library = folder / f'kernels-{hashlib.sha256(text).hexdigest()[:16]}.so'
+        if library.is_file():
+            return library
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as beside:
+            print_log(f'compiling kernels for this processor into {library}: this takes some seconds, once', 'current')
+            made = Path(beside, library.name)
+            _output([compiler, *FLAGS, '-o', str(made), str(SOURCE)], timeout=TIMEOUT)
             made.replace(library)  # whole or not at all, whoever else is building it
     except OSError as error:
-        raise CannotBuildError(f'{error.strerror or error}: {library.parent}') from error
+        raise CannotBuildError(f'{error.strerror or error}: {folder}') from error
     return library
 
 
-def _output(command: list[str]) -> str:
+def _output(command: list[str], timeout: float) -> str:
     """Return what a command prints.
 
     Raises:
         CannotBuildError: If it fails, with the first line of what it complains of.
     """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
-    except subprocess.CalledProcessError as error:
-        complaint = next((line for line in error.stderr.splitlines() if 'error' in line), f'status {error.returncode}')
-        raise CannotBuildError(f'{command[0]}: {complaint}') from error
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise CannotBuildError(f'{command[0]}: {error}') from error
-    return done.stdout
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            errors='replace',
+            start_new_session=True,  # to end what it has started together with it
+        ) as process:
+            try:
+                printed, complaints = process.communicate(timeout=timeout)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+    except subprocess.TimeoutExpired as error:
+        raise CannotBuildError(f'{command[0]} has not ended after {timeout:g} seconds') from error
+    except OSError as error:
+        raise CannotBuildError(f'{command[0]}: {error.strerror or error}') from error
+    if process.returncode:
+        first = next((line for line in complaints.splitlines() if 'error' in line), f'status {process.returncode}')
+        raise CannotBuildError(f'{command[0]}: {first}')
+    return printed

@@ -77,7 +77,7 @@ struct Depthwise : Layer<Type> {
             }
 #pragma GCC unroll 4
             for (int position = 0; position < COUNT; ++position) {
-                const Vector sum = relu ? _mm512_max_ps(sums[position], _mm512_setzero_ps()) : sums[position];
+                const Vector sum = relu ? _mm512_max_ps(_mm512_setzero_ps(), sums[position]) : sums[position];
                 Type::store(out + position * channels + c, mask, sum);
             }
         }

@@ -44,6 +44,7 @@ class Planned:
         self.shape = tuple(shape)
         self.planar = planar
         self.dtype = plan.dtype
+        self.device = torch.device('cpu')
         self.ndim = len(self.shape)
 
     def nbytes(self) -> int:

@@ -69,7 +69,7 @@ void product(const typename Type::Number* x, Size x_step,                    // 
             Vector sum = v < VECTORS ? sums[row][v] : _mm512_castps256_ps512(halves[row]);
             if (finish.residual)
                 sum = _mm512_add_ps(sum, Type::load(finish.residual + row * finish.residual_step + v * LANES, mask));
-            if (finish.relu) sum = _mm512_max_ps(sum, zero);
+            if (finish.relu) sum = _mm512_max_ps(zero, sum);  // the second one if either is NaN
             Type::store(out + row * out_step + v * LANES, mask, sum);
         }
     }

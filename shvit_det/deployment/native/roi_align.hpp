@@ -121,7 +121,9 @@ struct RoIAlign {
             const Number* pixel = map + (y * level.width + columns.firsts[j]) * channels + c;
             const float* of_columns = columns.weights + j * level.width + columns.firsts[j];
             for (Size column = 0; column < columns.counts[j]; ++column, pixel += channels) {
-                const Vector weight = _mm512_set1_ps(of_row * of_columns[column]);
+                const float share = of_row * of_columns[column];
+                if (share == 0) continue;  // between two samples, whatever the pixel holds
+                const Vector weight = _mm512_set1_ps(share);
 #pragma GCC unroll 16
                 for (int v = 0; v < VECTORS; ++v)
                     sums[v] = _mm512_fmadd_ps(Type::load(pixel + v * LANES, mask), weight, sums[v]);

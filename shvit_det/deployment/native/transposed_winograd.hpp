@@ -127,7 +127,7 @@ struct TransposedWinograd {
                     for (int column = 0; column < Columns::TILE; ++column) {
                         if (column >= in_row) break;
                         Vector result = _mm512_add_ps(results[column], start);
-                        if (layer.relu) result = _mm512_max_ps(result, _mm512_setzero_ps());
+                        if (layer.relu) result = _mm512_max_ps(_mm512_setzero_ps(), result);
                         Type::store(line + column * layer.stride * layer.out_channels, mask, result);
                     }
                 }

@@ -163,7 +163,7 @@ class Winograd {
                     if (found[i][j] < 0) continue;
                     const Vector result = _mm512_add_ps(made[j], start);
                     Type::store(out + found[i][j] * out_channels_ + channel, mask,
-                                relu_ ? _mm512_max_ps(result, zero) : result);
+                                relu_ ? _mm512_max_ps(zero, result) : result);
                 }
             }
         }

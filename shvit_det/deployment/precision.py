@@ -1,0 +1,92 @@
+"""In which data type the parts of a deployed model compute: in that of their weights, whatever surrounds them."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .backends import HALF
+
+
+def floats_as(value: Any, dtype: torch.dtype) -> Any:
+    """Return nested sequences and mappings with their floating-point tensors in a data type; itself if they are so."""
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, list | tuple):
+        made = [floats_as(item, dtype) for item in value]
+        same = all(one is other for one, other in zip(made, value, strict=True))
+        return value if same else made if isinstance(value, list) else tuple(made)
+    if isinstance(value, Mapping):
+        return {key: floats_as(item, dtype) for key, item in value.items()}
+    return value
+
+
+def call_without_autocast(module: nn.Module, call: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
+    """Return what ``call`` does for the inputs; under autocast, in the data type of the module's weights.
+
+    The deployed form is made for one data type: autocast would cast some of its operations and not others.
+    """
+    weight = next(module.parameters())
+    if not torch.is_autocast_enabled(weight.device.type):
+        return call(*inputs, **named)
+    with torch.autocast(weight.device.type, enabled=False):
+        return call(*floats_as(inputs, weight.dtype), **floats_as(named, weight.dtype))
+
+
+def without_autocast(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a module's ``forward`` compute in the data type of its weights, under autocast too."""
+
+    @functools.wraps(forward)
+    def run(self: nn.Module, *inputs: Any) -> Any:
+        return call_without_autocast(self, functools.partial(forward, self), *inputs)
+
+    return run
+
+
+class WithoutAutocast:
+    """Stands in for the ``forward`` of a detector, whose inputs are images and what is known of them.
+
+    Args:
+        detector: The deployed detector.
+    """
+
+    def __init__(self, detector: nn.Module) -> None:
+        self.detector = detector
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        forward = functools.partial(type(self.detector).forward, self.detector)
+        return call_without_autocast(self.detector, forward, *inputs, **named)
+
+
+class InputsAsWeights:
+    """A hook that casts floating-point inputs of a module to the data type of its weights."""
+
+    def __call__(self, module: nn.Module, inputs: tuple) -> Any:
+        return floats_as(inputs, next(module.parameters()).dtype)
+
+
+class OutputsInFloat32:
+    """A hook that casts outputs in half precision to float32."""
+
+    def __call__(self, module: nn.Module, inputs: tuple, outputs: Any) -> Any:
+        return floats_as(outputs, torch.float32) if next(module.parameters()).dtype in HALF else outputs
+
+
+class KeepsFloat32:
+    """Stands in for a module's ``_apply``, by which torch moves it: the module never gets into half precision.
+
+    Args:
+        module: One that computes with coordinates, for which half precision is too coarse.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, move: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
+        def kept(x: Tensor) -> Tensor:
+            there = move(x.new_empty(0))
+            return x.to(there.device) if there.dtype in HALF else move(x)
+
+        return type(self.module)._apply(self.module, kept, *args, **kwargs)
