@@ -15,6 +15,7 @@ from kill_and_resume import end_of
 from processes import Running, every_process, process_tree, runs
 from test_resuming import RETINANET, SignalAt, run
 
+from shvit_det.checkpoint.reading import read_content
 from shvit_det.engine import cli
 from shvit_det.engine.resuming import last_checkpoint
 from shvit_det.engine.runner import SHViTRunner
@@ -108,7 +109,7 @@ def test_a_signal_to_all_processes_ends_a_run_as_one_to_the_main_process(
     assert status == 128 + number and errors.strip().endswith('terminated')
     status, errors = end_in_group(tmp_path / 'all', SignalAt(moment, count, number, sender), **loading)
     assert status == 128 + number and 'Traceback' not in errors and errors.strip().endswith('terminated')
-    main, all_of_them = (torch.load(last_checkpoint(tmp_path / name), weights_only=True) for name in ('main', 'all'))
+    main, all_of_them = (read_content(last_checkpoint(tmp_path / name)) for name in ('main', 'all'))
     assert main['meta']['iter'] == all_of_them['meta']['iter']
     torch.testing.assert_close(main['state_dict'], all_of_them['state_dict'], rtol=0, atol=0)
 
