@@ -470,7 +470,7 @@ def test_text_in_a_config_is_no_code(weights, images, tmp_path):
         loader.dataset.update(data_root=folder, ann_file=f'{folder}a', metainfo=dict(classes=names, type='x y'))
     config.model.backbone.init_cfg = dict(type='SHViTPretrained', checkpoint=f'{folder}__import__("os").pth')
     config.data_root, config.work_dir, config.custom_imports = folder, folder, dict(imports=['antigravity'])
-    content = torch.load(weights, weights_only=True)
+    content = torch.load(weights, weights_only=False)
     content['meta'].update(cfg=config.pretty_text)
     content['meta'].pop('dataset_meta')  # else the names are those
     torch.save(content, tmp_path / 'a.pth')

@@ -153,7 +153,7 @@ def test_a_batch_that_is_too_large_is_predicted_one_by_one(run, pictures, weight
         np.testing.assert_allclose(scores, one.pred_instances.scores, atol=1e-5)
 
 
-ENDS = [KeyboardInterrupt(), Terminated(), SystemExit(3), GeneratorExit()]
+ENDS = [KeyboardInterrupt(), Terminated(signal.SIGTERM), SystemExit(3), GeneratorExit()]
 
 
 @pytest.mark.parametrize('end', ENDS, ids=[type(end).__name__ for end in ENDS])

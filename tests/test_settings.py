@@ -25,6 +25,7 @@ from torch import distributed
 from torch.utils.data import DataLoader
 
 from shvit_det import UsageError
+from shvit_det.checkpoint.reading import read_content
 from shvit_det.data.sample import ensure_sample
 from shvit_det.engine.checkpoint_hook import SafeCheckpointHook
 from shvit_det.engine.config import dotted_name, load_config, splits_of, type_of
@@ -73,7 +74,7 @@ def logged(folder: Path) -> str:
 
 
 def weights(path: Path | str) -> dict[str, torch.Tensor]:
-    return torch.load(path, weights_only=True)['state_dict']
+    return read_content(Path(path))['state_dict']
 
 
 def same(first: Path | str, second: Path | str) -> bool:
@@ -92,7 +93,7 @@ def test_checkpoints_outside_the_work_dir_are_found_resumed_and_tested(folder):
     assert f'Checkpoint: {there}/epoch_1.pth' in logged(folder / 'run')
     longer = {'train_cfg.max_epochs': 2}
     assert train(config, work_dir='run', resume='auto', cfg_options=longer) == there / 'epoch_2.pth'
-    assert 'epoch_1.pth' in logged(folder / 'run') and torch.load(there / 'epoch_2.pth')['meta']['epoch'] == 2
+    assert 'epoch_1.pth' in logged(folder / 'run') and read_content(there / 'epoch_2.pth')['meta']['epoch'] == 2
     (there / 'epoch_2.pth').write_bytes(b'damaged')
     assert train(config, work_dir='run', resume='auto', cfg_options=longer) == there / 'epoch_2.pth'
     assert f'going back to the checkpoint before it, {there}/epoch_1.pth' in logged(folder / 'run')
@@ -517,7 +518,7 @@ def test_a_seed_leaves_the_other_settings_of_randomness(folder):
     try:
         last = train(written(folder, 'randomness = dict(deterministic=True, diff_rank_seed=True)'), seed=5)
         assert torch.are_deterministic_algorithms_enabled()
-        stored = torch.load(last, weights_only=True)['meta']
+        stored = read_content(Path(last))['meta']
         assert stored['seed'] == 5 and 'diff_rank_seed=True' in stored['cfg']
     finally:
         torch.use_deterministic_algorithms(False)

@@ -150,7 +150,7 @@ def test_times_of_a_comparison_have_no_first_run_in_them(num_images):
     evaluator = SimpleNamespace(process=lambda data_samples, data_batch: None)
     form = comparing.Form('a', step, evaluator)
     images = [dict(inputs=[torch.zeros(3, 8, 8)], number=number) for number in range(num_images)]
-    comparing._run([form], images, lambda _: None)
+    comparing._run([form], images, lambda _: None, [])
     assert calls == [0, *range(num_images)]
     assert len(form.seconds) == num_images
 

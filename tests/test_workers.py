@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,7 @@ def send_to_each(pid: int, number: int) -> None:
 def train_in_group(folder: Path, hook: SignalAt, loading: dict, errors: Path) -> None:
     """Train the model of two weights as a tool does, in a group of processes of its own."""
     os.setpgid(0, 0)
+    forkserver._forkserver._forkserver_pid = None  # a server of the parent's is not for its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT, 0o644), 2)
     sys.stderr = os.fdopen(2, 'w', buffering=1, closefd=False)
