@@ -28,6 +28,6 @@ pip install --quiet --constraint "$constraints" --editable '.[lite,peers,runtime
 if ! "$venv/bin/python" -c 'import cv2' 2>/dev/null; then
     release=$("$venv/bin/python" -c 'from importlib.metadata import version; print(version("opencv-python"))')
     pip uninstall --quiet --yes opencv-python
-    pip install --quiet --no-deps "opencv-python-headless==$release"
+    pip install --quiet --no-deps --force-reinstall "opencv-python-headless==$release"
 fi
 "$venv/bin/python" -c 'import shvit_det; print("shvit_det", shvit_det.__version__, "is ready")'
