@@ -113,6 +113,7 @@ print(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @pytest.mark.skipif(not hasattr(torch.ops.mkldnn, '_is_mkldnn_bf16_supported'), reason='this torch has no oneDNN')
+@pytest.mark.slow
 def test_on_a_processor_without_avx512():
     environment = dict(
         os.environ,

@@ -153,6 +153,7 @@ def test_configs_of_the_package_can_be_named_as_bases():
     assert Config.fromstring("_base_ = 'mmdet::_base_/schedules/schedule_1x.py'", '.py').train_cfg.max_epochs == 12
 
 
+@pytest.mark.slow
 def test_importing_prints_nothing_and_allows_nothing():
     code = """
 import torch, torch.distributed.tensor, torch._dynamo
@@ -165,6 +166,7 @@ assert set(torch.serialization.get_safe_globals()) == before
     assert (result.returncode, result.stdout, result.stderr) == (0, '', '')
 
 
+@pytest.mark.slow
 def test_without_find_loader_of_pkgutil():
     """As on Python 3.14: mmengine and mmcv both ask it whether the compiled ops are there."""
     code = """

@@ -44,6 +44,7 @@ def run_python(code: str, *arguments: str) -> str:
     return process.stdout
 
 
+@pytest.mark.slow
 def test_models_import_in_a_fresh_process() -> None:
     code = 'import shvit_det, mmdet.models, mmcv.ops; print(mmcv._ext.__stand_in__)'
     assert run_python(code) == 'shvit_det\n'
@@ -58,6 +59,7 @@ def __getattr__(name):
 """
 
 
+@pytest.mark.slow
 def test_steps_aside_for_compiled_ops(tmp_path: Path) -> None:
     (tmp_path / '_ext.py').write_text(COMPILED)
     code = """if True:

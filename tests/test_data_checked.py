@@ -58,6 +58,7 @@ def test_sizes_may_be_written_with_a_point(tmp_path):
     assert checked(file, test_mode=True, bad_data='skip')[1]['inputs'].shape == (3, HEIGHT, WIDTH)
 
 
+@pytest.mark.slow
 def test_it_is_found_by_its_name_but_not_imported_before():
     """Users of backbones may not have mmdet."""
     code = (
