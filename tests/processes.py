@@ -23,8 +23,8 @@ ROOT = Path(__file__).parent.parent
 Process = tuple[int, int]  # its number, and when it began: numbers are used again
 NEW_MOUNTS = 0x00020000  # CLONE_NEWNS
 
-_context = multiprocessing.get_context('forkserver')
-_context.set_forkserver_preload(
+context = multiprocessing.get_context('forkserver')
+context.set_forkserver_preload(
     [
         'shvit_det.engine.train',
         'shvit_det.engine.evaluate',
@@ -92,7 +92,7 @@ class Running:
         for file in self._files:
             file.unlink(missing_ok=True)
         path = str(ROOT / 'tools' / f'{name}.py')
-        self._process = _context.Process(
+        self._process = context.Process(
             target=_main,
             args=(path, [str(a) for a in arguments], str(cwd), *map(str, self._files), environment or {}),
         )

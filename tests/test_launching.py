@@ -328,7 +328,8 @@ class Stumble(Hook):
 
 
 def torchrun(*options: object) -> list[str]:
-    return [sys.executable, '-m', 'torch.distributed.run', *map(str, options)]
+    local = ('--local-addr', '127.0.0.1')  # otherwise the name of the machine, which not every network resolves
+    return [sys.executable, '-m', 'torch.distributed.run', *map(str, (*local, *options))]
 
 
 def test_the_error_that_came_first_is_on_top(sample, tmp_path):

@@ -141,14 +141,13 @@ class SignalAt(Hook):
     """Sends a signal to its own process, or what ``send`` does, at a chosen moment."""
 
     def __init__(self, moment: str, count: int, number: int = signal.SIGTERM, send=os.kill) -> None:
-        self.left = count
+        self.left, self.number, self.send = count, number, send
+        setattr(self, moment, self.act)
 
-        def act(*args, **kwargs):
-            self.left -= 1
-            if self.left == 0:
-                send(os.getpid(), number)
-
-        setattr(self, moment, act)
+    def act(self, *args, **kwargs) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.send(os.getpid(), self.number)
 
 
 def stacked(batch: list[torch.Tensor]) -> dict:

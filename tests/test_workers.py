@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from kill_and_resume import end_of
-from processes import Running, every_process, process_tree, runs
+from processes import Running, context, every_process, process_tree, runs
 from test_resuming import RETINANET, SignalAt, run
 
 from shvit_det.checkpoint.reading import read_content
@@ -21,8 +21,6 @@ from shvit_det.engine import cli
 from shvit_det.engine.resuming import last_checkpoint
 from shvit_det.engine.runner import SHViTRunner
 from shvit_det.engine.termination import listening
-
-_fork = multiprocessing.get_context('fork')
 
 
 def wait_for_end(processes: list) -> None:
@@ -67,7 +65,7 @@ def send_to_each(pid: int, number: int) -> None:
 def train_in_group(folder: Path, hook: SignalAt, loading: dict, errors: Path) -> None:
     """Train the model of two weights as a tool does, in a group of processes of its own."""
     os.setpgid(0, 0)
-    forkserver._forkserver._forkserver_pid = None  # a server of the parent's is not for its children
+    forkserver._forkserver._forkserver_pid = None  # the server of the tests is none of this run's
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT, 0o644), 2)
     sys.stderr = os.fdopen(2, 'w', buffering=1, closefd=False)
@@ -82,7 +80,7 @@ def train_in_group(folder: Path, hook: SignalAt, loading: dict, errors: Path) ->
 def end_in_group(folder: Path, hook: SignalAt, **loading) -> tuple[int, str]:
     """Return the status of a run that is signalled by a hook, and what it wrote to stderr."""
     errors = folder.with_suffix('.stderr')
-    process = _fork.Process(target=train_in_group, args=(folder, hook, dict(dict(num_workers=2), **loading), errors))
+    process = context.Process(target=train_in_group, args=(folder, hook, dict(dict(num_workers=2), **loading), errors))
     process.start()
     process.join(120)
     if process.is_alive():
@@ -187,7 +185,7 @@ def load_for_ever(connection) -> None:
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM])
 def test_workers_end_with_a_process_that_is_killed(number):
     here, there = multiprocessing.Pipe()
-    process = _fork.Process(target=load_for_ever, args=(there,))
+    process = multiprocessing.get_context('fork').Process(target=load_for_ever, args=(there,))
     process.start()
     assert here.poll(60)
     workers = here.recv()
