@@ -52,7 +52,8 @@ def synchronise_what_can_be_written(handle, fsync=os.fsync):
 
 platform.system = lambda: 'Windows'  # where mmengine asks
 sys.modules['regex'] = re  # mmcv needs it there
-shutil._use_fd_functions = False  # Python's own way to remove folders opens them
+# Python's own way to remove folders opens them: asked at each call, and since 3.14 when shutil is imported
+shutil._use_fd_functions, shutil._rmtree_impl = False, shutil._rmtree_unsafe
 os.open, os.fsync = open_no_folder, synchronise_what_can_be_written
 os.link = os.symlink = refuse  # which need rights that users seldom have
 """
