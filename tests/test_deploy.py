@@ -17,6 +17,7 @@ from shvit_det.deployment import backends, is_deployed, native
 from shvit_det.deployment.compiled import compile_parts
 from shvit_det.deployment.packed import Packed
 from shvit_det.deployment.rpn import NeckWithRPN, Pyramid
+from shvit_det.stack import release
 from shvit_det.timing.building import build_subjects
 from shvit_det.timing.cost import CostCounter
 
@@ -298,6 +299,9 @@ class DefaultDevice:
         torch.set_default_device(None)
 
 
+MORE_GRAPHS = int(release(torch.__version__) < (2, 7))  # torch 2.6 makes one more for further sizes, and of a neck
+
+
 class Counting:
     """A backend of torch.compile that counts its graphs and their runs, and notes whether weights were frozen."""
 
@@ -346,7 +350,7 @@ def test_all_sizes_but_the_first_share_one_compiled_graph(log, compiler):
             x = torch.randn(1, 3, height, width)
             agree(trained(x), deployed(x), 1e-4)
     assert len(compiler.runs) == 6
-    assert len(announcements(log)) == len(compiler.frozen) == 2
+    assert len(announcements(log)) == len(compiler.frozen) == 2 + MORE_GRAPHS
 
 
 def test_changed_weights_are_compiled_anew(compiler):
@@ -386,7 +390,8 @@ def test_the_neck_runs_compiled_and_hands_over_what_it_knows(compiler):
             agree(trained.rpn_head(trained.extract_feat(x))[0], deployed.rpn_head(features)[0], 1e-4)
         deployed.neck.load_state_dict(deployed.neck.state_dict())
         deployed.extract_feat(x)
-    assert len(compiler.runs) == 3 and len(compiler.frozen) == 2
+    parts = 1 + MORE_GRAPHS  # of a call
+    assert len(compiler.runs) == 3 * parts and len(compiler.frozen) == 2 * parts
 
 
 @pytest.mark.skipif(shutil.which('g++') is None, reason='inductor needs a C++ compiler')

@@ -58,7 +58,7 @@ def outputs_and_gradients(both, inputs):
     neck, head = both
     both.zero_grad()
     scores, boxes = head(neck(inputs))
-    weights = [torch.randn_like(map_, generator=None) for map_ in (*scores, *boxes)]
+    weights = [torch.randn_like(map_) for map_ in (*scores, *boxes)]
     sum((map_ * weight).sum() for map_, weight in zip((*scores, *boxes), weights, strict=True)).backward()
     return [*scores, *boxes], {name: parameter.grad for name, parameter in both.named_parameters()}
 
