@@ -13,24 +13,29 @@ if needs_stack(sys.argv, sys.orig_argv):
 
     compat.prepare()  # before anything that imports mmcv.ops
 
-    from . import by_name, contract
-    from .arch import ARCHS, Arch
-    from .backbone import SHViT
     from .checkpoint import SHViTPretrained, load_checkpoint
+    from .common.errors import UsageError
+    from .configuration import names_for_mmengine
+    from .configuration.model_zoo import config_file
     from .deployment import deploy
-    from .engine.amp import BFloat16OptimWrapper
-    from .engine.clipping import AdaptiveGradientClippingHook
-    from .engine.layer_decay import LayerDecayOptimWrapperConstructor
-    from .errors import UsageError
-    from .neck import SHViTFPN
+    from .models import detector_check
+    from .models.arch import ARCHS, Arch
+    from .models.backbone import SHViT
+    from .models.neck import SHViTFPN
     from .registry import MODELS, register_lazily
+    from .training.hooks.adaptive_clipping import AdaptiveGradientClippingHook
+    from .training.layer_decay import LayerDecayOptimWrapperConstructor
+    from .training.mixed_precision import BFloat16OptimWrapper
     from .version import __version__
-    from .zoo import config_file
 
-    contract.install()
-    by_name.install()
-    register_lazily(MODELS, 'SHViTHead', 'shvit_det.classifier')  # needs mmpretrain, which detector users may not have
-    register_lazily(MODELS, 'SHViTRPNHead', 'shvit_det.rpn')  # needs mmdet, which users of backbones may not have
+    detector_check.install()
+    names_for_mmengine.install()
+    register_lazily(
+        MODELS, 'SHViTHead', 'shvit_det.models.classifier'
+    )  # needs mmpretrain, which detector users may not have
+    register_lazily(
+        MODELS, 'SHViTRPNHead', 'shvit_det.models.rpn'
+    )  # needs mmdet, which users of backbones may not have
 
 
 def __getattr__(name: str) -> Any:

@@ -18,23 +18,25 @@ from mmengine.registry import Registry
 
 SCOPE = 'shvit_det'
 
-MODELS = Registry('model', parent=ROOT_MODELS, scope=SCOPE, locations=['shvit_det.backbone', 'shvit_det.neck'])
+MODELS = Registry(
+    'model', parent=ROOT_MODELS, scope=SCOPE, locations=['shvit_det.models.backbone', 'shvit_det.models.neck']
+)
 OPTIM_WRAPPERS = Registry(
-    'optimizer wrapper', parent=ROOT_OPTIM_WRAPPERS, scope=SCOPE, locations=['shvit_det.engine.amp']
+    'optimizer wrapper', parent=ROOT_OPTIM_WRAPPERS, scope=SCOPE, locations=['shvit_det.training.mixed_precision']
 )
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',
     parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS,
     scope=SCOPE,
-    locations=['shvit_det.engine.layer_decay'],
+    locations=['shvit_det.training.layer_decay'],
 )
-DATASETS = Registry('dataset', parent=ROOT_DATASETS, scope=SCOPE, locations=['shvit_det.data.checked'])
+DATASETS = Registry('dataset', parent=ROOT_DATASETS, scope=SCOPE, locations=['shvit_det.data.coco_dataset'])
 HOOKS = Registry(
     'hook',
     parent=ROOT_HOOKS,
     scope=SCOPE,
     locations=[
-        f'shvit_det.engine.{name}' for name in ('clipping', 'checkpoint_hook', 'finite', 'randomness', 'termination')
+        f'shvit_det.training.{name}' for name in ('clipping', 'checkpoint_hook', 'finite', 'randomness', 'termination')
     ],
 )
 WEIGHT_INITIALIZERS = Registry(

@@ -11,50 +11,13 @@ from checkpoint_files import TINY
 from filelock import FileLock
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
+from paths import MASK_RCNN, photographs
 from processes import tool
 
 from shvit_det import SHViT  # importing it prepares the stack before any test imports mmdet
 
-ROOT = Path(__file__).parent.parent
-MASK_RCNN = ROOT / 'tests' / 'data' / 'tiny_mask_rcnn.py'
-
-# Modules of tests that run tools, train, compile, export or fuzz; `make check` leaves them out.
-SLOW = frozenset(
-    f'test_{name}'
-    for name in (
-        *('by_name', 'checkpoint_convert', 'checkpoint_forms', 'classifier', 'data_fuzz', 'data_sample', 'deploy'),
-        *('deploy_changed', 'doctor', 'export', 'fast', 'finite', 'launching', 'memory', 'native', 'other_configs'),
-        *('other_systems', 'packaging', 'phone', 'phone_coreml', 'phone_executorch', 'plans', 'precision', 'predict'),
-        *(
-            'predict_survives',
-            'resuming',
-            'results_survive',
-            'roi_align',
-            'settings',
-            'timing_benchmark',
-            'timing_cost',
-        ),
-        *('timing_forms', 'timing_page', 'timing_peers', 'timing_spans', 'tools', 'tools_check_data', 'tools_export'),
-        *('tools_imagenet', 'torch_features', 'winograd', 'workers'),
-    )
-)
-
 torch.set_num_threads(1)
 os.environ['OMP_NUM_THREADS'] = '1'  # for the tools that run as processes
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.stem in SLOW:
-            item.add_marker(pytest.mark.slow)
-
-
-def photographs(name: str) -> Path:
-    """Return the folder of a data set of real photographs beside the checkout, or skip the test."""
-    folder = Path(os.environ.get('SHVIT_DET_TEST_DATA', ROOT.parent / 'shared' / 'data')) / name
-    if not folder.is_dir():
-        pytest.skip(f'the photographs are not here: no folder {folder}; SHVIT_DET_TEST_DATA names another place')
-    return folder
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import UsageError
+from ..common.errors import UsageError
 from .fetch import find_checkpoint, hash_of
 from .loading import weights_of
 from .names import BACKBONE, count_by_part, ours_to_bare, part_of, timm_to_official

@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 import torch
 from torch.hub import tqdm  # the real one where it is installed
 
-from ..errors import UsageError
+from ..common.errors import UsageError
 from .reading import head_of, open_file, wrong_kind
 
 ATTEMPTS = 3

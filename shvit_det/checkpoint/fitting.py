@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..arch import ARCHS, Arch
-from ..errors import UsageError
+from ..common.errors import UsageError
+from ..models.arch import ARCHS, Arch
 from .names import BACKBONE, count_by_part, part_of
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..common.errors import UsageError
 from .fetch import find_checkpoint
 from .fitting import Fit, check_values, fit, why_not
 from .names import BACKBONE, count_by_part, part_of

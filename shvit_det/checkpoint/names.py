@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
-from ..errors import UsageError
+from ..common.errors import UsageError
 
 BACKBONE = 'backbone.'
 WRAPPERS = ('module.', '_orig_mod.')  # put before every name by DistributedDataParallel or EMA, and by torch.compile

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..common.errors import UsageError
 from ..compat.torch_load import classes_allowed
-from ..errors import UsageError
 
 TENSOR_KINDS = (Tensor, nn.Parameter, nn.Buffer)
 ARCHIVE = b'PK\x03\x04'

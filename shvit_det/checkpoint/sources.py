@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..errors import UsageError
+from ..common.errors import UsageError
 from . import names
 
 # Where a file keeps its weights, the first that is there. The averaged weights (EMA) beside them are not taken: the

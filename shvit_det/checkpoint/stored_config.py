@@ -4,7 +4,7 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import UsageError
+from ..common.errors import UsageError
 
 NUMBERS = {text: float(text) for text in ('inf', 'nan')}  # as Python writes them, which are no literals
 

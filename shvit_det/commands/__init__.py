@@ -31,7 +31,7 @@ def run(name: str) -> None:
     if name in WITHOUT_STACK:
         main()
         return
-    from ..engine import cli
+    from . import cli
 
     cli.run(main)
 

@@ -4,14 +4,13 @@ import argparse
 
 import torch
 
-from ..engine import cli
-from ..engine.options import add_cfg_options
+from ..configuration.cfg_options import add_cfg_options
 from ..timing.benchmark import benchmark
+from ..timing.benchmark_report import terminal_report
 from ..timing.output import check_outputs, write_outputs
 from ..timing.record import Record
-from ..timing.report import terminal_report
 from ..timing.settings import COMPILE_MODES, DEFAULT_SECONDS, DTYPES, Settings, device_named, paper_conditions
-from . import command_line
+from . import cli, command_line
 
 
 def main() -> None:

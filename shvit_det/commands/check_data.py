@@ -3,10 +3,10 @@
 import argparse
 import sys
 
-from ..data.checking.report import as_text
-from ..engine import cli
-from ..engine.data_check import Checked, check_data, write_copies, write_record
-from ..engine.options import add_cfg_options
+from ..configuration.cfg_options import add_cfg_options
+from ..configuration.data_check import Checked, check_data, write_copies, write_record
+from ..data.checking.check_report import as_text
+from . import cli
 
 FOUND_STATUS = 1
 

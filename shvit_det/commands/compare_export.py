@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..engine.options import add_cfg_options
-from ..errors import UsageError
+from ..common.errors import UsageError
+from ..configuration.cfg_options import add_cfg_options
 from ..export.comparing import compare
-from ..export.report import comparison_table, write_comparison
+from ..export.comparison_report import comparison_table, write_comparison
 
 
 def main() -> None:

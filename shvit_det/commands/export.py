@@ -2,8 +2,8 @@
 
 import argparse
 
-from ..engine.options import add_cfg_options
-from ..errors import UsageError
+from ..common.errors import UsageError
+from ..configuration.cfg_options import add_cfg_options
 from ..export import exporting, phone
 from ..export.parts import PARTS
 

@@ -10,9 +10,9 @@ import argparse
 import time
 from pathlib import Path
 
+from ..common.errors import UsageError
 from ..data.preview import draw_preview
 from ..data.sample import draw_sample, ensure_sample
-from ..errors import UsageError
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -5,8 +5,8 @@ import sys
 
 import torch
 
-from ..engine.options import add_cfg_options
-from ..errors import UsageError
+from ..common.errors import UsageError
+from ..configuration.cfg_options import add_cfg_options
 from ..prediction.run import DEFAULT_SCORE, FILE, FOLDER, predict
 
 

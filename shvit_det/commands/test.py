@@ -2,8 +2,8 @@
 
 import argparse
 
-from ..engine import cli
-from ..engine.evaluate import evaluate
+from ..evaluation.evaluate import evaluate
+from . import cli
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 
 import argparse
 
-from ..engine import cli
-from ..engine.train import AUTO, train
+from ..training.train import AUTO, train
+from . import cli
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ installed beside them. Only ImageNet classification needs mmpretrain, so it is i
 import importlib
 import importlib.util
 
-from ..errors import UsageError
+from ..common.errors import UsageError
 
 
 def require_mmpretrain() -> None:

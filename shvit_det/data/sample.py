@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-from ..errors import UsageError
-from . import drawing, scene
+from ..common.errors import UsageError
+from . import sample_drawing, sample_scene
 
 # The ids have gaps, as COCO's have, so that code that takes a label for an id fails.
 CATEGORIES: dict[str, int] = {'disc': 1, 'square': 2, 'triangle': 3, 'star': 5, 'cross': 8}
@@ -50,18 +50,18 @@ def _uncompressed_rle(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
     return {'size': list(mask.shape), 'counts': [0, *counts] if flat[0] else counts}
 
 
-def annotate(item: scene.Item) -> dict[str, Any]:
+def annotate(item: sample_scene.Item) -> dict[str, Any]:
     """Describe an item as COCO does: polygons, or for a crowd run lengths, of its visible part.
 
     Area and box are those of the mask that readers will decode.
     """
-    cover = drawing.coverage(item.visible)
+    cover = sample_drawing.coverage(item.visible)
     segmentation: Any
     if item.is_crowd:
         segmentation = _uncompressed_rle(cover >= 0.5)
         rle = mask_utils.frPyObjects(segmentation, *cover.shape)
     else:
-        segmentation = drawing.trace_polygons(item.visible)
+        segmentation = sample_drawing.trace_polygons(item.visible)
         rle = mask_utils.merge(mask_utils.frPyObjects(segmentation, *cover.shape))
     return {
         'category_id': CATEGORIES[item.name],
@@ -77,8 +77,8 @@ def _draw_split(root: Path, split: str, num_images: int, image_size: int, seed: 
     images, annotations = [], []
     for index in range(num_images):
         rng = np.random.default_rng([seed, SPLITS.index(split), index])
-        items = scene.compose_scene(rng, image_size, index)
-        pixels = cv2.cvtColor(scene.paint_scene(rng, image_size, items), cv2.COLOR_RGB2BGR)
+        items = sample_scene.compose_scene(rng, image_size, index)
+        pixels = cv2.cvtColor(sample_scene.paint_scene(rng, image_size, items), cv2.COLOR_RGB2BGR)
         _, jpeg = cv2.imencode('.jpg', pixels, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
         # No id is an index, none is 0 (COCOeval takes 0 for "not matched"), none is in both splits.
         image_id = 1009 + 6 * index + SPLITS.index(split)

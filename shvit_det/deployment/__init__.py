@@ -7,16 +7,16 @@ import torch
 from mmengine.logging import print_log
 from torch import nn
 
-from ..backbone import SHViT
-from ..errors import UsageError
-from ..neck import SHViTFPN
-from ..stock_modules import is_stock
+from ..common.errors import UsageError
+from ..models.backbone import SHViT
+from ..models.neck import SHViTFPN
+from ..models.unmodified import is_stock
 from .backbone import FusedSHViT
-from .backends import say_if_slow
-from .compiled import compile_parts, runs_own_kernels
+from .backends.choice import say_if_slow
+from .backends.packed import HasKernels, RefusesTraining
+from .compilation import compile_parts, runs_own_kernels
 from .copying import copied_for_inference
 from .neck import FusedSHViTFPN, is_stock_neck
-from .packed import HasKernels, RefusesTraining
 
 __all__ = ['check_deployable', 'deploy', 'is_deployed']
 

@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..backbone import SHViT
-from ..layers import Block, Downsample, PatchEmbed, Stage
-from ..stock_modules import is_stock
+from ..models.backbone import SHViT
+from ..models.layers import Block, Downsample, PatchEmbed, Stage
+from ..models.unmodified import is_stock
+from .backends.packed import Constants, in_layout
+from .backends.plans import Plans
 from .layers import fold, foldable, fuse
-from .packed import Constants, in_layout
-from .plans import Plans
 from .precision import without_autocast
 
 

@@ -11,16 +11,16 @@ from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
 from torch import nn
 
-from ..backbone import SHViT
-from ..composition import compose_conv
-from ..errors import UsageError
-from ..neck import SHViTFPN
-from ..rpn import SHViTRPNHead
-from ..stock_modules import is_stock
+from ..common.errors import UsageError
+from ..models.backbone import SHViT
+from ..models.composition import compose_conv
+from ..models.neck import SHViTFPN
+from ..models.rpn import SHViTRPNHead
+from ..models.unmodified import is_stock
 from .backbone import FusedSHViT
+from .backends.packing import pack_layers
 from .masks import fuse_mask_branch
 from .neck import FusedSHViTFPN, compose_finer, is_stock_neck
-from .packing import pack_layers
 from .precision import InputsAsWeights, KeepsFloat32, OutputsInFloat32, WithoutAutocast
 from .roi_align import RoIFeatures, replace_roi_layers
 from .rpn import NeckWithRPN, fuse_rpn, single_conv

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from ..layers import ConvNorm, FeedForward, PatchMerging, Residual, SingleHeadAttention, SqueezeExcite
-from ..stock_modules import is_stock
-from .backends import Backend
-from .convolutions import FusedConv, FusedPointwiseConv
-from .native.operands import Operands
-from .packed import Constants, cast, own_kernels
-from .packing import fused_conv, is_simple
+from ..kernels.operands import Operands
+from ..models.layers import ConvNorm, FeedForward, PatchMerging, Residual, SingleHeadAttention, SqueezeExcite
+from ..models.unmodified import is_stock
+from .backends.choice import Backend
+from .backends.convolutions import FusedConv, FusedPointwiseConv
+from .backends.packed import Constants, cast, own_kernels
+from .backends.packing import fused_conv, is_simple
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, _BatchNormXd)  # which are the same in eval mode
 

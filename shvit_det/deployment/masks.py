@@ -14,10 +14,10 @@ from mmdet.structures.bbox import bbox2roi
 from mmengine.model import ModuleList
 from torch import Tensor, nn
 
-from ..stock_modules import is_stock
-from .convolutions import FusedPointwiseConv, FusedTransposedConv
-from .packed import to_nhwc
-from .packing import replaces_methods
+from ..models.unmodified import is_stock
+from .backends.convolutions import FusedPointwiseConv, FusedTransposedConv
+from .backends.packed import to_nhwc
+from .backends.packing import replaces_methods
 
 
 class MaskForward:

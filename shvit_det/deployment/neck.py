@@ -8,14 +8,14 @@ import torch
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
-from ..composition import TransposedConv, with_ones
-from ..neck import SHViTFPN, coarser_levels, convolutions, top_down
-from ..stock_modules import is_stock
+from ..models.composition import TransposedConv, with_ones
+from ..models.neck import SHViTFPN, coarser_levels, convolutions, top_down
+from ..models.unmodified import is_stock
+from .backends.packed import Constants, in_layout
+from .backends.packing import CONVS, TRANSPOSED_CONVS, is_simple
+from .backends.winograd import WinogradTransposedConv
 from .layers import plain
-from .packed import Constants, in_layout
-from .packing import CONVS, TRANSPOSED_CONVS, is_simple
 from .precision import without_autocast
-from .winograd import WinogradTransposedConv
 
 
 def is_stock_neck(neck: Any) -> bool:

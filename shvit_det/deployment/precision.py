@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .backends import HALF
+from .backends.choice import HALF
 
 
 def floats_as(value: Any, dtype: torch.dtype) -> Any:

@@ -15,11 +15,11 @@ from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..stock_modules import is_stock
-from .backends import HALF, Backend
-from .native.functions import Kernels
-from .packed import HasKernels, own_kernels, runs_eagerly
-from .packing import replaces_methods
+from ..kernels.functions import Kernels
+from ..models.unmodified import is_stock
+from .backends.choice import HALF, Backend
+from .backends.packed import HasKernels, own_kernels, runs_eagerly
+from .backends.packing import replaces_methods
 
 DTYPES = (torch.float32, *HALF)
 

@@ -8,16 +8,16 @@ import torch
 from mmdet.models.dense_heads import RPNHead
 from torch import Tensor, nn
 
-from ..composition import TransposedConv, redo_border
-from ..rpn import SHViTRPNHead
-from ..stock_modules import is_stock
-from .convolutions import FusedConv, FusedPointwiseConv
+from ..models.composition import TransposedConv, redo_border
+from ..models.rpn import SHViTRPNHead
+from ..models.unmodified import is_stock
+from .backends.convolutions import FusedConv, FusedPointwiseConv
+from .backends.packed import Constants
+from .backends.packing import CONVS, is_simple, replaces_methods
+from .backends.winograd import WinogradTransposedConv
 from .layers import plain
 from .neck import FusedSHViTFPN
-from .packed import Constants
-from .packing import CONVS, is_simple, replaces_methods
 from .precision import without_autocast
-from .winograd import WinogradTransposedConv
 
 
 class Pyramid(tuple):

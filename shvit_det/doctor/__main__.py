@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import report
+from . import doctor_report
 from .imports import probe
 
 
@@ -15,9 +15,9 @@ def main() -> None:
     )
     parser.add_argument('--json', action='store_true', help='print the same as JSON')
     arguments = parser.parse_args()
-    found = list(report.findings(report.checks(probe())))
-    print(report.as_json(found) if arguments.json else report.as_text(found))
-    sys.exit(int(report.is_broken(found)))
+    found = list(doctor_report.findings(doctor_report.checks(probe())))
+    print(doctor_report.as_json(found) if arguments.json else doctor_report.as_text(found))
+    sys.exit(int(doctor_report.is_broken(found)))
 
 
 if __name__ == '__main__':

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
-from ..stack import release
+from ..common.dependencies import release
 from .finding import Finding, Status, pip
 from .imports import Outcome
 

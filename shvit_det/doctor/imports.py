@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..stack import PACKAGES
+from ..common.dependencies import PACKAGES
 
 STEPS = (*(package.module for package in PACKAGES), 'gpu', 'shvit_det', 'ops', 'bases', 'resume', 'weights',
          'mmpretrain.models')  # fmt: skip

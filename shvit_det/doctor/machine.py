@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ..processors import usable_processors
+from ..common.processors import usable_processors
 from .finding import Finding, Status
 from .imports import Outcome
 

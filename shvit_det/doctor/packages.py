@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 
-from ..stack import PACKAGES, PYTHON, Package, fits, release
+from ..common.dependencies import PACKAGES, PYTHON, Package, fits, release
 from .finding import Finding, Status, pip
 from .imports import Outcome
 

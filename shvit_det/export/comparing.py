@@ -15,16 +15,16 @@ from mmengine.evaluator import Evaluator
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
+from ..common.environment import describe_environment
+from ..common.errors import UsageError
+from ..configuration.config import load_config, remove_pretrained, set_data_root
+from ..configuration.detection import Detection, has_masks
 from ..deployment import deploy
-from ..engine.config import load_config, remove_pretrained, set_data_root
-from ..engine.detection import Detection, has_masks
-from ..errors import UsageError
-from ..timing.environment import describe_environment
 from ..timing.inputs import fresh
-from .checks import check_exportable
+from .comparison_report import FORMAT
+from .exportable import check_exportable
 from .exporting import can_be_deployed
 from .random_weights import load_detector
-from .report import FORMAT
 from .running import open_exported
 
 SAME_PIXELS = 1.0

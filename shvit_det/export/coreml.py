@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from ..errors import UsageError
+from ..common.errors import UsageError
+from ..runtimes.quiet import quiet
 from ..version import __version__
 from .mil import Package
 from .parts import Part, relative_difference
-from .quiet import quiet
 
 INPUT = 'image'
 # What rounding may change, of the largest magnitude of an output; random weights round worst.

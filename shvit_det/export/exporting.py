@@ -12,20 +12,20 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import nn
 
+from ..common.atomic_files import saving
+from ..common.errors import UsageError
+from ..configuration.config import load_config, remove_pretrained
+from ..configuration.detection import Detection
+from ..configuration.task import named_classes
+from ..configuration.task_choice import task_of
 from ..deployment import check_deployable, deploy
-from ..engine.atomic import saving
-from ..engine.config import load_config, remove_pretrained
-from ..engine.detection import Detection
-from ..engine.task import named_classes
-from ..engine.tasks import task_of
-from ..errors import UsageError
+from ..runtimes.onnx_file import finish, trace
+from ..runtimes.onnx_runtimes import require
 from ..version import __version__
-from .checks import check_exportable
 from .detectors import INPUTS, Graph, OneStage, TwoStage, TwoStageWithMasks
+from .exportable import check_exportable
 from .metadata import FORMAT, KEY, Metadata, resize_rule
-from .onnx_file import finish, trace
 from .random_weights import load_detector
-from .runtimes import require
 
 SUFFIXES = {'onnx': '.onnx', 'openvino': '.xml'}
 IMAGES = 'uint8, batch x 3 x height x width, BGR, resized, not padded, all of one size'

@@ -10,7 +10,7 @@ import numpy as np
 from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
 
-from ..errors import UsageError
+from ..common.errors import UsageError
 
 KEY = 'shvit_det'
 FORMAT = 1

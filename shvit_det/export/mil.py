@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..errors import UsageError
+from ..common.errors import UsageError
 
 Values = dict[str, Any]
 

@@ -14,17 +14,17 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from ..backbone import SHViT
 from ..checkpoint import check_checkpoint
 from ..checkpoint.loading import load_content
+from ..common.errors import UsageError
+from ..configuration.config import load_config
+from ..configuration.detection import Detection
+from ..configuration.task import Task, named_classes
+from ..configuration.task_choice import task_of
 from ..deployment import deploy
-from ..engine.config import load_config
-from ..engine.detection import Detection
-from ..engine.task import Task, named_classes
-from ..engine.tasks import task_of
-from ..errors import UsageError
-from ..folding import fold_batch_norms
-from ..neck import SHViTFPN
+from ..models.backbone import SHViT
+from ..models.batch_norm_folding import fold_batch_norms
+from ..models.neck import SHViTFPN
 from ..timing.peers import open_branches
 from .attention import replace_attention
 
@@ -102,7 +102,7 @@ class Probabilities(nn.Module):
     """The ImageNet head as one linear layer, its norm and that of a second head folded in, and a softmax.
 
     Args:
-        head: A :class:`shvit_det.classifier.SHViTHead`; it is not changed.
+        head: A :class:`shvit_det.models.classifier.SHViTHead`; it is not changed.
 
     Shapes:
         A tuple whose last feature is (B, C, H, W) -> (B, num_classes).
@@ -196,7 +196,7 @@ def _network(model: Any, name: str, shape: tuple[int, int], config_path: str) ->
     if name == 'backbone':
         return backbone
     if name == 'classifier':
-        from ..classifier import SHViTHead  # which needs mmpretrain
+        from ..models.classifier import SHViTHead  # which needs mmpretrain
 
         if not isinstance(model.head, SHViTHead) or model.with_neck:
             raise UsageError(f'{config_path} has a {type(model.head).__name__}: only a SHViTHead can be exported')

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..engine.atomic import saving
-from ..errors import UsageError
+from ..common.atomic_files import saving
+from ..common.errors import UsageError
+from ..runtimes.executorch import Runner, lower, require_executorch
 from .coreml import require_coremltools, write_package
-from .executorch import Runner, lower, require_executorch
 from .parts import Part, build_part, relative_difference
 
 SUFFIXES = {'coreml': '.mlpackage', 'executorch': '.pte'}

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ..checkpoint import load_checkpoint
-from ..engine.detection import Detection
+from ..configuration.detection import Detection
 from ..timing.building import build_detector
 from ..timing.inputs import synthetic_batch
 

@@ -11,12 +11,12 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import nn
 
-from ..engine.config import type_of
-from ..engine.detection import Detection
-from ..engine.task import named_classes
-from ..errors import UsageError
+from ..common.errors import UsageError
+from ..configuration.config import type_of
+from ..configuration.detection import Detection
+from ..configuration.task import named_classes
+from ..runtimes.onnx_runtimes import RUNTIME_OF, RUNTIMES, check_installed, is_exported
 from .metadata import KEY, Metadata, resized
-from .runtimes import RUNTIME_OF, RUNTIMES, check_installed, is_exported
 
 
 class Detections(NamedTuple):

@@ -16,11 +16,11 @@ from torch import nn
 from ..checkpoint import find_checkpoint, load_content
 from ..checkpoint.reading import read_content
 from ..checkpoint.stored_config import stored_config
+from ..common.errors import UsageError
+from ..configuration.config import load_config, warn_if_new
+from ..configuration.task import Task, named_classes
+from ..configuration.task_choice import task_of
 from ..deployment import check_deployable, deploy
-from ..engine.config import load_config, warn_if_new
-from ..engine.task import Task, named_classes
-from ..engine.tasks import task_of
-from ..errors import UsageError
 
 Color = tuple[int, int, int]  # red, green, blue
 GOLDEN_RATIO = 0.618034

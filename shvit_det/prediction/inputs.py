@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ..errors import UsageError
+from ..common.errors import UsageError
 
 PICTURES = tuple(IMG_EXTENSIONS)
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')

@@ -13,7 +13,7 @@ from mmengine.registry import DefaultScope
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import UsageError
+from ..common.errors import UsageError
 
 Picture = NDArray[np.uint8]  # (H, W, 3), blue, green, red
 ENDS = (b'\xff\xd9', b'IEND')  # of a JPEG and of a PNG

@@ -11,7 +11,7 @@ import torch
 from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 
-from ..errors import UsageError
+from ..common.errors import UsageError
 from .detector import load_detector
 from .drawing import draw
 from .pictures import Picture, Reader, is_out_of_memory, reason_of

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from ..engine.atomic import PART, part_of, settle
+from ..common.atomic_files import PART, part_of, settle
 from ..version import __version__
 
 IMAGES = b'\n], "images": [\n'

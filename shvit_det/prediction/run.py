@@ -13,8 +13,8 @@ import cv2
 
 from ..checkpoint.fetch import HopelessDownloadError, download
 from ..checkpoint.reading import head_of, wrong_kind
-from ..engine.atomic import part_of
-from ..errors import RunError, UsageError
+from ..common.atomic_files import part_of
+from ..common.errors import RunError, UsageError
 from .inputs import Input, find_inputs, output_names
 from .pictures import Picture, reason_of
 from .predictor import Prediction, Predictor

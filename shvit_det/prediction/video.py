@@ -7,7 +7,7 @@ from types import TracebackType
 
 import cv2
 
-from ..errors import UsageError
+from ..common.errors import UsageError
 from .pictures import Picture
 
 DEFAULT_RATE = 25.0  # frames a second where a file does not say

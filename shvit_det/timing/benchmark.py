@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from ..errors import UsageError
+from ..common.environment import describe_environment
+from ..common.errors import UsageError
 from .building import build_subjects
 from .ceilings import measure_ceilings
 from .clock import CPUClock, clock_for
 from .cost import CostCounter, count_parameters
-from .environment import describe_environment
 from .measure import Key, Measurement, Meter, measure
 from .record import FORMAT, PartCost, PartTime, Ratio, Record
 from .record import Subject as SubjectRecord

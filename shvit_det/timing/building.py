@@ -15,21 +15,21 @@ from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from torch import nn
 
-from ..backbone import SHViT
 from ..checkpoint import load_checkpoint
+from ..common.errors import UsageError
+from ..configuration.config import load_config, name_of
+from ..configuration.detection import Detection
+from ..configuration.task_choice import task_of
 from ..deployment import deploy, is_deployed
-from ..deployment.compiled import runs_own_kernels
-from ..engine.config import load_config, name_of
-from ..engine.detection import Detection
-from ..engine.tasks import task_of
-from ..errors import UsageError
-from ..folding import fold_batch_norms
+from ..deployment.compilation import runs_own_kernels
+from ..models.backbone import SHViT
+from ..models.batch_norm_folding import fold_batch_norms
 from .forms import BACKBONES, DEPLOYED, PLAIN, settings_in, split_forms
 from .inputs import config_shape, fresh, num_classes_of, photograph_batches, synthetic_batch
 from .peers import build_backbone, open_branches
+from .plain_models import write_out
 from .settings import Settings
 from .subjects import BackboneRunner, Subject
-from .written_out import write_out
 
 PAPER_SHAPE = (512, 512)
 AS_WRITTEN = 'norms and neck computed as written'

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..errors import UsageError
+from ..common.errors import UsageError
 from .record import Ceilings
 
 SIZES = (256, 512, 1024, 2048, 4096, 8192)

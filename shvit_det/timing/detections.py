@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.structures import InstanceData
 from torch import nn
 
-from .alone import Calls
+from .single_parts import Calls
 
 DEFAULT_DETECTIONS = 100
 """COCO's limit per image, and what Mask R-CNN's mask head costs at most."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..common.errors import UsageError
 from .runtimes import RUNTIMES, check_installed
 from .settings import DTYPES, Settings
 

@@ -16,8 +16,8 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement, InstanceData
 
-from ..errors import UsageError
-from ..pyramid import FeaturePyramid
+from ..common.errors import UsageError
+from ..models.pyramid import FeaturePyramid
 
 DEFAULT_SHAPE = (800, 1333)
 PHOTOGRAPHS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..collector import collector_paused
+from ..common.garbage_collection import collector_paused
 from .clock import Clock
 from .settings import Settings
 from .spans import Recorder

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..engine.atomic import saving
-from ..errors import UsageError
+from ..common.atomic_files import saving
+from ..common.errors import UsageError
+from .benchmark_report import markdown_report
 from .plots import save_plot
 from .record import Record, write_record
-from .report import markdown_report
 
 
 def check_outputs(json: str | None, markdown: str | None, plot: str | None) -> None:

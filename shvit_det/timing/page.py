@@ -4,13 +4,13 @@ import json
 import re
 from pathlib import Path
 
-from ..engine.atomic import write_text
-from ..errors import UsageError
-from ..export.report import FORMAT as COMPARISON
-from ..export.report import comparison_block
+from ..common.atomic_files import write_text
+from ..common.errors import UsageError
+from ..export.comparison_report import FORMAT as COMPARISON
+from ..export.comparison_report import comparison_block
+from .benchmark_report import command_block, markdown_tables
+from .descriptions import conditions, origin
 from .record import read_record
-from .report import command_block, markdown_tables
-from .wording import conditions, origin
 
 START = re.compile(r'<!-- table: ([\w.-]+) -->')
 END = '<!-- end -->'

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm  # the base of BatchNorm1d to 3d and SyncBatchNorm; has no public name
 
-from ..arch import ARCHS
-from ..backbone import SHViT
-from ..errors import UsageError
+from ..common.errors import UsageError
+from ..models.arch import ARCHS
+from ..models.backbone import SHViT
 
 REPARAMETERISED = 're-parameterised'
 
@@ -18,7 +18,8 @@ def build_backbone(source: str) -> tuple[nn.Module, list[str]]:
 
     Its weights are random, with no branch closed, and the same at every call; the caller's random state stays as it is.
     timm's models are re-parameterised where they offer it: branches that add up to one convolution become one, and in
-    some families BatchNorms are folded on the way. :func:`shvit_det.folding.fold_batch_norms` folds the others.
+    some families BatchNorms are folded on the way;
+    :func:`shvit_det.models.batch_norm_folding.fold_batch_norms` folds the others.
 
     Args:
         source: ``timm:NAME`` or ``shvit:ARCH``.

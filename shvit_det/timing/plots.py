@@ -11,13 +11,13 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch, Rectangle
 
-from ..engine.atomic import saving
+from ..common.atomic_files import saving
+from .benchmark_report import ALONE, of_kind
+from .descriptions import batch_size, conditions, image_ms
 from .labels import GAPS, place_labels
 from .layout import significant
 from .published import published_for
 from .record import UNATTRIBUTED, PartTime, Record, Subject
-from .report import ALONE, of_kind
-from .wording import batch_size, conditions, image_ms
 
 # Paul Tol's muted scheme, which colour-blind readers can tell apart, and two more for long detectors.
 COLORS = (

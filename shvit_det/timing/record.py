@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any, TypedDict
 
-from ..engine.atomic import save_json
-from ..errors import UsageError
+from ..common.atomic_files import save_json
+from ..common.errors import UsageError
 
 FORMAT = 2
 UNATTRIBUTED = 'unattributed'

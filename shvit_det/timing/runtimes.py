@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import UsageError
-from ..export import runtimes
-from ..export.executorch import Runner, lower
-from ..export.onnx_file import trace
-from ..export.runtimes import Runtime
+from ..common.errors import UsageError
+from ..runtimes import onnx_runtimes as runtimes
+from ..runtimes.executorch import Runner, lower
+from ..runtimes.onnx_file import trace
+from ..runtimes.onnx_runtimes import Runtime
 
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # of the largest magnitude of each feature map
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..errors import UsageError
+from ..common.errors import UsageError
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 COMPILE_MODES = ('default', 'reduce-overhead', 'max-autotune')

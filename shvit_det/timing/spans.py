@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from ..pyramid import FeaturePyramid
+from ..models.pyramid import FeaturePyramid
 from .clock import Clock
 from .record import UNATTRIBUTED
 

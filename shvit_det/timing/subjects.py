@@ -9,16 +9,16 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import nn
 
+from ..common.errors import UsageError
 from ..deployment import is_deployed
-from ..deployment.compiled import compile_parts
-from ..errors import UsageError
-from .alone import Calls, capture
+from ..deployment.compilation import compile_parts
 from .compiling import compile_frozen
 from .detections import DEFAULT_DETECTIONS, counting, detection_config, fix_detections
 from .inputs import fresh
 from .record import UNATTRIBUTED
 from .runtimes import exported
 from .settings import Settings
+from .single_parts import Calls, capture
 from .spans import BACKWARD, FORWARD, OPTIMIZER, Recorder, Span, instrumented, modules_by_part, owners_of, spans_of
 
 COMPILED = ('backbone', 'neck', 'rpn_head', 'bbox_head', 'mask_head')

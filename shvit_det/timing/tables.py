@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from .descriptions import batch_size, image_ms, images_per_second, span
 from .layout import Column, Table, percent, significant
 from .published import REFERENCE, published_for
 from .record import UNATTRIBUTED, Ceilings, PartCost, PartTime, Ratio, Subject
-from .wording import batch_size, image_ms, images_per_second, span
 
 WHOLE = 'whole'
 MIB = 2**20

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from .all_checks import check_content
 from .findings import Finding, Repair
 from .masks import counts_of_rle
 from .objects import Use, image_sizes, is_hashable
 from .tables import is_id
-from .whole import check_content
 
 PASSES = 6  # a repair may bring something to light; each kind does so at most once
 REMOVALS = (Repair.REMOVE, Repair.REMOVE_WITH_OBJECTS)

@@ -12,7 +12,7 @@ from typing import Any
 from mmengine.fileio import LocalBackend, get_file_backend
 from PIL import Image
 
-from ...errors import UsageError
+from ...common.errors import UsageError
 from .findings import Finding
 from .image import Inspection, Loader, inspect_image
 from .reading import WHERE_TO_GET_DATA

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...collector import collector_paused
-from ...errors import UsageError
+from ...common.errors import UsageError
+from ...common.garbage_collection import collector_paused
 
 SECTIONS = ('images', 'annotations', 'categories')
 WHERE_TO_GET_DATA = (

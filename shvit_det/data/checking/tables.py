@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import UsageError
+from ...common.errors import UsageError
 from .findings import Finding, short
 
 LARGEST_SIDE = 2**20  # pixels; OpenCV decodes no larger image

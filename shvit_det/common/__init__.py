@@ -1,0 +1,1 @@
+"""What several folders need, once: files, errors, processors, versions. It imports no other folder."""

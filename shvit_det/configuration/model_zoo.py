@@ -1,0 +1,47 @@
+"""The configs of this package, in a checkout and in an installed wheel, and what the metafile says of their weights."""
+
+from pathlib import Path
+
+from mmengine.fileio import load
+
+from ..common.errors import UsageError
+
+PREFIX = 'shvit_det::'
+PACKAGE = Path(__file__).parents[1]
+CARRIED = PACKAGE / '.mim'  # where a wheel has configs/, tools/ and model-index.yml, as mim wants it
+FOLDER = (CARRIED if CARRIED.is_dir() else PACKAGE.parent) / 'configs'
+
+
+def config_names() -> list[str]:
+    """Return the names of all configs, sorted: ``'mask_rcnn_shvit_s1_coco'`` ..."""
+    return sorted(path.stem for path in FOLDER.glob('*.py'))
+
+
+def is_config(name: str) -> bool:
+    """Tell whether a name, with or without ``shvit_det::`` and ``.py``, is that of a config or of a base of ours."""
+    return path_of(name).is_file()
+
+
+def config_file(name: str) -> str:
+    """Return the path of a config of this package, for whatever takes the path of a config.
+
+    Args:
+        name: ``'mask_rcnn_shvit_s4_coco'``; ``shvit_det::`` before it and ``.py`` after it may be there.
+
+    Raises:
+        UsageError: If there is no such config.
+    """
+    if not is_config(name):
+        raise UsageError(f'shvit_det has no config {name!r}: choose from {", ".join(config_names())}')
+    return str(path_of(name))
+
+
+def weights_url(name: str) -> str | None:
+    """Return where the published weights of a config are, or None if nobody has published any."""
+    stem = path_of(name).stem
+    models = load(FOLDER / 'metafile.yml')['Models']
+    return next((model.get('Weights') for model in models if model['Name'] == stem), None)
+
+
+def path_of(name: str) -> Path:
+    return FOLDER / f'{name.removeprefix(PREFIX).removesuffix(".py")}.py'

@@ -1,0 +1,123 @@
+"""Which code computes a deployed layer, decided from its device, its data type and what the processor can do.
+
+What torch and the processor can do is asked of them and not concluded from a data type: on x86-64 without AVX-512, for
+instance, oneDNN refuses bfloat16, and torch for Arm may lack some of the operations.
+"""
+
+import functools
+import logging
+from enum import Enum
+from typing import NamedTuple
+
+import torch
+from mmengine.logging import print_log
+
+from ... import kernels
+
+HALF = (torch.float16, torch.bfloat16)
+# oneDNN's operations that lay weights out once and compute with those; inductor emits them for frozen weights. They are
+# private to torch. With how many arguments each is called here:
+OPERATIONS = {
+    '_convolution_pointwise.default': 10,
+    '_reorder_convolution_weight.default': 6,
+    '_convolution_transpose_pointwise.default': 11,
+    '_reorder_convolution_transpose_weight.default': 7,
+    '_linear_pointwise.default': 6,
+    '_linear_pointwise.binary': 5,
+    '_reorder_linear_weight.default': 2,
+}
+
+
+class Backend(Enum):
+    """Whose code computes a layer."""
+
+    KERNELS = 'kernels of our own'
+    ONEDNN = "oneDNN's operations on packed weights"
+    PLAIN = "torch's public operations"
+
+
+class Choice(NamedTuple):
+    """Who computes a layer, and in which data type; inputs are cast to it and results cast back."""
+
+    backend: Backend
+    dtype: torch.dtype
+
+
+class Processor(NamedTuple):
+    """What can be computed fast on a processor.
+
+    Args:
+        operations: Those of :data:`OPERATIONS` that torch has.
+        onednn: The data types that they take.
+        kernels: The data types of our own kernels; none where there are no kernels.
+    """
+
+    operations: tuple[str, ...]
+    onednn: tuple[torch.dtype, ...]
+    kernels: tuple[torch.dtype, ...] = ()
+
+
+@functools.cache
+def choose(
+    device_type: str,
+    dtype: torch.dtype,
+    processor: Processor,
+    operations: tuple[str, ...] = (),
+) -> Choice:
+    """Return who computes a layer.
+
+    Where a half-precision type is not computed fast, float32 is, and only inputs and results are rounded.
+
+    Args:
+        device_type: Of the input, ``'cpu'`` for instance.
+        dtype: Of the input.
+        processor: What can be computed fast, without ``kernels`` if our own have no such layer.
+        operations: Those of oneDNN that the layer needs; none if there is no packed form of it.
+    """
+    if device_type == 'cpu':
+        for computed in (dtype, torch.float32) if dtype in HALF else (dtype,):
+            if computed in processor.kernels:
+                return Choice(Backend.KERNELS, computed)
+            if operations and computed in processor.onednn and set(operations) <= set(processor.operations):
+                return Choice(Backend.ONEDNN, computed)
+    return Choice(Backend.PLAIN, dtype)
+
+
+def this_processor(with_kernels: bool = True) -> Processor:
+    """Return what can be computed fast here.
+
+    Args:
+        with_kernels: Whether our own kernels are wanted; they are built at the first question.
+    """
+    library = kernels.load() if with_kernels else None
+    return Processor(*_onednn(), () if library is None else library.dtypes)
+
+
+@functools.cache
+def _onednn() -> tuple[tuple[str, ...], tuple[torch.dtype, ...]]:
+    """Return oneDNN's operations that torch has here, and the data types that they take."""
+    if not torch.backends.mkldnn.is_available():
+        return (), ()
+    asked = {torch.bfloat16: '_is_mkldnn_bf16_supported', torch.float16: '_is_mkldnn_fp16_supported'}
+    halves = (dtype for dtype, name in asked.items() if getattr(torch.ops.mkldnn, name, bool)())
+    operations = (name for name, count in OPERATIONS.items() if _num_arguments(name) == count)
+    return tuple(operations), (torch.float32, *halves)
+
+
+def _num_arguments(operation: str) -> int | None:
+    """Return how many arguments an operation of oneDNN takes; None if torch has no such operation."""
+    name, overload = operation.split('.')
+    found = getattr(getattr(torch.ops.mkldnn, name, None), overload, None)
+    return None if found is None else len(found._schema.arguments)
+
+
+@functools.cache
+def say_if_slow(dtype: torch.dtype) -> None:
+    """Say in the log, once, if a half-precision type is not faster than float32 on this processor."""
+    processor = this_processor()
+    if dtype in HALF and dtype not in processor.onednn + processor.kernels:
+        print_log(
+            f'this processor does not compute in {dtype}: results are rounded to it, and it takes longer than float32',
+            'current',
+            logging.WARNING,
+        )

@@ -1,0 +1,206 @@
+"""Convolutions and linear layers whose weights are laid out once."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...kernels.functions import FEW_CHANNELS
+from ...kernels.operands import Operands, pack, pack_depthwise, pack_transposed
+from .choice import Backend
+from .packed import Packed, cast, own_kernels, to_nchw, to_nhwc
+
+# A ReLU as oneDNN's operations take it: theirs turns NaN into zero, a slope that rounding takes away keeps NaN.
+ONEDNN_RELU: tuple[str, list, str] = ('leaky_relu', [1e-30], '')
+ONEDNN_NONE: tuple[str, list, str] = ('none', [], '')
+MOST_TERMS = 4096  # of a sum that our own kernels compute at once
+
+
+class FusedConv(Packed):
+    """A convolution with bias and, if any, a ReLU.
+
+    Args:
+        weight: (out_channels, in_channels / groups, kernel, kernel).
+        bias: (out_channels,).
+        stride: Of both axes.
+        padding: Of all sides.
+        groups: As in ``nn.Conv2d``.
+        relu: Whether a ReLU follows.
+
+    Shapes:
+        (B, in_channels, H, W) -> (B, out_channels, H', W').
+    """
+
+    operations: tuple[str, ...] = ('_convolution_pointwise.default', '_reorder_convolution_weight.default')
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        relu: bool = False,
+    ) -> None:
+        super().__init__(weight, bias, weight.shape[0])
+        self.geometry = [padding, padding], [stride, stride], [1, 1], groups
+        self.relu = relu
+
+    def suits_kernels(self, x: Tensor) -> bool:
+        fits = x.ndim == 4 and x.shape[1] == self.weight.shape[1] * self.geometry[-1]
+        return fits and self.has_kernel(x.dtype)
+
+    def has_kernel(self, dtype: torch.dtype) -> bool:
+        """Return whether our own kernels have such a convolution, of inputs in a data type."""
+        out_channels, channels, height, width = self.weight.shape
+        (padding, _), _, _, groups = self.geometry
+        if groups == 1:  # one panel of weights has to stay in the cache, and bfloat16 comes in pairs of channels
+            paired = dtype is not torch.bfloat16 or channels % 2 == 0 or channels < FEW_CHANNELS
+            return paired and height == width and height * width * channels <= MOST_TERMS
+        return groups == out_channels and channels == padding == 1 and height == width == 3
+
+    def _by_kernels(self, x: Tensor) -> Tensor:
+        (padding, _), (stride, _), _, groups = self.geometry
+        operands = self.operands(x.dtype)
+        if groups == 1:
+            return own_kernels().convolve(x, operands, self.weight.shape[-1], stride, padding, self.relu)
+        return own_kernels().depthwise(x, operands, stride, self.relu)
+
+    def _by_onednn(self, x: Tensor) -> Tensor:
+        operation = torch.ops.mkldnn._convolution_pointwise
+        return operation(x, *self.packed(x), *self.geometry, *(ONEDNN_RELU if self.relu else ONEDNN_NONE))
+
+    def _plain(self, x: Tensor) -> Tensor:
+        padding, stride, dilation, groups = self.geometry
+        y = functional.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
+        return y.relu() if self.relu else y
+
+    def _pack(self, weight: Tensor, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._reorder_convolution_weight(weight, *self.geometry, list(x.shape))
+
+    def _pack_for_kernels(self, weight: Tensor, bias: Tensor) -> Operands:
+        return (pack if self.geometry[-1] == 1 else pack_depthwise)(weight, bias)
+
+    def extra_repr(self) -> str:
+        return f'{tuple(self.weight.shape)}, geometry={self.geometry}, relu={self.relu}'
+
+
+class FusedPointwiseConv(FusedConv):
+    """A 1x1 convolution, as a linear layer of the channels.
+
+    As a convolution, its weights are laid out for one size of images and are up to 2.5 times slower with another; as a
+    linear layer they serve every size as fast.
+
+    Args:
+        weight: (out_channels, in_channels, 1, 1).
+        bias: (out_channels,).
+        relu: Whether a ReLU follows.
+
+    Shapes:
+        (B, in_channels, H, W) -> (B, out_channels, H, W).
+    """
+
+    operations = ('_linear_pointwise.default', '_linear_pointwise.binary', '_reorder_linear_weight.default')
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, relu: bool = False) -> None:
+        super().__init__(weight, bias, relu=relu)
+
+    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        """Return ``residual + self(x)``."""
+
+        def suits(x: Tensor) -> bool:
+            shape = x.shape[0], self.weight.shape[0], *x.shape[2:]
+            return residual.dtype is x.dtype and residual.shape == shape and self.suits_kernels(x)
+
+        backend, dtype = self.choose(x, suits)
+        if backend is Backend.PLAIN:
+            return residual + self._plain(x)
+        wide, wide_residual = cast(x, dtype), cast(residual, dtype)
+        if backend is Backend.KERNELS:
+            return cast(own_kernels().linear(wide, self.operands(dtype), False, wide_residual), x.dtype)
+        operation = torch.ops.mkldnn._linear_pointwise.binary
+        added = operation(to_nhwc(wide), to_nhwc(wide_residual), *self.packed(wide), 'add')
+        return cast(to_nchw(added), x.dtype)
+
+    def _by_kernels(self, x: Tensor) -> Tensor:
+        return own_kernels().linear(x, self.operands(x.dtype), self.relu)
+
+    def _by_onednn(self, x: Tensor) -> Tensor:
+        operation = torch.ops.mkldnn._linear_pointwise
+        return to_nchw(operation(to_nhwc(x), *self.packed(x), *(ONEDNN_RELU if self.relu else ONEDNN_NONE)))
+
+    def _pack(self, weight: Tensor, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._reorder_linear_weight(weight.flatten(1), x.numel() // x.shape[1])
+
+
+class FusedTransposedConv(Packed):
+    """A transposed convolution with bias and, if any, a ReLU.
+
+    Args:
+        weight: (in_channels, out_channels, kernel, kernel).
+        bias: (out_channels,).
+        stride: Of both axes.
+        padding: What is cropped on each side.
+        relu: Whether a ReLU follows.
+
+    Shapes:
+        (B, in_channels, H, W) -> (B, out_channels, stride * (H - 1) + kernel - 2 * padding, likewise).
+    """
+
+    operations = ('_convolution_transpose_pointwise.default', '_reorder_convolution_transpose_weight.default')
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, padding: int = 0, relu: bool = False) -> None:
+        super().__init__(weight, bias, weight.shape[1])
+        self.stride = stride
+        self.padding = padding
+        self.relu = relu
+
+    def suits_kernels(self, x: Tensor) -> bool:
+        channels, _, height, width = self.weight.shape
+        paired = x.dtype is not torch.bfloat16 or channels % 2 == 0
+        return paired and height == width and x.ndim == 4 and x.shape[1] == channels
+
+    def _by_kernels(self, x: Tensor) -> Tensor:
+        kernel, operands = self.weight.shape[-1], self.operands(x.dtype)
+        return own_kernels().transposed(x, operands, kernel, self.stride, self.padding, self.relu)
+
+    def _by_onednn(self, x: Tensor) -> Tensor:
+        operation = torch.ops.mkldnn._convolution_transpose_pointwise
+        return operation(x, *self.packed(x), *self._geometry(), *(ONEDNN_RELU if self.relu else ONEDNN_NONE))
+
+    def _plain(self, x: Tensor) -> Tensor:
+        y = functional.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding)
+        return y.relu() if self.relu else y
+
+    def _pack(self, weight: Tensor, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._reorder_convolution_transpose_weight(weight, *self._geometry(), list(x.shape))
+
+    def _pack_for_kernels(self, weight: Tensor, bias: Tensor) -> Operands:
+        return pack_transposed(weight, bias, self.stride)
+
+    def _geometry(self) -> tuple[list[int], list[int], list[int], list[int], int]:
+        return [self.padding] * 2, [0, 0], [self.stride] * 2, [1, 1], 1
+
+
+class FusedLinear(Packed):
+    """A linear layer with bias.
+
+    Shapes:
+        (..., in_features) -> (..., out_features).
+    """
+
+    operations = ('_linear_pointwise.default', '_reorder_linear_weight.default')
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(weight, bias, weight.shape[0])
+
+    def suits_kernels(self, x: Tensor) -> bool:
+        return False
+
+    def _by_onednn(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, *self.packed(x), *ONEDNN_NONE)
+
+    def _plain(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias)
+
+    def _pack(self, weight: Tensor, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._reorder_linear_weight(weight, x.numel() // x.shape[-1])

@@ -1,0 +1,145 @@
+"""Parts of a deployed model that run compiled."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FunctionType, MethodType
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+from torch._dynamo.callback import callback_handler
+from torch.utils._pytree import tree_leaves
+
+from .backends.choice import Backend
+from .backends.packed import Changes, Packed
+from .precision import call_without_autocast
+
+# On a CPU, neck and head are convolutions at the machine's ceiling, and inductor lays out no transposed ones.
+PARTS = {'cpu': ('backbone',), 'cuda': ('backbone', 'neck', 'bbox_head')}
+
+
+class CompiledForward:
+    """Stands in for a method of a module: compiles it at the first call, and says so whenever it compiles.
+
+    It is an attribute of the module, so that the names of the weights stay what they are. The first size of images gets
+    a graph of its own; the second gets one that serves all further sizes. Weights that have been loaded or moved since
+    are compiled anew.
+
+    Args:
+        module: The module; the method of its class is compiled.
+        name: How to call it in the log.
+        options: Arguments of ``torch.compile``; empty ones are chosen by the device.
+        method: The name of the method.
+    """
+
+    def __init__(self, module: nn.Module, name: str, options: Mapping[str, Any], method: str = 'forward') -> None:
+        self.module = module
+        self.name = name
+        self.options = dict(options)
+        self.method = method
+        self._forget()
+
+    def _forget(self) -> None:
+        self._compiled: Any = None
+        self._sizes: set[tuple] = set()
+        self._changes = -1
+
+    def __call__(self, *inputs: Any) -> Any:
+        return call_without_autocast(self.module, self._call, *inputs)
+
+    def _call(self, *inputs: Any) -> Any:
+        tensors = [value for value in tree_leaves(inputs) if isinstance(value, Tensor)]
+        if self._changes != Changes.count:
+            self._forget()
+            self._changes = Changes.count
+        sizes = tuple(tuple(tensor.shape) for tensor in tensors)
+        if sizes in self._sizes:
+            return self._compiled(*inputs)
+        options = self.options or default_options(tensors[0].device)
+        if self._compiled is None:
+            self._compiled = torch.compile(method_of_its_own(self.module, self.method), **options)
+        elif options.get('dynamic') is None:
+            for tensor in tensors:
+                torch._dynamo.maybe_mark_dynamic(tensor, list(range(2, tensor.ndim)))
+        with announced(self.name, sizes), frozen_as(options):
+            outputs = self._compiled(*inputs)
+        self._sizes.add(sizes)
+        return outputs
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, '_compiled': None, '_sizes': set(), '_changes': -1}  # copies and files compile anew
+
+
+def method_of_its_own(module: nn.Module, name: str) -> MethodType:
+    """Return a method of ``module`` as a copy, without what is wrapped around it.
+
+    Torch keeps compiled graphs with the code, and all modules of a class share that.
+    """
+    method = inspect.unwrap(getattr(type(module), name))
+    copied = FunctionType(
+        method.__code__.replace(), method.__globals__, method.__name__, method.__defaults__, method.__closure__
+    )
+    return MethodType(copied, module)
+
+
+@contextmanager
+def announced(name: str, sizes: tuple[tuple[int, ...], ...]) -> Iterator[None]:
+    """Say in the log that a part is being compiled, if it is."""
+    shapes = ', '.join('x'.join(map(str, size)) for size in sizes)
+
+    def say(*_: Any) -> None:
+        print_log(f'compiling the {name} for inputs of {shapes}: this takes a minute or so', 'current')
+
+    callback_handler.register_start_callback(say)
+    try:
+        yield
+    finally:
+        callback_handler.remove_start_callback(say)
+
+
+@contextmanager
+def frozen_as(options: Mapping[str, Any]) -> Iterator[None]:
+    """Apply inductor's ``freezing`` of ``options`` to the tracing too.
+
+    As an option alone it has no effect: torch decides from the global setting whether weights are constants.
+    """
+    with torch._inductor.config.patch(freezing=options.get('options', {}).get('freezing', False)):
+        yield
+
+
+def default_options(device: torch.device) -> dict[str, Any]:
+    """Return what suits a device: frozen weights on a CPU, CUDA graphs on a GPU."""
+    if device.type == 'cpu':
+        return dict(options={'freezing': True})
+    return dict(mode='reduce-overhead')
+
+
+def compile_parts(model: nn.Module, options: Mapping[str, Any]) -> bool:
+    """Let a deployed backbone or neck run compiled, or of a detector the parts for which that pays on its device.
+
+    Returns:
+        Whether anything is: inductor's code would be slower than kernels of our own, and only options ask for it.
+    """
+    if not options and runs_own_kernels(model):
+        print_log('the kernels are compiled already; torch.compile would make them slower, and is left out', 'current')
+        return False
+    device = next(model.parameters()).device.type
+    parts = {name: getattr(model, name, None) for name in PARTS.get(device, PARTS['cuda'])}
+    found = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+    for name, part in (found or {type(model).__name__: model}).items():
+        method = getattr(part, 'compiled_method', 'forward')
+        setattr(part, method, CompiledForward(part, name, options, method))
+        part.register_load_state_dict_pre_hook(_note_change)
+    return True
+
+
+def _note_change(*_: Any) -> None:
+    Changes.count += 1
+
+
+def runs_own_kernels(model: nn.Module) -> bool:
+    """Return whether :mod:`.native` computes the convolutions of a deployed model."""
+    layer = next((layer for layer in model.modules() if isinstance(layer, Packed)), None)
+    return layer is not None and layer.choose(layer.weight.detach()).backend is Backend.KERNELS

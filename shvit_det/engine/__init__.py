@@ -1,1 +1,0 @@
-"""What the tools run: configs, checks before the start, the runner, the report at the end."""

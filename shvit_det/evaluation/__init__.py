@@ -1,0 +1,1 @@
+"""Evaluation of a checkpoint or an exported file on the data of a config."""

@@ -1,0 +1,131 @@
+"""The evaluation behind ``tools/test.py``."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+
+from ..checkpoint import check_checkpoint, load_checkpoint
+from ..common.atomic_files import PART
+from ..common.errors import UsageError
+from ..configuration import config as changes
+from ..configuration.prediction_dump import save_partial
+from ..configuration.task import coco_evaluators
+from ..configuration.task_choice import task_of
+from ..deployment import check_deployable, deploy
+from ..runtimes.onnx_runtimes import is_exported
+from ..training.starting import launch, runner_of
+
+
+def evaluate(
+    config_path: str,
+    checkpoint: str,
+    metrics: Sequence[str] | None = None,
+    out: str | None = None,
+    show_dir: str | None = None,
+    classwise: bool = False,
+    format_only: bool = False,
+    deployed: bool = False,
+    dtype: str | None = None,
+    data_root: str | None = None,
+    work_dir: str | None = None,
+    launcher: str = 'none',
+    cfg_options: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
+    """Test a checkpoint on the test split of a config and return the metrics by mmdet's or mmpretrain's names.
+
+    Args:
+        config_path: The config file.
+        checkpoint: A checkpoint of the same model, or a file of ``tools/export.py``, which its runtime runs.
+        metrics: ``'bbox'`` and ``'segm'`` for instance, or ``'accuracy'``; by default those of the config.
+        out: A ``.pkl`` file for the predictions.
+        show_dir: A folder for pictures, the ground truth left, the predictions right.
+        classwise: Print AP for every class.
+        format_only: Write COCO result files into the work dir and compute no metric.
+        deployed: Test the deployed form of the model.
+        dtype: In which type the deployed form computes: ``'bfloat16'`` or ``'float16'``; None for float32.
+        data_root: Another folder of the layout that the config expects.
+        work_dir: Where the log goes; by default ``work_dir`` of the config, else ``work_dirs/NAME``.
+        launcher: How several processes were started: ``'none'``, ``'pytorch'`` (torchrun), ``'slurm'`` or ``'mpi'``.
+        cfg_options: Changes of single values, dotted names.
+
+    Raises:
+        UsageError: If the run cannot start; nothing has been written then.
+    """
+    config = changes.load_config(config_path, cfg_options)
+    if 'test' not in changes.splits_of(config):
+        raise UsageError(f'{config_path} has no test_dataloader, test_cfg and test_evaluator: there is nothing to test')
+    if data_root is not None:
+        changes.set_data_root(config, data_root)
+    config.work_dir = str(work_dir or config.get('work_dir') or Path('work_dirs') / changes.name_of(config_path))
+    choices = launch(config, launcher)
+    config.load_from, config.resume = None, False
+    task = task_of(config)
+    config.setdefault('default_scope', task.scope)
+    if show_dir is not None:
+        task.draw_into(config, show_dir)
+    if out is not None and not out.endswith(('.pkl', '.pickle')):
+        raise UsageError(f'--out takes a file that ends in .pkl or .pickle, but got {out}')
+
+    if dtype is not None and not deployed:
+        raise UsageError(f'--dtype {dtype} is for the deployed form: add --deploy')
+    exported = None
+    if is_exported(checkpoint):
+        if deployed:
+            raise UsageError(f'--deploy is for checkpoints, and {checkpoint} is exported from a deployed form already')
+        from ..export.running import open_exported  # which needs mmdet
+
+        exported = open_exported(checkpoint, config)
+
+    checked = task.build(config)
+    if metrics is not None:
+        task.select_metrics(config, checked, metrics)
+    if classwise:
+        for evaluator in coco_evaluators(config, '--classwise'):
+            evaluator['classwise'] = True
+    if format_only:
+        for evaluator in coco_evaluators(config, '--format-only'):
+            evaluator['format_only'] = True
+            evaluator['outfile_prefix'] = str(Path(config.work_dir) / f'results{PART}')
+    if deployed:
+        check_deployable(checked)
+    if exported is None:
+        check_checkpoint(checked, checkpoint)
+    task.check_model(config, checked, ('test',))
+    task.check_data(config, checked, ('test',))
+
+    with runner_of(config) as runner:
+        for choice in choices:
+            print_log(choice, 'current')
+        if exported is not None:
+            runner.model = exported
+        else:
+            load_checkpoint(runner.model, checkpoint)
+        if deployed:
+            trained = runner.model.module if is_model_wrapper(runner.model) else runner.model
+            runner.model = deploy(trained, dtype=getattr(torch, dtype) if dtype else None)
+        dump = task.dump(out) if out is not None else None
+        if dump is not None:
+            runner.test_evaluator.metrics.insert(0, dump)  # predictions are written before anything is computed of them
+        try:
+            results: dict[str, float] = runner.test()
+        except BaseException:
+            if dump is not None and dump.results and is_main_process():
+                partial = save_partial(dump.results, Path(dump.out_file_path))
+                print_log(f'The test ended early; the {len(dump.results)} predictions until then: {partial}', 'current')
+            raise
+    if is_main_process():
+        for part in Path(config.work_dir).glob(f'results{PART}.*.json'):
+            part.replace(part.with_name(part.name.replace(PART, '', 1)))
+        if not format_only:
+            print_log(f'Test of {checkpoint}\n' + task.table(results), 'current')
+        for what, where in (('Predictions', out), ('Pictures', show_dir)):
+            if where is not None:
+                print_log(f'{what}: {where}', 'current')
+        if format_only:
+            print_log(f'Result files: {Path(config.work_dir) / "results"}.*.json', 'current')
+    return results

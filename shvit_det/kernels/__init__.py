@@ -1,0 +1,34 @@
+"""Convolutions in C++ for processors with AVX-512, compiled at first use where there is a compiler.
+
+oneDNN's kernels, as torch calls them, stay 10 percent and more below what the processor can do on SHViT's layers, and
+there is none for small convolutions by Winograd's way. Where these kernels cannot be built, oneDNN's are used.
+"""
+
+import functools
+import logging
+import os
+
+from mmengine.logging import print_log
+
+from .building import CannotBuildError, build
+from .functions import Kernels
+
+__all__ = ['SWITCH', 'load']
+SWITCH = 'SHVIT_DET_NATIVE'  # 0 turns them off
+
+
+@functools.cache
+def load() -> Kernels | None:
+    """Return the kernels, built now if they were not before; None where they cannot be, which the log says."""
+    if os.environ.get(SWITCH, '1') == '0':
+        return None
+    try:
+        library = build()
+    except CannotBuildError as error:
+        print_log(f'without kernels of our own, oneDNN serves: {error}', 'current', logging.INFO)
+        return None
+    try:
+        return Kernels(library)
+    except (OSError, AttributeError) as error:  # another machine's, or damaged
+        print_log(f'{library} cannot be loaded, oneDNN serves: {error}', 'current', logging.WARNING)
+        return None

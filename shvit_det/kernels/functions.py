@@ -1,0 +1,230 @@
+"""The compiled kernels as functions of tensors."""
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .execution_plan import Planned
+from .memory import new_map, take
+from .operands import Operands
+from .steps import TYPES, Kind, Level, Step, make_step
+
+NO_MEMORY = 'not enough memory for the kernels'
+WINOGRAD_MEMORY = 14 << 20  # bytes for what a transposed convolution computes at once
+FEW_CHANNELS = 4  # of an image, whose NHWC is made by a kernel: torch takes longer
+
+
+class Kernels:
+    """What a built library computes, on as many threads as torch has.
+
+    Inputs are (B, C, H, W), brought into NHWC if they lie otherwise, in float32 or, where :attr:`dtypes` has it,
+    bfloat16; so are the results. Given a :class:`Planned` input, a function computes nothing, but adds itself to the
+    plan and returns the planned result.
+
+    Args:
+        library: The shared library.
+    """
+
+    def __init__(self, library: Path) -> None:
+        loaded = ctypes.CDLL(str(library))
+        loaded.shvit_has_bfloat16.restype = ctypes.c_int
+        loaded.shvit_run.restype = ctypes.c_int
+        loaded.shvit_run.argtypes = [ctypes.POINTER(Step), ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_int]
+        loaded.shvit_roi_align.restype = ctypes.c_int
+        loaded.shvit_roi_align.argtypes = [
+            ctypes.c_int,
+            ctypes.POINTER(Level),
+            ctypes.c_ssize_t,
+            *[ctypes.c_void_p] * 2,
+            *[ctypes.c_ssize_t] * 5,
+            *[ctypes.c_int] * 2,
+            ctypes.c_void_p,
+            ctypes.c_int,
+        ]
+        self._run = loaded.shvit_run
+        self._roi_align = loaded.shvit_roi_align
+        self.dtypes = TYPES[: 1 + loaded.shvit_has_bfloat16()]
+
+    def run(self, steps: Any, count: int, addresses: Sequence[int | None]) -> None:
+        """Compute steps one after the other.
+
+        Args:
+            steps: A step or an array of them.
+            count: How many.
+            addresses: Where the maps lie; None of one that is not there.
+
+        Raises:
+            MemoryError: If there is not enough for what is kept between the parts of a layer.
+        """
+        maps = (ctypes.c_void_p * len(addresses))(*addresses)
+        if self._run(steps, count, maps, torch.get_num_threads()):
+            raise MemoryError(NO_MEMORY)
+
+    def convolve(self, x: Tensor, layer: Operands, kernel: int, stride: int, padding: int, relu: bool) -> Tensor:
+        """Convolve, with a bias and maybe a ReLU."""
+        if x.dtype is torch.bfloat16 and x.shape[1] % 2:
+            x = self._interleave(x, x.shape[1] + 1)
+        size = [(side + 2 * padding - kernel) // stride + 1 for side in x.shape[2:]]
+        fields = dict(kernel=kernel, stride=stride, padding=padding, relu=relu)
+        return self._compute(Kind.CONVOLVE, x, (layer.out_channels, *size), (layer,), fields)
+
+    def transposed(self, x: Tensor, layer: Operands, kernel: int, stride: int, padding: int, relu: bool) -> Tensor:
+        """Apply a transposed convolution with a bias and maybe a ReLU; ``padding`` is cropped on each side."""
+        fields = dict(kernel=kernel, stride=stride, padding=padding, relu=relu)
+        return self._compute(Kind.TRANSPOSED, x, _enlarged(x, layer, fields), (layer,), fields)
+
+    def transposed_winograd(
+        self, x: Tensor, layer: Operands, kernel: int, stride: int, padding: int, relu: bool
+    ) -> Tensor:
+        """Do as :meth:`transposed` does, with one or two taps for each result along an axis; float32 in between."""
+        fields = dict(kernel=kernel, stride=stride, padding=padding, relu=relu, own=3, own_bytes=WINOGRAD_MEMORY)
+        return self._compute(Kind.TRANSPOSED_WINOGRAD, x, _enlarged(x, layer, fields), (layer,), fields)
+
+    def linear(self, x: Tensor, layer: Operands, relu: bool, residual: Tensor | None = None) -> Tensor:
+        """Apply a linear layer to the channels, and add ``residual`` if given."""
+        out = layer.out_channels, *x.shape[2:]
+        return self._compute(Kind.LINEAR, x, out, (layer,), dict(relu=relu), residual)
+
+    def feed_forward(self, x: Tensor, expand: Operands, reduce: Operands) -> Tensor:
+        """Return ``x + reduce(relu(expand(x)))``, both linear layers of the channels."""
+        fields = dict(hidden=expand.out_channels)
+        return self._compute(Kind.FEED_FORWARD, x, x.shape[1:], (expand, reduce), fields)
+
+    def attention(
+        self, x: Tensor, norm: Operands, epsilon: float, project_in: Operands, project_out: Operands, query: int
+    ) -> Tensor:
+        """Return what :class:`..layers.FusedAttention` does, with ``query`` channels in a query and in a key."""
+        fields = dict(epsilon=epsilon, hidden=norm.out_channels, query=query)
+        return self._compute(Kind.ATTENTION, x, x.shape[1:], (norm, project_in, project_out), fields)
+
+    def depthwise(self, x: Tensor, layer: Operands, stride: int, relu: bool) -> Tensor:
+        """Convolve each channel with its own 3x3 kernel, padding 1 and stride 1 or 2."""
+        size = [(side - 1) // stride + 1 for side in x.shape[2:]]
+        return self._compute(Kind.DEPTHWISE, x, (x.shape[1], *size), (layer,), dict(stride=stride, relu=relu))
+
+    def winograd(self, x: Tensor, layer: Operands, relu: bool) -> Tensor:
+        """Convolve with kernel 3, stride 1 and padding 1; what is between input and result is float32."""
+        return self._compute(Kind.WINOGRAD, x, (layer.out_channels, *x.shape[2:]), (layer,), dict(relu=relu))
+
+    def squeeze_excite(self, x: Tensor, reduce: Operands, expand: Operands) -> Tensor:
+        """Return ``x * sigmoid(expand(relu(reduce(mean of x))))``."""
+        fields = dict(hidden=reduce.out_channels)
+        return self._compute(Kind.SQUEEZE_EXCITE, x, x.shape[1:], (reduce, expand), fields)
+
+    def roi_align(
+        self,
+        features: Sequence[Tensor],
+        rois: Tensor,
+        levels: Tensor,
+        scales: Sequence[float],
+        output_size: tuple[int, int],
+        sampling_ratio: int,
+        aligned: bool,
+        planar: bool = False,
+    ) -> Tensor:
+        """Return what ``torchvision.ops.roi_align`` does, of regions on several levels.
+
+        Args:
+            features: (B, C, H, W) of each level.
+            rois: (K, 5), the image's index and two corners, in float32.
+            levels: (K,), the level of each region.
+            scales: Of each level, over that of the regions.
+            output_size: Bins along the height and the width.
+            sampling_ratio: Samples of a bin along an axis; 0 for as many as it is long, rounded up.
+            aligned: Whether pixels' centres lie half a pixel off.
+            planar: Whether results lie as NCHW.
+
+        Returns:
+            (K, C, height, width), in NHWC if not planar.
+        """
+        features = [in_nhwc(feature) for feature in features]
+        rois = rois.contiguous()
+        levels = levels.long().clamp(0, len(features) - 1).contiguous()  # those of NaN are below
+        first = features[0]
+        out = new_map(first, len(rois), first.shape[1], *output_size)
+        if planar:  # which is the same memory in another order
+            out = out.permute(0, 2, 3, 1).view(out.shape)
+        maps = (Level * len(features))(
+            *(Level(x.data_ptr(), *x.shape[2:], scale) for x, scale in zip(features, scales, strict=True))
+        )
+        if self._roi_align(
+            first.dtype is torch.bfloat16,
+            maps,
+            len(features),
+            levels.data_ptr(),
+            rois.data_ptr(),
+            len(rois),
+            first.shape[1],
+            *output_size,
+            sampling_ratio,
+            aligned,
+            planar,
+            out.data_ptr(),
+            torch.get_num_threads(),
+        ):
+            raise MemoryError(NO_MEMORY)
+        return out
+
+    def _interleave(self, x: Any, channels: int) -> Any:
+        """Return an image in NHWC, with channels of zeros behind its own."""
+        planar = x.planar if isinstance(x, Planned) else x.is_contiguous()
+        if not planar and not isinstance(x, Planned):
+            x = in_nhwc(x)
+        return self._step(Kind.INTERLEAVE, x, (channels, *x.shape[2:]), (), dict(planar=planar), None)
+
+    def _compute(
+        self,
+        kind: Kind,
+        x: Any,
+        out: Sequence[int],
+        layers: tuple[Operands, ...],
+        fields: dict[str, Any],
+        residual: Any = None,
+    ) -> Any:
+        """Compute or plan a step of a result (C', H', W') of each image."""
+        if isinstance(x, Planned):
+            x = self._interleave(x, x.shape[1]) if x.planar else x
+        elif x.shape[1] <= FEW_CHANNELS and x.is_contiguous() and not in_nhwc_already(x):
+            x = self._interleave(x, x.shape[1])
+        else:
+            x = in_nhwc(x)
+            residual = None if residual is None else in_nhwc(residual)
+        return self._step(kind, x, out, layers, fields, residual)
+
+    def _step(
+        self,
+        kind: Kind,
+        x: Any,
+        out: Sequence[int],
+        layers: tuple[Operands, ...],
+        fields: dict[str, Any],
+        residual: Any,
+    ) -> Any:
+        step = make_step(kind, x.dtype, x.shape, (x.shape[0], *out), layers, fields)
+        if isinstance(x, Planned):
+            return x.plan.add(step, layers, x, residual)
+        result = new_map(x, len(x), *out)
+        step.x, step.residual, step.out = 0, -1 if residual is None else 1, 2
+        own = take(step.own_bytes) if step.own_bytes else None
+        self.run(step, 1, [None if tensor is None else tensor.data_ptr() for tensor in (x, residual, result, own)])
+        return result
+
+
+def _enlarged(x: Tensor, layer: Operands, fields: dict[str, int]) -> tuple[int, ...]:
+    """Return the shape (C, H, W) of what a transposed convolution makes."""
+    longer = fields['kernel'] - fields['stride'] - 2 * fields['padding']
+    return layer.out_channels, *(fields['stride'] * side + longer for side in x.shape[2:])
+
+
+def in_nhwc(x: Tensor) -> Tensor:
+    """Return ``x`` with its numbers in the order of NHWC, without a gap."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def in_nhwc_already(x: Tensor) -> bool:
+    """Return whether ``x`` lies as NHWC, without a gap."""
+    return x.is_contiguous(memory_format=torch.channels_last)

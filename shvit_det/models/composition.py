@@ -1,0 +1,159 @@
+"""Several linear layers as one, exactly: what a chain does to an image it also does to the weights of its first layer.
+
+A transposed convolution lays its kernel at every position of its input. Whatever linear layer follows can be applied to
+the kernel instead, once, as if the kernel were an image. All functions are differentiable, so the composition serves
+training too: the gradients arrive at the parameters of the chain.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from mmcv.cnn.bricks.wrappers import Conv2d as WrappedConv2d  # mmcv's convolutions, which also take empty batches
+from mmcv.cnn.bricks.wrappers import ConvTranspose2d as WrappedConvTranspose2d
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .unmodified import is_stock
+
+CONVOLUTIONS = (nn.Conv2d, WrappedConv2d)
+TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose2d, WrappedConvTranspose2d)
+
+
+class TransposedConv(NamedTuple):
+    """The parameters of one transposed convolution on an input that has a further channel of ones.
+
+    The channel of ones carries the biases within the chain. Those of the last layer are ``bias``; those before it pass
+    through the zero padding of the last layer, so that they act differently at the border of the image, which a
+    constant cannot express but a kernel on a constant input can.
+
+    Shapes:
+        weight: (in_channels + 1, out_channels, kernel, kernel).
+        bias: (out_channels,).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    stride: int
+    padding: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, stride * H, stride * W)."""
+        return functional.conv_transpose2d(with_ones(x), self.weight, self.bias, self.stride, self.padding)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Return a context in which weights are composed in their own data type; ``meta`` has no autocast."""
+    return nullcontext() if device.type == 'meta' else torch.autocast(device.type, enabled=False)
+
+
+def with_ones(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C + 1, H, W), the last channel of ones."""
+    return torch.cat((x, torch.ones_like(x[:, :1])), dim=1)
+
+
+def supports_conv(conv: Any) -> bool:
+    """Return whether ``conv`` is an unchanged 3x3 convolution that keeps the size of its input."""
+    return (
+        is_stock(conv, *CONVOLUTIONS)
+        and (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
+        and (conv.dilation, conv.groups, conv.padding_mode) == ((1, 1), 1, 'zeros')
+    )
+
+
+def supports_upsampling(upsampling: Any) -> bool:
+    """Return whether ``upsampling`` is an unchanged transposed convolution that lays its kernels side by side."""
+    return (
+        is_stock(upsampling, *TRANSPOSED_CONVOLUTIONS)
+        and upsampling.kernel_size == upsampling.stride == (upsampling.stride[0],) * 2
+        and (upsampling.padding, upsampling.output_padding) == ((0, 0), (0, 0))
+        and (upsampling.dilation, upsampling.groups) == ((1, 1), 1)
+    )
+
+
+def supports_chain(upsamplings: Sequence[nn.Module], convs: Sequence[nn.Module]) -> bool:
+    """Return whether :func:`compose_upsampling` computes what the first of one and one of the other do together."""
+    dtypes = {parameter.dtype for layer in (*upsamplings, *convs) for parameter in layer.parameters()}
+    return len(dtypes) == 1 and all(map(supports_upsampling, upsamplings)) and all(map(supports_conv, convs))
+
+
+def compose_upsampling(upsamplings: Sequence[nn.ConvTranspose2d], conv: nn.Conv2d) -> TransposedConv:
+    """Return a chain of transposed convolutions and a final convolution as one transposed convolution.
+
+    Exact at the borders too, since the chain's own outputs are cropped nowhere: the final convolution's zero padding
+    lies where the composed kernel finds no input.
+
+    Args:
+        upsamplings: Transposed convolutions whose kernel is their stride, without padding, first to last.
+        conv: A convolution with kernel 2 p + 1, padding p and stride 1.
+    """
+    weight, bias = upsamplings[0].weight, upsamplings[0].bias
+    kernels = torch.cat((weight, _ones_channel(bias, weight)))
+    stride = upsamplings[0].stride[0]
+    for upsampling in upsamplings[1:]:
+        kernels = functional.conv_transpose2d(kernels, upsampling.weight, stride=upsampling.stride)
+        kernels = torch.cat((kernels[:-1], kernels[-1:] + _ones_channel(upsampling.bias, kernels)))
+        stride *= upsampling.stride[0]
+    padding = int(conv.padding[0])
+    kernels = functional.conv2d(kernels, conv.weight, padding=2 * padding)
+    bias = conv.bias if conv.bias is not None else conv.weight.new_zeros(conv.out_channels)
+    return TransposedConv(kernels, bias, stride, padding)
+
+
+def compose_conv(first: TransposedConv, conv: nn.Conv2d) -> TransposedConv:
+    """Return a transposed convolution and a further convolution as one, exact but for a border.
+
+    Here the padding of the further convolution meets outputs that the first one cropped; so the outer ``padding``
+    pixels of the result are wrong, on each side, and have to be computed from the first one's outputs.
+
+    Args:
+        first: What comes first.
+        conv: A convolution with kernel 2 p + 1, padding p and stride 1.
+    """
+    padding = int(conv.padding[0])
+    kernels = functional.conv2d(first.weight, conv.weight, padding=2 * padding)
+    bias = torch.einsum('oikl,i->o', conv.weight, first.bias)
+    if conv.bias is not None:
+        bias = bias + conv.bias
+    return TransposedConv(kernels, bias, first.stride, first.padding + padding)
+
+
+def redo_border(result: Tensor, source: Tensor, conv: Callable[[Tensor], Tensor], ring: int) -> Tensor:
+    """Return ``result`` with its outer pixels replaced by those of a convolution of ``source``.
+
+    They are overwritten in place, but not while a graph is traced for export: other runtimes have no cheap operation
+    for that.
+
+    Args:
+        result: (B, out_channels, H, W).
+        source: (B, in_channels, H, W).
+        conv: The convolution, with kernel 2 ring + 1, stride 1 and no padding.
+        ring: How many pixels on each side are computed.
+    """
+    reach = 2 * ring
+    height, width = source.shape[2:]
+
+    def strip(rows: slice, columns: slice, padding: Sequence[int]) -> Tensor:
+        return conv(functional.pad(source[:, :, rows, columns], padding))
+
+    every = slice(None)
+    top = strip(slice(0, reach), every, (ring, ring, ring, 0))
+    bottom = strip(slice(height - reach, height), every, (ring, ring, 0, ring))
+    left = strip(every, slice(0, reach), (ring, 0, ring, ring))
+    right = strip(every, slice(width - reach, width), (0, ring, ring, ring))
+    if torch.jit.is_tracing():
+        inner = slice(ring, -ring)
+        middle = torch.cat((left[:, :, inner], result[:, :, inner, inner], right[:, :, inner]), dim=3)
+        return torch.cat((top, middle, bottom), dim=2)
+    result[:, :, :ring], result[:, :, height - ring :] = top, bottom
+    result[:, :, :, :ring], result[:, :, :, width - ring :] = left, right
+    return result
+
+
+def _ones_channel(bias: Tensor | None, kernels: Tensor) -> Tensor:
+    """A bias as the kernel that makes it of a channel of ones, of the size of the other kernels."""
+    channels, *size = kernels.shape[1:]
+    if bias is None:
+        return kernels.new_zeros(1, channels, *size)
+    return bias[None, :, None, None].expand(1, channels, *size)

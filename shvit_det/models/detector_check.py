@@ -1,0 +1,424 @@
+"""A detector whose backbone, neck and heads do not fit together fails when it is built, not an hour into training.
+
+mmdet builds backbone, neck and heads without comparing them. Wrong channels end in a shape error at the first image;
+wrong strides in no error at all: anchors and RoIs are laid on the wrong places and the detector just learns badly.
+
+The backbone publishes its channels and strides. What a neck or a head makes of them is not read from its arguments,
+whose meaning differs from class to class; :mod:`.shape_trial` tries it. Where a trial tells nothing, nothing is claimed
+of the part nor of what follows it, and likewise of detectors and RoI heads with methods of their own for using the
+levels.
+"""
+
+import functools
+import importlib.util
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..common.errors import UsageError
+from .backbone import SHViT
+from .shape_trial import IMAGE_SIZE, Level, Trial, as_levels, try_on
+
+# What a detector or a RoI head does with the levels.
+EXTRACTING = ('extract_feat',)
+DETECTING = ('loss', 'predict', 'pre_transformer')
+REFINING = ('loss', 'predict', '_bbox_forward', '_mask_forward')
+
+
+@dataclass
+class Levels:
+    """What a part of a detector hands to the next: the sizes, and words for it and for its channels."""
+
+    maps: list[Level]
+    name: str
+    channels_name: str
+
+    @property
+    def channels(self) -> list[int]:
+        return [level.channels for level in self.maps]
+
+
+def check_detector(detector: Any) -> None:
+    """Compare the parts of a built mmdet detector whose backbone is a SHViT.
+
+    Raises:
+        UsageError: If channels, strides or the number of levels of two parts differ; the sentence names both.
+    """
+    backbone = getattr(detector, 'backbone', None)
+    if not isinstance(backbone, SHViT) or type(backbone).forward is not SHViT.forward:
+        return
+    if not is_of_mmdet(detector, EXTRACTING):
+        return
+    sizes = [IMAGE_SIZE // stride for stride in backbone.out_strides]
+    maps = [Level(channels, size, size) for channels, size in zip(backbone.out_channels, sizes, strict=True)]
+    made = Levels(maps, 'the levels made by the backbone', "the backbone's out_channels")
+    neck = getattr(detector, 'neck', None)
+    levels = made if neck is None else levels_after(neck, 'neck', made)
+    if levels is not None and is_of_mmdet(detector, DETECTING):
+        check_heads(detector, levels)
+
+
+def install() -> None:
+    """Make mmdet's detectors run :func:`check_detector` at the end of their construction; no-op without mmdet.
+
+    The end is that of the outermost constructor: a subclass may add or exchange parts after mmdet's own has returned.
+    """
+    if importlib.util.find_spec('mmdet') is None:
+        return
+    from mmdet.models.detectors import BaseDetector
+
+    def check_class(cls: type, **kwargs: Any) -> None:
+        super(BaseDetector, cls).__init_subclass__(**kwargs)
+        add_check(cls)
+
+    if hasattr(BaseDetector.__init__, 'checked_by_shvit_det'):
+        return
+    BaseDetector.__init_subclass__ = classmethod(check_class)  # type: ignore[assignment]
+    classes: list[Any] = [BaseDetector]
+    for cls in classes:
+        add_check(cls)
+        classes += cls.__subclasses__()
+
+
+def add_check(cls: Any) -> None:
+    """Let the constructor of a class end with the check where it is the constructor of the object's own class."""
+    init: Callable = cls.__init__
+    if hasattr(init, 'checked_by_shvit_det'):
+        return
+
+    @functools.wraps(init)
+    def checked_init(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        if type(self).__init__ is checked_init:
+            check_detector(self)
+
+    checked_init.checked_by_shvit_det = True  # type: ignore[attr-defined]
+    cls.__init__ = checked_init
+
+
+def is_of_mmdet(part: Any, methods: Sequence[str]) -> bool:
+    """Return whether those of these methods that a part has are mmdet's own, so that we know what they do."""
+    found = [getattr(type(part), name) for name in methods if hasattr(type(part), name)]
+    return all(method.__module__.partition('.')[0] == 'mmdet' for method in found)
+
+
+def levels_after(neck: nn.Module, name: str, levels: Levels) -> Levels | None:
+    """Return the levels that a neck makes of those it is given, or None where that cannot be known.
+
+    Raises:
+        UsageError: If the neck does not take levels of these channels or of this number.
+    """
+    if isinstance(neck, nn.Sequential) and type(neck).forward is nn.Sequential.forward:  # a list of necks
+        after: Levels | None = levels
+        for index, part in enumerate(neck):
+            after = None if after is None else levels_after(part, f'{name}.{index}', after)
+        return after
+    trial = try_on(neck, levels.maps)
+    if trial.failed:
+        refuse_misfit(neck, name, levels, trial)
+    maps = as_levels(trial.outputs)
+    made = f'the levels made by {"the neck" if name == "neck" else name}'
+    return None if maps is None else Levels(maps, made, f'the channels of {made}')
+
+
+def refuse_misfit(part: Any, name: str, levels: Levels, trial: Trial) -> None:
+    """Raise if a part failed in its trial because of the channels or the number of the levels.
+
+    That is certain where the part works with the levels that its ``in_channels`` state instead, or where the layer that
+    failed was given other channels than it takes.
+
+    Raises:
+        UsageError: If it is so.
+    """
+    stated = stated_channels(part)
+    given = levels.channels
+    if isinstance(stated, int):
+        wanted = [stated] * len(given)
+        shown, given = [stated], sorted(set(given))
+    else:
+        wanted = shown = stated
+    if shown and shown != given and not try_on(part, with_channels(levels.maps, wanted)).failed:
+        raise UsageError(
+            f'{name}.in_channels is {shown}, but {levels.channels_name} is {given}: make them equal in the config'
+        )
+    refuse_misfit_layer(name, levels, trial)
+
+
+def refuse_misfit_layer(name: str, levels: Levels, trial: Trial) -> None:
+    """Raise if a part failed in a layer that was given other channels than it takes.
+
+    Raises:
+        UsageError: If it did.
+    """
+    if trial.misfit is not None:
+        layer, takes, gets = trial.misfit
+        raise UsageError(
+            f'{".".join(filter(None, (name, layer)))} takes {takes} channels but would be given {gets}; '
+            f'{levels.channels_name} is {levels.channels}: make them fit in the config'
+        )
+
+
+def stated_channels(part: Any) -> int | list[int]:
+    """Return the channels of its inputs that a part states, of each or of all alike, or an empty list."""
+    stated = getattr(part, 'in_channels', None)
+    if stated is None and isinstance(getattr(part, 'convs', None), nn.ModuleList):  # mmdet's ChannelMapper
+        stated = [getattr(conv, 'in_channels', None) for conv in part.convs]
+    if isinstance(stated, int):
+        return stated
+    if isinstance(stated, (list, tuple)) and all(isinstance(channels, int) for channels in stated):
+        return list(stated)
+    return []
+
+
+def with_channels(maps: Sequence[Level], channels: Sequence[int]) -> list[Level]:
+    """Return maps like these, but with other channels and as many of them; further ones are ever coarser."""
+    result = [level._replace(channels=number) for level, number in zip(maps, channels, strict=False)]
+    for number in channels[len(result) :]:
+        result.append(Level(number, result[-1].height // 2, result[-1].width // 2))
+    return result
+
+
+def check_heads(detector: Any, levels: Levels) -> None:
+    """Compare everything in a detector that takes the levels.
+
+    Raises:
+        UsageError: If it does not fit them.
+    """
+    from mmdet.models.detectors import RPN, DetectionTransformer
+
+    if isinstance(detector, DetectionTransformer):
+        check_transformer(detector, levels)
+        return
+    for name in ('rpn_head', 'bbox_head', 'mask_head', 'semantic_head'):
+        name_in_config = 'rpn_head' if isinstance(detector, RPN) else name
+        for head, head_name in each(getattr(detector, name, None), name_in_config):
+            check_dense_head(head, head_name, levels)
+    decoder = getattr(getattr(detector, 'panoptic_head', None), 'pixel_decoder', None)
+    if decoder is not None:
+        check_pixel_decoder(decoder, 'panoptic_head.pixel_decoder', levels)
+    roi_head = getattr(detector, 'roi_head', None)
+    if roi_head is not None and is_of_mmdet(roi_head, REFINING):
+        check_roi_head(roi_head, levels)
+
+
+def each(module: nn.Module | None, name: str) -> Iterator[tuple[Any, str]]:
+    """Yield a module, or those of a list of them, with their names in the config."""
+    if isinstance(module, nn.ModuleList):
+        for index, part in enumerate(module):
+            yield part, f'{name}.{index}'
+    elif module is not None:
+        yield module, name
+
+
+def check_dense_head(head: Any, name: str, levels: Levels) -> None:
+    """Compare a head that predicts at every position of the levels with them.
+
+    Raises:
+        UsageError: If it takes other channels, or lays its anchors or points at other strides than its maps have.
+    """
+    from mmdet.models.dense_heads import CondInstBboxHead, FCOSHead, SOLOHead, SOLOV2Head
+
+    stages = getattr(head, 'stages', None)
+    if isinstance(stages, nn.ModuleList) and len(
+        stages
+    ):  # of CascadeRPNHead, whose later stages need the first's boxes
+        head, name = stages[0], f'{name}.stages.0'
+    mask_features = getattr(head, 'mask_feature_head', None)
+    if mask_features is not None:  # of CondInst and SOLOv2
+        check_mask_features(mask_features, f'{name}.mask_feature_head', levels)
+    trial = try_on(head, levels.maps)
+    if trial.failed:
+        refuse_misfit(head, name, levels, trial)
+        return
+    strides_name = f'the strides of {name}'
+    if isinstance(head, SOLOHead) and not isinstance(head, SOLOV2Head):
+        resized = as_levels(try_on(head, levels.maps, method='resize_feats').outputs)
+        compare_strides(strides_name, head.strides, f'the strides of {levels.name}, as it resizes them,', resized)
+        return
+    maps = as_levels(trial.outputs[0]) if isinstance(trial.outputs, (list, tuple)) else None
+    for generator in prior_generators(head):
+        compare_strides(
+            strides_name, generator.strides, f'the strides of {levels.name}', maps, is_for_one_size(generator)
+        )
+    ranged = (FCOSHead.get_targets, CondInstBboxHead.get_targets)  # others have regress_ranges that they never use
+    if (
+        maps is not None
+        and getattr(type(head), 'get_targets', None) in ranged
+        and len(head.regress_ranges) != len(maps)
+    ):
+        raise UsageError(
+            f'{name}.regress_ranges has {len(head.regress_ranges)} ranges, but {name} works on {len(maps)} levels: '
+            f'give it a range for each level'
+        )
+
+
+def prior_generators(head: Any) -> list[Any]:
+    """Return mmdet's generators of anchors or points that a head holds."""
+    from mmdet.models.task_modules.prior_generators import AnchorGenerator, MlvlPointGenerator
+
+    return [value for value in vars(head).values() if isinstance(value, (AnchorGenerator, MlvlPointGenerator))]
+
+
+def is_for_one_size(generator: Any) -> bool:
+    """Return whether strides are those of one image size, which is no multiple of them: SSD's and YOLACT's."""
+    from mmdet.models.task_modules.prior_generators import SSDAnchorGenerator
+
+    return isinstance(generator, SSDAnchorGenerator) or any(x != int(x) for pair in generator.strides for x in pair)
+
+
+def check_mask_features(head: Any, name: str, levels: Levels) -> None:
+    """Compare what makes the one map that masks are cut from with the levels.
+
+    Raises:
+        UsageError: If it takes other channels, or its map has another stride than it states.
+    """
+    trial = try_on(head, levels.maps)
+    if trial.failed:
+        refuse_misfit(head, name, levels, trial)
+    elif isinstance(trial.outputs, Tensor):
+        compare_strides(f'{name}.mask_stride', [head.mask_stride], 'the stride of its map', as_levels([trial.outputs]))
+
+
+def check_pixel_decoder(decoder: Any, name: str, levels: Levels) -> None:
+    """Compare the pixel decoder of MaskFormer or Mask2Former with the levels.
+
+    Raises:
+        UsageError: If it takes other channels or more levels.
+    """
+    number = getattr(decoder, 'num_input_levels', getattr(decoder, 'num_inputs', 0))
+    if number > len(levels.maps):
+        raise UsageError(
+            f'{name} takes {number} levels, but {levels.channels_name} is {levels.channels}: make the '
+            f"panoptic head's in_channels and strides those of these {len(levels.maps)} levels"
+        )
+    takes_metas = 'batch_img_metas' in inspect.signature(decoder.forward).parameters
+    metas = [dict(batch_input_shape=(IMAGE_SIZE,) * 2, img_shape=(IMAGE_SIZE,) * 2)]
+    refuse_misfit(decoder, name, levels, try_on(decoder, levels.maps, *[metas] * takes_metas))
+
+
+def check_transformer(detector: Any, levels: Levels) -> None:
+    """Compare the transformer of a detector of the DETR kind, which takes flattened levels, with the levels.
+
+    Raises:
+        UsageError: If it has another width than they have channels, or takes another number of them.
+    """
+    number = getattr(detector, 'num_feature_levels', None)  # of those with deformable attention; others use the last
+    if number is not None and number != len(levels.maps):
+        raise UsageError(
+            f'num_feature_levels is {number}, but {levels.name} are {len(levels.maps)}: make them equal, with num_outs '
+            f'of a ChannelMapper as neck for instance'
+        )
+    channels = levels.channels if number is not None else levels.channels[-1:]
+    if any(width != detector.embed_dims for width in channels):
+        raise UsageError(
+            f'embed_dims of the encoder is {detector.embed_dims}, but {levels.channels_name} is {levels.channels}: '
+            f'make them equal, with a ChannelMapper as neck for instance'
+        )
+
+
+def check_roi_head(roi_head: Any, levels: Levels) -> None:
+    """Compare the RoI extractors of a RoI head with the levels, and its other parts with the extractors.
+
+    Raises:
+        UsageError: If one takes other channels, or an extractor is made for other strides.
+    """
+    for kind in ('bbox', 'mask', 'grid'):
+        extractors = each(getattr(roi_head, f'{kind}_roi_extractor', None), f'roi_head.{kind}_roi_extractor')
+        features = [roi_features(extractor, name, levels) for extractor, name in extractors]
+        heads = each(getattr(roi_head, f'{kind}_head', None), f'roi_head.{kind}_head')
+        for (head, name), feature in zip(heads, features, strict=False):
+            check_roi_part(head, name, roi_head, feature)
+    semantic = getattr(roi_head, 'semantic_head', None)  # of HTC and SCNet
+    if semantic is not None:
+        trial = try_on(semantic, levels.maps)
+        if trial.failed:
+            refuse_misfit(semantic, 'roi_head.semantic_head', levels, trial)
+            return
+        strides = roi_head.semantic_roi_extractor.featmap_strides
+        compare_strides('roi_head.semantic_roi_extractor.featmap_strides', strides,
+                        "the stride of the semantic head's map", as_levels(trial.outputs[1:]))  # fmt: skip
+
+
+def roi_features(extractor: Any, name: str, levels: Levels) -> Levels | None:
+    """Compare a RoI extractor with the levels that it takes, and return what it makes of a RoI, None if unknown.
+
+    Raises:
+        UsageError: If it is made for other strides or channels.
+    """
+    from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor, GenericRoIExtractor
+
+    if not isinstance(extractor, BaseRoIExtractor) or not is_of_mmdet(extractor, ('forward',)):
+        return None
+    maps = levels.maps[: extractor.num_inputs]
+    compare_strides(f'featmap_strides of the RoI extractor {name}', extractor.featmap_strides,
+                    f'the strides of {levels.name}', maps)  # fmt: skip
+    channels = extractor.out_channels
+    if len(maps) == 1:
+        channels = maps[0].channels  # it then returns what it finds
+    elif not getattr(extractor, 'with_pre', False):
+        given = [level.channels for level in maps]
+        joined = isinstance(extractor, GenericRoIExtractor) and extractor.aggregation == 'concat'
+        if channels != sum(given) if joined else any(channels != number for number in given):
+            raise UsageError(
+                f'out_channels of the RoI extractor {name} is {channels}, but {levels.channels_name} is {given}: make '
+                f'them equal in the config{", in sum" * joined}'
+            )
+    height, width = extractor.roi_layers[0].output_size
+    made = f'the RoI features of {height}x{width} made by {name}'
+    return Levels([Level(channels, height, width)], made, f'the channels of {made}')
+
+
+def check_roi_part(head: Any, name: str, roi_head: Any, features: Levels | None) -> None:
+    """Compare a box or mask head, and the layers that boxes and masks share, with the features of a RoI.
+
+    Raises:
+        UsageError: If one takes other channels.
+    """
+    for part, part_name in ((getattr(roi_head, 'shared_head', None), 'roi_head.shared_head'), (head, name)):
+        if part is None or features is None:
+            continue
+        trial = try_on(part, features.maps[0])
+        refuse_misfit_layer(part_name, features, trial)
+        maps = as_levels([trial.outputs])
+        made = f'the RoI features made by {part_name}'
+        features = None if maps is None else Levels(maps, made, f'the channels of {made}')
+
+
+def compare_strides(
+    name: str, stated: Sequence, maps_name: str, maps: Sequence[Level] | None, for_one_size: bool = False
+) -> None:
+    """Compare strides that a part states with those of the maps that it works on.
+
+    Args:
+        name: Of what is stated.
+        stated: A stride or the strides in x and y for each map.
+        maps_name: Of the strides of the maps.
+        maps: Their sizes, or None where they are not known: then nothing is claimed.
+        for_one_size: Whether the strides are those of one image size, which is no multiple of them, so that they may be
+            down to half of what they are in general.
+
+    Raises:
+        UsageError: If number or strides differ; maps whose stride is not whole fit any.
+    """
+    if maps is None:
+        return
+    wanted = [pair if isinstance(pair, tuple) else (pair, pair) for pair in stated]
+    found = [(IMAGE_SIZE / level.width, IMAGE_SIZE / level.height) for level in maps]
+
+    def fits(want: float, have: float) -> bool:
+        return want == have or not have.is_integer() or (for_one_size and have / 2 < want < have)
+
+    pairs = zip(wanted, found, strict=False)
+    if len(wanted) != len(found) or not all(fits(*numbers) for pair in pairs for numbers in zip(*pair, strict=True)):
+        raise UsageError(
+            f'{name} is {in_words(wanted)}, but {maps_name} is {in_words(found)}: make them equal in the config'
+        )
+
+
+def in_words(strides: Sequence[tuple[float, float]]) -> list:
+    """Return strides as they are written in a config, of one number where it is that of x and y."""
+    rounded = [tuple(int(x) if x == int(x) else round(x, 1) for x in pair) for pair in strides]
+    return [pair if pair[0] != pair[1] else pair[0] for pair in rounded]

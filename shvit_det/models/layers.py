@@ -1,0 +1,276 @@
+"""The layers of SHViT (arXiv 2401.16456, Sections 3.1 to 3.3), small pieces first.
+
+Attribute names become state-dict keys. The short ones (``c``, ``bn``, ``m``, ``pw1``, ``qkv``, ``se.fc1``, ...) are
+those of the published checkpoints, so that the ecosystem's files load; everything else has full words.
+"""
+
+from itertools import pairwise
+
+import torch
+from mmcv.cnn.bricks import DropPath
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
+
+from ..common.errors import UsageError
+from .unmodified import is_stock
+
+MIN_IMAGE_SIZE = 64  # on each side
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, then BatchNorm.
+
+    A norm in eval mode is only a scale and a shift of each channel. Where gradients are computed with it, as in the
+    authors' detection training, it is applied to the kernel instead of the activations, which saves a pass over them in
+    each direction and the memory to keep them. ``fold_fixed = False`` computes it as it is written, and so do a layer
+    or norm of another kind in the place of ours, hooks, pruning and whatever else has to see the two calls.
+
+    Args:
+        norm_weight_init: Initial scale of the norm; 0 closes a residual branch at the start of training.
+
+    Shapes:
+        (B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)) for odd kernels.
+    """
+
+    fold_fixed = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        norm_weight_init: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.c = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, groups=groups, bias=False
+        )
+        self.bn = nn.BatchNorm2d(out_channels)
+        nn.init.constant_(self.bn.weight, norm_weight_init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv, norm = self.c, self.bn
+        differentiated = torch.is_grad_enabled() and not torch.jit.is_tracing()  # a trace serves with and without
+        if norm.training or not self.fold_fixed or not differentiated or not can_fold(conv, norm):
+            return norm(conv(x))
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        shift = norm.bias - norm.running_mean * scale
+        weight = conv.weight * scale[:, None, None, None]
+        return conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def can_fold(conv: nn.Module, norm: nn.Module) -> bool:
+    """Return whether the two are an unchanged convolution and norm as :class:`ConvNorm` makes them.
+
+    In eval mode a ``SyncBatchNorm`` computes what a ``BatchNorm2d`` does. In half precision the product of scale and
+    kernel would be rounded, which the norm of the activations is not.
+    """
+    if not (is_stock(conv, nn.Conv2d) and is_stock(norm, nn.BatchNorm2d, nn.SyncBatchNorm)):
+        return False
+    factors = (conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    dtypes = {None if factor is None else factor.dtype for factor in factors}
+    return conv.bias is None and conv.padding_mode == 'zeros' and dtypes in ({torch.float32}, {torch.float64})
+
+
+class Residual(nn.Module):
+    """``x + m(x)``, the branch dropped for whole samples with ``drop_path`` while training.
+
+    Shapes:
+        (B, C, H, W) -> (B, C, H, W).
+    """
+
+    def __init__(self, branch: nn.Module, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.m = branch
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.drop_path(self.m(x))
+
+
+def depthwise(channels: int, norm_weight_init: float) -> ConvNorm:
+    """Return the 3x3 depthwise convolution that mixes positions, in blocks and around patch merging."""
+    return ConvNorm(channels, channels, kernel_size=3, groups=channels, norm_weight_init=norm_weight_init)
+
+
+class FeedForward(nn.Module):
+    """Two 1x1 convolutions around a ReLU; the second starts at zero.
+
+    Shapes:
+        (B, C, H, W) -> (B, C, H, W).
+    """
+
+    def __init__(self, channels: int, ratio: int = 2) -> None:
+        super().__init__()
+        self.pw1 = ConvNorm(channels, channels * ratio)
+        self.act = nn.ReLU()
+        self.pw2 = ConvNorm(channels * ratio, channels, norm_weight_init=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pw2(self.act(self.pw1(x)))
+
+
+class SingleHeadAttention(nn.Module):
+    """Attention with one head over the first ``attn_dim`` channels; the others pass (paper, Section 3.2).
+
+    Multi-head attention in shallow layers learns redundant heads; one head on a part of the channels keeps the mixing
+    over all positions and saves the copies.
+
+    Shapes:
+        (B, C, H, W) -> (B, C, H, W).
+    """
+
+    def __init__(self, channels: int, attn_dim: int, query_key_dim: int) -> None:
+        super().__init__()
+        self.split = (attn_dim, channels - attn_dim)
+        self.query_key_value = (query_key_dim, query_key_dim, attn_dim)
+        self.scale = query_key_dim**-0.5
+        self.pre_norm = nn.GroupNorm(1, attn_dim)
+        self.qkv = ConvNorm(attn_dim, sum(self.query_key_value))
+        self.proj = nn.Sequential(nn.ReLU(), ConvNorm(channels, channels, norm_weight_init=0.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        attending, passing = x.split(self.split, dim=1)
+        query, key, value = self.qkv(self.pre_norm(attending)).flatten(2).split(self.query_key_value, dim=1)
+        attention = (query.transpose(1, 2) @ key * self.scale).softmax(dim=-1)  # (B, HW, HW), rows are queries
+        attended = (value @ attention.transpose(1, 2)).view_as(attending)
+        return self.proj(torch.cat((attended, passing), dim=1))
+
+
+class SqueezeExcite(nn.Module):
+    """Channel gates from the global average (timm's form: ReLU, sigmoid, convolutions with bias).
+
+    Shapes:
+        (B, C, H, W) -> (B, C, H, W).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        reduced = round_to_multiple(channels / 4, 8)
+        self.fc1 = nn.Conv2d(channels, reduced, 1)
+        self.act = nn.ReLU()
+        self.fc2 = nn.Conv2d(reduced, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        squeezed = x.mean((2, 3), keepdim=True)
+        return x * self.fc2(self.act(self.fc1(squeezed))).sigmoid()
+
+
+def round_to_multiple(value: float, divisor: int) -> int:
+    """Round to the nearest multiple of ``divisor``, halves up, at least one: the published squeeze widths (S2: 312)."""
+    return max(divisor, int(value + divisor / 2) // divisor * divisor)
+
+
+class PatchMerging(nn.Module):
+    """Halve the resolution by an inverted bottleneck with squeeze-excite.
+
+    Shapes:
+        (B, in_channels, H, W) -> (B, out_channels, ceil(H / 2), ceil(W / 2)).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        hidden = in_channels * 4
+        self.conv1 = ConvNorm(in_channels, hidden)
+        self.act = nn.ReLU()
+        self.conv2 = ConvNorm(hidden, hidden, kernel_size=3, stride=2, groups=hidden)
+        self.se = SqueezeExcite(hidden)
+        self.conv3 = ConvNorm(hidden, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.conv1(x))
+        x = self.act(self.conv2(x))
+        return self.conv3(self.se(x))
+
+
+class Downsample(nn.Sequential):
+    """What stands between two stages: a block at the old width, patch merging, a block at the new width.
+
+    Its depthwise convolutions are open at the start of training, unlike those of the blocks, as the authors have it.
+
+    Shapes:
+        (B, in_channels, H, W) -> (B, out_channels, ceil(H / 2), ceil(W / 2)).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, drop_path: float = 0.0) -> None:
+        super().__init__(
+            Residual(depthwise(in_channels, norm_weight_init=1.0), drop_path),
+            Residual(FeedForward(in_channels), drop_path),
+            PatchMerging(in_channels, out_channels),
+            Residual(depthwise(out_channels, norm_weight_init=1.0), drop_path),
+            Residual(FeedForward(out_channels), drop_path),
+        )
+
+
+class Block(nn.Module):
+    """Depthwise convolution, single-head attention in attention stages, feed-forward; each residual.
+
+    Shapes:
+        (B, C, H, W) -> (B, C, H, W).
+    """
+
+    def __init__(self, channels: int, kind: str, attn_dim: int, query_key_dim: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.conv = Residual(depthwise(channels, norm_weight_init=0.0), drop_path)
+        self.mixer = (
+            Residual(SingleHeadAttention(channels, attn_dim, query_key_dim), drop_path)
+            if kind == 'attention'
+            else nn.Identity()
+        )
+        self.ffn = Residual(FeedForward(channels), drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ffn(self.mixer(self.conv(x)))
+
+
+class Stage(nn.Module):
+    """Downsampling, in all stages but the first, and the blocks.
+
+    Shapes:
+        (B, in_channels, H, W) -> (B, channels, ceil(H / 2), ceil(W / 2)), unreduced in the first stage.
+    """
+
+    def __init__(self, downsample: nn.Module, blocks: list[Block]) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(self.downsample(x))
+
+
+@torch.fx.wrap  # so that symbolic traces keep it as it is, a question to the image
+def check_images(x: Tensor) -> None:
+    """Raise ``UsageError`` unless ``x`` holds images that are large enough."""
+    if x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < MIN_IMAGE_SIZE:
+        raise UsageError(
+            f'SHViT takes images of shape (B, 3, H, W) with H and W at least {MIN_IMAGE_SIZE}, '
+            f'but got {tuple(x.shape)}: resize or pad the images'
+        )
+
+
+class PatchEmbed(nn.Sequential):
+    """The stem: four 3x3 convolutions of stride 2 with ReLU between them, a 16th of the resolution at once.
+
+    Shapes:
+        (B, 3, H, W) -> (B, channels, ceil(H / 16), ceil(W / 16)), H and W at least 64.
+
+    Raises:
+        UsageError: If the image is smaller than 64 pixels on a side or has not three channels.
+    """
+
+    check_input = staticmethod(check_images)
+
+    def __init__(self, channels: int) -> None:
+        widths = (3, channels // 8, channels // 4, channels // 2, channels)
+        layers: list[nn.Module] = []
+        for in_channels, out_channels in pairwise(widths):
+            layers += [ConvNorm(in_channels, out_channels, kernel_size=3, stride=2), nn.ReLU()]
+        super().__init__(*layers[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_images(x)
+        return super().forward(x)

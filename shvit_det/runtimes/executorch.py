@@ -1,0 +1,149 @@
+"""Networks as ExecuTorch programs on XNNPACK, the kernels for CPUs of phones, which run on Linux too."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..common.errors import UsageError
+from .quiet import quiet
+
+ANOTHER_RELEASE = f'each of its releases is for one of torch (1.2.0 for 2.11), and this is torch {torch.__version__}'
+HELPERS = ('getitem', 'executorch_call_delegate')  # not operations of the network
+
+
+@dataclass(frozen=True)
+class Program:
+    """An ExecuTorch program and who runs its operations.
+
+    Args:
+        content: Of a ``.pte`` file.
+        delegated: How many operations XNNPACK runs.
+        delegates: In how many pieces, between which feature maps are handed over.
+        portable: How often each of the other operations occurs, which ExecuTorch's own kernels run.
+    """
+
+    content: bytes
+    delegated: int
+    delegates: int
+    portable: dict[str, int]
+
+    def summary(self) -> str:
+        """Return one line on who runs what."""
+        others = ', '.join(f'{name} {count}x' for name, count in self.portable.items())
+        return (
+            f'{self.delegated} of {self.delegated + sum(self.portable.values())} operations on XNNPACK in '
+            f'{self.delegates} piece{"s" if self.delegates != 1 else ""}'
+            + (f'; by portable kernels: {others}' if others else '')
+        )
+
+
+def require_executorch() -> str:
+    """Import ExecuTorch's runtime and return its version.
+
+    Raises:
+        UsageError: If it is not installed, or cannot be imported beside this torch.
+    """
+    try:
+        with quiet():
+            import_module('executorch.exir')
+            import_module('executorch.runtime')
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition('.')[0] != 'executorch':
+            raise
+        raise UsageError(
+            "executorch is not installed: pip install 'shvit_det[executorch]', in an environment of its own"
+        ) from error
+    except ImportError as error:
+        raise UsageError(f'executorch cannot be imported: {error}; {ANOTHER_RELEASE}') from error
+    return version('executorch')
+
+
+def lower(module: nn.Module, images: Tensor) -> Program:
+    """Return a module in eval mode as a program for inputs of this size, in float32.
+
+    Raises:
+        UsageError: If it cannot be expressed; the sentence has the first line of ExecuTorch's.
+    """
+    require_executorch()
+    compiler = Path(sys.executable).with_name('flatc')
+    if compiler.is_file():  # it is run by name, which is not found where the environment's folder is not in PATH
+        os.environ.setdefault('FLATC_EXECUTABLE', str(compiler))
+    try:
+        with quiet(), torch.no_grad():
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.exir import to_edge_transform_and_lower
+
+            exported = torch.export.export(module, (images,))
+            count_axes_from_the_end(exported.graph)
+            edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+            counts = _count(edge.exported_program())
+            content = bytes(edge.to_executorch().buffer)
+    except (RuntimeError, ValueError, NotImplementedError, torch._dynamo.exc.TorchDynamoException) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UsageError(f'{type(module).__name__} cannot be exported for ExecuTorch: {lines[0]}') from error
+    return Program(content, *counts)
+
+
+def count_axes_from_the_end(graph: torch.fx.Graph) -> None:
+    """Write the axes of means as negative numbers, the only ones that the XNNPACK partitioner recognises."""
+    for node in graph.nodes:
+        if node.target is torch.ops.aten.mean.dim:
+            axes = [axis - node.args[0].meta['val'].dim() if axis >= 0 else axis for axis in node.args[1]]
+            node.args = (node.args[0], axes, *node.args[2:])
+
+
+def _count(program: Any) -> tuple[int, int, dict[str, int]]:
+    """Return how many operations are delegated, to how many pieces, and how often each other one occurs."""
+    delegates = [
+        getattr(program.graph_module, node.target)
+        for node in program.graph.nodes
+        if node.op == 'get_attr' and hasattr(getattr(program.graph_module, node.target), 'original_module')
+    ]
+    delegated = sum(_operations(delegate.original_module.graph).total() for delegate in delegates)
+    return delegated, len(delegates), dict(_operations(program.graph).most_common())
+
+
+def _operations(graph: torch.fx.Graph) -> Counter[str]:
+    names = (getattr(node.target, '__name__', str(node.target)) for node in graph.nodes if node.op == 'call_function')
+    return Counter(name.removesuffix('.default') for name in names if name not in HELPERS)
+
+
+class Runner:
+    """A program, loaded.
+
+    Args:
+        content: Of a ``.pte`` file.
+        threads: Of the whole process: ExecuTorch has one pool.
+    """
+
+    def __init__(self, content: bytes, threads: int) -> None:
+        self.version = require_executorch()
+        with quiet():
+            from executorch.extension.pybindings import portable_lib
+            from executorch.runtime import Runtime, Verification
+
+            portable_lib._unsafe_reset_threadpool(threads)  # which no public function does
+            self._program = Runtime.get().load_program(content, verification=Verification.Minimal)
+            self._method = self._program.load_method('forward')
+
+    def __call__(self, images: Tensor) -> Sequence[Tensor]:
+        """(B, 3, H, W) -> the outputs, copied out of the program's memory.
+
+        Raises:
+            UsageError: If it cannot run; most often ExecuTorch was built for another release of torch.
+        """
+        try:
+            outs: Sequence[Tensor] = self._method.execute([images])
+        except RuntimeError as error:
+            line = str(error).strip().splitlines()[0]
+            raise UsageError(f'ExecuTorch {self.version} cannot run this: {line}; {ANOTHER_RELEASE}') from error
+        return outs

@@ -1,0 +1,83 @@
+"""What ``--amp`` and ``--fast`` change in a config, by what the hardware at hand can do."""
+
+import inspect
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import OPTIMIZERS
+
+from ..common.errors import UsageError
+from ..configuration.config import type_of
+
+MIXED = ('AmpOptimWrapper', 'BFloat16OptimWrapper')
+ONLY_OF_AMP = ('loss_scale', 'dtype', 'use_fsdp')  # arguments of mmengine's AmpOptimWrapper
+
+
+def native_bfloat16() -> tuple[bool, str]:
+    """Return whether what trains here computes in bfloat16 by itself, and the reason, for the log.
+
+    Elsewhere bfloat16 is emulated, slower than float32.
+    """
+    if torch.cuda.is_available():
+        has = torch.cuda.is_bf16_supported(including_emulation=False)
+        return has, f'this {torch.cuda.get_device_name()} {"has" if has else "lacks"} bfloat16'
+    # private to torch, since there is no other way to ask
+    for feature, name in (('_is_amx_tile_supported', 'AMX'), ('_is_avx512_bf16_supported', 'AVX512-BF16')):
+        if getattr(torch.cpu, feature, bool)():
+            return True, f'this CPU has {name}'
+    return False, 'this CPU is not known to have AVX512-BF16 or AMX'
+
+
+def enable_amp(config: Config) -> str:
+    """Train in mixed precision, and return which and why: bfloat16, or float16 on a GPU that lacks it.
+
+    Raises:
+        UsageError: If the config has an optimizer wrapper of its own kind, which cannot just be replaced.
+    """
+    wrapper = config.optim_wrapper
+    kind = type_of(wrapper, 'OptimWrapper')
+    if kind not in ('OptimWrapper', *MIXED):
+        raise UsageError(f'--amp works with optim_wrapper.type OptimWrapper, but this config has {kind!r}')
+    on_gpu = torch.cuda.is_available()
+    if kind == 'AmpOptimWrapper' and on_gpu:
+        return 'mixed precision as in the config'
+    native, reason = native_bfloat16()
+    if on_gpu and not native:
+        wrapper.type = 'AmpOptimWrapper'
+        return f'float16 with scaled losses, since {reason}'
+    wrapper.type = 'BFloat16OptimWrapper'
+    for name in ONLY_OF_AMP:
+        wrapper.pop(name, None)
+    return f'bfloat16 autocast, since {reason}' if native else f'bfloat16 autocast, though slowly: {reason}'
+
+
+def enable_fast(config: Config) -> str:
+    """Train as fast as the hardware allows, and return what was chosen.
+
+    The layout in memory is NHWC, the optimizer fused; both change no more than the rounding. The precision is mixed
+    only where bfloat16 is native. What the config settles itself stays.
+    """
+    config.channels_last = True
+    chosen = ['channels-last', _precision(config)]
+    optimizer: Any = config.optim_wrapper.get('optimizer') or {}
+    if _can_be_fused(optimizer.get('type')) and not optimizer.keys() & {'fused', 'foreach'}:
+        optimizer.fused = True
+        chosen.append(f'fused {type_of(optimizer)}')
+    if torch.cuda.is_available():
+        config.train_dataloader.setdefault('pin_memory', True)
+        chosen.append('pinned memory')
+    return ', '.join(chosen)
+
+
+def _precision(config: Config) -> str:
+    kind = type_of(config.optim_wrapper, 'OptimWrapper')
+    native, reason = native_bfloat16()
+    if kind != 'OptimWrapper':
+        return 'precision as it is set'
+    return enable_amp(config) if native else f'float32, since {reason}'
+
+
+def _can_be_fused(kind: Any) -> bool:
+    optimizer = OPTIMIZERS.get(kind) if isinstance(kind, str) else kind
+    return inspect.isclass(optimizer) and 'fused' in inspect.signature(optimizer).parameters

@@ -1,0 +1,114 @@
+"""Checkpoints of which there is a good one at any moment."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from ...common.atomic_files import PART, write_text
+from ...common.errors import UsageError
+from ...registry import HOOKS, register
+
+POINTER = 'last_checkpoint'
+INTERRUPTED = 'interrupted.pth'
+
+
+def point_at(runner: Runner, checkpoint: str) -> None:
+    """Make a checkpoint the one that ``--resume`` takes."""
+    write_text(Path(runner.work_dir) / POINTER, checkpoint)
+
+
+class RemoveLater:
+    """A file backend that only notes what it should remove."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self.outdated: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def remove(self, path: str) -> None:
+        self.outdated.append(path)
+
+
+@register(HOOKS)
+class SafeCheckpointHook(CheckpointHook):
+    """mmengine's hook in an order that survives a failure: write, point at what was written, then remove the oldest.
+
+    mmengine removes first, so that a full disk or a kill during the save costs two checkpoints, with
+    ``max_keep_ckpts=1`` all of them. Our runner puts it in the place of every ``CheckpointHook``; the arguments and
+    the files are the same.
+    """
+
+    file_backend: Any
+
+    def before_train(self, runner: Runner) -> None:
+        super().before_train(runner)
+        if is_main_process() and isinstance(self.file_backend, LocalBackend):
+            names = self.filename_tmpl.format('*')
+            for name in (names, f'best_*_{names}', INTERRUPTED):
+                for part in Path(self.out_dir).glob(name + PART):  # of a run that was killed while it saved
+                    part.unlink(missing_ok=True)
+        length, unit = (runner.max_epochs, 'epochs') if self.by_epoch else (runner.max_iters, 'iterations')
+        if not self.save_last and not 0 < (self.save_begin or self.interval) <= length:
+            runner.logger.warning(
+                f'This run of {length} {unit} saves no checkpoint to go on from: CheckpointHook has '
+                f'interval={self.interval}, save_begin={self.save_begin} and save_last=False'
+            )
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        keep = getattr(self, 'keep_ckpt_ids', None)
+        ids = [] if keep is None else list(keep)
+        if keep is not None and step not in ids:
+            ids.append(step)
+            # the file holds also the number of the one that is removed next: a run that is killed before it could
+            # do so is resumed by mmengine's `before_train`, which removes what is too much
+            runner.message_hub.update_info('keep_ckpt_ids', ids)
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if is_main_process():
+            point_at(runner, self.last_ckpt)
+            (Path(runner.work_dir) / INTERRUPTED).unlink(missing_ok=True)
+        if keep is not None:
+            for outdated in ids[: -self.max_keep_ckpts]:
+                self._remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(outdated)))
+            keep.extend(step for step in ids if step not in keep)
+            runner.message_hub.update_info('keep_ckpt_ids', list(keep))
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: Mapping) -> None:
+        for name in self.save_best or ():
+            if name not in (*metrics, 'auto'):
+                raise UsageError(
+                    f'save_best of CheckpointHook is {name}, which is not measured: choose from {", ".join(metrics)}'
+                )
+        backend = self.file_backend
+        self.file_backend = later = RemoveLater(backend)
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+        finally:
+            self.file_backend = backend
+        current = {getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()}
+        for path in later.outdated:
+            if path not in current:  # an evaluation that is repeated after a resume writes the same name again
+                self._remove(path)
+
+    def _remove(self, path: str) -> None:
+        if is_main_process() and self.file_backend.isfile(path):
+            self.file_backend.remove(path)

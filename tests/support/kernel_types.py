@@ -1,0 +1,15 @@
+"""The data types of our kernels."""
+
+import pytest
+import torch
+
+from shvit_det import kernels
+
+BFLOAT16 = kernels.load() is not None and torch.bfloat16 in kernels.load().dtypes
+
+DTYPES = [
+    torch.float32,
+    pytest.param(
+        torch.bfloat16, marks=pytest.mark.skipif(not BFLOAT16, reason='this processor multiplies no bfloat16')
+    ),
+]
