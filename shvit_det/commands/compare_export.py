@@ -8,8 +8,7 @@ from typing import Any
 
 from ..common.errors import UsageError
 from ..configuration.cfg_options import add_cfg_options
-from ..export.comparing import compare
-from ..export.comparison_report import comparison_table, write_comparison
+from ..export.comparison import compare, comparison_table, write_comparison
 
 
 def main() -> None:

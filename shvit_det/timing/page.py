@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ..common.atomic_files import write_text
 from ..common.errors import UsageError
-from ..export.comparison_report import FORMAT as COMPARISON
-from ..export.comparison_report import comparison_block
+from ..export.comparison import FORMAT as COMPARISON
+from ..export.comparison import comparison_block
 from .benchmark_report import command_block, markdown_tables
 from .descriptions import conditions, origin
 from .record import read_record

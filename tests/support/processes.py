@@ -32,8 +32,8 @@ context.set_forkserver_preload(
         'shvit_det.data.sample',
         'shvit_det.timing.benchmark',
         'shvit_det.prediction.run',
-        'shvit_det.export.comparing',
-        'shvit_det.export.exporting',
+        'shvit_det.export.comparison',
+        'shvit_det.export.detector_export',
     ]
 )
 

@@ -18,12 +18,11 @@ from timed import TINY_MASK_RCNN, TINY_RETINANET
 from shvit_det import UsageError
 from shvit_det.configuration.config import load_config
 from shvit_det.export import comparing
-from shvit_det.export.comparing import Agreement, match
-from shvit_det.export.comparison_report import comparison_table
-from shvit_det.export.exportable import check_exportable
-from shvit_det.export.exporting import export
+from shvit_det.export.comparison import Agreement, comparison_table, match
+from shvit_det.export.detector_export import export
 from shvit_det.export.metadata import Metadata, resize_rule, resized
 from shvit_det.export.running import ExportedDetector, instances
+from shvit_det.export.supported_detectors import check_exportable
 from shvit_det.timing.building import build_detector
 
 pytestmark = pytest.mark.slow

@@ -1,29 +1,122 @@
-"""Core ML programs, read from their packages and run operation by operation in PyTorch.
+"""Networks as Core ML packages: converted on any system, and run operation by operation in PyTorch to check them.
 
-Core ML itself runs on Apple's systems alone. This shows that a package as it lies on disk (its operations, their order
-and arguments, the weights in their file) computes what it should; not how Core ML's own kernels round, and not their
-speed. The meaning of each operation is that of coremltools' reference of MIL operations.
+Core ML itself runs on Apple's systems only. :meth:`Package.run` shows that a package as it lies on the disk (its
+operations, their order and arguments, its weights) computes what it should; not how Core ML's own kernels round, and
+not their speed. Operations mean what coremltools' reference of MIL operations says.
 """
 
-from collections.abc import Callable
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ..common.errors import UsageError
+from .packages import first_line, quiet, require
 
+INPUT = 'image'
 Values = dict[str, Any]
 
 
-class Package:
-    """An ``.mlpackage`` whose network is an ML program.
+def require_coremltools() -> Any:
+    """Import coremltools and return it.
+
+    Raises:
+        UsageError: If it is not installed.
+    """
+    logging.getLogger('coremltools').setLevel(logging.ERROR)  # it warns of everything that only Apple's systems have
+    with quiet():
+        return require('coremltools', 'Core ML', 'coreml')
+
+
+def convert(
+    module: nn.Module,
+    image: Tensor,
+    name: str,
+    colors: str,
+    output_names: Sequence[str],
+    classes: Sequence[str] | None = None,
+) -> Any:
+    """Return a module as coremltools' ``MLModel``, in float16 for iOS 16 and later.
+
+    Its input is an image, which Core ML passes as pixels. Its outputs are arrays of float16, or of a classifier with
+    names the best class and the probabilities by name.
 
     Args:
-        path: The package, a folder.
+        module: In eval mode; (1, 3, H, W) with values 0 to 255 -> a tuple of tensors.
+        image: An example; the model takes this size only.
+        name: What errors call the module.
+        colors: ``'RGB'`` or ``'BGR'``, the order of the channels.
+        output_names: Of the model.
+        classes: The names of a classifier's classes.
+
+    Raises:
+        UsageError: If coremltools cannot express it.
+    """
+    tools = require_coremltools()
+    layout = getattr(tools.colorlayout, colors)
+    options = {} if classes is None else dict(classifier_config=tools.ClassifierConfig(list(classes)))
+    try:
+        with quiet():
+            return tools.convert(
+                torch.jit.trace(module, image, check_trace=False),
+                convert_to='mlprogram',
+                inputs=[tools.ImageType(name=INPUT, shape=tuple(image.shape), color_layout=layout)],
+                outputs=[tools.TensorType(name=name) for name in output_names],
+                compute_precision=tools.precision.FLOAT16,
+                minimum_deployment_target=tools.target.iOS16,
+                skip_model_load=True,
+                **options,
+            )
+    except (NotImplementedError, ValueError, RuntimeError) as error:
+        raise UsageError(f'the {name} cannot be converted to Core ML: {first_line(error)}') from error
+
+
+@contextmanager
+def saved_package(model: Any, path: Path) -> Iterator['Package']:
+    """Write a model beside ``path`` and give the package as it is read again; it gets its name if the block ends well.
+
+    A package that is there is replaced.
+
+    Raises:
+        UsageError: If it cannot be written.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=f'.{path.name}-', dir=path.parent) as folder:
+            new = Path(folder, 'new', path.name)
+            new.parent.mkdir()
+            with quiet():
+                model.save(str(new))
+                package = Package(new)
+            yield package
+            replace_folder(path, new, aside=Path(folder, path.name))
+    except OSError as error:
+        raise UsageError(f'cannot write {path}: {error.strerror or error}') from error
+
+
+def replace_folder(path: Path, new: Path, aside: Path) -> None:
+    """Rename a new folder to ``path``; the old one is moved aside, since folders cannot be replaced in one step."""
+    try:
+        if path.exists():
+            path.rename(aside)
+        new.rename(path)
+    except BaseException:
+        if aside.exists():
+            aside.rename(path)
+        raise
+
+
+class Package:
+    """An ``.mlpackage`` that holds an ML program.
+
+    Args:
+        path: The package, which is a folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,21 +130,21 @@ class Package:
         self.operations = [operation for operation in self._function.operations if operation.op_type != 'const']
 
     def weight_types(self) -> set[str]:
-        """Return the types of the constants with more than one element, but those of shapes and paddings."""
+        """Return the types of the constants that are arrays of floating-point numbers."""
         values = (operation.outputs[0].val for operation in self._function.operations if operation.op_type == 'const')
         arrays = [np.asarray(value) for value in values]
         return {array.dtype.name for array in arrays if array.dtype.kind == 'f' and array.size > 1}
 
     def run(self, image: Tensor, dtype: torch.dtype) -> Values:
-        """Compute the outputs by name.
+        """Return the outputs by name.
 
         Args:
             image: (1, 3, H, W), the values of the pixels.
-            dtype: float32, or float16 to round the result of every operation to that type, sums within an operation
-                being kept in float32.
+            dtype: The type to which the result of every operation is rounded, float32 or float16. Within an operation
+                everything is float32.
 
         Raises:
-            UsageError: If there is an operation that this does not know.
+            UsageError: If the program has an operation that is not in ``OPERATIONS``.
         """
         (input_name,) = self._function.inputs
         known: Values = {input_name: image}
@@ -139,7 +232,7 @@ def _classify(probabilities: Tensor, classes: Any) -> tuple[str, Tensor]:
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
     'add': lambda x, y: x + y,
-    'cast': lambda x, dtype: x,  # what is rounded to is decided for all operations
+    'cast': lambda x, dtype: x,  # all results are rounded to one type anyway
     'classify': _classify,
     'concat': lambda values, axis, interleave=False: torch.cat(values, int(axis)),
     'conv': _conv,
@@ -170,6 +263,6 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
 
 
 def _pairs(how: Values) -> list[list[int]]:
-    """Return the padding of height and width, before and after."""
+    """Return the padding of height and of width, each before and after."""
     pad = _numbers(how['pad']) if how['pad_type'] == 'custom' else [0, 0, 0, 0]
     return [pad[:2], pad[2:]]

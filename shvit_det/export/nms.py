@@ -1,4 +1,4 @@
-"""What a detector does beyond its networks, as operations that have a standard ONNX operator."""
+"""Non-maximum suppression in an exported graph, with the results of mmdet's."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ from torch import Tensor
 from torchvision.ops import nms
 
 INVALID = -1.0
-"""The score of a candidate that is none; all others are at least 0."""
+"""The score of a box that takes no part; all others are at least 0."""
 
 
 class _NonMaxSuppression(torch.autograd.Function):
     """ONNX's NonMaxSuppression with one class, for all images of a batch; in PyTorch torchvision's, image by image.
 
     Shapes:
-        (B, N, 4), (B, N) -> (M, 3): image, class and candidate; by image, and from the highest score.
+        (B, N, 4), (B, N) -> (M, 3): image, class and box; by image, and from the highest score.
     """
 
     @staticmethod
@@ -36,25 +36,25 @@ class _NonMaxSuppression(torch.autograd.Function):
         return g.op('NonMaxSuppression', boxes, scores, constant(limit, torch.long), *thresholds)
 
 
-def suppress(
+def batched_nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, limit: int
 ) -> tuple[Tensor, Tensor]:
-    """Return which candidates survive the suppression within their group, as mmdet finds them.
+    """Return the boxes that survive the suppression within their group, as mmdet's ``batched_nms`` finds them.
 
-    Groups are moved apart as mmdet does it, since that rounds the boxes: ONNX's own classes would decide otherwise
-    where the overlap of two boxes is close to the threshold.
+    Groups are moved apart by mmdet's offsets, which round the boxes. With groups as ONNX's classes, boxes whose overlap
+    is close to the threshold could survive in one of the two and not in the other.
 
     Args:
         boxes: Left, top, right, bottom.
         scores: From 0 to 1.
-        groups: The class or level of each candidate.
-        valid: Which are candidates at all.
-        iou_threshold: Candidates that overlap more than this with a better one are dropped.
-        limit: Survivors per image.
+        groups: The class or the level of each box.
+        valid: Which boxes take part.
+        iou_threshold: A box that overlaps a better one by more than this is dropped.
+        limit: The largest number of survivors of an image.
 
     Shapes:
-        (B, N, 4) and three times (B, N), N at least 1 -> the image and the candidate, (M,) each; by image, and
-        from the highest score.
+        (B, N, 4) and three times (B, N), N at least 1 -> the image and the index of each survivor, (M,) each; by image,
+        and from the highest score.
     """
     reach = torch.where(valid.unsqueeze(-1), boxes, 0).amax((1, 2)) + 1
     apart = boxes + (groups.to(boxes) * reach.unsqueeze(-1)).unsqueeze(-1)
@@ -63,45 +63,29 @@ def suppress(
     return kept[:, 0], kept[:, 2]
 
 
-def suppress_flat(
+def flat_nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, images: Tensor, batch: Any, iou_threshold: float, limit: int
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`suppress`, for candidates of all images in one row.
+    """Do what :func:`batched_nms` does for boxes of all images in one row.
 
     Args:
         boxes: Left, top, right, bottom.
         scores: From 0 to 1.
-        groups: The class of each candidate.
-        images: Whose it is.
+        groups: The class of each box.
+        images: The image of each box.
         batch: The number of images.
-        iou_threshold: Candidates that overlap more than this with a better one are dropped.
-        limit: Survivors per image.
+        iou_threshold: A box that overlaps a better one by more than this is dropped.
+        limit: The largest number of survivors of an image.
 
     Shapes:
-        (N, 4) and three times (N,), N may be 0 -> the image and the candidate, (M,) each.
+        (N, 4) and three times (N,), N may be 0 -> the image and the index of each survivor, (M,) each.
     """
-    # One more, of no image: no operator ever meets an empty tensor here, which not all of them take.
+    # One box more, of no image: not every runtime's operators take empty tensors.
     boxes = torch.cat((boxes, boxes.new_zeros(1, 4)))
     scores = torch.cat((scores, scores.new_zeros(1)))
     groups = torch.cat((groups, groups.new_zeros(1)))
     images = torch.cat((images, images.new_full((1,), -1)))
     valid = images.unsqueeze(0) == torch.arange(batch, device=images.device).unsqueeze(1)
-    every = torch.zeros_like(valid)
-    boxes = boxes.unsqueeze(0) + every.unsqueeze(-1).to(boxes)
-    return suppress(boxes, scores + every.to(scores), groups + every.to(groups), valid, iou_threshold, limit)
-
-
-def at_most(limit: int, size: Any) -> Any:
-    """Return the smaller of a constant and a size that is known only when the graph runs."""
-    return torch.minimum(torch.as_tensor(limit), torch.as_tensor(size))
-
-
-def rows(values: Tensor, places: Tensor) -> Tensor:
-    """Return ``values[b, places[b]]`` for every image ``b``.
-
-    Shapes:
-        (B, N, D), (B, K) -> (B, K, D).
-    """
-    batch, number, width = values.shape
-    first = torch.arange(batch, device=values.device).unsqueeze(1) * number
-    return values.reshape(batch * number, width)[(places + first).flatten()].reshape(batch, -1, width)
+    zeros = torch.zeros_like(valid)  # adding them repeats the boxes for every image
+    boxes = boxes.unsqueeze(0) + zeros.unsqueeze(-1).to(boxes)
+    return batched_nms(boxes, scores + zeros.to(scores), groups + zeros.to(groups), valid, iou_threshold, limit)

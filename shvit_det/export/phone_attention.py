@@ -1,4 +1,4 @@
-"""SHViT's attention in operations that the runtimes of phones take over as they are."""
+"""SHViT's attention in operations for which the runtimes of phones have kernels."""
 
 import torch
 from torch import Tensor, nn
@@ -8,14 +8,14 @@ from ..deployment.layers import FusedAttention
 
 
 class PhoneAttention(nn.Module):
-    """A deployed attention without GroupNorm, splits and broadcast products, which XNNPACK leaves to slow kernels.
+    """A deployed attention without GroupNorm, splits and broadcast products, for which XNNPACK has no kernels.
 
-    One operation that a backend does not take cuts the network in two, and the feature map is copied and laid out anew
-    on both sides. So the norm is written as means and products; its scale and shift are in the weights that follow it,
-    and what is left of it are two numbers an image. On a desktop CPU the whole network took the same time either way.
+    An operation that XNNPACK lacks cuts the network in two, and feature maps are copied between the pieces. Here the
+    norm is written as means and products, and its scale and shift are folded into the weights that follow it. On a
+    desktop CPU the whole network took the same time either way.
 
     Args:
-        source: A deployed attention; it is not changed.
+        source: The deployed attention, which is not changed.
 
     Shapes:
         (B, C, H, W) -> (B, C, H, W).
@@ -49,16 +49,13 @@ class PhoneAttention(nn.Module):
 
 
 def image_mean(x: Tensor) -> Tensor:
-    """Return the mean of each image, (B, C, H, W) -> (B, 1, 1, 1), in two steps over the last axes.
-
-    XNNPACK has no mean over channels.
-    """
+    """Return the mean of each image, (B, C, H, W) -> (B, 1, 1, 1), in two steps: XNNPACK has no mean over channels."""
     means = x.mean((2, 3), keepdim=True)
     return means.view(x.shape[0], 1, x.shape[1], 1).mean((2, 3), keepdim=True)
 
 
 def replace_attention(module: nn.Module) -> None:
-    """Replace every deployed attention in a module, in place."""
+    """Replace every deployed attention of a module by :class:`PhoneAttention`, in place."""
     for name, child in list(module.named_modules()):
         if isinstance(child, FusedAttention):
             module.set_submodule(name, PhoneAttention(child))

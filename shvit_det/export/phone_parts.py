@@ -1,11 +1,10 @@
-"""The parts of a model that make sense on a phone: networks of a fixed size, from pixels to feature maps or classes.
+"""The parts of a model that are exported for phones: networks of a fixed size, from pixels to features or classes.
 
-What comes after them in a detector (proposals, suppression, masks) depends on the image and belongs to the app, or to
-the exports of whole detectors.
+What follows them in a detector (proposals, suppression, masks) depends on the image and is left to the app.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,13 @@ from ..models.backbone import SHViT
 from ..models.batch_norm_folding import fold_batch_norms
 from ..models.neck import SHViTFPN
 from ..timing.peers import open_branches
-from .attention import replace_attention
+from .detector_weights import RANDOM
+from .phone_attention import replace_attention
 
 PARTS = ('backbone', 'backbone+neck', 'classifier')
 DETECTION_SHAPE = (512, 512)  # of the paper's latencies
 SIZE_DIVISOR = 32
-RANDOM = 'random'
-TOLERANCE = 1e-3  # between a part and the trained layers it was made of, of the largest magnitude, as in folding
+TOLERANCE = 1e-3  # of the largest magnitude, between a part and the trained layers that it was made of
 
 
 @dataclass(frozen=True)
@@ -41,15 +40,15 @@ class Part:
 
     Args:
         name: One of ``PARTS``.
-        module: (1, 3, H, W) with values 0 to 255 in float32 -> a tuple of tensors; normalisation is inside.
-        shape: H and W, the only ones that it takes.
+        module: (1, 3, H, W) with values 0 to 255 in float32 -> a tuple of tensors; it normalises the image itself.
+        shape: H and W, the only ones that the part takes.
         output_names: ``stride_16`` and so on, or ``probabilities``.
-        colors: ``'RGB'`` or ``'BGR'``, the order of the three channels.
-        mean: What is subtracted from each channel.
-        std: What each channel is then divided by.
-        classes: The names of the classes in the order of the probabilities; None where nobody states them.
-        config: The config's name.
-        weights: The checkpoint's name, or ``'random'``.
+        colors: ``'RGB'`` or ``'BGR'``, the order of the channels.
+        mean: The mean of each channel, which the module subtracts.
+        std: The standard deviation of each channel, by which the module divides.
+        classes: The names of the classes in the order of the probabilities; None if they are not known.
+        config: The name of the config.
+        weights: The name of the checkpoint, or ``'random'``.
     """
 
     name: str
@@ -64,22 +63,22 @@ class Part:
     weights: str
 
     def example(self) -> Tensor:
-        """Return an image of noise, the same one at every call, (1, 3, H, W) with whole numbers from 0 to 255."""
+        """Return an image of noise, (1, 3, H, W) with whole numbers from 0 to 255; it is the same at every call."""
         generator = torch.Generator().manual_seed(0)
         return torch.randint(0, 256, (1, 3, *self.shape), generator=generator).float()
 
     def outputs(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Run it in PyTorch."""
+        """Return the outputs of the part in PyTorch."""
         with torch.no_grad():
             outs: tuple[Tensor, ...] = self.module(images)
         return outs
 
 
 class FromPixels(nn.Module):
-    """A network with the normalisation of its images before it.
+    """A network that normalises its images itself.
 
     Args:
-        network: Takes normalised images, returns a tensor or several.
+        network: Normalised images -> a tensor or several.
         mean: Of each channel.
         std: Of each channel.
     """
@@ -99,10 +98,10 @@ class FromPixels(nn.Module):
 
 
 class Probabilities(nn.Module):
-    """The ImageNet head as one linear layer, its norm and that of a second head folded in, and a softmax.
+    """A classifier's head as one linear layer and a softmax: its norms are folded, and two heads are averaged.
 
     Args:
-        head: A :class:`shvit_det.models.classifier.SHViTHead`; it is not changed.
+        head: A :class:`shvit_det.models.classifier.SHViTHead`, which is not changed.
 
     Shapes:
         A tuple whose last feature is (B, C, H, W) -> (B, num_classes).
@@ -118,7 +117,7 @@ class Probabilities(nn.Module):
         self.linear.weight, self.linear.bias = nn.Parameter(weight), nn.Parameter(bias)
 
     def forward(self, features: tuple[Tensor, ...]) -> Tensor:
-        pooled = features[-1].mean((2, 3), keepdim=True).flatten(1)  # the 4-D mean is the one that XNNPACK has
+        pooled = features[-1].mean((2, 3), keepdim=True).flatten(1)  # XNNPACK has no other mean
         return self.linear(pooled).softmax(dim=1)
 
 
@@ -133,16 +132,15 @@ def _fold_before(norm: Any, linear: nn.Linear) -> tuple[Tensor, Tensor]:
 def build_part(
     config_path: str, checkpoint: str | None = None, name: str | None = None, shape: tuple[int, int] | None = None
 ) -> Part:
-    """Build the model of a config and return a part of it.
+    """Build the model of a config and return a part of it, in its deployed form by plain operations of torch.
 
-    The networks are in their deployed form, as plain operations: norms and depthwise residuals folded, the neck's finer
-    levels composed. Other backbones than SHViT have their norms folded.
+    Of other backbones than SHViT, BatchNorms are folded.
 
     Args:
         config_path: A config of mmdet or of mmpretrain.
-        checkpoint: Weights; None for random ones, which suffice to measure latency.
-        name: One of ``PARTS``; None takes the classifier of a classifier and the backbone of a detector.
-        shape: Height and width; None takes the crop of a classifier's test pipeline, and 512x512 for a detector.
+        checkpoint: The weights; None for random ones, which suffice to measure latency.
+        name: One of ``PARTS``; None for the classifier of a classifier and the backbone of a detector.
+        shape: Height and width; None for the crop of a classifier's test pipeline, and 512x512 for a detector.
 
     Raises:
         UsageError: If the model cannot be built, has no such part, or does not take images of this size.
@@ -186,8 +184,8 @@ def build_part(
         config=Path(config_path.rsplit('::', 1)[-1]).stem,
         weights=RANDOM if checkpoint is None else Path(checkpoint).name,
     )
-    outs = part.outputs(part.example())
-    _check_same(outs, _as_trained(model, name, part))
+    outs, expected = part.outputs(part.example()), _trained_outputs(model, part)
+    assert (worst := largest_difference(outs, expected)) <= TOLERANCE, f'the part differs from the model by {worst:.2g}'
     return replace(part, output_names=_output_names(name, shape, outs))
 
 
@@ -216,25 +214,20 @@ def _plain_backbone(backbone: nn.Module, shape: tuple[int, int]) -> nn.Module:
     return deployed
 
 
-def _as_trained(model: Any, name: str, part: Part) -> tuple[Tensor, ...]:
-    """Run the layers that a part was made of, on its example."""
+def _trained_outputs(model: Any, part: Part) -> tuple[Tensor, ...]:
+    """Return the outputs of the trained layers for the part's example."""
     mean, std = (torch.tensor(values)[None, :, None, None] for values in (part.mean, part.std))
     with torch.no_grad():
         features = model.backbone((part.example() - mean) / std)
-        if name == 'backbone+neck':
+        if part.name == 'backbone+neck':
             return tuple(model.neck(features))
-        return tuple(features) if name == 'backbone' else (model.head(features).softmax(dim=1),)
+        return tuple(features) if part.name == 'backbone' else (model.head(features).softmax(dim=1),)
 
 
-def _check_same(outs: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
-    for out, wanted in zip(outs, expected, strict=True):
-        difference = relative_difference(out, wanted)
-        assert difference <= TOLERANCE, f'the plain form differs by {difference:.2g} from the trained layers'
-
-
-def relative_difference(found: Tensor, expected: Tensor) -> float:
-    """Return the largest difference of two tensors over the largest magnitude of the second; NaN if there is one."""
-    return float((found.double() - expected.double()).abs().max() / expected.double().abs().max())
+def largest_difference(found: Iterable[Tensor], expected: Iterable[Tensor]) -> float:
+    """Return the largest difference of some outputs, each over its largest expected magnitude; NaN if there is one."""
+    pairs = [(out.double(), wanted.double()) for out, wanted in zip(found, expected, strict=True)]
+    return float(torch.stack([(out - wanted).abs().max() / wanted.abs().max() for out, wanted in pairs]).max())
 
 
 def _check_shape(shape: tuple[int, int], preprocessor: Any) -> None:
@@ -264,12 +257,12 @@ def _normalisation(preprocessor: Any) -> tuple[tuple[float, ...], tuple[float, .
 
 
 def _numbers(buffer: Tensor) -> tuple[float, ...]:
-    """Return the values of a buffer as they were written in the config, before they became float32."""
+    """Return the values of a buffer as they stand in the config, without the rounding to float32."""
     return tuple(round(float(value), 4) for value in buffer.flatten())
 
 
 def _classes(config: Config, task: Task, model: Any, content: Any) -> tuple[str, ...] | None:
-    """Return the names that the checkpoint states, or else the config's test data; None if there are none."""
+    """Return the names of the classes, the checkpoint's or the config's test data's; None if neither has them all."""
     found: list[tuple[str, ...]] = []
     meta = content.get('meta') if isinstance(content, Mapping) else None
     if isinstance(meta, Mapping) and (stated := (meta.get('dataset_meta') or {}).get('classes')):
@@ -279,9 +272,9 @@ def _classes(config: Config, task: Task, model: Any, content: Any) -> tuple[str,
 
 
 def distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Add its number to every name that stands for several classes, as ``crane`` does in ImageNet.
+    """Add its index to every name that several classes have, as ``crane`` in ImageNet.
 
-    Runtimes give probabilities by name, so that one of two would be lost.
+    Runtimes return probabilities by name and would lose all but one of them.
     """
     return tuple(f'{name} ({index})' if names.count(name) > 1 else name for index, name in enumerate(names))
 
@@ -290,7 +283,7 @@ def _output_names(name: str, shape: tuple[int, int], outs: tuple[Tensor, ...]) -
     if name == 'classifier':
         return ('probabilities',)
     strides: list[int] = []
-    for out in outs:  # fine to coarse; a map of an odd size is rounded up, so the stride is the nearest power of two
+    for out in outs:  # fine to coarse; odd sizes are rounded up, so the stride is the nearest power of two
         stride = 2 ** round(math.log2(shape[0] / out.shape[2]))
-        strides.append(max(stride, 2 * strides[-1]) if strides else stride)  # maps of one pixel have several
+        strides.append(max(stride, 2 * strides[-1]) if strides else stride)  # several levels may have one pixel
     return tuple(f'stride_{stride}' for stride in strides)

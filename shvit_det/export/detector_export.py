@@ -1,4 +1,4 @@
-"""The export behind ``tools/export.py``: from a config and a checkpoint to a file."""
+"""Whole detectors as files for ONNX Runtime and OpenVINO: ``tools/export.py --to onnx|openvino``."""
 
 import shutil
 import tempfile
@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
-from torch import nn
 
 from ..common.atomic_files import saving
 from ..common.errors import UsageError
@@ -19,37 +18,37 @@ from ..configuration.detection import Detection
 from ..configuration.task import named_classes
 from ..configuration.task_choice import task_of
 from ..deployment import check_deployable, deploy
-from ..runtimes.onnx_file import finish, trace
-from ..runtimes.onnx_runtimes import require
+from ..runtimes.onnx_file import add_metadata, trace
+from ..runtimes.packages import require
 from ..version import __version__
-from .detectors import INPUTS, Graph, OneStage, TwoStage, TwoStageWithMasks
-from .exportable import check_exportable
+from .detector_graph import INPUTS, DetectorGraph, MaskGraph, OneStageGraph, TwoStageGraph
+from .detector_weights import detector_with_weights
 from .metadata import FORMAT, KEY, Metadata, resize_rule
-from .random_weights import load_detector
+from .supported_detectors import check_exportable
 
 SUFFIXES = {'onnx': '.onnx', 'openvino': '.xml'}
 IMAGES = 'uint8, batch x 3 x height x width, BGR, resized, not padded, all of one size'
 EXAMPLE_SHAPE = (2, 3, 160, 224)
 
 
-def export(
+def export_detector(
     config_path: str,
     checkpoint: str,
     to: str,
     out: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a detector as one file that other runtimes run, from image tensor to detections.
+    """Write a detector as a file that another runtime runs, from image tensor to detections.
 
     Args:
         config_path: The config.
         checkpoint: Its weights; ``'random'`` for weights that were not trained but find something.
-        to: ``'onnx'`` or ``'openvino'``, whose second file (.bin) stands beside the .xml.
-        out: The file; by default the checkpoint's name, with the suffix of the format, in the present folder.
+        to: ``'onnx'``, or ``'openvino'``, which has its weights in a second file (.bin) beside the .xml.
+        out: The file; None for the checkpoint's name with the suffix of the format, in the working folder.
         cfg_options: Changes of single values of the config, such as the score threshold.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
         UsageError: If the detector cannot be exported, the checkpoint does not fit, a package is missing, or the file
@@ -70,7 +69,7 @@ def export(
     rule = resize_rule(config)
     remove_pretrained(config)
     check_exportable(Detection().build(config))
-    detector = load_detector(config, config_path, checkpoint)
+    detector = detector_with_weights(config, config_path, checkpoint)
     graph = graph_of(detector)
     metadata = Metadata(
         format=FORMAT,
@@ -83,7 +82,7 @@ def export(
         resize=rule,
         outputs=graph.outputs,
     )
-    model = finish(onnx_content(graph), {KEY: metadata.dump()})
+    model = add_metadata(onnx_content(graph), {KEY: metadata.dump()})
     if to == 'onnx':
         with saving(path) as part:
             part.write_bytes(model.SerializeToString())
@@ -98,8 +97,8 @@ def export(
     return path
 
 
-def graph_of(detector: nn.Module) -> Graph:
-    """Return a detector as a module from images to detections, deployed where that can be.
+def graph_of(detector: Any) -> DetectorGraph:
+    """Return a detector as a module from images to detections; a detector that can be deployed in that form.
 
     Raises:
         UsageError: If it cannot be exported.
@@ -108,13 +107,12 @@ def graph_of(detector: nn.Module) -> Graph:
     if can_be_deployed(detector):
         detector = deploy(detector, channels_last=False)
     if not hasattr(detector, 'roi_head'):
-        return OneStage(detector).eval()
-    kind = TwoStageWithMasks if detector.roi_head.with_mask else TwoStage  # type: ignore[union-attr]
-    return kind(detector).eval()
+        return OneStageGraph(detector).eval()
+    return (MaskGraph if detector.roi_head.with_mask else TwoStageGraph)(detector).eval()
 
 
-def can_be_deployed(detector: nn.Module) -> bool:
-    """Return whether a detector has a deployed form and is not one already; others are exported as they are."""
+def can_be_deployed(detector: Any) -> bool:
+    """Tell whether a detector has a deployed form and is not one already."""
     try:
         check_deployable(detector)
     except UsageError:
@@ -122,8 +120,8 @@ def can_be_deployed(detector: nn.Module) -> bool:
     return True
 
 
-def onnx_content(graph: Graph) -> bytes:
-    """Return a graph as an ONNX file with images of any size and number.
+def onnx_content(graph: DetectorGraph) -> bytes:
+    """Return a graph as the content of an ONNX file that takes images of any size and number.
 
     Raises:
         UsageError: If the exporter cannot express it.
@@ -138,7 +136,7 @@ def onnx_content(graph: Graph) -> bytes:
 
 
 def class_names(config: Config, detector: Any) -> tuple[str, ...]:
-    """Return the names of the classes that the config's test data state; numbers where it states none."""
+    """Return the names of the classes that the config's data sets state; numbers where they state none."""
     for _, dataset, kind in Detection().datasets(config, ('test', 'val', 'train')):
         classes = named_classes(dataset, kind)
         if classes is not None:
@@ -151,11 +149,11 @@ def write_openvino(model: Any, metadata: Metadata, path: Path) -> None:
     """Write an ONNX model as OpenVINO's two files, with its weights in full precision."""
     openvino = import_module('openvino')
     with tempfile.TemporaryDirectory() as folder:
-        source, made = Path(folder, 'model.onnx'), Path(folder, 'model.xml')
+        source, written = Path(folder, 'model.onnx'), Path(folder, 'model.xml')
         import_module('onnx').save(model, source)
         converted = openvino.convert_model(source)
         converted.set_rt_info(metadata.dump(), KEY)
-        openvino.save_model(converted, made, compress_to_fp16=False)
-        with saving(path) as structure, saving(path.with_suffix('.bin')) as weights:  # neither before both are there
-            shutil.copyfile(made.with_suffix('.bin'), weights)
-            shutil.copyfile(made, structure)
+        openvino.save_model(converted, written, compress_to_fp16=False)
+        with saving(path) as structure, saving(path.with_suffix('.bin')) as weights:  # both or none
+            shutil.copyfile(written.with_suffix('.bin'), weights)
+            shutil.copyfile(written, structure)
