@@ -14,7 +14,7 @@ from torch.nn import functional
 from torchvision.ops import roi_align
 
 from .mask_pasting import paste_masks
-from .nms import batched_nms, flat_nms
+from .nms import grouped_nms, grouped_nms_flat
 
 INPUTS = ('images', 'original_size')
 BOX_OUTPUTS = ('image_indices', 'boxes', 'labels', 'scores')
@@ -287,7 +287,7 @@ class OneStageGraph(DetectorGraph):
         boxes, labels = found.boxes * (1 / scale), found.groups
         groups = torch.zeros_like(labels) if config.nms.get('class_agnostic', False) else labels
         valid = found.valid & large_enough(boxes, config)
-        images, kept = batched_nms(boxes, found.scores, groups, valid, config.nms.iou_threshold, config.max_per_img)
+        images, kept = grouped_nms(boxes, found.scores, groups, valid, config.nms.iou_threshold, config.max_per_img)
         return images, boxes[images, kept], labels[images, kept], found.scores[images, kept]
 
 
@@ -306,7 +306,7 @@ class TwoStageGraph(DetectorGraph):
         config = head.test_cfg
         found = rpn_candidates(head, features, config, size)
         found = found._replace(valid=found.valid & large_enough(found.boxes, config))
-        images, kept = batched_nms(*found, config.nms.iou_threshold, config.max_per_img)
+        images, kept = grouped_nms(*found, config.nms.iou_threshold, config.max_per_img)
         return torch.cat((images.unsqueeze(1).to(found.boxes), found.boxes[images, kept]), dim=1)
 
     def boxes(
@@ -320,7 +320,9 @@ class TwoStageGraph(DetectorGraph):
         boxes, scores, images = boxes[region, labels], scores[region, labels], regions[region, 0].to(torch.long)
         groups = torch.zeros_like(labels) if config.nms.get('class_agnostic', False) else labels
         batch = features[0].shape[0]
-        images, kept = flat_nms(boxes, scores, groups, images, batch, config.nms.iou_threshold, config.max_per_img)
+        images, kept = grouped_nms_flat(
+            boxes, scores, groups, images, batch, config.nms.iou_threshold, config.max_per_img
+        )
         return images, boxes[kept], labels[kept], scores[kept]
 
 

@@ -36,7 +36,7 @@ class _NonMaxSuppression(torch.autograd.Function):
         return g.op('NonMaxSuppression', boxes, scores, constant(limit, torch.long), *thresholds)
 
 
-def batched_nms(
+def grouped_nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, limit: int
 ) -> tuple[Tensor, Tensor]:
     """Return the boxes that survive the suppression within their group, as mmdet's ``batched_nms`` finds them.
@@ -63,10 +63,10 @@ def batched_nms(
     return kept[:, 0], kept[:, 2]
 
 
-def flat_nms(
+def grouped_nms_flat(
     boxes: Tensor, scores: Tensor, groups: Tensor, images: Tensor, batch: Any, iou_threshold: float, limit: int
 ) -> tuple[Tensor, Tensor]:
-    """Do what :func:`batched_nms` does for boxes of all images in one row.
+    """Do what :func:`grouped_nms` does for boxes of all images in one row.
 
     Args:
         boxes: Left, top, right, bottom.
@@ -88,4 +88,4 @@ def flat_nms(
     valid = images.unsqueeze(0) == torch.arange(batch, device=images.device).unsqueeze(1)
     zeros = torch.zeros_like(valid)  # adding them repeats the boxes for every image
     boxes = boxes.unsqueeze(0) + zeros.unsqueeze(-1).to(boxes)
-    return batched_nms(boxes, scores + zeros.to(scores), groups + zeros.to(groups), valid, iou_threshold, limit)
+    return grouped_nms(boxes, scores + zeros.to(scores), groups + zeros.to(groups), valid, iou_threshold, limit)

@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 import torch
 from exported import assert_same, by_mmdet, detector, photographs
-from mmcv.ops import nms as mmcv_nms
+from mmcv.ops.nms import batched_nms
 from mmdet.models.layers.bbox_nms import multiclass_nms
 from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
@@ -19,7 +19,7 @@ from shvit_det.export.detector_export import graph_of, onnx_content, write_openv
 from shvit_det.export.detector_graph import best_places, pool_regions, sigmoid
 from shvit_det.export.mask_pasting import paste_masks
 from shvit_det.export.metadata import FORMAT, KEY, Metadata
-from shvit_det.export.nms import batched_nms, flat_nms
+from shvit_det.export.nms import grouped_nms, grouped_nms_flat
 from shvit_det.export.running import ExportedDetector, instances
 from shvit_det.runtimes.onnx_file import add_metadata
 from shvit_det.runtimes.onnx_runtimes import RUNTIME_OF, RUNTIMES
@@ -195,14 +195,14 @@ def test_suppression_is_mmdets(agnostic):
     scores = torch.rand(2, number, generator=generator).mul(50).round() / 50  # with ties
     groups = torch.randint(0, classes, (2, number), generator=generator)
     valid = scores > 0.3
-    images, places = batched_nms(boxes, scores, groups * (not agnostic), valid, 0.5, limit)
+    images, places = grouped_nms(boxes, scores, groups * (not agnostic), valid, 0.5, limit)
     flat = valid.flatten()
     owners = torch.arange(2).repeat_interleave(number)[flat]
     joined = (boxes.flatten(0, 1)[flat], scores.flatten()[flat], (groups * (not agnostic)).flatten()[flat], owners)
-    flat_images, flat_places = flat_nms(*joined, 2, 0.5, limit)
+    flat_images, flat_places = grouped_nms_flat(*joined, 2, 0.5, limit)
     for image in range(2):
         own = valid[image].nonzero().flatten()
-        _, kept = mmcv_nms.batched_nms(
+        _, kept = batched_nms(
             boxes[image, own], scores[image, own], groups[image, own], dict(type='nms', iou_threshold=0.5), agnostic
         )
         assert len(kept) > limit / 2
@@ -212,7 +212,7 @@ def test_suppression_is_mmdets(agnostic):
 
 def test_suppression_of_nothing_is_empty():
     nothing = torch.zeros(0)
-    images, places = flat_nms(torch.zeros(0, 4), nothing, nothing.long(), nothing.long(), 2, 0.5, 10)
+    images, places = grouped_nms_flat(torch.zeros(0, 4), nothing, nothing.long(), nothing.long(), 2, 0.5, 10)
     assert len(images) == len(places) == 0
 
 
@@ -269,7 +269,7 @@ def test_a_second_stage_is_suppressed_by_class():
     expected, labels = multiclass_nms(boxes.flatten(1), scores, 0.2, nms, 25)
     region, label = (scores[:, :-1] > 0.2).nonzero().unbind(1)
     chosen, own = boxes[region, label], scores[region, label]
-    _, places = flat_nms(chosen, own, label, torch.zeros_like(label), 1, 0.5, 25)
+    _, places = grouped_nms_flat(chosen, own, label, torch.zeros_like(label), 1, 0.5, 25)
     assert torch.equal(chosen[places], expected[:, :4]) and torch.equal(own[places], expected[:, 4])
     assert torch.equal(label[places], labels)
 
