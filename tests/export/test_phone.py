@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from norms import randomise_norms
-from phone_parts import CLASSIFIER, DATA, SHAPE, trained
+from phone_parts import CLASSIFIER, MASK_RCNN, R18, RETINANET, SHAPE, trained
 from processes import tool
 
 from shvit_det import UsageError
@@ -15,8 +15,6 @@ from shvit_det.export.phone_export import export_part
 from shvit_det.export.phone_parts import Probabilities, build_part, distinct
 
 pytestmark = pytest.mark.slow
-
-MASK_RCNN, RETINANET, R18 = (str(DATA / f'tiny_{name}.py') for name in ('mask_rcnn', 'retinanet', 'r18'))
 
 
 @pytest.mark.parametrize('config', [MASK_RCNN, RETINANET, R18], ids=['mask_rcnn', 'retinanet', 'r18'])

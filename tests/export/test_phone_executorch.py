@@ -4,8 +4,7 @@ import re
 
 import pytest
 import torch
-from paths import MASK_RCNN
-from phone_parts import CLASSIFIER, SHAPE, trained
+from phone_parts import CLASSIFIER, MASK_RCNN, SHAPE, trained
 from processes import tool
 from torch import nn
 
