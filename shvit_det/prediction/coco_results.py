@@ -1,9 +1,9 @@
-"""The predictions as a file in COCO's format, written as they come."""
+"""Predictions as a file in COCO's format, written as they come."""
 
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as mask_utils
@@ -15,67 +15,69 @@ IMAGES = b'\n], "images": [\n'
 END = b'\n]}\n'
 
 
+class Entry(NamedTuple):
+    """An image of the results: its entry, the number of annotations after it, and where both parts end after it."""
+
+    image: dict[str, Any]
+    num_annotations: int
+    annotations_end: int
+    images_end: int
+
+
 class ResultsFile:
-    """A data set in COCO's format whose annotations have scores; whatever ends a run, it holds what was predicted.
+    """A file in COCO's format whose annotations have scores. Whatever ends a run, it has what was predicted before.
 
-    ``categories`` are the detector's classes with ids from 1, ``images`` has what was predicted, ``annotations`` what
-    was found. Annotations are written at once, so that a long video takes no memory.
+    ``categories`` are the detector's classes with ids from 1, ``images`` the predicted pictures, ``annotations`` the
+    objects found in them. Annotations are not held in memory.
 
-    Until it is closed there are two parts beside it, both written to the end after every picture: the annotations, and
-    the images, which come last in the whole file. The second part is deleted when the disk has no other room for them
-    there. A process that is killed leaves both parts.
+    Until it is closed, the file exists as two parts, which are complete after every picture: the annotations, and the
+    images, which the whole file has at its end. If the disk is full then, the second part is deleted to make room. A
+    process that is killed leaves both parts.
 
     Args:
-        path: The file. One that is there is replaced when this is closed, unless nothing was predicted.
-        classes: Names by label.
-        info: What else should stand under ``info``.
+        path: The file. An earlier one is replaced when this one is closed, unless nothing was predicted.
+        classes: The names of the classes by label.
+        info: Further content of ``info``.
     """
 
     def __init__(self, path: Path, classes: tuple[str, ...], info: dict[str, Any]) -> None:
         categories = [dict(id=number, name=name) for number, name in enumerate(classes, start=1)]
         head = dict(info=dict(description='predictions', shvit_det=__version__, **info), categories=categories)
-        start = json.dumps(head)[:-1].encode() + b', "annotations": ['
         self.path, self.is_saved = path, False
-        self.annotations = Part(part_of(path), start)
-        try:
-            self.images = Part(
-                path.with_name(f'{path.name}.images{PART}'), IMAGES + b'   '
-            )  # with it, as long as in the file
+        self.entries: list[Entry] = []
+        self.annotations = PartFile(part_of(path), json.dumps(head)[:-1].encode() + b', "annotations": [')
+        try:  # with three spaces the second part is as long as its content in the whole file
+            self.images = PartFile(path.with_name(f'{path.name}.images{PART}'), IMAGES + b'   ')
         except OSError:
             self.annotations.delete()
             raise
-        # what is whole: the image, the number of annotations after it, and where the two parts end
-        self.entries: list[tuple[dict[str, Any], int, int, int]] = []
 
     @property
     def num_annotations(self) -> int:
-        return self.entries[-1][1] if self.entries else 0
+        return self.entries[-1].num_annotations if self.entries else 0
 
     def add(self, image: dict[str, Any], result: Any, score: float) -> None:
-        """Add a picture and what was found in it: both, or after an error neither.
+        """Add a picture and its detections: both, or after an error neither.
 
         Args:
             image: Its entry: ``id``, ``file_name``, ``width``, ``height``, and what else is known.
             result: A ``DetDataSample``.
-            score: Detections below are left out.
+            score: Detections with a lower score are left out.
         """
         found = result.pred_instances
         found = found[found.scores >= score].numpy()
-        number = self.num_annotations
-        lines = [
-            json.dumps(annotation_of(found, index, image['id'], number + index + 1)) for index in range(len(found))
-        ]
+        number, last = self.num_annotations, self.entries[-1] if self.entries else None
+        lines = [json.dumps(_annotation(found, index, image['id'], number + index + 1)) for index in range(len(found))]
         text = ''.join((',\n' if number + index else '\n') + line for index, line in enumerate(lines))
-        _, _, annotations_end, images_end = self.entries[-1] if self.entries else (None, 0, None, None)
-        annotations_end = self.annotations.write(text.encode(), annotations_end)
-        images_end = self.images.write(json.dumps(image).encode() + b',\n', images_end)
-        self.entries.append((image, number + len(lines), annotations_end, images_end))
+        annotations_end = self.annotations.write(text.encode(), last and last.annotations_end)
+        images_end = self.images.write(json.dumps(image).encode() + b',\n', last and last.images_end)
+        self.entries.append(Entry(image, number + len(lines), annotations_end, images_end))
 
     def close(self) -> None:
-        """Write the rest and give the file its name; where there is no room, without the last pictures."""
+        """Complete the file and give it its name; without the last pictures where the disk has no room for them."""
         while True:
-            images = sorted((image for image, *_ in self.entries), key=lambda image: image['id'])
-            end = self.entries[-1][2] if self.entries else None
+            images = sorted((entry.image for entry in self.entries), key=lambda image: image['id'])
+            end = self.entries[-1].annotations_end if self.entries else None
             try:
                 self.annotations.write(IMAGES + ',\n'.join(map(json.dumps, images)).encode() + END, end)
                 break
@@ -95,7 +97,7 @@ class ResultsFile:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Close, whatever has happened; where nothing was predicted, an earlier file stays."""
+        """Close the file, whatever has happened; where nothing was predicted, an earlier file stays."""
         if self.entries or (kind is None and not self.path.exists()):
             self.close()
         else:
@@ -103,8 +105,8 @@ class ResultsFile:
             self.images.delete()
 
 
-class Part:
-    """A file that is written at places of the caller's choice, at once.
+class PartFile:
+    """A file whose end is written again and again, without a buffer, which would fail once more when it is closed.
 
     Args:
         path: The file.
@@ -113,7 +115,7 @@ class Part:
 
     def __init__(self, path: Path, start: bytes) -> None:
         self.path, self.start = path, len(start)
-        self.file = path.open('wb', buffering=0)  # a buffer would fail once more when it is closed
+        self.file = path.open('wb', buffering=0)
         try:
             self.write(start, 0)
         except OSError:
@@ -121,14 +123,14 @@ class Part:
             raise
 
     def write(self, content: bytes, place: int | None) -> int:
-        """Write at a place, None being after the start, and cut off what comes behind; return where it ends."""
+        """Replace everything from a place on (None: after the start) by some content; return where it ends."""
         place = self.start if place is None else place
         self.file.seek(place)
         self.file.truncate()
-        rest = memoryview(content)
+        remainder = memoryview(content)
         try:
-            while rest:
-                rest = rest[self.file.write(rest) :]
+            while remainder:
+                remainder = remainder[self.file.write(remainder) :]
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
         return place + len(content)
@@ -138,8 +140,8 @@ class Part:
         self.path.unlink(missing_ok=True)
 
 
-def annotation_of(found: Any, index: int, image_id: int, number: int) -> dict[str, Any]:
-    """Return an entry of the annotations: one of the objects that were found in a picture."""
+def _annotation(found: Any, index: int, image_id: int, number: int) -> dict[str, Any]:
+    """Return the entry of one detection."""
     left, top, right, bottom = found.bboxes[index].tolist()
     annotation: dict[str, Any] = dict(
         id=number,

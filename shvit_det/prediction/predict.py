@@ -1,10 +1,10 @@
-"""The prediction behind ``tools/predict.py``."""
+"""The prediction behind ``tools/predict.py``: of files, folders, patterns and URLs, into a folder."""
 
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,13 +13,14 @@ import cv2
 
 from ..checkpoint.fetch import HopelessDownloadError, download
 from ..checkpoint.reading import head_of, wrong_kind
-from ..common.atomic_files import part_of
+from ..common.atomic_files import replacing
 from ..common.errors import RunError, UsageError
+from .coco_results import ResultsFile
+from .drawing import Picture
+from .image_reader import reason_of
 from .inputs import Input, find_inputs, output_names
-from .pictures import Picture, reason_of
 from .predictor import Prediction, Predictor
 from .progress import Progress
-from .results import ResultsFile
 from .video import VideoReader, VideoWriter
 
 DEFAULT_SCORE = 0.3
@@ -30,13 +31,13 @@ FOLDER, FILE = 'pictures', 'predictions.json'
 
 @dataclass
 class Summary:
-    """What a run did.
+    """The end of a run.
 
     Args:
-        out: Its folder.
-        inputs: Pictures and videos that were named.
-        failed: Those of them that could not be read or predicted.
-        objects: What was found.
+        out: The folder of the results.
+        inputs: How many pictures and videos were named.
+        failed: How many of them could not be read or predicted.
+        objects: How many objects were found.
     """
 
     out: Path
@@ -57,18 +58,18 @@ def predict(
     cfg_options: Mapping[str, Any] | None = None,
     stream: TextIO | None = None,
 ) -> Summary:
-    """Predict pictures and videos, draw what is found into ``OUT/pictures``, and write ``OUT/predictions.json``.
+    """Predict pictures and videos, draw the detections into ``OUT/pictures``, and write ``OUT/predictions.json``.
 
     Files of an earlier run with the same names are replaced; nothing else in the folder is touched. What cannot be read
     or predicted is named and left out. Whatever ends the run early, the results so far are in the file; where nothing
-    was predicted, one that is there stays.
+    was predicted, an earlier file stays.
 
     Args:
         named: Files, folders, patterns, URLs.
         weights: A checkpoint.
         out: The folder for the results.
         config: As for :class:`shvit_det.Predictor`, with ``batch``, ``device``, ``deploy`` and ``cfg_options``.
-        score: Detections below are left out of pictures and results.
+        score: Detections with a lower score are left out of pictures and results.
         stream: Where progress and failures are shown; None for stderr.
 
     Raises:
@@ -90,7 +91,10 @@ def predict(
     run = Run(predictor, file, score, inputs, targets, stream or sys.stderr)
     try:
         with file:
-            run.everything()
+            run.pictures()
+            for index, item in enumerate(inputs):
+                if item.is_video:
+                    run.video(index)
     except OSError as error:
         sentence = f'cannot write {error.filename}: {error.strerror or error}'
         if not file.entries:
@@ -99,11 +103,11 @@ def predict(
     except BaseException:
         print(f'stopped: {run.so_far()}', file=run.stream, flush=True)
         raise
-    return Summary(folder, len(inputs), len(run.failed), run.file.num_annotations)
+    return Summary(folder, len(inputs), len(run.failed), file.num_annotations)
 
 
 def check_targets(inputs: Sequence[Input], targets: Sequence[Path]) -> None:
-    """Refuse to write over what is to be read, or where a folder or file is in the way.
+    """Check that nothing that is to be read would be written over, and that no folder or file is in the way.
 
     Raises:
         UsageError: Naming the first.
@@ -119,42 +123,34 @@ def check_targets(inputs: Sequence[Input], targets: Sequence[Path]) -> None:
                 raise UsageError(f'{folder} is a file and no folder: choose another --out')
 
 
+@dataclass
 class Run:
     """One run over all inputs.
 
     Args:
-        predictor: What predicts.
-        file: Where the results go.
-        score: Detections below are left out.
+        predictor: The predictor.
+        file: The file of results.
+        score: Detections with a lower score are left out.
         inputs: What is predicted.
-        targets: For each, the file for what is drawn.
+        targets: The file for the drawing of each input.
         stream: Where progress and failures are shown.
+        failed: The indices of inputs that could not be read or predicted.
+        done: How many inputs are predicted.
+        frames: How many frames of videos are predicted.
     """
 
-    def __init__(
-        self,
-        predictor: Predictor,
-        file: ResultsFile,
-        score: float,
-        inputs: Sequence[Input],
-        targets: Sequence[Path],
-        stream: TextIO,
-    ) -> None:
-        self.predictor, self.file, self.score = predictor, file, score
-        self.inputs, self.targets, self.stream = inputs, targets, stream
-        self.failed: list[int] = []
-        self.done = 0
-        self.frames = 0
-
-    def everything(self) -> None:
-        """Predict the pictures, then the videos."""
-        self.pictures()
-        for index, item in enumerate(self.inputs):
-            if item.is_video:
-                self.video(index)
+    predictor: Predictor
+    file: ResultsFile
+    score: float
+    inputs: Sequence[Input]
+    targets: Sequence[Path]
+    stream: TextIO
+    failed: list[int] = field(default_factory=list)
+    done: int = 0
+    frames: int = 0
 
     def so_far(self) -> str:
-        """Return what was done, and where the results are, as the end of a sentence about what ended the run."""
+        """Return how much is done and where the results are: the end of a sentence on why the run ended."""
         if not self.file.entries:
             return f'nothing was predicted, and {self.file.path} is as it was'
         where = self.file.path if self.file.is_saved else self.file.annotations.path
@@ -166,15 +162,12 @@ class Run:
         """Predict all pictures; several of one size share a batch."""
         indices = [index for index, item in enumerate(self.inputs) if not item.is_video]
         progress = Progress(len(indices), 'pictures', self.stream)
-        for done in self.predictor.stream(self._files(indices, progress)):
-            target = self.targets[done.key]
-            image = dict(id=done.key + 1, file_name=self.inputs[done.key].source)
-            reason = self._keep(done, image, target, partial(save_picture, target))
-            if reason is not None:
-                self._fail(done.key, reason, progress)
-            else:
-                self.done += 1
-                progress.advance()
+        for prediction in self.predictor.stream(self._files(indices, progress)):
+            index = prediction.key
+            image = dict(id=index + 1, file_name=self.inputs[index].source)
+            save = partial(save_picture, self.targets[index])
+            self._count(index, self._keep(prediction, image, self.targets[index], save), progress)
+            progress.advance()
         progress.clear()
 
     def video(self, index: int) -> None:
@@ -187,58 +180,56 @@ class Run:
                 reader = VideoReader(path)
                 progress.total = reader.declared
                 with VideoWriter(target, reader.rate) as writer:
-                    for done in self.predictor.stream(enumerate(reader)):
+                    for prediction in self.predictor.stream(enumerate(reader)):
                         number = len(self.inputs) + self.frames + 1  # after those of the pictures
-                        image = dict(id=number, file_name=item.source, frame_index=done.key)
-                        reason = self._keep(done, image, target, writer.add)
+                        image = dict(id=number, file_name=item.source, frame_index=prediction.key)
+                        reason = self._keep(prediction, image, target, writer.add)
                         if reason is not None:
-                            reasons.append(f'frame {done.key}: {reason}')
+                            reasons.append(f'frame {prediction.key}: {reason}')
                         else:
                             self.frames += 1
                         progress.advance()
         except UsageError as error:
             reasons.append(str(error))
-        if reasons:
-            more = f', and {len(reasons) - 1} more' if len(reasons) > 1 else ''
-            self._fail(index, reasons[0] + more, progress)
-        else:
-            self.done += 1
+        more = f', and {len(reasons) - 1} more' if len(reasons) > 1 else ''
+        self._count(index, reasons[0] + more if reasons else None, progress)
         progress.clear()
 
     def _keep(
-        self, done: Prediction, image: dict[str, Any], target: Path, save: Callable[[Picture], None]
+        self, prediction: Prediction, image: dict[str, Any], target: Path, save: Callable[[Picture], None]
     ) -> str | None:
-        """Draw and save a prediction and enter it into the results; return why it failed, None if it did not.
+        """Draw and save a prediction and add it to the results; return why it failed, None if it did not.
 
         Raises:
             OSError: If the disk takes no more.
             UsageError: If a video takes no more.
         """
-        if done.picture is None or done.error is not None:
-            return done.error
-        height, width = done.picture.shape[:2]
+        if prediction.picture is None or prediction.error is not None:
+            return prediction.error
+        height, width = prediction.picture.shape[:2]
         try:
-            save(self.predictor.drawn(done.picture, done.result, self.score))
+            save(self.predictor.draw(prediction.picture, prediction.result, self.score))
             image = {**image, 'width': width, 'height': height, 'picture': target.name}
-            self.file.add(image, done.result, self.score)
+            self.file.add(image, prediction.result, self.score)
         except (OSError, UsageError):
             raise
-        except Exception as error:  # of one picture, that of a model of the user's own for instance
+        except Exception as error:  # the result of a user's own model may be anything
             return f'its result cannot be drawn ({reason_of(error)})'
         return None
 
     def _files(self, indices: Sequence[int], progress: Progress) -> Iterator[tuple[int, Path]]:
-        """Yield what can be had, as local files; each is there until the next one is asked for."""
+        """Yield the pictures as local files; each is there until the next one is asked for."""
         for index in indices:
             try:
                 with self._local(self.inputs[index]) as path:
                     yield index, path
             except UsageError as error:
-                self._fail(index, str(error), progress)
+                self._count(index, str(error), progress)
+                progress.advance()
 
     @contextmanager
     def _local(self, item: Input) -> Iterator[Path]:
-        """Give the local file of an input; what is downloaded is deleted in the end.
+        """Give the local file of an input; a download is deleted in the end.
 
         Raises:
             UsageError: If it cannot be downloaded.
@@ -253,25 +244,22 @@ class Run:
                     download(item.source, file, MAX_DOWNLOAD)
                 if wrong := wrong_kind(head_of(path)):
                     raise HopelessDownloadError(wrong)
-            except (HopelessDownloadError, OSError, ValueError) as error:  # the last for URLs that are none
+            except (HopelessDownloadError, OSError, ValueError) as error:  # ValueError: the URL is malformed
                 raise UsageError(f'it cannot be downloaded ({error})') from error
             yield path
 
-    def _fail(self, index: int, reason: str, progress: Progress) -> None:
-        self.failed.append(index)
-        progress.say(f'failed: {self.inputs[index].source}: {reason}')
-        progress.advance()
+    def _count(self, index: int, reason: str | None, progress: Progress) -> None:
+        """Count an input as done, or as failed for a reason, which is shown."""
+        if reason is None:
+            self.done += 1
+        else:
+            self.failed.append(index)
+            progress.print(f'failed: {self.inputs[index].source}: {reason}')
 
 
 def save_picture(path: Path, picture: Picture) -> None:
-    """Write a picture in the format of the file's ending, whole or not at all."""
+    """Write a picture in the format of the file's suffix, completely or not at all."""
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix == '.jpg' else []
     _, encoded = cv2.imencode(path.suffix, picture, quality)
-    part = part_of(path)
-    try:
+    with replacing(path) as part:
         part.write_bytes(encoded.tobytes())
-        part.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
-"""From a checkpoint to a detector that is ready: its config, its weights, the names and colours of its classes."""
+"""A checkpoint as a detector for inference: its config, its weights, the names and colours of its classes."""
 
-import colorsys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,11 @@ from ..configuration.config import load_config, warn_if_new
 from ..configuration.task import Task, named_classes
 from ..configuration.task_choice import task_of
 from ..deployment import check_deployable, deploy
+from .drawing import Color, class_colors
 
-Color = tuple[int, int, int]  # red, green, blue
-GOLDEN_RATIO = 0.618034
 SCOPES = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'shvit_det')
-# Arguments whose text is evaluated as Python: of torchvision's transforms by mmpretrain, of a tracker by mmdet.
-EVALUATED = ('dtype', 'warp_mode')
-DATA = ('metainfo',)  # of a dataset: nothing is built from what is in it
+EVALUATED = ('dtype', 'warp_mode')  # arguments whose text mmpretrain (of a transform) and mmdet (of a tracker) evaluate
+DATA = ('metainfo',)  # the key of a dataset from whose content nothing is built
 
 
 @dataclass(frozen=True)
@@ -36,8 +33,8 @@ class Detector:
 
     Args:
         model: In eval mode, on its device.
-        config: What it was built from.
-        classes: Names by label; empty if neither the checkpoint nor the config has them.
+        config: The config that it was built from.
+        classes: The names of the classes by label; empty if neither the checkpoint nor the config has them.
         colors: A colour for each class.
     """
 
@@ -57,10 +54,10 @@ def load_detector(
     """Build the detector of a checkpoint; see :class:`shvit_det.Predictor` for the arguments.
 
     Raises:
-        UsageError: If the file cannot be had or read, there is no config, or they do not belong together.
+        UsageError: If the file cannot be had or read, has no config, or does not fit its config.
     """
     content = read_content(find_checkpoint(weights))
-    config = load_config(config_path, options) if config_path else config_within(content, weights, options)
+    config = load_config(config_path, options) if config_path else config_of_checkpoint(content, weights, options)
     if 'model' not in config:
         raise UsageError(f'{config_path or weights} has no model in its config')
     task = task_of(config)
@@ -74,16 +71,15 @@ def load_detector(
     model.eval().requires_grad_(False).to(device)
     if deployed:
         model = deployed_if_possible(model)
-    classes, palette = named_in(content, config, task)
-    number = max(len(classes), 1)
-    return Detector(model, config, classes, colors_of(palette, number))
+    classes, palette = classes_and_palette(content, config, task)
+    return Detector(model, config, classes, class_colors(palette, max(len(classes), 1)))
 
 
-def config_within(content: Any, weights: str | Path, options: Mapping[str, Any] | None) -> Config:
-    """Return the config that a checkpoint carries, with ``--cfg-options`` merged into it.
+def config_of_checkpoint(content: Any, weights: str | Path, options: Mapping[str, Any] | None) -> Config:
+    """Return the config in a checkpoint, with ``--cfg-options`` merged into it.
 
     Raises:
-        UsageError: If there is none, or it cannot be read as plain data.
+        UsageError: If there is none, or it is more than plain data.
     """
     stored = stored_config(content)
     if stored is None:
@@ -99,14 +95,13 @@ def config_within(content: Any, weights: str | Path, options: Mapping[str, Any] 
 
 
 def check_types(config: Config, weights: str | Path) -> None:
-    """Refuse a config from a checkpoint that names anything but parts of the installed projects.
+    """Check that a config from a checkpoint names nothing but registered parts of the installed projects.
 
     mmengine imports a ``type`` or ``_scope_`` by its name, mmcv evaluates the type of an NMS, and a few arguments are
-    evaluated too, so that text from a file could run code; a config that the user names may. All other text is data,
-    whatever it looks like: names of classes, folders, files.
+    evaluated too: without this check, a file could run code. All other text is data: names of classes, folders, files.
 
     Raises:
-        UsageError: Naming the first such part.
+        UsageError: Naming the first other part.
     """
     from mmcv import ops
 
@@ -137,7 +132,7 @@ def registered_in(tree: Registry) -> Iterator[str]:
 
 
 def strings_in(node: Any, name: str = '') -> Iterator[tuple[str, str]]:
-    """Yield the strings in nested dicts and lists, each with the key that it stands under; not those under ``DATA``."""
+    """Yield the strings in nested dicts and lists, each with its key, except for those under ``DATA``."""
     if isinstance(node, str):
         yield name, node
     elif isinstance(node, Mapping):
@@ -150,18 +145,18 @@ def strings_in(node: Any, name: str = '') -> Iterator[tuple[str, str]]:
 
 
 def deployed_if_possible(model: nn.Module) -> nn.Module:
-    """Return the deployed form of a model, or the model where there is nothing to deploy, which the log says."""
+    """Return the deployed form of a model; if it has none, the model itself, and the log says so."""
     try:
         check_deployable(model)
     except UsageError as error:
         print_log(f'predicting with the model as it is: {error}', 'current')
         return model
-    form: nn.Module = deploy(model)
-    return form
+    deployed: nn.Module = deploy(model)
+    return deployed
 
 
-def named_in(content: Any, config: Config, task: Task) -> tuple[tuple[str, ...], Any]:
-    """Return the names of the classes and the palette: those of the checkpoint, else the names that the config has."""
+def classes_and_palette(content: Any, config: Config, task: Task) -> tuple[tuple[str, ...], Any]:
+    """Return the names of the classes, from the checkpoint or else from the config, and the checkpoint's palette."""
     meta = content.get('meta') if isinstance(content, Mapping) else None
     meta = meta if isinstance(meta, Mapping) else {}
     stored = meta.get('dataset_meta')
@@ -174,18 +169,3 @@ def named_in(content: Any, config: Config, task: Task) -> tuple[tuple[str, ...],
             (found for _, d, kind in task.datasets(config, ('test',)) if (found := named_classes(d, kind))), ()
         )
     return tuple(str(name) for name in classes), named.get('palette')
-
-
-def colors_of(palette: Any, number: int) -> tuple[Color, ...]:
-    """Return a colour for each of ``number`` classes: the palette's if it has enough, else hues far from each other."""
-    if isinstance(palette, Sequence) and not isinstance(palette, str) and len(palette) >= number:
-        try:
-            return tuple((int(red), int(green), int(blue)) for red, green, blue in palette[:number])
-        except (TypeError, ValueError):
-            pass
-    colors = []
-    for index in range(number):
-        lightness, saturation = ((0.5, 0.9), (0.62, 0.8), (0.4, 0.95))[index // 8 % 3]
-        red, green, blue = colorsys.hls_to_rgb((0.97 + index * GOLDEN_RATIO) % 1, lightness, saturation)
-        colors.append((round(255 * red), round(255 * green), round(255 * blue)))
-    return tuple(colors)
