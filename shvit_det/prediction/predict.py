@@ -261,5 +261,8 @@ def save_picture(path: Path, picture: Picture) -> None:
     """Write a picture in the format of the file's suffix, completely or not at all."""
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix == '.jpg' else []
     _, encoded = cv2.imencode(path.suffix, picture, quality)
-    with replacing(path) as part:
-        part.write_bytes(encoded.tobytes())
+    try:
+        with replacing(path) as part:
+            part.write_bytes(encoded.tobytes())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk's error names no file
