@@ -17,10 +17,10 @@ from mmengine.runner import Runner
 
 from ..common.environment import describe_environment
 from ..common.errors import UsageError
+from ..configuration.batches import copy_containers
 from ..configuration.config import load_config, remove_pretrained, set_data_root
 from ..configuration.detection import Detection, has_masks
 from ..deployment import deploy
-from ..timing.inputs import fresh
 from .comparison_report import FORMAT
 from .exportable import check_exportable
 from .exporting import can_be_deployed
@@ -238,10 +238,10 @@ def _run(forms: Sequence[Form], loader: Any, progress: Callable[[str], None], sh
     for number, batch in enumerate(loader):
         if number == 0:
             for form in forms:
-                form.test_step(fresh(batch))
+                form.test_step(copy_containers(batch))
         samples, seconds = [], []
         for form in forms:
-            own = fresh(batch)
+            own = copy_containers(batch)
             start = time.perf_counter()
             samples += form.test_step(own)
             seconds.append(time.perf_counter() - start)

@@ -3,17 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..common.atomic_files import save_json
+from ..common.measurement_records import conditions, origin, save_record
 from ..configuration.cfg_options import format_value
-from ..timing.descriptions import conditions, origin
-from ..timing.record import rounded
 
 FORMAT = 'export comparison 1'
 
 
 def write_comparison(record: Mapping[str, Any], path: str) -> None:
     """Write a record as JSON."""
-    save_json(path, rounded(record), indent=1)
+    save_record(record, path)
 
 
 def comparison_table(record: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from ..deployment import deploy
 from ..models.backbone import SHViT
 from ..models.batch_norm_folding import fold_batch_norms
 from ..models.neck import SHViTFPN
-from ..timing.peers import open_branches
+from ..models.zero_init import undo_zero_init
 from .attention import replace_attention
 
 PARTS = ('backbone', 'backbone+neck', 'classifier')
@@ -162,7 +162,7 @@ def build_part(
         model: Any = task.build(config)
     content = None
     if checkpoint is None:
-        open_branches(model)
+        undo_zero_init(model)
     else:
         content = check_checkpoint(model, checkpoint)
         load_content(model, content, checkpoint)

@@ -8,9 +8,9 @@ from mmengine.config import Config
 from torch import nn
 
 from ..checkpoint import load_checkpoint
+from ..configuration.batches import synthetic_batch
 from ..configuration.detection import Detection
-from ..timing.building import build_detector
-from ..timing.inputs import synthetic_batch
+from ..configuration.random_detector import build_random_detector
 
 RANDOM = 'random'
 """Stands where the name of a checkpoint does."""
@@ -40,7 +40,7 @@ def load_detector(config: Config, source: str, checkpoint: str) -> Any:
 
 def random_detector(config: Config, source: str) -> Any:
     """Return a detector with random weights, the same ones each time, whose scores differ from place to place."""
-    detector = build_detector(config, source).eval()
+    detector = build_random_detector(config, source).eval()
     spread_scores(detector)
     return detector
 

@@ -17,6 +17,7 @@ from timed import TINY_MASK_RCNN, TINY_RETINANET
 
 from shvit_det import UsageError
 from shvit_det.configuration.config import load_config
+from shvit_det.configuration.random_detector import build_random_detector
 from shvit_det.export import comparing
 from shvit_det.export.comparing import Agreement, match
 from shvit_det.export.comparison_report import comparison_table
@@ -24,7 +25,6 @@ from shvit_det.export.exportable import check_exportable
 from shvit_det.export.exporting import export
 from shvit_det.export.metadata import Metadata, resize_rule, resized
 from shvit_det.export.running import ExportedDetector, instances
-from shvit_det.timing.building import build_detector
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ OTHERS = {
 def test_other_detectors_are_refused(name):
     path = str(ROOT / 'tests' / 'data' / f'{name}.py')
     with pytest.raises(UsageError, match=OTHERS[name]):
-        check_exportable(build_detector(load_config(path), path))
+        check_exportable(build_random_detector(load_config(path), path))
 
 
 @pytest.mark.parametrize(
