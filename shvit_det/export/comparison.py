@@ -1,7 +1,6 @@
 """Exported files compared with PyTorch on the test images of a config: detections, average precision, time."""
 
 import copy
-import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,14 +16,13 @@ from mmengine.evaluator import Evaluator
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
-from ..common.atomic_files import save_json
 from ..common.environment import describe_environment
 from ..common.errors import UsageError
+from ..common.measurement_records import conditions, origin
 from ..configuration.cfg_options import format_value
 from ..configuration.config import load_config, remove_pretrained, set_data_root
 from ..configuration.detection import Detection, has_masks
 from ..deployment import deploy
-from ..timing.descriptions import conditions, origin
 from .detector_export import can_be_deployed
 from .detector_weights import detector_with_weights
 from .running import open_exported
@@ -254,12 +252,6 @@ def _evaluator(config: Config, loader: Any) -> Evaluator:
     evaluator = Evaluator(config.test_evaluator)
     evaluator.dataset_meta = loader.dataset.metainfo
     return evaluator
-
-
-def write_comparison(record: Mapping[str, Any], path: str) -> None:
-    """Write a record as JSON, with numbers of six digits."""
-    rounded = json.loads(json.dumps(record), parse_float=lambda text: float(f'{float(text):.6g}'))
-    save_json(path, rounded, indent=1)
 
 
 def comparison_table(record: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..checkpoint import load_checkpoint
 from ..configuration.detection import Detection
-from ..timing.building import build_detector
+from ..configuration.random_detector import build_random_detector
 
 RANDOM = 'random'
 """What a user gives in place of a checkpoint for random weights."""
@@ -33,7 +33,7 @@ def detector_with_weights(config: Config, source: str, checkpoint: str) -> Any:
         UsageError: If it cannot be built, or the checkpoint does not fit.
     """
     if checkpoint == RANDOM:
-        detector = build_detector(config, source).eval()
+        detector = build_random_detector(config, source).eval()
         spread_scores(detector)
         return detector
     detector = Detection().build(config)

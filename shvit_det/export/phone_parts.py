@@ -24,7 +24,7 @@ from ..deployment import deploy
 from ..models.backbone import SHViT
 from ..models.batch_norm_folding import fold_batch_norms
 from ..models.neck import SHViTFPN
-from ..timing.peers import open_branches
+from ..models.zero_init import undo_zero_init
 from .detector_weights import RANDOM
 from .phone_attention import replace_attention
 
@@ -160,7 +160,7 @@ def build_part(
         model: Any = task.build(config)
     content = None
     if checkpoint is None:
-        open_branches(model)
+        undo_zero_init(model)
     else:
         content = check_checkpoint(model, checkpoint)
         load_content(model, content, checkpoint)

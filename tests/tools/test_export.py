@@ -17,12 +17,12 @@ from timed import TINY_MASK_RCNN, TINY_RETINANET
 
 from shvit_det import UsageError
 from shvit_det.configuration.config import load_config
+from shvit_det.configuration.random_detector import build_random_detector
 from shvit_det.export.comparison import Agreement, Form, comparison_table, pair_detections, run_forms
 from shvit_det.export.detector_export import export_detector
 from shvit_det.export.metadata import Metadata, resize_rule, resized
 from shvit_det.export.running import ExportedDetector, instances
 from shvit_det.export.supported_detectors import check_exportable
-from shvit_det.timing.building import build_detector
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ OTHERS = {
 def test_other_detectors_are_refused(name):
     path = str(ROOT / 'tests' / 'data' / f'{name}.py')
     with pytest.raises(UsageError, match=OTHERS[name]):
-        check_exportable(build_detector(load_config(path), path))
+        check_exportable(build_random_detector(load_config(path), path))
 
 
 @pytest.mark.parametrize(

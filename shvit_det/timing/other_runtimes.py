@@ -1,4 +1,4 @@
-"""Backbones in other runtimes than PyTorch: exported, run on NumPy arrays, held against PyTorch's outputs."""
+"""Backbones in other runtimes than PyTorch: exported, run on NumPy arrays, compared with PyTorch's outputs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..common.errors import UsageError
-from ..runtimes import onnx_runtimes as runtimes
+from ..runtimes import onnx_runtimes
 from ..runtimes.executorch import Runner, lower
 from ..runtimes.onnx_file import trace
 from ..runtimes.onnx_runtimes import Runtime
@@ -17,7 +17,7 @@ TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # of the largest magni
 
 
 class ExecuTorch(Runtime):
-    """ExecuTorch on the CPU, with XNNPACK's kernels where they serve."""
+    """ExecuTorch on the CPU, with XNNPACK's kernels for the operations that it has."""
 
     dtypes = (torch.float32,)
     packages = ('executorch',)
@@ -33,21 +33,12 @@ class ExecuTorch(Runtime):
         return [feature.numpy() for feature in self._runner(torch.from_numpy(images))]
 
 
-RUNTIMES: dict[str, type[Runtime]] = {**runtimes.RUNTIMES, 'executorch': ExecuTorch}
+RUNTIMES: dict[str, type[Runtime]] = {**onnx_runtimes.RUNTIMES, 'executorch': ExecuTorch}
 
 
 def check_installed(name: str) -> None:
-    """Raise ``UsageError`` if what a runtime needs is not installed."""
-    runtimes.check_installed(name, RUNTIMES)
-
-
-def export_backbone(backbone: nn.Module, images: torch.Tensor) -> bytes:
-    """Return a backbone as an ONNX file for images of this size.
-
-    Raises:
-        UsageError: If the backbone has something that the exporter cannot express.
-    """
-    return trace(backbone, (images,), type(backbone).__name__)
+    """Raise ``UsageError`` if a package that a runtime needs is not installed."""
+    onnx_runtimes.check_installed(name, RUNTIMES)
 
 
 def exported(name: str, backbone: nn.Module, images: torch.Tensor, threads: int, dtype: torch.dtype) -> Runtime:
@@ -64,7 +55,10 @@ def exported(name: str, backbone: nn.Module, images: torch.Tensor, threads: int,
         UsageError: If the backbone cannot be exported, or the runtime computes something else.
     """
     kind = RUNTIMES[name]
-    content = lower(backbone, images).content if kind is ExecuTorch else export_backbone(backbone, images)
+    if kind is ExecuTorch:
+        content = lower(backbone, images).content
+    else:
+        content = trace(backbone, (images,), type(backbone).__name__)
     runtime = kind(content, threads, dtype)
     with torch.no_grad():
         expected = [feature.numpy() for feature in backbone(images)]

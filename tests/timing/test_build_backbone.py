@@ -11,7 +11,7 @@ from torch import nn
 
 from shvit_det import ARCHS, SHViT, UsageError
 from shvit_det.models.batch_norm_folding import fold_batch_norms
-from shvit_det.timing import peers
+from shvit_det.timing import model_builder
 
 pytestmark = pytest.mark.slow
 
@@ -42,15 +42,17 @@ def test_peers_lose_norms_and_keep_their_outputs(timm, name, monkeypatch):
         randomise_norms(model)
         originals.append(copy.deepcopy(model))
 
-    monkeypatch.setattr(peers, 'open_branches', randomise_and_keep)  # what happens before the re-parameterisation
-    backbone, prepared = peers.build_backbone(f'timm:{name}')
+    monkeypatch.setattr(
+        model_builder, 'undo_zero_init', randomise_and_keep
+    )  # what happens before the re-parameterisation
+    backbone, prepared = model_builder.build_backbone(f'timm:{name}')
     image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     folded, count = fold_batch_norms(backbone, image)
 
     numbers = PEERS[name]
     assert tuple(len(norms_of(model)) for model in (*originals, backbone, folded)) == numbers
     assert count == numbers[1] - numbers[2]
-    assert prepared == ([peers.REPARAMETERISED] if numbers[0] > numbers[1] else [])
+    assert prepared == ([model_builder.REPARAMETERISED] if numbers[0] > numbers[1] else [])
     assert not any(module.training for module in backbone.modules())
     with torch.no_grad():
         expected = originals[0](image)
@@ -62,21 +64,21 @@ def test_peers_lose_norms_and_keep_their_outputs(timm, name, monkeypatch):
 
 @pytest.mark.parametrize('arch', ARCHS)
 def test_shvits_variants(arch):
-    backbone, prepared = peers.build_backbone(f'shvit:{arch}')
+    backbone, prepared = model_builder.build_backbone(f'shvit:{arch}')
     assert isinstance(backbone, SHViT) and backbone.arch == ARCHS[arch] and prepared == []
     assert not any(module.training for module in backbone.modules())
 
 
 def test_no_branch_is_closed(timm):
     for source in ('shvit:s1', 'timm:resnet18'):
-        assert all(norm.weight.all() for norm in norms_of(peers.build_backbone(source)[0]))
+        assert all(norm.weight.all() for norm in norms_of(model_builder.build_backbone(source)[0]))
 
 
 def test_only_closed_branches_are_opened():
     model = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm2d(2), nn.BatchNorm2d(2, affine=False))
     nn.init.zeros_(model[0].weight)
     model[1].weight.data = torch.tensor([0.0, 0.5])
-    peers.open_branches(model)
+    model_builder.undo_zero_init(model)
     assert [norm.weight.tolist() for norm in model[:2]] == [[1, 1], [0, 0.5]]
 
 
@@ -88,7 +90,7 @@ def test_weights_are_the_same_at_every_call_and_the_random_state_too(source, req
     for seed in (1, 2):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        states.append(peers.build_backbone(source)[0].state_dict())
+        states.append(model_builder.build_backbone(source)[0].state_dict())
         assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
@@ -112,7 +114,7 @@ def test_what_is_not_there_is_named(source, words, request):
     torch.manual_seed(1)
     before = torch.get_rng_state()
     with pytest.raises(UsageError) as caught:
-        peers.build_backbone(source)
+        model_builder.build_backbone(source)
     for word in words:
         assert word in str(caught.value)
     assert torch.equal(torch.get_rng_state(), before)
@@ -125,15 +127,15 @@ def test_a_model_that_returns_no_feature_maps_is_named(timm, monkeypatch):
 
     monkeypatch.setattr(timm, 'create_model', refuse)
     with pytest.raises(UsageError, match=r'timm cannot build coat_tiny .* features_only not implemented'):
-        peers.build_backbone('timm:coat_tiny')
+        model_builder.build_backbone('timm:coat_tiny')
 
 
 def test_without_timm_its_extra_is_named_and_shvit_works(monkeypatch):
     monkeypatch.setitem(sys.modules, 'timm', None)
-    importlib.reload(peers)
+    importlib.reload(model_builder)
     with pytest.raises(UsageError, match=r"timm:resnet50 needs timm.*pip install 'shvit_det\[peers\]'"):
-        peers.build_backbone('timm:resnet50')
-    assert isinstance(peers.build_backbone('shvit:s1')[0], SHViT)
+        model_builder.build_backbone('timm:resnet50')
+    assert isinstance(model_builder.build_backbone('shvit:s1')[0], SHViT)
 
 
 def test_a_broken_timm_shows_what_is_broken(monkeypatch, tmp_path):
@@ -142,4 +144,4 @@ def test_a_broken_timm_shows_what_is_broken(monkeypatch, tmp_path):
     (tmp_path / 'timm.py').write_text('import no_such_module')
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match='no_such_module'):
-        peers.build_backbone('timm:resnet50')
+        model_builder.build_backbone('timm:resnet50')

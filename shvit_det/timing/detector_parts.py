@@ -1,29 +1,19 @@
-"""The parts of mmdet's detectors, and how a run is divided among them.
+"""The parts of mmdet's detectors, such as backbone, neck and mask head: which methods they are, and how to wrap those.
 
-A part is a name for some methods of a detector. While a detector is instrumented these methods are wrapped; each moment
-of a run then belongs to the innermost wrapped method that is running, and what belongs to none is unattributed. So the
-parts of a run add up to the run by construction, and the size of the unattributed rest tells whether they are the right
-methods.
+While a detector is instrumented, the methods of its parts are wrapped. Each moment of a run then belongs to the
+innermost wrapped method that is running, and to no part (*unattributed*) outside of all of them. So the parts of a run
+add up to the run, and a small unattributed time shows that they are the right methods.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial, reduce
-from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
-from ..models.pyramid import FeaturePyramid
-from .clock import Clock
-from .record import UNATTRIBUTED
-
-FORWARD = 'forward'
-BACKWARD = 'backward'
-OPTIMIZER = 'optimizer'
+from ..configuration.batches import copy_containers
 
 
 @dataclass(frozen=True)
@@ -34,7 +24,7 @@ class Span:
         part: The part's name.
         owner: Dotted path from the detector to the object with the method; ``''`` is the detector.
         method: The method's name.
-        alone: Whether the part run by itself is a call of this method; the other spans of a part only claim the time
+        alone: Whether the part is run alone by calling this method; the other methods of a part only claim the time
             between such calls.
     """
 
@@ -95,13 +85,13 @@ LOSSES = (
 
 
 def spans_of(detector: nn.Module, training: bool) -> tuple[Span, ...]:
-    """Return the spans that divide a run of a detector; some of them may name what it does not have."""
+    """Return the methods that divide a run of a detector among its parts; the detector need not have all of them."""
     heads = TWO_STAGE if getattr(detector, 'rpn_head', None) is not None else ONE_STAGE
     return COMMON + heads + (LOSSES if training else PREDICTION)
 
 
 def owners_of(root: Any, span: Span) -> list[Any]:
-    """Return the objects that a span names: none, one, or the stages of a cascade."""
+    """Return the objects that have the method of a span: none, one, or the stages of a cascade."""
     try:
         owner = reduce(getattr, span.owner.split('.'), root) if span.owner else root
     except AttributeError:
@@ -111,7 +101,7 @@ def owners_of(root: Any, span: Span) -> list[Any]:
 
 
 def modules_by_part(detector: nn.Module, spans: Sequence[Span]) -> dict[str, list[nn.Module]]:
-    """Return the modules that each part runs: the owners of its ``forward``."""
+    """Return the modules that each part runs: those whose ``forward`` belongs to it."""
     parts: dict[str, list[nn.Module]] = {}
     for span in spans:
         if span.method == 'forward':
@@ -124,10 +114,9 @@ Wrapper = Callable[[Span, Callable[..., Any]], Callable[..., Any]]
 
 @contextmanager
 def instrumented(root: Any, spans: Sequence[Span], wrapper: Wrapper) -> Iterator[None]:
-    """Replace the methods that ``spans`` name by what ``wrapper(span, method)`` returns, for the time of the context.
+    """Replace each method of ``spans`` by ``wrapper(span, method)`` inside a ``with`` block.
 
-    A method that two spans name is wrapped once, for the first. What was there before is back afterwards, however the
-    context is left.
+    A method of two spans is wrapped once, for the first. The end of the block restores everything, also after an error.
     """
     seen = set()
     with ExitStack() as stack:
@@ -148,72 +137,44 @@ def _restore(owner: Any, method: str, previous: Any) -> None:
         setattr(owner, method, previous)
 
 
-class Recorder:
-    """Divides the time of a run among its parts.
+class RecordedCalls:
+    """The calls that one part of a run consists of, with their arguments, to make them again."""
 
-    In the backward pass, autograd runs the operations in the reverse order of their creation; the backward pass of a
-    part therefore begins when the first node that produced an output of the part is about to run, and ends where that
-    of another part begins.
+    def __init__(self) -> None:
+        self._calls: list[tuple[Callable[..., Any], tuple, dict[str, Any]]] = []
+
+    def add(self, method: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> None:
+        self._calls.append((method, copy_containers(args), copy_containers(kwargs)))
+
+    def prepare(self) -> Callable[[], list[Any]]:
+        """Return a function that makes the calls, once, on copies of the arguments, which are made here."""
+        calls = [(method, copy_containers(args), copy_containers(kwargs)) for method, args, kwargs in self._calls]
+        return lambda: [method(*args, **kwargs) for method, args, kwargs in calls]
+
+
+def record_calls(detector: nn.Module, spans: Sequence[Span], run: Callable[[], Any]) -> dict[str, RecordedCalls]:
+    """Run a detector once and return the calls of each part that can run alone.
 
     Args:
-        clock: Where the time comes from.
+        detector: The detector.
+        spans: The methods of its parts; only those with ``alone`` are recorded.
+        run: The run, which calls the detector.
     """
+    parts: dict[str, RecordedCalls] = {}
+    active: list[str] = []
 
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-        self._stack: list[tuple[str, str]] = []
-        self._began: list[tuple[tuple[str, str], Any]] = []
-
-    @property
-    def part(self) -> str:
-        """The name of the part that is running."""
-        return self._began[-1][0][0] if self._began else UNATTRIBUTED
-
-    def begin(self) -> None:
-        """Forget the last run and begin another."""
-        self._stack = []
-        self._began = []
-        self._enter((UNATTRIBUTED, FORWARD))
-
-    def end(self) -> dict[tuple[str, str], float]:
-        """Return the seconds of each (part, phase) of the run, in the order in which they first ran."""
-        marks = [mark for _, mark in self._began] + [self.clock.mark()]
-        times = self.clock.seconds(marks)
-        seconds: dict[tuple[str, str], float] = {}
-        for (key, _), (start, stop) in zip(self._began, pairwise(times), strict=True):
-            seconds[key] = seconds.get(key, 0.0) + stop - start
-        return seconds
-
-    def wrap(self, span: Span, method: Callable[..., Any]) -> Callable[..., Any]:
-        """Return ``method`` with its time noted as its part's; made for :func:`instrumented`."""
-        return self.claim(method, (span.part, FORWARD))
-
-    def claim(self, method: Callable[..., Any], key: tuple[str, str]) -> Callable[..., Any]:
-        """Return ``method`` with its time noted under a part and a phase."""
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            self._enter(key)
+    def recording(span: Span, method: Callable[..., Any]) -> Callable[..., Any]:
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            if not active:  # a call inside another part's call is repeated with that one
+                parts.setdefault(span.part, RecordedCalls()).add(method, args, kwargs)
+            active.append(span.part)
             try:
-                result = method(*args, **kwargs)
-                self._watch_backward(key[0], result)
-                return result
+                return method(*args, **kwargs)
             finally:
-                self._leave()
+                active.pop()
 
-        return timed
+        return recorded
 
-    def _enter(self, key: tuple[str, str]) -> None:
-        self._stack.append(key)
-        self._note(key)
-
-    def _leave(self) -> None:
-        self._stack.pop()
-        self._note(self._stack[-1])
-
-    def _note(self, key: tuple[str, str]) -> None:
-        self._began.append((key, self.clock.mark()))
-
-    def _watch_backward(self, part: str, result: Any) -> None:
-        for value in tree_leaves(result.peek() if isinstance(result, FeaturePyramid) else result):
-            if isinstance(value, torch.Tensor) and value.grad_fn is not None:
-                value.grad_fn.register_prehook(lambda _: self._note((part, BACKWARD)))
+    with instrumented(detector, [span for span in spans if span.alone], recording):
+        run()
+    return parts

@@ -7,11 +7,11 @@ import pytest
 import timing_records as made
 from hypothesis import given
 from hypothesis import strategies as st
+from shvit_det.timing.layout import significant
 
 from shvit_det import UsageError
-from shvit_det.timing.benchmark_report import markdown_report, markdown_tables, terminal_report
-from shvit_det.timing.layout import significant
 from shvit_det.timing.record import read_record, write_record
+from shvit_det.timing.results import markdown_report, markdown_tables, terminal_report
 
 RECORDS = {
     'two stages': made.two_stage_record(),

@@ -7,12 +7,12 @@ import torch
 from timed import TINY_MASK_RCNN, TINY_RETINANET, SteppedClock, settings
 from torch import nn
 
+from shvit_det.configuration.batches import copy_containers
 from shvit_det.models.pyramid import FeaturePyramid
-from shvit_det.timing.building import build_subjects
-from shvit_det.timing.inputs import fresh
-from shvit_det.timing.measure import Meter, measure
+from shvit_det.timing.detector_parts import Span, instrumented, owners_of
+from shvit_det.timing.measurement import BACKWARD, FORWARD, Meter, PartTimer, measure
+from shvit_det.timing.model_builder import build_models
 from shvit_det.timing.record import UNATTRIBUTED
-from shvit_det.timing.spans import BACKWARD, FORWARD, Recorder, Span, instrumented, owners_of
 
 pytestmark = pytest.mark.slow
 
@@ -43,8 +43,8 @@ DELAYED = {  # a method deep inside each part
 
 
 def subject_of(config: str, **changes):
-    (subject,) = build_subjects([config], settings(**changes), None, None)
-    subject.settle_detections()
+    (subject,) = build_models([config], settings(**changes), None, None)
+    subject.fix_detections()
     return subject
 
 
@@ -156,9 +156,9 @@ def test_results_are_the_same_bits_and_nothing_stays(config):
     subject = subject_of(config, detections=5, batch=2)
     before = attributes(subject.model)
     plain = fields(subject.run()())
-    recorder = Recorder(SteppedClock())
-    with subject.recorded(recorder):
-        recorder.begin()
+    timer = PartTimer(SteppedClock())
+    with timer.attached(subject):
+        timer.begin()
         hooked = fields(subject.run()())
     for one, other in zip(plain, hooked, strict=True):
         assert one.keys() == other.keys()
@@ -197,7 +197,7 @@ def test_a_part_alone_computes_what_it_does_in_place_each_time(mask_rcnn):
     """Arguments that a run changes, such as the results to which masks are added, are as they were the next time."""
     results = []
     for _ in range(3):
-        alone = mask_rcnn.alone()
+        alone = mask_rcnn.parts_alone()
         boxes, masks = alone['post-processing']()()
         results.append((boxes[0].scores, masks[0].masks))
         again = alone['post-processing']()()
@@ -237,11 +237,11 @@ def test_timing_ends_no_origin_of_feature_maps():
     """What is timed is what runs untimed: a head may start from where the neck took its finest level."""
     levels = [torch.ones(1, requires_grad=True) * 2 for _ in range(2)]
     pyramid = FeaturePyramid(levels, origin='here')
-    recorder = Recorder(SteppedClock())
-    recorder.begin()
-    returned = recorder.claim(lambda: pyramid, ('neck', FORWARD))()
+    timer = PartTimer(SteppedClock())
+    timer.begin()
+    returned = timer.wrap(Span('neck', 'neck'), lambda: pyramid)()
     assert returned is pyramid and pyramid.origin == 'here'
-    kept = fresh((pyramid,))[0]
+    kept = copy_containers((pyramid,))[0]
     assert list(pyramid) == levels and pyramid.origin is None
     assert kept.origin == 'here' and list(kept) == levels
 
