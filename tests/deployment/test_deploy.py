@@ -19,8 +19,8 @@ from shvit_det.deployment.backends import choice as backends
 from shvit_det.deployment.backends.packed import Packed
 from shvit_det.deployment.compilation import compile_parts
 from shvit_det.deployment.rpn import NeckWithRPN, Pyramid
-from shvit_det.timing.building import build_subjects
 from shvit_det.timing.cost import CostCounter
+from shvit_det.timing.model_builder import build_models
 
 pytestmark = pytest.mark.slow
 
@@ -395,16 +395,16 @@ def test_a_data_type_is_refused_for_kinds_of_detectors_that_are_not_known():
 
 
 def test_benchmarks_take_the_deployed_form():
-    plain, deployed = build_subjects([TINY_MASK_RCNN, f'deployed:{TINY_MASK_RCNN}'], settings(detections=5), None, None)
+    plain, deployed = build_models([TINY_MASK_RCNN, f'deployed:{TINY_MASK_RCNN}'], settings(detections=5), None, None)
     assert (plain.name, deployed.name) == ('tiny_mask_rcnn', 'deployed:tiny_mask_rcnn')
     assert not is_deployed(plain.model) and is_deployed(deployed.model)
     assert deployed.prepared[0].split(',')[0] == 'deployed'
-    deployed.settle_detections()
+    deployed.fix_detections()
     assert deployed.counts()['detections'] == [5]
 
 
 def test_packed_operations_are_counted_like_plain_ones():
-    plain, deployed = build_subjects(['shvit:s1', 'deployed:shvit:s1'], settings(shape=(64, 96)), None, None)
+    plain, deployed = build_models(['shvit:s1', 'deployed:shvit:s1'], settings(shape=(64, 96)), None, None)
     macs = []
     for subject in (plain, deployed):
         counter = CostCounter(lambda: 'part')

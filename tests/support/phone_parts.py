@@ -9,9 +9,9 @@ from paths import ROOT
 from shvit_det.configuration.config import load_config
 from shvit_det.configuration.task_choice import task_of
 
-DATA = ROOT / 'tests' / 'data'
-
-CLASSIFIER = str(DATA / 'tiny_imagenet.py')
+CLASSIFIER, MASK_RCNN, RETINANET, R18 = (
+    str(ROOT / 'tests' / 'data' / f'tiny_{name}.py') for name in ('imagenet', 'mask_rcnn', 'retinanet', 'r18')
+)
 
 SHAPE = (96, 128)
 
