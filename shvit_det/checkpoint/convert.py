@@ -72,9 +72,8 @@ def convert_checkpoint(source: str | Path, target: str | Path, to: str, publish:
     tensors = {new: weights.tensors[key].detach().clone().contiguous() for key, new in new_keys.items()}
     others: dict[str, Any] = {}
     if target.suffix != '.safetensors' and to != 'timm':
-        others = {
-            entry: content[entry] for entry in weights.other_entries if entry in content and not _is_average(entry)
-        }
+        names = [name for name in weights.other_entries if name in content and not _is_average(name)]
+        others = {name: content[name] for name in names}
     if publish:
         others = {key: value for key, value in others.items() if key == 'meta'}
     path = _write(target, tensors, _container_for(to, new_keys), others, publish)

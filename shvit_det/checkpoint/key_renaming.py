@@ -1,9 +1,9 @@
 """The keys of anybody's SHViT checkpoint, renamed to ours; whose they are is seen from the keys themselves.
 
-Our keys are those of a whole model in mmdet or mmpretrain: ``backbone.`` and the names of timm's port, ``neck.`` and the
-heads as mmdet calls them, ``head.`` for the classifier. The authors' detectors come from mmdet 2.25, which names a Mask
-R-CNN and a RetinaNet as mmdet 3.x does, so that only their backbone has to be renamed. All functions here are pure, from
-key to key or from dict to dict.
+Our keys are those of a complete model in mmdet or mmpretrain: ``backbone.`` and the names of timm's port, ``neck.`` and
+the heads as mmdet calls them, ``head.`` for the classifier. The authors' detectors come from mmdet 2.25, which names a
+Mask R-CNN and a RetinaNet as mmdet 3.x does, so that only their backbone has to be renamed. All functions here are pure,
+from key to key or from dict to dict.
 """
 
 import re
@@ -149,7 +149,7 @@ def features_to_timm(key: str) -> str:
 
 
 def timm_to_ours(key: str) -> str:
-    """Rename a key of timm's classifier to that of a whole model: ``backbone.`` or ``head.``."""
+    """Rename a key of timm's classifier to that of a complete model: ``backbone.`` or ``head.``."""
     for timm, ours in DISTILLATION_HEADS.items():
         if key.startswith(timm):
             return ours + key.removeprefix(timm)

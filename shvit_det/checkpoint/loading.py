@@ -116,7 +116,7 @@ def weights_of(content: object, source: str) -> Weights:
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a model by our keys; those of a model that is only a backbone get ``backbone.`` in front."""
+    """Return the tensors of a model by our keys, which begin with ``backbone.`` also where it is only a backbone."""
     state = model.state_dict()
     is_backbone = any(key.startswith('patch_embed.') for key in state)
     return {BACKBONE + key: value for key, value in state.items()} if is_backbone else dict(state)
@@ -135,10 +135,9 @@ def _summary(result: Matching, weights: Weights, strict: bool) -> str:
     if result.mismatched and strict:
         line += '; of another shape and left at their initial values: ' + ', '.join(result.mismatched)
     elif not result.complete:
-        line += (
-            f'; with strict=False {len(result.missing)} missing in the file, {len(result.mismatched)} of another shape, '
-            f'{len(result.unexpected)} left over: '
-        ) + ', '.join(result.missing + result.mismatched + result.unexpected)
+        line += f'; with strict=False {len(result.missing)} missing in the file, '
+        line += f'{len(result.mismatched)} of another shape, {len(result.unexpected)} left over: '
+        line += ', '.join(result.missing + result.mismatched + result.unexpected)
     return line
 
 

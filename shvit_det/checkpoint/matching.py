@@ -45,7 +45,7 @@ class Matching:
 def match_keys(weights: Mapping[str, Tensor], model_tensors: Mapping[str, Tensor]) -> Matching:
     """Compare the keys and shapes of a file's weights with those of a model.
 
-    For a model that is only a backbone, the other parts of the file are left out, and so are stages that were not built.
+    Where the model is only a backbone, the other parts of the file are left out, and so are stages that were not built.
     """
     result = Matching(model_tensors, missing=[key for key in model_tensors if key not in weights])
     is_backbone = all(key.startswith(BACKBONE) for key in model_tensors)
