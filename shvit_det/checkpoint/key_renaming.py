@@ -2,8 +2,8 @@
 
 Our keys are those of a complete model in mmdet or mmpretrain: ``backbone.`` and the names of timm's port, ``neck.`` and
 the heads as mmdet calls them, ``head.`` for the classifier. The authors' detectors come from mmdet 2.25, which names a
-Mask R-CNN and a RetinaNet as mmdet 3.x does, so that only their backbone has to be renamed. All functions here are pure,
-from key to key or from dict to dict.
+Mask R-CNN and a RetinaNet as mmdet 3.x does, so that only their backbone has to be renamed. All functions here are
+pure, from key to key or from dict to dict.
 """
 
 import re

@@ -2,8 +2,8 @@
 
 mmcv is compiled where it is installed. Without torch there, under build isolation, or as ``mmcv-lite`` it has no
 compiled ops, and ``mmdet.models`` cannot be imported. This package puts a module of that name in their place, with the
-ops that mmdet's detectors use, on torchvision's compiled ops and plain torch, on any device. Of 819 configs of mmdet 3.3,
-4 need an op that is missing: CARAFE or a deformable RoI pooling. See :mod:`.missing_ops`.
+ops that mmdet's detectors use, on torchvision's compiled ops and plain torch, on any device. Of 819 configs of mmdet
+3.3, 4 need an op that is missing: CARAFE or a deformable RoI pooling. See :mod:`.missing_ops`.
 
 Results and gradients are those of mmcv's own kernels, also on pixels, at borders and for empty inputs. These exceptions
 are deliberate:
