@@ -12,7 +12,7 @@ from torch import nn
 
 from ..common.errors import UsageError
 from ..data.sample import ensure_sample
-from .coco_sets import check_before_run, let_runs_check
+from .coco_sets import check_before_run, use_checked_datasets
 from .prediction_dump import WholeDump
 from .scores import coco_table
 from .task import Task, coco_evaluators, draw_by_hook, named_classes
@@ -69,7 +69,7 @@ class Detection(Task):
         if 'sample_set' in config:
             ensure_sample(config.data_root, **config.sample_set)
         check_before_run(self, config, splits)
-        let_runs_check(self, config, splits)
+        use_checked_datasets(self, config, splits)
 
     def set_metrics(self, config: Config, model: nn.Module, metrics: Sequence[str]) -> None:
         """Let the COCO evaluators compute ``metrics``.

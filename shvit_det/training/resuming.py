@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from ..checkpoint import check_checkpoint
 from ..common.errors import UsageError
 from ..configuration.cfg_options import pasteable
-from ..data.checking.files import is_local
+from ..data.checking.image_checks import is_local
 from .hooks.safe_checkpoint import INTERRUPTED, POINTER
 
 TEMPLATES = ('epoch_{}.pth', 'iter_{}.pth')  # mmengine's own

@@ -23,7 +23,7 @@ from ..checkpoint import check_checkpoint, load_checkpoint, load_content
 from ..common.atomic_files import part_of, settle
 from ..common.errors import RunError, UsageError
 from ..configuration.scores import was_evaluated
-from ..data.checking.files import is_local
+from ..data.checking.image_checks import is_local
 from .hooks.finite_check import FiniteCheckHook
 from .hooks.safe_checkpoint import SafeCheckpointHook
 from .hooks.step_seed import StepSeedHook, reproducible

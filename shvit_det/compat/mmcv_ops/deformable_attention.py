@@ -1,8 +1,7 @@
 """Multi-scale deformable attention (arXiv 2010.04159): what mmcv calls for it on a GPU.
 
-On a CPU mmcv does not ask its compiled ops but runs its own plain-torch function. Here the same
-function serves every device, so that transformer detectors work without a CUDA compiler. Both round a
-point's place in their own way, which decides between two derivatives where it lies on the centre of a pixel.
+On a CPU mmcv does not call its compiled ops but its own function in plain torch. Here that function computes it on
+every device.
 """
 
 import torch
@@ -21,14 +20,14 @@ def ms_deform_attn_forward(
     attention_weights: Tensor,
     im2col_step: int,
 ) -> Tensor:
-    """The attended values.
+    """Return the attended values.
 
-    Shapes: value (B, keys, heads, width), spatial_shapes (levels, 2), sampling_locations
-        (B, queries, heads, levels, points, 2), attention_weights without the last 2; result
-        (B, queries, heads * width).
+    Shapes:
+        value (B, keys, heads, width), spatial_shapes (levels, 2),
+        sampling_locations (B, queries, heads, levels, points, 2), attention_weights the same without the last 2
+        -> (B, queries, heads * width).
     """
-    attended = _attend(spatial_shapes, *widen(value, sampling_locations, attention_weights))
-    return attended.to(value.dtype)
+    return _attend(spatial_shapes, *widen(value, sampling_locations, attention_weights)).to(value.dtype)
 
 
 def ms_deform_attn_backward(
@@ -48,20 +47,20 @@ def ms_deform_attn_backward(
     inputs = [tensor.detach().requires_grad_() for tensor in inputs]
     with torch.enable_grad():
         attended = _attend(spatial_shapes, *inputs)
-    gradients = torch.autograd.grad(attended, inputs, grad_output)
-    gradients = (gradients[0], gradients[1].where(_is_inside(spatial_shapes, inputs[1]), 0), gradients[2])
-    targets = (grad_value, grad_sampling_locations, grad_attention_weights)
-    for target, gradient in zip(targets, gradients, strict=True):
-        target.copy_(gradient)
+    by_value, by_location, by_weight = torch.autograd.grad(attended, inputs, grad_output)
+    grad_value.copy_(by_value)
+    grad_sampling_locations.copy_(by_location.where(_is_inside(spatial_shapes, inputs[1]), 0))
+    grad_attention_weights.copy_(by_weight)
 
 
 def _is_inside(spatial_shapes: Tensor, sampling_locations: Tensor) -> Tensor:
-    """Whether each point is less than one pixel outside its level's map.
+    """Tell for each point whether it is less than one pixel outside its level's map.
 
-    Only these have a gradient by their location in the compiled op. The plain-torch function takes one pixel for inside
-    too, which is where the initial offsets put points along the border.
+    Only these have a gradient by their location in the compiled op. The function in plain torch counts a distance of
+    exactly one pixel as inside, and the initial offsets put points there, along the border.
 
-    Shapes: (levels, 2), (B, queries, heads, levels, points, 2), result (B, queries, heads, levels, points, 1).
+    Shapes:
+        (levels, 2), (B, queries, heads, levels, points, 2) -> (B, queries, heads, levels, points, 1).
     """
     extents = spatial_shapes.flip(1)[:, None]  # (levels, 1, 2): columns and rows, as in the locations
     pixels = sampling_locations * extents - 0.5
@@ -69,9 +68,8 @@ def _is_inside(spatial_shapes: Tensor, sampling_locations: Tensor) -> Tensor:
 
 
 def _attend(spatial_shapes: Tensor, value: Tensor, sampling_locations: Tensor, attention_weights: Tensor) -> Tensor:
-    # Its file asks for the ops when it is imported, so it cannot be imported before them.
+    # imported here because this file of mmcv needs the ops when it is imported
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
-    # As integers on the CPU, where the function splits and reshapes by them.
-    shapes = spatial_shapes.tolist()
+    shapes = spatial_shapes.tolist()  # the function splits and reshapes by them
     return multi_scale_deformable_attn_pytorch(value, shapes, sampling_locations, attention_weights)

@@ -1,9 +1,13 @@
 """Deformable convolutions: what ``mmcv.ops.deform_conv`` and ``modulated_deform_conv`` call.
 
-torchvision's kernels order the offsets (y before x) and sample as mmcv's do, with one difference: a
-point on the line one pixel before the first row or column, where the offsets of a padded layer start,
-has a gradient by its offset there and none in mmcv. :func:`_differentiate` removes it. mmcv's buffers
-(``columns``, ``ones``) and its batch splitting (``im2col_step``) do not change results and are not used.
+torchvision's kernels order the offsets (y before x) and sample as mmcv's do, with one difference: a point on the line
+one pixel before the first row or column, where the offsets of a padded layer start, has a gradient by its offset there
+and none in mmcv. :func:`_gradients` removes it. mmcv's buffers (``columns``, ``ones``) and its splitting of batches
+(``im2col_step``) do not change results and are not used.
+
+Shapes, of all functions here:
+    features (B, C, H, W), weight (D, C / group, kH, kW), offset (B, deformable_group * kH * kW * 2, H', W'),
+    mask (B, deformable_group * kH * kW, H', W'), bias (D,) or empty, output (B, D, H', W').
 """
 
 import torch
@@ -20,28 +24,15 @@ __all__ = [
     'modulated_deform_conv_forward',
 ]
 
-# mmcv's names for the integers that torchvision takes, in torchvision's order.
+# mmcv's names for the integers that torchvision takes, in torchvision's order
 _PLAIN = ('dH', 'dW', 'padH', 'padW', 'dilationH', 'dilationW', 'group', 'deformable_group')
-_MODULATED = (
-    *('stride_h', 'stride_w', 'pad_h', 'pad_w', 'dilation_h', 'dilation_w'),
-    *('group', 'deformable_group'),
-)
+_MODULATED = ('stride_h', 'stride_w', 'pad_h', 'pad_w', 'dilation_h', 'dilation_w', 'group', 'deformable_group')
 
 
 def deform_conv_forward(
-    features: Tensor,
-    weight: Tensor,
-    offset: Tensor,
-    output: Tensor,
-    columns: Tensor,
-    ones: Tensor,
-    **settings: int,
+    features: Tensor, weight: Tensor, offset: Tensor, output: Tensor, columns: Tensor, ones: Tensor, **settings: int
 ) -> None:
-    """Deformable convolution (arXiv 1703.06211), written to ``output``.
-
-    Shapes: features (B, C, H, W), weight (D, C / group, kH, kW),
-        offset (B, deformable_group * kH * kW * 2, H', W'), output (B, D, H', W').
-    """
+    """Write the deformable convolution (arXiv 1703.06211) to ``output``."""
     geometry = [settings[name] for name in _PLAIN]
     output.copy_(_convolve(features, weight, offset, None, None, geometry))
 
@@ -58,7 +49,7 @@ def deform_conv_backward_input(
 ) -> None:
     """Write the gradients of the features and of the offsets."""
     geometry = [settings[name] for name in _PLAIN]
-    gradients = _differentiate(grad_output, features, weight, offset, None, None, geometry)
+    gradients = _gradients(grad_output, features, weight, offset, None, None, geometry)
     grad_features.copy_(gradients[0])
     grad_offset.copy_(gradients[2])
 
@@ -75,8 +66,8 @@ def deform_conv_backward_parameters(
 ) -> None:
     """Add ``scale`` times the gradient of the weight to ``grad_weight``."""
     geometry = [settings[name] for name in _PLAIN]
-    # The weight's own values do not enter its gradient, and mmcv does not hand them over.
-    gradients = _differentiate(grad_output, features, grad_weight, offset, None, None, geometry)
+    # the weight's values do not enter its gradient, and mmcv does not pass them
+    gradients = _gradients(grad_output, features, grad_weight, offset, None, None, geometry)
     grad_weight.add_(gradients[1], alpha=scale)
 
 
@@ -92,11 +83,7 @@ def modulated_deform_conv_forward(
     with_bias: bool,
     **settings: int,
 ) -> None:
-    """Modulated deformable convolution (arXiv 1811.11168), written to ``output``.
-
-    Shapes: as ``deform_conv_forward``, and mask (B, deformable_group * kH * kW, H', W'), bias
-        (D,), or empty without a bias.
-    """
+    """Write the modulated deformable convolution (arXiv 1811.11168) to ``output``."""
     geometry = [settings[name] for name in _MODULATED]
     offset, mask = (_as_read(values, output.shape[2:]) for values in (offset, mask))
     output.copy_(_convolve(features, weight, offset, mask, bias if with_bias else None, geometry))
@@ -122,10 +109,10 @@ def modulated_deform_conv_backward(
     """Write the gradients of everything that the forward op takes."""
     geometry = [settings[name] for name in _MODULATED]
     offset, mask = (_as_read(values, grad_output.shape[2:]) for values in (offset, mask))
-    gradients = _differentiate(grad_output, features, weight, offset, mask, bias if with_bias else None, geometry)
+    gradients = _gradients(grad_output, features, weight, offset, mask, bias if with_bias else None, geometry)
     targets = (grad_features, grad_weight, grad_offset, grad_mask)
     for target, gradient in zip(targets, gradients[:4], strict=True):
-        if gradient.shape != target.shape:  # the rest was not read
+        if gradient.shape != target.shape:  # the remainder was not read
             gradient = pad(gradient.flatten(1), (0, target[0].numel() - gradient[0].numel())).view(target.shape)
         target.copy_(gradient)
     if with_bias:
@@ -133,11 +120,12 @@ def modulated_deform_conv_backward(
 
 
 def _as_read(values: Tensor, size: torch.Size) -> Tensor:
-    """Return offsets or a mask as mmcv's kernels find them for an output of this size: by place in memory.
+    """Return offsets or a mask as mmcv's kernels read them for an output of this size: by place in memory.
 
-    mmdet's DyHead relies on it, which uses those of one level for the smaller level above it.
+    mmdet's DyHead relies on it: it uses those of one level for the smaller level above it.
 
-    Shapes: (B, C, H, W) -> (B, C, *size).
+    Shapes:
+        (B, C, H, W) -> (B, C, *size).
 
     Raises:
         ValueError: If there are fewer than the output needs; mmcv's kernels would read beyond them.
@@ -151,18 +139,13 @@ def _as_read(values: Tensor, size: torch.Size) -> Tensor:
 
 
 def _convolve(
-    features: Tensor,
-    weight: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    bias: Tensor | None,
-    geometry: list[int],
+    features: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None, geometry: list[int]
 ) -> Tensor:
     operands = _operands(features, weight, offset, mask, bias)
     return torch.ops.torchvision.deform_conv2d(*operands, *geometry, mask is not None)
 
 
-def _differentiate(
+def _gradients(
     grad_output: Tensor,
     features: Tensor,
     weight: Tensor,
@@ -171,7 +154,7 @@ def _differentiate(
     bias: Tensor | None,
     geometry: list[int],
 ) -> tuple[Tensor, ...]:
-    """Gradients of features, weight, offset, mask and bias."""
+    """Return the gradients of features, weight, offset, mask and bias."""
     grad_output, *operands = widen(grad_output, *_operands(features, weight, offset, mask, bias))
     gradients = torch.ops.torchvision._deform_conv2d_backward(grad_output, *operands, *geometry, mask is not None)
     is_inside = _is_inside(operands[2], features.shape[2:], weight.shape[2:], geometry)
@@ -179,12 +162,13 @@ def _differentiate(
 
 
 def _is_inside(offset: Tensor, map_size: torch.Size, kernel_size: torch.Size, geometry: list[int]) -> Tensor:
-    """Whether the point of each offset is less than one pixel outside the map, so that it has a gradient in mmcv.
+    """Tell for each offset whether its point is less than one pixel outside the map, and so has a gradient in mmcv.
 
-    Shapes: offset and result (B, deformable_group * kH * kW * 2, H', W').
+    Shapes:
+        offset and result (B, deformable_group * kH * kW * 2, H', W').
     """
     strides, paddings, dilations = geometry[0:2], geometry[2:4], geometry[4:6]
-    # For each axis where the kernel's points lie without offsets: (kernel extent, output extent).
+    # for each axis where the kernel's points lie without offsets: (kernel extent, output extent)
     rows, columns = (
         torch.arange(num_points)[:, None] * dilation + torch.arange(num_outputs) * stride - padding
         for num_points, dilation, num_outputs, stride, padding in zip(
@@ -201,7 +185,7 @@ def _is_inside(offset: Tensor, map_size: torch.Size, kernel_size: torch.Size, ge
 def _operands(
     features: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor, ...]:
-    """The tensors in torchvision's order; its kernels want a mask and a bias, used or not."""
+    """Return the tensors in torchvision's order; its kernels want a mask and a bias, used or not."""
     if mask is None:
         mask = offset.new_zeros(len(offset), 1)
     if bias is None:
