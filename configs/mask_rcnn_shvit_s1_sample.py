@@ -7,7 +7,7 @@ _base_ = ['./_base_/mask_rcnn_shvit.py', './_base_/sample.py', './_base_/runtime
 group_norm = dict(type='GN', num_groups=8)
 model = dict(
     backbone=dict(arch='s1', norm_eval=False, init_cfg=None),
-    neck=dict(in_channels=[128, 224, 320], out_channels=64),
+    neck=dict(in_channels=_base_.variants.s1.channels, out_channels=64),
     rpn_head=dict(in_channels=64, feat_channels=64),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=64, finest_scale=28, roi_layer=dict(sampling_ratio=2)),

@@ -17,7 +17,8 @@ from mmengine.runner import Runner
 
 from ..common.environment import describe_environment
 from ..common.errors import UsageError
-from ..configuration.config import load_config, remove_pretrained, set_data_root
+from ..configuration.changing import remove_pretrained, set_data_root
+from ..configuration.reading import load_config
 from ..configuration.detection import Detection, has_masks
 from ..deployment import deploy
 from ..timing.inputs import fresh

@@ -10,7 +10,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 from paths import ROOT
 
 from shvit_det import ARCHS
-from shvit_det.configuration.task_choice import task_of
+from shvit_det.configuration.detector_or_classifier import task_of
 
 CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
 IMAGENET = [name for name in CONFIGS if name.endswith('_imagenet')]

@@ -14,7 +14,8 @@ from mmengine.hooks import CheckpointHook
 from shvit_det import BFloat16OptimWrapper, UsageError
 from shvit_det.commands.cli import add_run_arguments
 from shvit_det.configuration import scores
-from shvit_det.configuration.config import datasets_of, enable_auto_scale_lr, load_config, set_data_root, warn_if_new
+from shvit_det.configuration.changing import enable_auto_scale_lr, set_data_root
+from shvit_det.configuration.reading import datasets_of, load_config, warn_if_new
 from shvit_det.configuration.detection import has_masks
 from shvit_det.training.resuming import last_checkpoint
 

@@ -8,7 +8,7 @@ from paths import ROOT
 from torch import nn
 
 from shvit_det import UsageError
-from shvit_det.configuration.config import load_config
+from shvit_det.configuration.reading import load_config
 from shvit_det.training.fast_options import enable_amp, enable_fast, native_bfloat16
 from shvit_det.training.runner import SHViTRunner
 

@@ -23,11 +23,12 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from shvit_det import SHViT, UsageError
-from shvit_det.configuration.config import load_config, set_data_root
+from shvit_det.configuration.changing import set_data_root
+from shvit_det.configuration.reading import load_config
 from shvit_det.configuration.detection import Detection
 from shvit_det.data.sample import draw_sample
 from shvit_det.training.hooks.step_seed import reproducible, seed_everything
-from shvit_det.training.launching import find_launcher, first_host, port_of_job
+from shvit_det.training.launchers import find_launcher, first_host, port_of_job
 from shvit_det.training.resuming import last_checkpoint
 from shvit_det.training.runner import SHViTRunner
 
