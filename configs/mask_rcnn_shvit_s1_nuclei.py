@@ -1,11 +1,6 @@
 # Mask R-CNN, SHViT-S1, nuclei, from random weights: the example of docs/training.md.
 #   python tools/train.py configs/mask_rcnn_shvit_s1_nuclei.py
-_base_ = [
-    './_base_/mask_rcnn_nuclei.py',
-    './_base_/shvit_variants.py',
-    './_base_/nuclei.py',
-    './_base_/runtime.py',
-]
+_base_ = ['./_base_/mask_rcnn_nuclei.py', './_base_/shvit_variants.py', './_base_/nuclei.py', './_base_/runtime.py']
 
 model = dict(
     backbone=dict(_delete_=True, type='SHViT', arch='s1'),

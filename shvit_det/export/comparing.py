@@ -18,8 +18,8 @@ from mmengine.runner import Runner
 from ..common.environment import describe_environment
 from ..common.errors import UsageError
 from ..configuration.changing import remove_pretrained, set_data_root
-from ..configuration.reading import load_config
 from ..configuration.detection import Detection, has_masks
+from ..configuration.reading import load_config
 from ..deployment import deploy
 from ..timing.inputs import fresh
 from .comparison_report import FORMAT

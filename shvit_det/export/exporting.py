@@ -15,9 +15,9 @@ from torch import nn
 from ..common.atomic_files import saving
 from ..common.errors import UsageError
 from ..configuration.changing import remove_pretrained
-from ..configuration.reading import load_config, named_classes
 from ..configuration.detection import Detection
 from ..configuration.detector_or_classifier import task_of
+from ..configuration.reading import load_config, named_classes
 from ..deployment import check_deployable, deploy
 from ..runtimes.onnx_file import finish, trace
 from ..runtimes.onnx_runtimes import require

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from ..checkpoint import check_checkpoint
 from ..checkpoint.loading import load_content
 from ..common.errors import UsageError
-from ..configuration.reading import load_config, named_classes
 from ..configuration.detection import Detection
 from ..configuration.detector_or_classifier import Task, task_of
+from ..configuration.reading import load_config, named_classes
 from ..deployment import deploy
 from ..models.backbone import SHViT
 from ..models.batch_norm_folding import fold_batch_norms

@@ -17,8 +17,8 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 POLL_INTERVAL_S = 2.0
-# A terminal, slurm, systemd and torchrun signal all processes of a run. Only the main process acts on that, and it needs
-# the batches of its workers until it has saved.
+# A terminal, slurm, systemd and torchrun signal all processes of a run. Only the main process acts on that, and until
+# it has saved a checkpoint it needs the batches of its workers.
 BLOCKED_SIGNALS = {
     getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2') if hasattr(signal, name)
 }

@@ -70,9 +70,7 @@ class ResumableBatches(Sampler):
         position = 0
         for number, batch in enumerate(self._batches):
             if number >= first:
-                yield [
-                    SampleIndex(epoch, (position + i) * world_size + rank, sample) for i, sample in enumerate(batch)
-                ]
+                yield [SampleIndex(epoch, (position + i) * world_size + rank, sample) for i, sample in enumerate(batch)]
             position += len(batch)
 
     def __len__(self) -> int:

@@ -17,8 +17,8 @@ from ...common.errors import RunError
 from ...registry import HOOKS, register
 
 NUM_NAMED = 3
-# A loss scale is halved at each overflow, unless it is fixed. Below the smallest useful scale, and after so many skipped
-# steps in a row, infinite gradients are no overflow but an error.
+# A loss scale is halved at each overflow, unless it is fixed. Below the smallest useful scale, or after this many
+# skipped steps in a row, infinite gradients are no overflow but an error.
 SMALLEST_SCALE = 1e-4
 MAX_SKIPPED = 100
 
