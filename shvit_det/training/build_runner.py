@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
@@ -30,7 +30,12 @@ BUILDING_ERRORS = (
     OSError,
 )
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-DEFAULT_HOOKS = dict(step_seed='StepSeedHook', finite_check='FiniteCheckHook', termination='TerminationHook')
+DEFAULT_HOOKS = dict(
+    checkpoint=dict(type='SafeCheckpointHook', interval=1),
+    step_seed=dict(type='StepSeedHook'),
+    finite_check=dict(type='FiniteCheckHook'),
+    termination=dict(type='TerminationHook'),
+)
 
 
 def name_runner(config: Config) -> str | None:
@@ -45,11 +50,8 @@ def name_runner(config: Config) -> str | None:
     if config.get('runner_type'):
         return None
     config.runner_type = 'SHViTRunner'
-    hooks = config.default_hooks = ConfigDict(config.get('default_hooks') or {})
-    for name, kind in DEFAULT_HOOKS.items():
-        hooks.setdefault(name, dict(type=kind))
-    hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))  # mmengine's default
-    for hook in (*hooks.values(), *(config.get('custom_hooks') or ())):
+    config.default_hooks = DEFAULT_HOOKS | (config.get('default_hooks') or {})
+    for hook in (*config.default_hooks.values(), *(config.get('custom_hooks') or ())):
         _replace(hook, CheckpointHook, 'SafeCheckpointHook', HOOKS)
     _replace(config.get('optim_wrapper'), AmpOptimWrapper, 'LossScaleOptimWrapper', OPTIM_WRAPPERS)
     loop = config.get('train_cfg')

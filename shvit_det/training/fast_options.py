@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS
 
 from ..common.errors import UsageError
-from ..configuration.lookups import type_of
+from ..configuration.reading import type_of
 
 FLOAT16 = ('AmpOptimWrapper', 'LossScaleOptimWrapper')
 FLOAT16_ARGUMENTS = ('loss_scale', 'dtype', 'use_fsdp')
