@@ -16,14 +16,14 @@ from ..data.checking.data_set_check import CocoSet
 from ..data.checking.findings import Finding, Repair, errors_among, refusal
 from ..data.checking.image_checks import Loader, check_presence, is_local
 from ..data.coco_dataset import BAD_DATA, CHECK, CheckedCocoDataset
-from .config import dataset_places, evaluators_of, type_of
-from .task import Task, named_classes
+from .detector_or_classifier import Task
+from .reading import dataset_places, evaluators_of, named_classes, type_of
 
 
 def coco_sets(task: Task, config: Config, splits: Sequence[str]) -> list[CocoSet]:
-    """Return the COCO data sets of the splits, each once, however many loaders share it.
+    """Return the COCO data sets of the splits, each once even if several loaders share it.
 
-    An annotation file on remote storage is left out with a line in the log: a run checks it when it has got it.
+    An annotation file on remote storage is left out with a line in the log: the run checks it after reading it.
 
     Raises:
         UsageError: If ``bad_data`` of the config is none of the choices, or there is no such storage.
@@ -71,7 +71,7 @@ def _reads_as_coco(kind: type[CocoDataset]) -> bool:
 
 
 def bad_data_of(config: Config, dataset: Mapping) -> str:
-    """Return what a run is to do with bad data: what the dataset dict says, else what the config says for all.
+    """Return ``bad_data`` of the dataset dict, or else of the config.
 
     Raises:
         UsageError: If it is none of the choices.
@@ -83,7 +83,7 @@ def bad_data_of(config: Config, dataset: Mapping) -> str:
 
 
 def check_before_run(task: Task, config: Config, splits: Sequence[str]) -> None:
-    """Look at the annotations of the splits, and for their images without opening any, before a run starts.
+    """Check the annotations of the splits, and that their images exist without opening any, before a run starts.
 
     Raises:
         UsageError: If there is an error that ``bad_data`` does not skip.
@@ -101,7 +101,7 @@ def check_before_run(task: Task, config: Config, splits: Sequence[str]) -> None:
 def _is_skipped(finding: Finding, data: CocoSet) -> bool:
     if data.bad_data == 'refuse' or finding.repair == Repair.NONE:
         return False
-    return finding.kind == 'image_missing' or data.splits == ['train']  # an evaluator reads the annotations itself
+    return finding.kind == 'image_missing' or data.splits == ['train']  # evaluators read the whole annotation file
 
 
 def use_checked_datasets(task: Task, config: Config, splits: Sequence[str]) -> None:

@@ -12,10 +12,11 @@ from ..data.checking.annotation_file import require_annotations
 from ..data.checking.data_set_check import CheckedSet, CocoSet, Images, check_set, name_copies, write_copy
 from ..data.checking.image_checks import require_folder
 from ..data.sample import ensure_sample
-from . import config as configs
 from .cfg_options import pasteable
+from .changing import set_data_root
 from .coco_sets import coco_sets
-from .task_choice import task_of
+from .detector_or_classifier import task_of
+from .reading import SPLITS, load_config
 
 
 def check_data(
@@ -34,10 +35,10 @@ def check_data(
         config_path: The config file.
         data_root: Another folder of the layout that the config expects.
         cfg_options: Changes of single values, dotted names.
-        images: How closely images are looked at.
-        workers: Threads; by default as many as there are processors for this process.
-        fix: The folder that cleaned copies of the annotation files are to go into.
-        progress: Called with a line about how far it is.
+        images: How thoroughly images are checked.
+        workers: Threads; by default one per processor that this process may use.
+        fix: The folder for cleaned copies of the annotation files.
+        progress: Called with a line of progress.
         tell: Called with each data set as soon as it is checked.
 
     Raises:
@@ -45,11 +46,11 @@ def check_data(
     """
     if workers is not None and workers < 1:
         raise UsageError(f'--workers is {workers}: it takes at least one to look at images')
-    config = configs.load_config(config_path, cfg_options)
+    config = load_config(config_path, cfg_options)
     if data_root is not None:
-        configs.set_data_root(config, data_root)
+        set_data_root(config, data_root)
     sets = find_sets(config)
-    for data in sets:  # before the first of them is decoded, which may take an hour
+    for data in sets:  # before any image is decoded, which may take an hour
         require_annotations(data.annotations)
         if data.images is not None:
             require_folder(data.images)
@@ -70,7 +71,7 @@ def find_sets(config: Config) -> list[CocoSet]:
     """
     task = task_of(config)
     task.register()
-    sets = coco_sets(task, config, configs.SPLITS) if task.scope == 'mmdet' else []
+    sets = coco_sets(task, config, SPLITS) if task.scope == 'mmdet' else []
     if not sets:
         raise UsageError('this config has no data set in the form of COCO, which is what can be checked here')
     if 'sample_set' in config:

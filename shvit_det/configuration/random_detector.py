@@ -13,7 +13,7 @@ from mmengine.logging import MMLogger
 from ..common.errors import UsageError
 from ..models.zero_init import undo_zero_init
 from .detection import Detection
-from .task_choice import task_of
+from .detector_or_classifier import task_of
 
 
 def build_random_detector(config: Config, source: str) -> Any:

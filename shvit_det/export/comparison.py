@@ -20,8 +20,9 @@ from ..common.environment import describe_environment
 from ..common.errors import UsageError
 from ..common.measurement_records import conditions, origin
 from ..configuration.cfg_options import format_value
-from ..configuration.config import load_config, remove_pretrained, set_data_root
+from ..configuration.changing import remove_pretrained, set_data_root
 from ..configuration.detection import Detection, has_masks
+from ..configuration.reading import load_config
 from ..deployment import deploy
 from .detector_export import can_be_deployed
 from .detector_weights import detector_with_weights

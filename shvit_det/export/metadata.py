@@ -10,7 +10,7 @@ from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
 
 from ..common.errors import UsageError
-from ..configuration.config import type_of
+from ..configuration.reading import type_of
 
 KEY = 'shvit_det'
 FORMAT = 1

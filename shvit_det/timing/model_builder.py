@@ -19,8 +19,8 @@ from torch import nn
 from ..checkpoint import load_checkpoint
 from ..common.errors import UsageError
 from ..configuration.batches import Batch, copy_containers, synthetic_batch
-from ..configuration.config import load_config, name_of
 from ..configuration.random_detector import build_random_detector
+from ..configuration.reading import load_config, name_of
 from ..deployment import deploy, is_deployed
 from ..deployment.compilation import runs_own_kernels
 from ..models.arch import ARCHS

@@ -9,8 +9,8 @@ from mmdet.structures import DetDataSample
 from norms import randomise_norms
 from torch import nn
 
-from shvit_det.configuration.config import load_config
 from shvit_det.configuration.random_detector import build_random_detector
+from shvit_det.configuration.reading import load_config
 from shvit_det.export.detector_weights import spread_scores
 
 

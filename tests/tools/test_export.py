@@ -16,8 +16,8 @@ from processes import tool
 from timed import TINY_MASK_RCNN, TINY_RETINANET
 
 from shvit_det import UsageError
-from shvit_det.configuration.config import load_config
 from shvit_det.configuration.random_detector import build_random_detector
+from shvit_det.configuration.reading import load_config
 from shvit_det.export.comparison import Agreement, Form, comparison_table, pair_detections, run_forms
 from shvit_det.export.detector_export import export_detector
 from shvit_det.export.metadata import Metadata, resize_rule, resized
