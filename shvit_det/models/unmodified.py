@@ -21,7 +21,7 @@ def has_any_global_hook() -> bool:
     )
 
 
-def is_stock(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+def is_unmodified(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     """Return whether a call of ``module`` is no more and no less than the ``forward`` of one of these classes.
 
     True for a module that is of exactly one of the classes, without hooks of its own or for all modules, without

@@ -15,7 +15,7 @@ from timed import TINY_MASK_RCNN, TINY_RETINANET
 from torch import nn
 
 from shvit_det import SHViT, SHViTFPN, UsageError, deploy, kernels
-from shvit_det.deployment.rpn import NeckWithRPN, Pyramid
+from shvit_det.models.pyramid import FeaturePyramid
 
 
 @pytest.fixture(params=['own kernels', 'oneDNN'])
@@ -138,7 +138,7 @@ def test_training_is_refused_before_anything_changes(name):
 def two_stage():
     trained = detector(TINY_MASK_RCNN).model
     deployed = deploy(trained)
-    assert isinstance(deployed.neck, NeckWithRPN)
+    assert hasattr(deployed.rpn_head, 'rpn_finest')
     return trained, deployed
 
 
@@ -187,8 +187,8 @@ def test_nothing_is_kept_when_the_rpn_does_not_run(two_stage):
     deployed = two_stage[1]
     with torch.no_grad():
         features = deployed.extract_feat(X)
-    assert isinstance(features, Pyramid)
-    kept = weakref.ref(features[0]), weakref.ref(features._hidden)
+    assert isinstance(features, FeaturePyramid)
+    kept = weakref.ref(features.peek()[0]), weakref.ref(features.origin.source)
     del features
     gc.collect()
     assert kept[0]() is kept[1]() is None
