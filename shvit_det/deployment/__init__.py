@@ -1,4 +1,4 @@
-"""The exact, faster form of a trained backbone or detector."""
+"""The exact, faster form of a trained model for inference: what is folded, fused and composed, and who computes it."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -43,8 +43,8 @@ def deploy(
 
     All norms of the backbone, its depthwise residuals and the scale of its attention are folded into weights; the
     neck's finer levels and the RPN's convolution on the finest are single transposed convolutions; of masks, only those
-    of the predicted classes are computed; on a CPU, weights are laid out for the kernels. No approximation is made:
-    results agree up to the rounding of the arithmetic, in ``dtype``.
+    of the predicted classes are computed; on a CPU, weights are packed once. Nothing is approximated: results agree up
+    to the rounding of the arithmetic, in ``dtype``.
 
     Args:
         model: A :class:`shvit_det.SHViT`, a :class:`shvit_det.SHViTFPN` or an mmdet detector that has one of them.

@@ -66,8 +66,8 @@ class FusedSHViT(ConstantWeights):
     def _plan_for(self, x: Tensor) -> ExecutionPlan | None:
         """Return the execution plan for ``x``; None if the layers are to be called one by one.
 
-        They are where our own kernels do not compute all of them, and where somebody watches them by hooks, or
-        operations.
+        They are where our own kernels do not compute all of them, where layers have hooks, and while torch's operations
+        are being recorded.
         """
         in_nhwc = x.is_contiguous(memory_format=torch.channels_last)
         if not runs_eagerly(x) or not (in_nhwc or x.is_contiguous()):
@@ -101,7 +101,7 @@ def _is_ours(layer: nn.Module) -> bool:
 
 
 def _are_watched(layers: list[nn.Module]) -> bool:
-    """Return whether somebody has hooks on layers, or something in the place of their ``forward``."""
+    """Return whether layers have hooks, or something in the place of their ``forward``."""
     return has_any_global_hook() or any(
         layer._forward_hooks or layer._forward_pre_hooks or 'forward' in layer.__dict__ for layer in layers
     )

@@ -52,7 +52,7 @@ def fuse_detector(detector: Any, channels_last: bool, left: list[nn.Module]) -> 
     Args:
         detector: A copy of the trained detector.
         channels_last: As in :func:`shvit_det.deploy`.
-        left: Gets the parts that stay as they are, because they are not exactly what the fused forms stand for.
+        left: Gets the parts that stay as they are, because they may compute something else than the fused forms.
     """
     neck: Any = getattr(detector, 'neck', None)
     head: Any = getattr(detector, 'rpn_head', None)

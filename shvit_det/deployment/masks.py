@@ -47,7 +47,7 @@ class MaskForward:
 
 
 class MaskResults:
-    """Stands in for a mask head's ``predict_by_feat``, which may get masks of the labels alone.
+    """Stands in for a mask head's ``predict_by_feat``, which may get one mask for each detection.
 
     Args:
         head: The mask head.

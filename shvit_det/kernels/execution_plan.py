@@ -187,7 +187,7 @@ class PlanCache:
 
         Args:
             images: In NCHW or NHWC.
-            made_for: What plans depend on beside the images; when it is another one, all are made anew.
+            made_for: What plans depend on beside the images; all are made anew when it has changed.
         """
         if made_for != self._made_for:
             self._forget()

@@ -15,7 +15,7 @@ from .steps import TYPES, Kind, Level, Step, make_step
 
 NO_MEMORY = 'not enough memory for the kernels'
 WINOGRAD_MEMORY = 14 << 20  # bytes for what a transposed convolution computes at once
-FEW_CHANNELS = 4  # of an image, whose NHWC is made by a kernel: torch takes longer
+FEW_CHANNELS = 4  # of an image, which a kernel brings into NHWC: torch takes longer
 
 
 class Kernels:

@@ -55,7 +55,7 @@ def pack_transposed_winograd(sums: Sequence[Tensor], bias: Tensor) -> PackedWeig
 
 
 def pack_norm(weight: Tensor, bias: Tensor) -> PackedWeights:
-    """Pack scale and shift of the norm that belongs to an attention."""
+    """Pack scale and shift of the norm that an attention starts with."""
     return PackedWeights(weight.detach().float(), bias.detach().float(), weight.numel())
 
 

@@ -7,8 +7,8 @@
 namespace shvit {
 
 // A transposed convolution by Winograd's way. Results with the same remainders divided by the stride are a convolution
-// whose kernel has two taps along an axis, or one. Of two taps, five neighbouring results are made of six products, F(5, 2),
-// with the points of F(4x4, 3x3) and so the same values; one tap takes the inputs as they are. Weights are
+// whose kernel has two taps along an axis, or one. Of two taps, five neighbouring results are made of six products,
+// F(5, 2), with the points of F(4x4, 3x3) and so the same values; one tap takes the inputs as they are. Weights are
 // (places, panels, channels, 32) for each pair of remainders, places being the products along rows times those along
 // columns.
 template <int TAPS>

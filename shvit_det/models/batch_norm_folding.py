@@ -123,7 +123,7 @@ class _Watch(TorchDispatchMode):
                     self._owners[id(tensor)].add(module)
 
     def pairs(self, outputs: list[Tensor]) -> Iterator[tuple[Layer, _BatchNorm]]:
-        """Yield each layer and norm that belong to each other alone; ``outputs`` are those of the model."""
+        """Yield each layer and norm that nothing else uses; ``outputs`` are those of the model."""
         for output in outputs:
             self._note_use(output, None)
         for norm, sources in self._sources.items():

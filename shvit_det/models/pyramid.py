@@ -8,12 +8,12 @@ from torch.utils._pytree import register_pytree_node  # the one of torch.utils t
 
 
 class Origin(NamedTuple):
-    """The smaller map that the finest level is made of, for a head that would rather start from there.
+    """The smaller map from which the neck computes its finest level, for a head that starts from there too.
 
     Args:
         source: The neck's finest lateral, its last channel of ones.
-        conv: The one transposed convolution that makes the level of it: a :class:`.composition.TransposedConv`, or a
-            layer of a deployed neck.
+        conv: The one transposed convolution that computes the level: a :class:`.composition.TransposedConv`, or a layer
+            of a deployed neck.
     """
 
     source: Tensor
@@ -30,7 +30,7 @@ class FeaturePyramid(tuple[Tensor, ...]):
 
     Args:
         levels: The maps.
-        origin: What the finest was made of.
+        origin: Where the finest comes from.
     """
 
     origin: Origin | None

@@ -1,7 +1,7 @@
-"""Whether a module computes nothing but what its class is known for, so that an equal formula may stand in for a call.
+"""Whether a module computes nothing but what its class does, so that an equal formula may replace a call of it.
 
-A formula in place of a call skips whatever somebody has added to the call: hooks, and with them pruning, spectral norm
-and quantisation; parametrisations, adapters, a method replaced on the instance. Whoever leaves out a call asks first.
+A formula in place of a call skips whatever a user has added to the call: hooks, and with them pruning, spectral norm
+and quantisation; parametrisations, adapters, a method replaced on the instance. Code that leaves out a call asks first.
 """
 
 from torch import Tensor, nn

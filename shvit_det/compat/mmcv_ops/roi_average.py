@@ -143,7 +143,7 @@ def _products(rows: _AxisWeights, columns: _AxisWeights, row_places: Tensor) -> 
 
 
 def _spread(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Return, for as many things as all counts together, which count each belongs to and its number there."""
+    """Return for each of ``counts.sum()`` things which count it belongs to, and its number among those."""
     owner = torch.repeat_interleave(counts)
     return owner, torch.arange(len(owner), dtype=counts.dtype, device='cpu') - _starts(counts)[owner]
 

@@ -1,8 +1,8 @@
 """The base of all deployed layers: constant weights, packed once, and a backend that is chosen once.
 
 Eager PyTorch hands most convolutions with small batches to general matrix products, or lays their weights out anew at
-every call. Deployed layers keep what they have made of their weights. Loading a state dict and moving the layer to
-another device or data type drop it, with the choice of the backend, and nothing else may change the weights.
+every call. Deployed layers keep their packed weights, together with the choice of the backend, until a state dict is
+loaded or the layer is moved to another device or data type. Nothing else may change the weights.
 """
 
 from collections.abc import Callable
@@ -24,16 +24,16 @@ Value = TypeVar('Value')
 class WeightChanges:
     """Counts how often weights of deployed layers were loaded or moved, in this process.
 
-    What is made of several layers' weights, an execution plan or a compiled graph, is made anew when the count differs.
+    Execution plans and compiled graphs hold the weights of many layers, and are made anew when the count has changed.
     """
 
     count = 0
 
 
 class ConstantWeights(nn.Module):
-    """A module whose weights only loading and moving may change; what is made of them is dropped then.
+    """A module whose weights only loading and moving may change, and a cache of what is computed from them.
 
-    Copies and files do not carry what was made.
+    Loading and moving empty the cache. Copies and files do not carry it.
     """
 
     def __init__(self) -> None:
@@ -41,14 +41,14 @@ class ConstantWeights(nn.Module):
         self._constants: dict[Any, Any] = {}
 
     def constant(self, key: Any, make: Callable[[], Value]) -> Value:
-        """Return what ``make`` returns for the present weights; it is called at the first question."""
+        """Return what ``make`` returns for the present weights; it is called at most once for them."""
         found: Value | None = self._constants.get(key)
         if found is None:
             found = self._constants[key] = make()
         return found
 
     def drop_constants(self) -> None:
-        """Let everything that was made of the weights be made anew."""
+        """Empty the cache of what was computed from the weights."""
         self._constants = {}
         WeightChanges.count += 1
 
@@ -161,7 +161,7 @@ class WeightedLayer(DeployedLayer):
         raise NotImplementedError
 
     def onednn_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return weight and bias as oneDNN wants them for inputs like ``x``."""
+        """Return weight and bias in oneDNN's layout for inputs like ``x``."""
 
         def make() -> tuple[Tensor, Tensor]:
             return self._reorder_for_onednn(self.weight.to(x.dtype), x), self.bias.to(x.dtype)
@@ -169,7 +169,7 @@ class WeightedLayer(DeployedLayer):
         return self.constant(('onednn', x.dtype), make)
 
     def kernel_weights(self, dtype: torch.dtype) -> PackedWeights:
-        """Return weight and bias as our own kernels want them for inputs of a data type."""
+        """Return weight and bias in the layout of our own kernels for inputs of a data type."""
         return self.constant(('kernels', dtype), lambda: self._pack_for_kernels(self.weight.to(dtype), self.bias))
 
     def _reorder_for_onednn(self, weight: Tensor, x: Tensor) -> Tensor:
