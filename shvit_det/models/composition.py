@@ -81,7 +81,7 @@ def supports_upsampling(upsampling: Any) -> bool:
 
 
 def supports_chain(upsamplings: Sequence[nn.Module], convs: Sequence[nn.Module]) -> bool:
-    """Return whether :func:`compose_upsampling` supports any number of the upsamplings, followed by one of the convs."""
+    """Return whether :func:`compose_upsampling` supports the first of the upsamplings, followed by one of the convs."""
     dtypes = {parameter.dtype for layer in (*upsamplings, *convs) for parameter in layer.parameters()}
     return len(dtypes) == 1 and all(map(supports_upsampling, upsamplings)) and all(map(supports_conv, convs))
 

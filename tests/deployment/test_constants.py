@@ -174,6 +174,17 @@ def test_the_rpn_sees_what_happens_to_the_levels(two_stage, between, mode):
             agree(outputs[0][part], found[part], 1e-4)
 
 
+def test_levels_of_another_neck_are_not_taken_for_those_of_its_own(two_stage):
+    trained, deployed = two_stage
+    for parameter in trained.neck.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    other = deploy(trained)
+    with torch.no_grad():
+        features = other.neck(deployed.backbone(X))
+        assert features.origin is not None
+        agree(trained.rpn_head(features.peek())[0], deployed.rpn_head(features)[0], 1e-4)
+
+
 @pytest.mark.parametrize('mode', [torch.no_grad, torch.inference_mode])
 def test_hooks_that_change_a_level_in_place(two_stage, mode):
     for model in two_stage:
