@@ -4,17 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmcv.cnn import ConvModule
-from mmcv.cnn.bricks import wrappers  # mmcv's layers for empty batches
+from mmcv.cnn.bricks.wrappers import Linear as WrappedLinear  # mmcv's linear layer, which also takes empty batches
 from torch import Tensor, nn
 
+from ..models.composition import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 from ..models.unmodified import CALLED_METHODS, is_unmodified
 from .backends.convolutions import FusedConv, FusedLinear, FusedPointwiseConv, FusedTransposedConv
 from .backends.winograd import WinogradConv, supports_winograd
 
-CONVS = (nn.Conv2d, wrappers.Conv2d)
-TRANSPOSED_CONVS = (nn.ConvTranspose2d, wrappers.ConvTranspose2d)
-LINEARS = (nn.Linear, wrappers.Linear)
-LAYERS = CONVS + TRANSPOSED_CONVS + LINEARS
+LINEARS = (nn.Linear, WrappedLinear)
+LAYERS = CONVOLUTIONS + TRANSPOSED_CONVOLUTIONS + LINEARS
 # Modules of these packages only call their layers; others may take a weight out of them and compute with it.
 LIBRARIES = ('mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'timm', 'torch', 'torchvision')
 
@@ -77,9 +76,9 @@ def deployed_form(layer: Any) -> nn.Module | None:
     """Return the deployed form of a layer, None where it has none: subclasses and hooks may compute something else."""
     if is_unmodified(layer, *LINEARS):
         return FusedLinear(layer.weight, layer.bias)
-    if is_unmodified(layer, *CONVS) and is_simple(layer):
+    if is_unmodified(layer, *CONVOLUTIONS) and is_simple(layer):
         return fused_conv(layer.weight, layer.bias, layer.stride[0], int(layer.padding[0]), layer.groups)
-    if is_unmodified(layer, *TRANSPOSED_CONVS) and is_simple(layer):
+    if is_unmodified(layer, *TRANSPOSED_CONVOLUTIONS) and is_simple(layer):
         return FusedTransposedConv(layer.weight, layer.bias, layer.stride[0], int(layer.padding[0]))
     return None
 

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
-from ..models.composition import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, TransposedConv, with_ones
-from ..models.neck import SHViTFPN, coarser_levels, convolutions, top_down
+from ..models.composition import TransposedConv, with_ones
+from ..models.neck import SHViTFPN, coarser_levels, convolutions, is_bare, top_down
 from ..models.pyramid import FeaturePyramid, Origin
 from ..models.unmodified import is_unmodified
 from .backends.deployed_layer import ConstantWeights, in_layout
@@ -21,27 +20,9 @@ from .precision import without_autocast
 
 def supports_neck(neck: Any) -> bool:
     """Return whether a module is exactly a :class:`shvit_det.SHViTFPN`, with plain convolutions and nothing else."""
-    if not is_unmodified(neck, SHViTFPN):
+    if not is_unmodified(neck, SHViTFPN) or not (neck.supports_composing() or neck.num_upsamples == 0):
         return False
-    applied = [*neck.lateral_convs, *neck.fpn_convs, *neck.extra_fpn_convs]
-    if not all(_is_plain(module, CONVOLUTIONS) for module in applied):
-        return False
-    plain_upsamplings = all(_is_plain(module, TRANSPOSED_CONVOLUTIONS) for module in neck.extra_trans_convs)
-    if not plain_upsamplings or any(_geometry(module.conv) != (2, 2, 0, 1) for module in neck.extra_trans_convs):
-        return False
-    following = [_geometry(module.conv) for module in neck.extra_fpn_convs]
-    return all(one == (2 * one[2] + 1, 1, one[2], 1) for one in following)
-
-
-def _is_plain(module: Any, kinds: tuple[type[nn.Module], ...]) -> bool:
-    """Return whether a ``ConvModule`` is no more than its convolution, and that an ordinary one."""
-    more = ('with_norm', 'with_activation', 'with_explicit_padding')
-    bare = is_unmodified(module, ConvModule) and not any(getattr(module, name) for name in more)
-    return bare and is_unmodified(module.conv, *kinds) and is_simple(module.conv)
-
-
-def _geometry(conv: Any) -> tuple[int, int, int, int]:
-    return conv.kernel_size[0], conv.stride[0], conv.padding[0], conv.groups
+    return all(is_bare(module) and is_simple(module.conv) for module in (*neck.lateral_convs, *neck.fpn_convs))
 
 
 class FusedSHViTFPN(ConstantWeights):

@@ -8,7 +8,7 @@ import torch
 from mmdet.models.dense_heads import RPNHead
 from torch import Tensor, nn
 
-from ..models.composition import CONVOLUTIONS, TransposedConv, border, overwrite_border
+from ..models.composition import CONVOLUTIONS, TransposedConv, border, overwrite_border, supports_conv
 from ..models.pyramid import FeaturePyramid, Origin
 from ..models.rpn import SHViTRPNHead
 from ..models.unmodified import is_unmodified
@@ -75,12 +75,12 @@ def single_conv(head: Any) -> nn.Conv2d | None:
     """Return the 3x3 convolution of an RPN of mmdet's kind or ours, None where it has several or is something else."""
     if type(head) not in (RPNHead, SHViTRPNHead) or replaces_methods(head):
         return None
-    convs = head.rpn_conv, head.rpn_cls, head.rpn_reg
-    if not all(is_unmodified(conv, *CONVOLUTIONS) and is_simple(conv) and conv.bias is not None for conv in convs):
-        return None
-    geometries = [(conv.kernel_size, conv.stride, conv.padding, conv.groups) for conv in convs]
-    one, three = ((1, 1), (1, 1), (0, 0), 1), ((3, 3), (1, 1), (1, 1), 1)
-    return head.rpn_conv if geometries == [three, one, one] else None
+    for conv in (head.rpn_cls, head.rpn_reg):
+        if not is_unmodified(conv, *CONVOLUTIONS) or not is_simple(conv) or conv.bias is None:
+            return None
+        if (conv.kernel_size, conv.stride, conv.padding, conv.groups) != ((1, 1), (1, 1), (0, 0), 1):
+            return None
+    return head.rpn_conv if supports_conv(head.rpn_conv) and head.rpn_conv.bias is not None else None
 
 
 def fuse_rpn(head: Any, conv: nn.Conv2d, finest: tuple[TransposedConv, nn.Module] | None) -> None:
