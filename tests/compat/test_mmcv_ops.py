@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 
 from shvit_det.compat import mmcv_ops
+from shvit_det.compat.mmcv_ops import roi_align
 from shvit_det.registry import MODELS
 
 if not mmcv_ops.install():
@@ -286,8 +287,8 @@ def test_averages_are_those_of_torchvision(aligned: bool, ratio: int, monkeypatc
     features, corners = random(3, 5, 40, 60), 100 * random(60, 2, 2).sort(1).values.flatten(1)
     images = torch.arange(60, dtype=torch.float64).remainder(2)[:, None]  # none of the third
     layer, results = ops.RoIAlign((7, 4), 0.5, ratio, 'avg', aligned), []
-    for by_matrices in (True, False):
-        monkeypatch.setattr('shvit_det.compat.mmcv_ops.roi_align._by_matrices', lambda _, chosen=by_matrices: chosen)
+    for plain in (True, False):
+        monkeypatch.setattr(roi_align, '_supports_plain_torch', lambda _, chosen=plain: chosen)
         maps = features.clone().requires_grad_()
         pooled = layer(maps, torch.cat((images, corners), 1))
         pooled.square().sum().backward()

@@ -1,20 +1,19 @@
-"""Which packed layer takes the place of a plain one."""
+"""Which deployed layer replaces a plain one, in heads of libraries too."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from mmcv.cnn import ConvModule
-from mmcv.cnn.bricks import wrappers  # mmcv's layers for empty batches
+from mmcv.cnn.bricks.wrappers import Linear as WrappedLinear  # mmcv's linear layer, which also takes empty batches
 from torch import Tensor, nn
 
-from ...models.unmodified import CALLED_METHODS, is_stock
-from .convolutions import FusedConv, FusedLinear, FusedPointwiseConv, FusedTransposedConv
-from .winograd import WinogradConv, suits
+from ..models.composition import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
+from ..models.unmodified import CALLED_METHODS, is_unmodified
+from .backends.convolutions import FusedConv, FusedLinear, FusedPointwiseConv, FusedTransposedConv
+from .backends.winograd import WinogradConv, supports_winograd
 
-CONVS = (nn.Conv2d, wrappers.Conv2d)
-TRANSPOSED_CONVS = (nn.ConvTranspose2d, wrappers.ConvTranspose2d)
-LINEARS = (nn.Linear, wrappers.Linear)
-LAYERS = CONVS + TRANSPOSED_CONVS + LINEARS
+LINEARS = (nn.Linear, WrappedLinear)
+LAYERS = CONVOLUTIONS + TRANSPOSED_CONVOLUTIONS + LINEARS
 # Modules of these packages only call their layers; others may take a weight out of them and compute with it.
 LIBRARIES = ('mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'timm', 'torch', 'torchvision')
 
@@ -30,13 +29,13 @@ def fused_conv(
     """Return the fastest form of a convolution; the arguments are those of :class:`FusedConv`."""
     if weight.shape[2:] == (1, 1) and (stride, padding, groups) == (1, 0, 1):
         return FusedPointwiseConv(weight, bias, relu)
-    if suits(weight, stride, padding, groups):
+    if supports_winograd(weight, stride, padding, groups):
         return WinogradConv(weight, bias, relu)
     return FusedConv(weight, bias, stride, padding, groups, relu)
 
 
-def pack_layers(module: nn.Module, done: Sequence[nn.Module] = ()) -> list[nn.Module]:
-    """Replace the plain convolutions and linear layers among a module's descendants by packed ones, in place.
+def replace_layers(module: nn.Module, done: Sequence[nn.Module] = ()) -> list[nn.Module]:
+    """Replace the plain convolutions and linear layers among a module's descendants by deployed ones, in place.
 
     A convolution of mmcv's ``ConvModule`` takes over the ReLU that follows it.
 
@@ -51,19 +50,19 @@ def pack_layers(module: nn.Module, done: Sequence[nn.Module] = ()) -> list[nn.Mo
     for name, child in module.named_children():
         if any(child is part for part in done):
             continue
-        packed = pack(child)
-        if packed is not None:
-            setattr(module, name, packed)
-            if isinstance(packed, FusedConv) and _only_a_relu_follows(module):
-                packed.relu = True
+        replacement = deployed_form(child)
+        if replacement is not None:
+            setattr(module, name, replacement)
+            if isinstance(replacement, FusedConv) and _only_a_relu_follows(module):
+                replacement.relu = True
                 module.with_activation = False  # type: ignore[assignment]  # nn.Module's annotations know no flags
         elif isinstance(child, LAYERS):
-            if not (_is_of_a_library(child) and is_stock(child, type(child))):
+            if not (_is_of_a_library(child) and is_unmodified(child, type(child))):
                 left.append(child)
         elif _is_of_a_library(child) and not any(name in vars(child) for name in CALLED_METHODS):
             if getattr(child, 'efficient_conv_bn_eval_forward', None) is not None:  # which takes the weight of a layer
                 child.turn_on_efficient_conv_bn_eval(False)  # type: ignore[operator]
-            left += pack_layers(child, done)
+            left += replace_layers(child, done)
         elif any(isinstance(layer, LAYERS) for layer in child.modules()):
             left.append(child)
     return left
@@ -73,13 +72,13 @@ def _is_of_a_library(module: nn.Module) -> bool:
     return type(module).__module__.partition('.')[0] in LIBRARIES
 
 
-def pack(layer: Any) -> nn.Module | None:
-    """Return the packed form of a layer, None where it has none: subclasses and hooks may compute something else."""
-    if is_stock(layer, *LINEARS):
+def deployed_form(layer: Any) -> nn.Module | None:
+    """Return the deployed form of a layer, None where it has none: subclasses and hooks may compute something else."""
+    if is_unmodified(layer, *LINEARS):
         return FusedLinear(layer.weight, layer.bias)
-    if is_stock(layer, *CONVS) and is_simple(layer):
+    if is_unmodified(layer, *CONVOLUTIONS) and is_simple(layer):
         return fused_conv(layer.weight, layer.bias, layer.stride[0], int(layer.padding[0]), layer.groups)
-    if is_stock(layer, *TRANSPOSED_CONVS) and is_simple(layer):
+    if is_unmodified(layer, *TRANSPOSED_CONVOLUTIONS) and is_simple(layer):
         return FusedTransposedConv(layer.weight, layer.bias, layer.stride[0], int(layer.padding[0]))
     return None
 
@@ -89,7 +88,7 @@ def _only_a_relu_follows(module: Any) -> bool:
     return (
         type(module) is ConvModule
         and module.with_activation
-        and is_stock(module.activate, nn.ReLU)
+        and is_unmodified(module.activate, nn.ReLU)
         and not module.with_norm
         and module.order.index('conv') < module.order.index('act')
     )
