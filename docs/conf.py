@@ -9,7 +9,7 @@ version = release = importlib.import_module('shvit_det').__version__
 
 # The sources start at the repository's root, so that the links are those that work in a checkout.
 root_doc = 'README'
-include_patterns = ['README.md', 'CHANGELOG.md', 'docs/*.md']
+include_patterns = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'docs/**.md']
 extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
 html_theme = 'furo'
 html_title = f'{project} {version}'
@@ -24,22 +24,39 @@ autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = [('Shapes', 'Shapes')]
 
-# A toctree means nothing to those who read README.md as it is, so it is added here; what it does not name comes last.
+# README.md is also read on its own, where a toctree would show as text, so it is added here.
 CONTENTS = """
 ```{toctree}
 :hidden:
-:glob:
+:caption: Use
 
+docs/installation
+docs/configs
 docs/training
+docs/checking_data
+docs/imagenet
+docs/checkpoints
 docs/prediction
 docs/deployment
-docs/checkpoints
+docs/exporting
+docs/phone
+docs/timing
 docs/benchmarks
 docs/reliability
 docs/troubleshooting
 docs/migrating
-docs/*
+docs/api
 CHANGELOG
+```
+
+```{toctree}
+:hidden:
+:caption: Develop
+:glob:
+
+CONTRIBUTING
+docs/dev/map
+docs/dev/*
 ```
 """
 

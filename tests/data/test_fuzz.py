@@ -346,7 +346,7 @@ def test_broken_photographs_are_found_before_or_while_training(name, keep, flips
 
 
 def test_the_page_says_how_often():
-    page = ' '.join((ROOT / 'docs' / 'reliability.md').read_text().split())
+    page = ' '.join((ROOT / 'docs' / 'dev' / 'reliability_tests.md').read_text().split())
     words = re.search(
         r'in (\d+) ways, .*? (\d+) times one to four .*? (\d+) times bytes .*? (\d+) times those .*? '
         r'(\d+), (\d+) and (\d+) times of each', page,

@@ -1,8 +1,9 @@
-"""Every command in the documents is understood by its tool, and either run by a test or marked with what it needs."""
+"""What the documents say is true of the code: commands, paths, names, links, messages and examples."""
 
 import ast
 import json
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -11,7 +12,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from docs_commands import ROOT, Command, Parsed, commands_of, pages, parse_only, without_launcher
+from docs_commands import (
+    ROOT,
+    Command,
+    NamedPath,
+    Parsed,
+    commands_of,
+    names_in,
+    package_folders,
+    pages,
+    parse_only,
+    paths_of,
+    without_launcher,
+)
 from mmengine.config import Config
 from mmengine.utils import get_installed_path
 
@@ -23,8 +36,9 @@ COMMANDS = [command for page in pages() for command in commands_of(page) if 'NAM
 TOOLS = [
     command
     for command in COMMANDS
-    if re.match(r'((?!pytest).*\b(tools/|python tests/)\w+\.py\b|shvit-det (?!doctor)\w)', command.text)
+    if re.match(r'((?!.*pytest ).*\b(tools/|python tests/)\w+\.py\b|shvit-det (?!doctor)\w)', command.text)
 ]
+PATHS = [path for page in pages() for path in paths_of(page)]
 PYTEST = [command for command in COMMANDS if re.match(r'(python -m )?pytest ', command.text)]
 
 # The first pattern that a command begins with says what becomes of it: a test that runs the tool with these options on
@@ -32,7 +46,10 @@ PYTEST = [command for command in COMMANDS if re.match(r'(python -m )?pytest ', c
 TESTED = {
     r'python -m shvit_det\.doctor': 'doctor/test_doctor.py::test_the_real_stack_is_fine',
     r'python tools/check_data\.py CONFIG$': 'tools/test_check_data.py::test_good_data_is_said_to_be_good',
-    r'python tools/train\.py CONFIG --resume': 'tools/test_tools.py::test_training_resumes_where_it_ended',
+    r'python tools/check_data\.py CONFIG --fix': (
+        'tools/test_check_data.py::test_faults_are_listed_and_a_cleaned_copy_trains'
+    ),
+    r'python tools/train\.py CONFIG( --resume.*)?$': 'tools/test_tools.py::test_training_resumes_where_it_ended',
     r'python tools/train\.py configs/mask_rcnn_shvit_s1_sample\.py --seed': (
         'tools/test_tools.py::test_training_draws_the_sample_set_and_leaves_checkpoints_table_and_curves'
     ),
@@ -87,12 +104,18 @@ NEEDS = {
     r'python tools/compare_export\.py (?!CONFIG)': 'the photographs or trained weights, and minutes of an idle machine',
     r'mim ': 'openmim, which clashes with newer setuptools; tests/project/test_packaging.py has what mim looks for',
     r'(python -m )?pip ': 'a network; it changes the environment',
-    r'make (setup|demo|test|docs)': 'a network the first time, and minutes',
+    r'make (setup|demo|test|check|lint|docs)': 'a network the first time, and minutes',
     r'(python -m )?pytest tests/': 'nothing: these are tests',
     r'python speed_test\.py': "the authors' code",
 }
 
 
+NOT_HERE = {  # paths in the documents that are not in this repository
+    'configs/mine.py': "the reader's",
+    'configs/mask_rcnn_shvit_s4_fpn_1x_coco.py': "the authors'",
+    'configs/retinanet_shvit_s4_fpn_1x_coco.py': "the authors'",
+    'tools/analysis_tools/benchmark.py': "mmdet's",
+}
 SPLITS = ('train', 'val')
 NUMBERS = ('N', 'S', 'SEED')  # what stands for one in the documents
 
@@ -145,6 +168,31 @@ def test_what_a_command_names_is_there(command):
     if command.words[0] == 'make':
         targets = re.findall(r'^(\w+):', (ROOT / 'Makefile').read_text(), re.MULTILINE)
         assert command.words[1] in targets
+
+
+@pytest.mark.parametrize('named', PATHS, ids=str)
+def test_what_a_page_names_is_there(named: NamedPath):
+    found = named.found()
+    assert found is not None or named.path in NOT_HERE
+    assert not named.name or named.name in names_in(found)
+
+
+def test_the_map_has_every_folder_of_the_package():
+    text = (ROOT / 'docs' / 'dev' / 'map.md').read_text()
+    assert [folder for folder in package_folders() if f'\n**`{folder}/`**' not in text] == []
+
+
+def test_the_first_page_is_short_and_begins_with_a_picture():
+    lines = (ROOT / 'README.md').read_text().splitlines()
+    assert len(lines) <= 200
+    assert any(line.startswith('![') for line in lines[:12])
+
+
+def test_the_reference_names_what_exists():
+    names = re.findall(r'auto(?:class|function|exception):: ([\w.]+)', (ROOT / 'docs' / 'api.md').read_text())
+    assert len(names) > 20
+    for name in names:
+        assert pkgutil.resolve_name(name)
 
 
 @pytest.mark.parametrize('command', [command for command in PYTEST if ' -k ' in command.text], ids=str)

@@ -1,6 +1,7 @@
-"""The shell commands that the documents show, and the parser of a tool without the tool's work."""
+"""What the documents name: shell commands, files and folders, names in the code; and the parser of a tool alone."""
 
 import argparse
+import ast
 import re
 import runpy
 import shlex
@@ -11,6 +12,8 @@ from pathlib import Path
 from unittest import mock
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = ('shvit_det', 'configs', 'tools', 'tests', 'docs')
+PLACEHOLDERS = ('NAME', 'CONFIG')  # in a path, for any file
 PROGRAMS = ('python', 'torchrun', 'srun', 'mpirun', 'pip', 'make', 'pytest', 'mim', 'shvit-det')
 LAUNCHERS = ('torchrun', 'srun', 'mpirun')
 NO_SHELL = ('python', 'bibtex')  # languages of fenced blocks; those without one may be output, or commands
@@ -34,7 +37,9 @@ class Command:
 
 
 def pages() -> list[Path]:
-    return [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+    """Return the pages that people write; those below docs/dev/results are made from records."""
+    docs = ROOT / 'docs'
+    return [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(docs.glob('*.md')), *sorted(docs.glob('dev/*.md'))]
 
 
 def commands_of(path: Path) -> Iterator[Command]:
@@ -59,6 +64,63 @@ def commands_of(path: Path) -> Iterator[Command]:
             for span in re.findall(r'(?<!`)`([^`]+)`(?!`)', line):
                 if match := COMMAND.fullmatch(span):
                     yield Command(page, number, match[1])
+
+
+@dataclass(frozen=True)
+class NamedPath:
+    """A file or folder that a page names, maybe with a name in it: ``models/neck.py:SHViTFPN``."""
+
+    page: str
+    line: int
+    path: str
+    name: str
+
+    def __str__(self) -> str:
+        return f'{self.page}:{self.line}: {self.path}' + (f':{self.name}' if self.name else '')
+
+    def found(self) -> Path | None:
+        """Return the file or folder, from the root of the repository or from that of the package; None without one."""
+        return next((base / self.path for base in (ROOT, ROOT / 'shvit_det') if (base / self.path).exists()), None)
+
+
+def paths_of(path: Path) -> Iterator[NamedPath]:
+    """Yield the files and folders that a page names in code spans and in blocks that are no code.
+
+    On the pages for users these are paths that begin with a folder of the repository. On the pages for developers a
+    path may also begin in the package, as ``models/neck.py`` does.
+    """
+    page = path.relative_to(ROOT).as_posix()
+    roots = FOLDERS if path.parent.name != 'dev' else (*FOLDERS, *package_folders())
+    pattern = re.compile(rf'(?:^|(?<=[\s`(]))((?:{"|".join(roots)})/[\w./-]*)(?::([A-Za-z_]\w*))?')
+    language = None
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        if line.startswith('```'):
+            language = line.strip('`') if language is None else None
+        elif language in (*NO_SHELL, 'sh'):
+            continue
+        else:
+            texts = [line] if language is not None else re.findall(r'(?<!`)`([^`]+)`(?!`)', line)
+            for named in (match for text in texts for match in pattern.finditer(text)):
+                if not any(placeholder in named[1] for placeholder in PLACEHOLDERS):
+                    yield NamedPath(page, number, named[1].rstrip('.'), named[2] or '')
+
+
+def package_folders() -> list[str]:
+    """Return the folders of the package."""
+    return sorted(path.parent.name for path in (ROOT / 'shvit_det').glob('*/__init__.py'))
+
+
+def names_in(path: Path) -> set[str]:
+    """Return the functions, classes, methods and constants that a module has."""
+    tree = ast.parse(path.read_text())
+    defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    targets = (
+        target
+        for node in tree.body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    )
+    return defined | {target.id for target in targets if isinstance(target, ast.Name)}
 
 
 class Parsed(Exception):  # noqa: N818  (no error)
