@@ -18,17 +18,6 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..common.errors import RunError, UsageError
 
-# Settings that do not go together make mmengine, torch and the classes of a config raise one of these.
-BUILDING_ERRORS = (
-    TypeError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    ImportError,
-    RuntimeError,
-    OSError,
-)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 DEFAULT_HOOKS = dict(
     checkpoint=dict(type='SafeCheckpointHook', interval=1),
@@ -103,9 +92,8 @@ def built_runner(config: Config, checkpoints: Path | None = None, log: Sequence[
         for line in filter(None, lines):
             print_log(line, 'current')
         yield runner
-    except BUILDING_ERRORS as error:
-        # of another runner than ours nobody knows whether it has begun
-        has_begun = runner is not None and getattr(runner, 'has_begun', True)
+    except Exception as error:
+        has_begun = runner is not None and getattr(runner, 'has_begun', True)  # only our runner tells
         if has_begun or getattr(error, 'errno', None) in NO_ROOM:
             raise
         if is_main_process():

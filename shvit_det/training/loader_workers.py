@@ -1,5 +1,6 @@
 """Workers of a data loader: shielded from signals to the whole run, and ended together with the main process."""
 
+import copy
 import multiprocessing
 import os
 import signal
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import resource_tracker
-from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.context import SpawnProcess
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -62,38 +63,29 @@ def kill(worker: Any) -> None:
         signal.signal(signal.SIGCHLD, before)
 
 
-class SpawnedWorker(Worker, SpawnProcess):
+class SpawnWorker(Worker, SpawnProcess):
     """A worker in a new Python process."""
 
 
-class SpawnedWorkers(SpawnContext):
-    """Starts workers as new Python processes."""
-
-    Process = SpawnedWorker
-
-
-CONTEXTS: dict[str, Any] = {'spawn': SpawnedWorkers()}
+WORKERS: dict[str, type[Worker]] = {'spawn': SpawnWorker}
 
 if sys.platform != 'win32':
-    from multiprocessing.context import ForkContext, ForkProcess, ForkServerContext, ForkServerProcess
+    from multiprocessing.context import ForkProcess, ForkServerProcess
 
-    class ForkedWorker(Worker, ForkProcess):
+    class ForkWorker(Worker, ForkProcess):
         """A worker that is a copy of this process."""
-
-    class ForkedWorkers(ForkContext):
-        """Starts workers as copies of this process."""
-
-        Process = ForkedWorker
 
     class ForkServerWorker(Worker, ForkServerProcess):
         """A worker that multiprocessing's fork server forks."""
 
-    class ForkServerWorkers(ForkServerContext):
-        """Lets multiprocessing's fork server fork the workers."""
+    WORKERS.update(fork=ForkWorker, forkserver=ForkServerWorker)
 
-        Process = ForkServerWorker
 
-    CONTEXTS.update(fork=ForkedWorkers(), forkserver=ForkServerWorkers())
+def context_of(method: str) -> Any:
+    """Return multiprocessing's context of a start method, with our workers as its processes."""
+    context: Any = copy.copy(multiprocessing.get_context(method))
+    context.Process = WORKERS[method]
+    return context
 
 
 class WatchParent:
@@ -123,7 +115,7 @@ def guard_workers(loader: DataLoader) -> None:
         if method != 'fork' and sys.platform != 'win32':
             with signals_blocked():  # for multiprocessing's resource tracker, a process too
                 resource_tracker.ensure_running()
-        loader.multiprocessing_context = CONTEXTS[method]
+        loader.multiprocessing_context = context_of(method)
         loader.worker_init_fn = WatchParent(loader.worker_init_fn)
 
 

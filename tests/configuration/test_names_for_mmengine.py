@@ -133,7 +133,7 @@ def test_an_inferencer_by_name_without_published_weights_is_as_by_path(scope):
 
 
 def test_every_command_is_a_module_and_a_tool():
-    modules = {path.stem for path in (ROOT / 'shvit_det' / 'commands').glob('*.py')} - {'__init__'}
+    modules = {path.stem for path in (ROOT / 'shvit_det' / 'commands').glob('*.py')} - {'__init__', 'cli'}
     assert modules == {name.replace('-', '_') for name in commands.COMMANDS}
     for name in commands.COMMANDS:
         module = name.replace('-', '_')
@@ -177,6 +177,6 @@ def test_the_stack_is_imported_where_it_is_needed(started, needed):
 
 def test_a_command_is_written_as_it_was_typed(monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['/somewhere/tools/benchmark.py', 'a b.py', '--runs', '3'])
-    assert commands.cli() == "python tools/benchmark.py 'a b.py' --runs 3"
+    assert commands.command_line() == "python tools/benchmark.py 'a b.py' --runs 3"
     monkeypatch.setattr(sys, 'argv', ['shvit-det benchmark', 'config.py'])
-    assert commands.cli() == 'shvit-det benchmark config.py'
+    assert commands.command_line() == 'shvit-det benchmark config.py'

@@ -1,4 +1,4 @@
-"""mmdet's own ``tools/train.py`` with a config of ours: runner, loop and hooks come from the config alone."""
+"""mmdet's own ``tools/train.py`` with our configs: the config alone brings the runner, the loop and the hooks."""
 
 import signal
 import subprocess
