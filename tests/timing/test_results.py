@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-import timing_records as made
+import timing_records as cases
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,13 +15,13 @@ from shvit_det.timing.results import markdown_report, terminal_report
 from shvit_det.timing.text_tables import significant
 
 RECORDS = {
-    'two stages': made.two_stage_record(),
-    'detectors': made.detectors_record(),
-    'training': made.trained_record(),
-    'backbones': made.backbones_record(),
-    'backbones in batches': made.backbones_record(16),
-    'protocol of the paper': made.backbones_record(16, protocol='paper'),
-    'one of each': made.record([made.detector('mask_rcnn_shvit_s4_coco'), made.backbone('shvit:s4', 93)]),
+    'two stages': cases.two_stage_record(),
+    'detectors': cases.detectors_record(),
+    'training': cases.trained_record(),
+    'backbones': cases.backbones_record(),
+    'backbones in batches': cases.backbones_record(16),
+    'protocol of the paper': cases.backbones_record(16, protocol='paper'),
+    'one of each': cases.record([cases.detector('mask_rcnn_shvit_s4_coco'), cases.backbone('shvit:s4', 93)]),
 }
 
 
@@ -41,7 +41,7 @@ def by_name(table: list[dict[str, str]]) -> dict[str, dict[str, str]]:
 
 def test_a_part_has_its_times_costs_and_rates():
     overview, table = tables(markdown_report(RECORDS['two stages']))
-    assert [row['part'] for row in table] == [*made.TWO_STAGE, 'unattributed', 'whole']
+    assert [row['part'] for row in table] == [*cases.TWO_STAGE, 'unattributed', 'whole']
     rows = by_name(table)
     assert rows['backbone'] == {
         'part': 'backbone',
@@ -65,12 +65,12 @@ def test_a_part_has_its_times_costs_and_rates():
 
 
 def test_a_detector_says_what_it_is_and_what_the_hooks_cost():
-    own = made.detector('mask_rcnn_shvit_s4_coco', warmup_stable=False, compile_s=12.34)
-    text = ' '.join(terminal_report(made.record([own])).split())
+    own = cases.detector('mask_rcnn_shvit_s4_coco', warmup_stable=False, compile_s=12.34)
+    text = ' '.join(terminal_report(cases.record([own])).split())
     for words in (
         'mask_rcnn_shvit_s4_coco: config sha256 01234567, weights random, input 1x3x800x1344', 'proposals/image 1000',
         'detections/image 100', 'prepared BN folded', 'min ms/run 1280, runs 30',
-        'a difference of 1.0 %', 'warm-up runs 5, NOT stable', 'compiled in s 12.3',
+        'a difference of 1.0 %', 'warm-up runs 5, NOT stable', 'compile s 12.3',
         '600 GFLOP/s matrix product (oneDNN), 32.0 GB/s copy', 'AMD EPYC 9R14, 1 thread, batch 1, 800x1344, float32',
         'torch 2.11.0', 'commit 0a1b2c3', '2025-11-22',
     ):  # fmt: skip
@@ -87,30 +87,30 @@ def test_what_all_subjects_have_in_common_is_said_once():
 
 def test_the_settings_that_narrow_a_run_are_said():
     text = terminal_report(
-        made.record([made.detector('a')], only=['neck', 'RPN conv'], detections=20, images='4 photographs')
+        cases.record([cases.detector('a')], only=['neck', 'RPN conv'], detections=20, images='4 photographs')
     )
     assert 'images: 4 photographs; at most 20 detections' in text and 'only neck, RPN conv' in text
     assert 'at most' not in terminal_report(RECORDS['two stages'])
 
 
 def test_what_was_not_measured_has_no_column():
-    bare = made.detector('a', prepared=[], alone=[], cost=[], source='a', config_sha256=None)
-    overview, table = tables(markdown_report(made.record([bare], ceilings=None)))
+    bare = cases.detector('a', prepared=[], alone=[], cost=[], source='a', config_sha256=None)
+    overview, table = tables(markdown_report(cases.record([bare], ceilings=None)))
     assert list(overview[0]) == ['model', 'latency ms', 'p10 .. p90', 'params M']
     assert list(table[0]) == ['part', 'in place ms', 'share %', 'params M']  # of the whole
-    text = terminal_report(made.record([bare], ceilings=None))
+    text = terminal_report(cases.record([bare], ceilings=None))
     for words in ('ceilings of this machine', 'perations without', 'prepared', 'sha256', 'NOT stable', 'compiled'):
         assert words not in text
 
 
 def test_latency_and_throughput_are_separate_figures():
-    single, batch = made.detector('single'), made.detector('batch', input_shape=[4, 3, 800, 1344])
-    (row,) = tables(markdown_report(made.record([single])))[0]
+    single, batch = cases.detector('single'), cases.detector('batch', input_shape=[4, 3, 800, 1344])
+    (row,) = tables(markdown_report(cases.record([single])))[0]
     assert (row['latency ms'], row['p10 .. p90'], row['GMACs']) == ('1348', '1307 .. 1415', '189')
     assert 'images/s' not in row
-    (row,) = tables(markdown_report(made.record([batch])))[0]
+    (row,) = tables(markdown_report(cases.record([batch])))[0]
     assert (row['ms/image'], row['images/s'], row['GMACs']) == ('337', '2.97', '47.2') and 'latency ms' not in row
-    headers = [list(tables(markdown_report(made.backbones_record(size)))[0][0])[1:4] for size in (1, 16)]
+    headers = [list(tables(markdown_report(cases.backbones_record(size)))[0][0])[1:4] for size in (1, 16)]
     assert headers == [['latency ms', 'p10 .. p90', 'params M'], ['ms/image', 'p10 .. p90', 'images/s']]
 
 
@@ -121,33 +121,33 @@ def test_training_has_forward_and_backward():
     assert (neck['forward ms'], neck['backward ms'], neck['in place ms']) == ('400', '800', '1200')
     assert neck['GFLOP/s'] == '96.7'  # 116 in 1200 ms
     assert by_name(second)['preprocess']['backward ms'] == '' and 'alone ms' not in neck
-    assert overview[0]['ms/image'] == significant(made.trained_record()['subjects'][0]['whole']['median_ms'] / 2)
+    assert overview[0]['ms/image'] == significant(cases.trained_record()['subjects'][0]['whole']['median_ms'] / 2)
     assert 'proposals/image 990 .. 1000' in text and 'ground truth/image 7 .. 12' in text
 
 
 def test_backbones_have_figures_per_image_whatever_the_batch():
     for batch in (1, 16):
-        table = by_name(tables(markdown_report(made.backbones_record(batch)))[0])
+        table = by_name(tables(markdown_report(cases.backbones_record(batch)))[0])
         row = table['timm:fastvit_sa12']
         assert row['latency ms' if batch == 1 else 'ms/image'] == '300' and row['p10 .. p90'] == '291 .. 315'
         assert (row['params M'], row['GMACs'], row['GFLOP/s'], row['% matmul']) == ('10.5', '9.80', '65.3', '10.9')
-        facts = by_name(tables(markdown_report(made.backbones_record(batch)))[1])
+        facts = by_name(tables(markdown_report(cases.backbones_record(batch)))[1])
         assert facts['timm:fastvit_sa12']['prepared'] == 'BN folded, re-parameterised'
     assert row['images/s'] == '3.33'
 
 
 def test_backbones_name_those_that_did_not_warm_up_and_the_seconds_of_compilation():
-    subjects = [made.backbone('shvit:s4', 93, warmup_runs=9, compile_s=40.0), made.backbone('shvit:s1', 30)]
+    subjects = [cases.backbone('shvit:s4', 93, warmup_runs=9, compile_s=40.0), cases.backbone('shvit:s1', 30)]
     subjects[1]['warmup_stable'] = False
-    facts = by_name(tables(markdown_report(made.record(subjects, compile=True)))[1])
+    facts = by_name(tables(markdown_report(cases.record(subjects, compile=True)))[1])
     assert [facts[name]['warm-up runs'] for name in ('shvit:s4', 'shvit:s1')] == ['9', '5, NOT stable']
-    assert [facts[name]['compiled in s'] for name in ('shvit:s4', 'shvit:s1')] == ['40.0', '']
+    assert [facts[name]['compile s'] for name in ('shvit:s4', 'shvit:s1')] == ['40.0', '']
 
 
 def test_ratios_have_their_interval():
     rows = tables(markdown_report(RECORDS['detectors']))[-1]
     assert rows[1] == {
-        'subject': 'mask-rcnn_r50_fpn_1x_coco',
+        'model': 'mask-rcnn_r50_fpn_1x_coco',
         'over base': 'mask_rcnn_shvit_s4_coco',
         'figure': 'backbone alone',
         'ratio': '4.70',
@@ -157,11 +157,11 @@ def test_ratios_have_their_interval():
 
 
 def test_ratios_of_a_few_rounds_have_no_interval_and_say_why():
-    record = made.detectors_record()
+    record = cases.detectors_record()
     for ratio in record['ratios']:
         ratio.update(low=None, high=None, coverage=None)
     rows = tables(markdown_report(record))[-1]
-    assert list(rows[1]) == ['subject', 'over base', 'figure', 'ratio']
+    assert list(rows[1]) == ['model', 'over base', 'figure', 'ratio']
     text = markdown_report(record)
     assert 'fewer than 5 rounds say too little' in text and '% interval' not in text and 'of such' not in text
 
@@ -174,7 +174,7 @@ def test_uncounted_operations_are_few_in_the_terminal_and_all_in_markdown():
 
 
 def test_warnings_stand_out():
-    record = made.two_stage_record(warnings=['the machine is busy: ' + 'very ' * 40 + 'busy', 'the clock is coarse'])
+    record = cases.two_stage_record(warnings=['the machine is busy: ' + 'very ' * 40 + 'busy', 'the clock is coarse'])
     lines = terminal_report(record).splitlines()
     start = lines.index('WARNING the clock is coarse')
     assert lines[start - 2].startswith('WARNING the machine is busy: very')
@@ -193,16 +193,18 @@ def test_the_papers_protocol_has_published_figures_of_the_fitting_device():
     assert 'MobileViTv2 x1.0 is published as an ImageNet classifier at 256x256 only' in text
     assert '14283 to 4345' in text and '509 to 63' in text
 
-    on_gpu = made.backbones_record(32, protocol='paper', device='cuda:0')
+    on_gpu = cases.backbones_record(32, protocol='paper', device='cuda:0')
     on_gpu['environment']['gpu'] = dict(model='NVIDIA A100')
     rows = by_name(tables(markdown_report(on_gpu))[2])
     assert rows['timm:fastvit_sa12']['published, other hardware'] == '1.06'
     assert 'GPU NVIDIA A100, batch 32' in terminal_report(on_gpu)
-    assert 'published' not in terminal_report(made.backbones_record(16))
+    assert 'published' not in terminal_report(cases.backbones_record(16))
 
 
 def test_without_shvit_s4_there_are_no_ratios_to_it():
-    record = made.record([made.backbone('timm:resnet50', 500), made.backbone('timm:resnet18', 200)], protocol='paper')
+    record = cases.record(
+        [cases.backbone('timm:resnet50', 500), cases.backbone('timm:resnet18', 200)], protocol='paper'
+    )
     table = tables(markdown_report(record))[-1]
     assert table == [{'backbone': 'timm:resnet50', 'ms/image here': '500', 'published, other hardware': '19.0'}]
     record['subjects'] = record['subjects'][1:]
@@ -225,14 +227,14 @@ def test_the_terminal_has_the_cells_of_markdown_in_aligned_columns_of_a_bearable
         for row, line in zip(table, body, strict=False):
             assert line.startswith(next(iter(row.values())))
             for column, end in zip(header[1:], ends[1:], strict=True):
-                if column not in ('prepared', 'input', 'weights', 'over base', 'figure'):
+                if column not in ('prepared', 'config sha256', 'input', 'weights', 'over base', 'figure'):
                     assert line.ljust(end)[:end].endswith(f' {row[column]}')
 
 
 def test_a_name_that_is_too_long_for_the_terminal_is_wrapped():
     name = 'channels_last:bfloat16:' + 'mask_rcnn_shvit_s4_coco_' * 3
-    batch = made.detector(name, whole=made.times(123456), input_shape=[2, 3, 800, 1344])
-    text = terminal_report(made.record([batch, made.detector('short')]))
+    batch = cases.detector(name, whole=cases.times(123456), input_shape=[2, 3, 800, 1344])
+    text = terminal_report(cases.record([batch, cases.detector('short')]))
     assert max(map(len, text.splitlines())) <= 118
     table = text.split('model ')[1].split('\n\n')[0]
     assert name in ''.join(line.split()[0] for line in table.splitlines()[2:])
@@ -254,7 +256,7 @@ def test_numbers_round_up_without_a_fourth_digit(value, text):
 
 
 def test_a_record_of_the_first_format_is_read_without_its_intervals(tmp_path):
-    record = made.backbones_record()
+    record = cases.backbones_record()
     save_record(record, tmp_path / 'new.json')
     old = json.loads((tmp_path / 'new.json').read_text())
     old['format'] = 1
