@@ -23,9 +23,7 @@ if needs_stack(sys.argv, sys.orig_argv):
     from .models.backbone import SHViT
     from .models.neck import SHViTFPN
     from .registry import MODELS, register_lazily
-    from .training.hooks.adaptive_clipping import AdaptiveGradientClippingHook
-    from .training.layer_decay import LayerDecayOptimWrapperConstructor
-    from .training.mixed_precision import BFloat16OptimWrapper
+    from .training import AdaptiveGradientClippingHook, BFloat16OptimWrapper, LayerDecayOptimWrapperConstructor
     from .version import __version__
 
     detector_check.install()

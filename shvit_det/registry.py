@@ -8,40 +8,25 @@ import importlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from mmengine.registry import DATASETS as ROOT_DATASETS
-from mmengine.registry import HOOKS as ROOT_HOOKS
-from mmengine.registry import MODELS as ROOT_MODELS
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
-from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
-from mmengine.registry import WEIGHT_INITIALIZERS as ROOT_WEIGHT_INITIALIZERS
+from mmengine import registry as root
 from mmengine.registry import Registry
 
 SCOPE = 'shvit_det'
 
-MODELS = Registry(
-    'model', parent=ROOT_MODELS, scope=SCOPE, locations=['shvit_det.models.backbone', 'shvit_det.models.neck']
-)
-OPTIM_WRAPPERS = Registry(
-    'optimizer wrapper', parent=ROOT_OPTIM_WRAPPERS, scope=SCOPE, locations=['shvit_det.training.mixed_precision']
-)
-OPTIM_WRAPPER_CONSTRUCTORS = Registry(
-    'optimizer wrapper constructor',
-    parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS,
-    scope=SCOPE,
-    locations=['shvit_det.training.layer_decay'],
-)
-DATASETS = Registry('dataset', parent=ROOT_DATASETS, scope=SCOPE, locations=['shvit_det.data.coco_dataset'])
-HOOKS = Registry(
-    'hook',
-    parent=ROOT_HOOKS,
-    scope=SCOPE,
-    locations=[
-        f'shvit_det.training.{name}' for name in ('clipping', 'checkpoint_hook', 'finite', 'randomness', 'termination')
-    ],
-)
-WEIGHT_INITIALIZERS = Registry(
-    'weight initializer', parent=ROOT_WEIGHT_INITIALIZERS, scope=SCOPE, locations=['shvit_det.checkpoint']
-)
+
+def _child_of(parent: Registry, *modules: str) -> Registry:
+    """Return our child of a root registry; ``modules`` are those that fill it."""
+    return Registry(parent.name, parent=parent, scope=SCOPE, locations=[f'{SCOPE}.{module}' for module in modules])
+
+
+MODELS = _child_of(root.MODELS, 'models.backbone', 'models.neck')
+DATASETS = _child_of(root.DATASETS, 'data.coco_dataset')
+WEIGHT_INITIALIZERS = _child_of(root.WEIGHT_INITIALIZERS, 'checkpoint')
+RUNNERS = _child_of(root.RUNNERS, 'training')
+LOOPS = _child_of(root.LOOPS, 'training')
+HOOKS = _child_of(root.HOOKS, 'training')
+OPTIM_WRAPPERS = _child_of(root.OPTIM_WRAPPERS, 'training')
+OPTIM_WRAPPER_CONSTRUCTORS = _child_of(root.OPTIM_WRAPPER_CONSTRUCTORS, 'training')
 
 Registered = TypeVar('Registered', bound=type)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from checkpoint_files import TINY
 from filelock import FileLock
+from hypothesis import settings
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from paths import MASK_RCNN, photographs
@@ -16,6 +17,8 @@ from processes import tool
 
 from shvit_det import SHViT  # importing it prepares the stack before any test imports mmdet
 
+settings.register_profile('no deadline', deadline=None)  # a busy machine is no failure
+settings.load_profile('no deadline')
 torch.set_num_threads(1)
 os.environ['OMP_NUM_THREADS'] = '1'  # for the tools that run as processes
 

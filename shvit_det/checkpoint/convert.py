@@ -1,4 +1,4 @@
-"""From any form of a SHViT checkpoint to ours, timm's or the authors': names change, no bit of a value does."""
+"""Writing a checkpoint in our form, timm's or the authors': the keys change, no bit of a value does."""
 
 import os
 import tempfile
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..common.errors import UsageError
 from .fetch import find_checkpoint, hash_of
+from .key_renaming import AVERAGES, BACKBONE, count_by_part, ours_to_timm, part_of, timm_to_official
 from .loading import weights_of
-from .names import BACKBONE, count_by_part, ours_to_bare, part_of, timm_to_official
 from .reading import read_content
 
 TARGETS = ('ours', 'timm', 'official')
@@ -41,7 +41,7 @@ class Conversion:
 
 
 def convert_checkpoint(source: str | Path, target: str | Path, to: str, publish: bool = False) -> Conversion:
-    """Write a checkpoint again under other names, as ``.safetensors`` or as torch's ``.pth``, by the suffix.
+    """Write a checkpoint again under other keys, as ``.safetensors`` or as torch's ``.pth``, by the suffix.
 
     ``'ours'`` is what mmdet and mmpretrain load with our classes, ``'official'`` what the authors' code loads, and
     ``'timm'`` the backbone and the classifier for timm, which has no detectors.
@@ -68,55 +68,55 @@ def convert_checkpoint(source: str | Path, target: str | Path, to: str, publish:
     weights = weights_of(content, str(source))
     if not any(name.startswith('backbone.patch_embed.') for name in weights.tensors):
         raise UsageError(f'{source} holds no SHViT: its first tensor is {next(iter(weights.tensors))!r}')
-    new_names = names_for(to, weights.tensors)
-    tensors = {new: weights.tensors[name].detach().clone().contiguous() for name, new in new_names.items()}
+    new_keys = _keys_for(to, weights.tensors)
+    tensors = {new: weights.tensors[key].detach().clone().contiguous() for key, new in new_keys.items()}
     others: dict[str, Any] = {}
     if target.suffix != '.safetensors' and to != 'timm':
-        others = {key: content[key] for key in weights.beside if key in content and not is_average(key)}
+        names = [name for name in weights.other_entries if name in content and not _is_average(name)]
+        others = {name: content[name] for name in names}
     if publish:
         others = {key: value for key, value in others.items() if key == 'meta'}
-    path = write(target, tensors, container_for(to, new_names), others, publish)
+    path = _write(target, tensors, _container_for(to, new_keys), others, publish)
 
-    parts = count_by_part(name for name in weights.tensors if name not in new_names)
+    parts = count_by_part(key for key in weights.tensors if key not in new_keys)
     left_out = [f'{part} ({count})' for part, count in parts.items()]
-    left_out += [key for key in weights.beside if key not in others]
+    left_out += [entry for entry in weights.other_entries if entry not in others]
     return Conversion(path, weights.form, len(tensors), tuple(left_out))
 
 
-def is_average(key: str) -> bool:
-    """Tell whether an entry of a file holds averaged weights, whose names would no longer be those beside them."""
-    return key.split('.')[0] in ('model_ema', 'state_dict_ema', 'ema_state_dict')
+def _is_average(entry: str) -> bool:
+    """Tell whether an entry of a file holds averaged weights, whose keys would no longer be those of the weights."""
+    return entry.split('.')[0] in AVERAGES
 
 
-def names_for(to: str, tensors: Iterable[str]) -> dict[str, str]:
-    """Return the new name of each of our names that the target form has a place for."""
+def _keys_for(to: str, keys: Iterable[str]) -> dict[str, str]:
+    """Return the new key for each of our keys that the target form has a place for."""
     if to == 'ours':
-        return {name: name for name in tensors}
+        return {key: key for key in keys}
     if to == 'timm':
-        return {name: ours_to_bare(name) for name in tensors if part_of(name) in ('backbone', 'head')}
-    prefix = BACKBONE if is_detector(tensors) else ''
-    new_names = {}
-    for name in tensors:
-        inner = name.removeprefix(BACKBONE)
-        new_names[name] = ours_to_bare(name) if inner == name else prefix + timm_to_official(inner)
-    return new_names
+        return {key: ours_to_timm(key) for key in keys if part_of(key) in ('backbone', 'head')}
+    prefix = BACKBONE if _is_detector(keys) else ''
+    return {
+        key: prefix + timm_to_official(key.removeprefix(BACKBONE)) if key.startswith(BACKBONE) else ours_to_timm(key)
+        for key in keys
+    }
 
 
-def is_detector(tensors: Iterable[str]) -> bool:
-    return any(part_of(name) not in CLASSIFIER_PARTS for name in tensors)
+def _is_detector(keys: Iterable[str]) -> bool:
+    return any(part_of(key) not in CLASSIFIER_PARTS for key in keys)
 
 
-def container_for(to: str, tensors: Iterable[str]) -> str:
+def _container_for(to: str, keys: Iterable[str]) -> str:
     """Return the entry of a ``.pth`` under which the target form keeps its weights; empty for none."""
     if to == 'timm':
         return ''
-    return 'state_dict' if to == 'ours' or is_detector(tensors) else 'model'
+    return 'state_dict' if to == 'ours' or _is_detector(keys) else 'model'
 
 
-def write(
+def _write(
     target: Path, tensors: dict[str, Tensor], container: str, others: Mapping[str, Any], hash_in_name: bool
 ) -> Path:
-    """Write a file that is whole as soon as it has its name, and return its path.
+    """Write a file, which gets its name once it is complete, and return its path.
 
     Raises:
         UsageError: If it cannot be written.

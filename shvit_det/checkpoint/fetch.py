@@ -1,4 +1,4 @@
-"""From a path or a URL to a local file; what is downloaded is kept in torch's hub cache and found there offline."""
+"""The local file of a checkpoint's path or URL; a download is kept in torch's hub cache and found there offline."""
 
 import hashlib
 import os
@@ -27,10 +27,9 @@ CHUNK = 1 << 17
 PRINTABLE = string.ascii_letters + string.digits + string.punctuation  # all else has to be escaped in a URL
 LOCAL_FILE = 'name a local one with model.backbone.init_cfg.checkpoint=FILE'
 OTHER_CACHE = 'TORCH_HOME=/a/folder/of/yours'
-DIGITS = 16  # of the digest in a name
-LONGEST_WORDS = 100  # of a name, whose other parts are short; file systems allow 255 bytes
-# The weights that the configs start from and that the metafile lists. torch's hub keeps them under these names, and as
-# the names of one release they are all different.
+DIGITS = 16  # of the digest in a file name
+LONGEST_STEM = 100  # characters of a file name before the digest; file systems allow 255 bytes
+# The weights that the configs and the metafile name. torch's hub keeps them under these names, which are all different.
 AUTHORS_RELEASE = 'https://github.com/ysj9909/SHViT/releases/download/v1.0/'
 AUTHORS_FILES = (
     *(f'shvit_s{number}.pth' for number in (1, 2, 3, 4)),
@@ -40,11 +39,11 @@ AUTHORS_FILES = (
 
 
 class InterruptedDownloadError(Exception):
-    """A download that may go well the next time; the message says what happened."""
+    """A download failed, and another attempt may succeed; the message says what happened."""
 
 
 class HopelessDownloadError(Exception):
-    """A download that would fail again; the message says why."""
+    """A download failed, and would fail again; the message says why."""
 
 
 def find_checkpoint(source: str | Path, sha256: str | None = None) -> Path:
@@ -78,10 +77,10 @@ def is_file(path: Path) -> bool:
 
 
 def downloaded(url: str, sha256: str | None) -> Path:
-    """Return the file of a URL in torch's hub cache, where it is or where it is put now.
+    """Return the file of a URL in torch's hub cache; it is downloaded if it is not there.
 
     Raises:
-        UsageError: If it cannot be had or kept.
+        UsageError: If it cannot be downloaded or kept.
     """
     path = cached_path(url)
     if is_file(path):
@@ -97,20 +96,20 @@ def downloaded(url: str, sha256: str | None) -> Path:
 def cached_path(url: str) -> Path:
     """Return where the file of a URL is kept in torch's hub cache.
 
-    The digest of the whole URL tells files apart; what the URL calls its file stands before it for people. On Hugging
-    Face all files are called ``model.safetensors``: there it is the repository's name too.
+    The name is that in the URL, for people, and a digest of the whole URL, which tells files apart. On Hugging Face,
+    where all files are called ``model.safetensors``, the repository's name comes first.
 
     Raises:
-        UsageError: If nobody knows where the cache is.
+        UsageError: If it is unknown where the cache is.
     """
     place = re.split('[?#]', url)[0]
     parts = [part for part in re.split(r'[/\\]+', unquote(place)) if part.strip('.')][2:]  # without scheme and host
     name = parts[-1] if parts else 'checkpoint'
     if parts[2:3] == ['resolve']:
         name = f'{parts[1]}-{name}'
-    words, suffix = os.path.splitext(re.sub(r'[^A-Za-z0-9._+-]+', '_', name).strip('.'))  # noqa: PTH122
+    stem, suffix = os.path.splitext(re.sub(r'[^A-Za-z0-9._+-]+', '_', name).strip('.'))  # noqa: PTH122
     digest = hashlib.sha256(url.encode(errors='surrogatepass')).hexdigest()[:DIGITS]
-    return cache_folder() / f'{words[:LONGEST_WORDS]}-{digest}{suffix[:DIGITS]}'
+    return cache_folder() / f'{stem[:LONGEST_STEM]}-{digest}{suffix[:DIGITS]}'
 
 
 def cache_folder() -> Path:
@@ -141,10 +140,10 @@ def wrong_hash(path: Path, sha256: str | None) -> str | None:
 
 
 def fetch(url: str, path: Path, sha256: str | None = None) -> None:
-    """Download into ``path``, which is whole as soon as it exists; what was interrupted goes on where it stopped.
+    """Download a complete file to ``path``; an interrupted download continues where it stopped.
 
     Raises:
-        UsageError: If it cannot be had, after a few attempts; it says what was tried and what else can be done.
+        UsageError: If it fails after a few attempts; it says what was tried and what else can be done.
     """
     part = path
     try:
@@ -174,10 +173,10 @@ def fetch(url: str, path: Path, sha256: str | None = None) -> None:
 
 
 def download(url: str, file: IO[bytes], limit: int | None = None) -> None:
-    """Write what a URL gives into ``file``, in up to ``ATTEMPTS`` attempts, and no more than ``limit`` bytes of it.
+    """Download a URL into ``file``, in up to ``ATTEMPTS`` attempts, and no more than ``limit`` bytes.
 
     Raises:
-        HopelessDownloadError: If the last one failed too, or another could not go better.
+        HopelessDownloadError: If the last attempt failed too, or no other could succeed.
     """
     validator: str | None = None
     for attempt in range(ATTEMPTS):
@@ -199,7 +198,7 @@ def download(url: str, file: IO[bytes], limit: int | None = None) -> None:
         except ValueError as error:
             raise HopelessDownloadError(f'no URL: {error}') from error
         except (OSError, HTTPException) as error:
-            reason = wording(error)
+            reason = network_reason(error)
             continue
         with response:
             validator = response.headers.get('ETag') or response.headers.get('Last-Modified')
@@ -211,13 +210,13 @@ def download(url: str, file: IO[bytes], limit: int | None = None) -> None:
     raise HopelessDownloadError(f'{reason}, tried {ATTEMPTS} times')
 
 
-def wording(error: Exception) -> str:
-    """Return what an error of the network says; some say nothing."""
+def network_reason(error: Exception) -> str:
+    """Return the text of an error of the network; the name of its class where it has none."""
     return str(error.reason if isinstance(error, URLError) else error) or type(error).__name__
 
 
 def receive(response: HTTPResponse, file: IO[bytes], limit: int | None = None) -> None:
-    """Write a response into ``file``: after what is there, or from the beginning if the server starts over.
+    """Write a response into ``file``: behind what is there, or from the beginning if the server starts over.
 
     Raises:
         InterruptedDownloadError: If it ends early or stalls.
@@ -238,7 +237,7 @@ def receive(response: HTTPResponse, file: IO[bytes], limit: int | None = None) -
         raise too_large
     quiet = not sys.stderr.isatty() or os.environ.get('LOCAL_RANK', '0') != '0'
     with tqdm(total=total, initial=file.tell(), unit='B', unit_scale=True, disable=quiet) as bar:
-        while chunk := next_part(response, file.tell()):
+        while chunk := next_chunk(response, file.tell()):
             file.write(chunk)
             if limit is not None and file.tell() > limit:
                 raise too_large
@@ -247,7 +246,7 @@ def receive(response: HTTPResponse, file: IO[bytes], limit: int | None = None) -
         raise InterruptedDownloadError(f'cut off after {file.tell()} of {total} bytes')
 
 
-def next_part(response: HTTPResponse, position: int) -> bytes:
+def next_chunk(response: HTTPResponse, position: int) -> bytes:
     """Return the next bytes of a response, none at its end.
 
     Raises:
@@ -258,4 +257,4 @@ def next_part(response: HTTPResponse, position: int) -> bytes:
     except TimeoutError as error:
         raise InterruptedDownloadError(f'nothing came for {TIMEOUT_S:g} s after {position} bytes') from error
     except (OSError, HTTPException) as error:
-        raise InterruptedDownloadError(f'{wording(error)} after {position} bytes') from error
+        raise InterruptedDownloadError(f'{network_reason(error)} after {position} bytes') from error

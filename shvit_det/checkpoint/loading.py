@@ -1,19 +1,20 @@
 """From a checkpoint, a file or a URL, to the weights of a model: all of them, or a sentence that says why not."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
+from mmengine.model import is_model_wrapper, update_init_info
 from torch import Tensor, nn
 
 from ..common.errors import UsageError
+from ..registry import WEIGHT_INITIALIZERS, register
 from .fetch import find_checkpoint
-from .fitting import Fit, check_values, fit, why_not
-from .names import BACKBONE, count_by_part, part_of
+from .key_renaming import AVERAGES, BACKBONE, Weights, count_by_part, part_of, renamed_weights
+from .matching import Matching, cast_values, match_keys, mismatch_reason
 from .reading import read_content
-from .sources import Weights, recognise
 
 
 def load_checkpoint(
@@ -54,7 +55,7 @@ def check_checkpoint(model: nn.Module, path: str | Path, new_classes: bool = Fal
         UsageError: As there.
     """
     content = read_content(find_checkpoint(path, sha256))
-    match(model, content, str(path), True, new_classes)
+    match_content(model, content, str(path), True, new_classes)
     return content
 
 
@@ -66,78 +67,97 @@ def load_content(
     strict: bool = True,
     new_classes: bool = False,
 ) -> None:
-    """Load what a file held into a model; ``source`` is its name in sentences. See :func:`load_checkpoint`."""
-    result, weights = match(model, content, source, strict, new_classes)
-    place = unwrapped(model)
-    own_names = place.state_dict()
-    state = {name if name in own_names else name.removeprefix(BACKBONE): value for name, value in result.used.items()}
-    place.load_state_dict({name: value.to(map_location) for name, value in state.items()}, strict=False)
-    print_log(f'{source}: {report(result, weights, strict)}', 'current')
+    """Load what a file held into a model; ``source`` is its name in messages. See :func:`load_checkpoint`."""
+    result, weights = match_content(model, content, source, strict, new_classes)
+    module = _without_wrapper(model)
+    own_keys = module.state_dict()
+    state = {key if key in own_keys else key.removeprefix(BACKBONE): value for key, value in result.values.items()}
+    module.load_state_dict({key: value.to(map_location) for key, value in state.items()}, strict=False)
+    print_log(f'{source}: {_summary(result, weights, strict)}', 'current')
 
 
-def match(
+def match_content(
     model: nn.Module, content: object, source: str, strict: bool = True, new_classes: bool = False
-) -> tuple[Fit, Weights]:
+) -> tuple[Matching, Weights]:
     """Return which tensors would be loaded, and from what.
 
     Raises:
         UsageError: As :func:`load_checkpoint`.
     """
-    wanted = wanted_of(unwrapped(model))
     weights = weights_of(content, source)
-    result = fit(weights.tensors, wanted)
-    refused = Fit(wanted, {}, result.missing, result.reshaped, result.left_over)
-    if new_classes:
-        refused.reshaped = [name for name in result.reshaped if part_of(name) in ('backbone', 'neck')]
-    if strict and not refused.complete:
-        raise UsageError(f'{source} belongs to another model: {why_not(refused, weights.tensors)}')
-    if not result.used:
+    result = match_keys(weights.tensors, tensors_of(_without_wrapper(model)))
+    if strict:
+        refused = result
+        if new_classes:
+            mismatched = [key for key in result.mismatched if part_of(key) in ('backbone', 'neck')]
+            refused = Matching(result.model_tensors, {}, result.missing, mismatched, result.unexpected)
+        if not refused.complete:
+            raise UsageError(f'{source} belongs to another model: {mismatch_reason(refused, weights.tensors)}')
+    if not result.values:
         raise UsageError(f'{source} belongs to another model: not one of its tensors fits this one')
-    result.used = check_values(result.used, wanted, source)
+    result.values = cast_values(result.values, result.model_tensors, source)
     return result, weights
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def _without_wrapper(model: nn.Module) -> nn.Module:
     return cast(nn.Module, model.module) if is_model_wrapper(model) else model
 
 
 def weights_of(content: object, source: str) -> Weights:
-    """Return the weights in what a file holds, under our names.
+    """Return the weights in what a file holds, under our keys.
 
     Raises:
         UsageError: If there are none; it names the file.
     """
     try:
-        return recognise(content)
+        return renamed_weights(content)
     except UsageError as error:
         raise UsageError(f'{source} cannot be loaded: {error}') from error
 
 
-def wanted_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a model by our names; those of a backbone alone get ``backbone.`` before them."""
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a model by our keys, which begin with ``backbone.`` also where it is only a backbone."""
     state = model.state_dict()
-    alone = any(name.startswith('patch_embed.') for name in state)
-    return {BACKBONE + name: value for name, value in state.items()} if alone else dict(state)
+    is_backbone = any(key.startswith('patch_embed.') for key in state)
+    return {BACKBONE + key: value for key, value in state.items()} if is_backbone else dict(state)
 
 
-def report(result: Fit, weights: Weights, strict: bool) -> str:
+def _summary(result: Matching, weights: Weights, strict: bool) -> str:
     """Return the line that says what was loaded: ``official classification, 628 of 628 backbone tensors``."""
-    used = count_by_part(result.used)
-    counts = [f'{used.get(part, 0)} of {count} {part}' for part, count in count_by_part(result.wanted).items()]
+    loaded = count_by_part(result.values)
+    counts = [f'{loaded.get(part, 0)} of {count} {part}' for part, count in count_by_part(result.model_tensors).items()]
     line = f'{weights.form}, {", ".join(counts)} tensors'
-    averaged = [name for name in weights.beside if name in ('model_ema', 'state_dict_ema', 'ema_state_dict')]
-    if averaged:
-        line += f', from {weights.container} and not {averaged[0]}'
-    left_out: dict[str, int] = {}
-    for part in result.left_out.values():
-        left_out[part] = left_out.get(part, 0) + 1
-    if left_out:
+    averages = [name for name in weights.other_entries if name in AVERAGES]
+    if averages:
+        line += f', from {weights.container} and not {averages[0]}'
+    if left_out := Counter(result.left_out.values()):
         line += '; left out: ' + ', '.join(f'{part} ({count})' for part, count in left_out.items())
-    if result.reshaped and strict:
-        line += '; of another shape and left at their initial values: ' + ', '.join(result.reshaped)
+    if result.mismatched and strict:
+        line += '; of another shape and left at their initial values: ' + ', '.join(result.mismatched)
     elif not result.complete:
-        line += (
-            f'; with strict=False {len(result.missing)} missing in the file, {len(result.reshaped)} of another shape, '
-            f'{len(result.left_over)} left over: ' + ', '.join(result.missing + result.reshaped + result.left_over)
-        )
+        line += f'; with strict=False {len(result.missing)} missing in the file, '
+        line += f'{len(result.mismatched)} of another shape, {len(result.unexpected)} left over: '
+        line += ', '.join(result.missing + result.mismatched + result.unexpected)
     return line
+
+
+@register(WEIGHT_INITIALIZERS)
+class SHViTPretrained:
+    """``init_cfg=dict(type='SHViTPretrained', checkpoint=PATH_OR_URL)`` of the backbone: all its weights or an error.
+
+    Args:
+        checkpoint: Any file or URL that :func:`shvit_det.load_checkpoint` takes; of a detector or a classifier, the
+            backbone is used.
+        sha256: The hash that the file must have, in full or its first digits.
+        strict: False loads what fits and logs the rest.
+    """
+
+    def __init__(self, checkpoint: str, sha256: str | None = None, strict: bool = True) -> None:
+        self.checkpoint = checkpoint
+        self.sha256 = sha256
+        self.strict = strict
+
+    def __call__(self, module: nn.Module) -> None:
+        load_checkpoint(module, self.checkpoint, strict=self.strict, sha256=self.sha256)
+        if hasattr(module, '_params_init_info'):  # absent where the initialiser is called by itself
+            update_init_info(module, init_info=f'loaded from {self.checkpoint}')

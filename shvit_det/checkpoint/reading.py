@@ -1,4 +1,4 @@
-"""Opening a checkpoint without running code from it, and without believing the sizes that it declares."""
+"""Reading a checkpoint file safely: no code from it runs, and no size that it declares is believed."""
 
 import argparse
 import pickle
@@ -22,7 +22,7 @@ from ..compat.torch_load import classes_allowed
 TENSOR_KINDS = (Tensor, nn.Parameter, nn.Buffer)
 ARCHIVE = b'PK\x03\x04'
 LARGEST_BEGINNING = 64 << 20
-PICKLES_BEFORE_DATA = 4  # of a file in torch's older format: magic number, version, system, content
+NUM_PICKLES = 4  # of a file in torch's older format: magic number, version, system, content
 LONGEST_NAME = 200
 DANGER = 'which could run code when it is opened, and only weights and plain data are read'
 
@@ -71,7 +71,7 @@ def head_of(path: Path) -> bytes:
 
 
 def wrong_kind(head: bytes) -> str | None:
-    """Return what often lies under the name of a checkpoint and is none, seen from the first bytes."""
+    """Return why a file is no checkpoint, from its first bytes, for what often has a checkpoint's name; else None."""
     start = head.lstrip()[:60].lower()
     if not head:
         return 'it is empty'
@@ -108,7 +108,7 @@ def read_safetensors(path: Path, head: bytes) -> dict[str, Tensor]:
 
 
 def check_archive(path: Path) -> None:
-    """Look through a zip archive before torch reads it: torch takes sizes and bytes as they are declared.
+    """Look through a zip archive before torch reads it, which believes the sizes that it declares.
 
     Raises:
         UsageError: If it is damaged, declares more than it holds, or is a program.
@@ -170,11 +170,11 @@ def tensors_in(content: Any) -> Iterator[tuple[str, Tensor]]:
 def refused_name(path: Path) -> str | None:
     """Return the first name in a file of torch's that torch lets no file use, or None.
 
-    torch is asked for each name by itself: the error that it raised for the file has other words in every release.
+    torch is asked for each name on its own, because the text of its error for the file differs between releases.
     """
     for module, name in dict.fromkeys(names_in(path)):
         try:
-            torch.load(file_that_names(module, name), weights_only=True)
+            torch.load(file_with_reference(module, name), weights_only=True)
         except Exception:  # as above
             module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
             return ascii(f'{module}.{name}'[:LONGEST_NAME])[1:-1]
@@ -182,7 +182,7 @@ def refused_name(path: Path) -> str | None:
 
 
 def names_in(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the module and the name of every class and function in a file, as far as it can be read."""
+    """Yield the module and the name of every class and function that a file refers to, as far as it can be read."""
     if head_of(path).startswith(ARCHIVE):
         with zipfile.ZipFile(path) as archive:
             pickles = [archive.read(name) for name in archive.namelist() if name.endswith('/data.pkl')]
@@ -190,7 +190,7 @@ def names_in(path: Path) -> Iterator[tuple[str, str]]:
             yield from names_in_pickles(BytesIO(content), 1)
     else:
         with open_file(path) as file:
-            yield from names_in_pickles(BytesIO(file.read(LARGEST_BEGINNING)), PICKLES_BEFORE_DATA)
+            yield from names_in_pickles(BytesIO(file.read(LARGEST_BEGINNING)), NUM_PICKLES)
 
 
 def names_in_pickles(file: BytesIO, number: int) -> Iterator[tuple[str, str]]:
@@ -204,17 +204,17 @@ def names_in_pickles(file: BytesIO, number: int) -> Iterator[tuple[str, str]]:
         return
 
 
-def file_that_names(module: str, name: str) -> BytesIO:
-    """Return a file in torch's older format that holds one class or function, and neither calls nor builds anything."""
+def file_with_reference(module: str, name: str) -> BytesIO:
+    """Return a file in torch's older format that refers to one class or function, and neither calls nor builds it."""
     beginning: tuple[Any, ...] = (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {})
     content = pickle.PROTO + b'\x02' + pickle.GLOBAL + f'{module}\n{name}\n'.encode() + pickle.STOP
     return BytesIO(b''.join(pickle.dumps(each, 2) for each in beginning) + content + pickle.dumps([], 2))
 
 
 def reason_of(error: Exception) -> str:
-    """Return the cause in a few words; torch's own text is a page."""
+    """Return the first sentence of an error; torch's own text is a page."""
     text = str(error)
-    if re.search(r'getattr of \S+ is not allowed', text):  # the words of compat.torch_load
+    if re.search(r'getattr of \S+ is not allowed', text):  # as compat.torch_load says it
         return f'it needs builtins.getattr, {DANGER}'
     if match := re.search(r'WeightsUnpickler error: ([^\n]+)', text):
         text = match[1]

@@ -1,4 +1,4 @@
-"""The config that a checkpoint carries as text, read as data: mmengine alone would run it as Python."""
+"""The config that a checkpoint of mmengine holds as text, read as data and not run as Python."""
 
 import ast
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ NUMBERS = {text: float(text) for text in ('inf', 'nan')}  # as Python writes the
 
 
 def stored_config(content: Any) -> dict[str, Any] | None:
-    """Return the config in what a checkpoint of mmengine holds; None if it carries none.
+    """Return the config in the content of a checkpoint file; None if there is none.
 
     Raises:
         UsageError: If it is more than names with plain values.

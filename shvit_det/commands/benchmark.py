@@ -1,14 +1,19 @@
 """Time a detector by part, or backbones: python tools/benchmark.py CONFIG [CHECKPOINT] [--against OTHER ...]"""
 
 import argparse
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
+from ..common.atomic_files import saving
+from ..common.errors import UsageError
+from ..common.measurement_records import save_record
 from ..configuration.cfg_options import add_cfg_options
 from ..timing.benchmark import benchmark
-from ..timing.benchmark_report import terminal_report
-from ..timing.output import check_outputs, write_outputs
+from ..timing.picture import save_picture
 from ..timing.record import Record
+from ..timing.results import markdown_report, terminal_report
 from ..timing.settings import COMPILE_MODES, DEFAULT_SECONDS, DTYPES, Settings, device_named, paper_conditions
 from . import cli, command_line
 
@@ -17,12 +22,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description='Time a detector by part, in place and alone, or backbones; nothing is downloaded.',
         epilog='A source is a config, mmdet::FOLDER/CONFIG.py of the installed mmdet, or a backbone alone: '
-        'timm:NAME or shvit:s1 ... shvit:s4. Prefixes change the form of one source, several in any order: deployed: '
-        'and plain: (of what has a SHViT; plain is norms and neck computed as written), compiled:, channels_last:, '
-        'float32:, bfloat16:, float16:, and for a backbone alone onnxruntime:, openvino: or executorch:, with its '
-        'batch norms folded; for example compiled:bfloat16:deployed:shvit:s4.',
+        'timm:NAME or shvit:s1 ... shvit:s4. Prefixes change one source, several in any order: deployed: and plain: '
+        '(with a SHViT; plain means norms and neck computed as written), compiled:, channels_last:, float32:, '
+        'bfloat16:, float16:, and for a backbone alone onnxruntime:, openvino: or executorch:, with its BatchNorms '
+        'folded; for example compiled:bfloat16:deployed:shvit:s4.',
     )
-    parser.add_argument('config', metavar='CONFIG', help='what is timed: a source')
+    parser.add_argument('config', metavar='CONFIG', help='the source that is timed')
     parser.add_argument('checkpoint', metavar='CHECKPOINT', nargs='?', help='its weights [random ones]')
     parser.add_argument('--against', metavar='OTHER', nargs='+', default=[], help='sources to compare with, in turn')
     parser.add_argument('--only', metavar='PART', help='measure one part alone: backbone, neck, "RPN conv", ...')
@@ -41,11 +46,11 @@ def main() -> None:
     )
     how = parser.add_argument_group('execution')
     how.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N [cpu]')
-    how.add_argument('--threads', type=int, metavar='N', help="of the CPU's kernels [torch's default]")
+    how.add_argument('--threads', type=int, metavar='N', help="threads of the CPU's kernels [torch's default]")
     how.add_argument('--dtype', choices=DTYPES, default='float32', help='detectors by autocast, backbones converted')
     how.add_argument('--channels-last', action='store_true', help='weights and images as NHWC')
     how.add_argument('--compile', nargs='?', const='default', choices=COMPILE_MODES, help='torch.compile, its mode')
-    how.add_argument('--fold-bn', action='store_true', help='fold the batch norms of the backbone')
+    how.add_argument('--fold-bn', action='store_true', help='fold the BatchNorms of the backbone')
     how.add_argument('--deploy', action='store_true', help='time SHViT in its deployed form')
     add_cfg_options(how, 'changes of CONFIG')
     length = parser.add_argument_group('length')
@@ -81,11 +86,11 @@ def main() -> None:
         flush=arguments.flush_l2,
         **conditions,
     )
-    check_outputs(arguments.json, arguments.markdown, arguments.plot)
+    _check_outputs(arguments.json, arguments.markdown, arguments.plot)
 
     def save(record: Record) -> None:
         cli.show_progress('')
-        written = list(write_outputs(record, arguments.json, arguments.markdown, arguments.plot))
+        written = list(_write_outputs(record, arguments.json, arguments.markdown, arguments.plot))
         print(terminal_report(record))
         for path in written:
             print(f'Written: {path}')
@@ -99,3 +104,32 @@ def main() -> None:
         progress=cli.show_progress,
         save=save,
     )
+
+
+def _check_outputs(json: str | None, markdown: str | None, plot: str | None) -> None:
+    """See that the results can be written, before anything is measured.
+
+    Raises:
+        UsageError: If a folder does not exist, a file is a folder, or the picture is no ``.png``.
+    """
+    for path in filter(None, (json, markdown, plot)):
+        if not Path(path).parent.is_dir():
+            raise UsageError(f'cannot write {path}: there is no folder {Path(path).parent}')
+        if Path(path).is_dir():
+            raise UsageError(f'cannot write {path}: it is a folder')
+    if plot is not None and Path(plot).suffix.lower() != '.png':
+        raise UsageError(f'--plot takes a file that ends in .png, but got {plot}')
+
+
+def _write_outputs(record: Record, json: str | None, markdown: str | None, plot: str | None) -> Iterator[str]:
+    """Write the files that were asked for and yield their paths."""
+    if json is not None:
+        save_record(record, json)
+        yield json
+    if markdown is not None:
+        with saving(markdown) as part:
+            part.write_text(markdown_report(record), encoding='utf-8')
+        yield markdown
+    if plot is not None:
+        save_picture(record, plot)
+        yield plot

@@ -4,8 +4,8 @@ import argparse
 import sys
 
 from ..configuration.cfg_options import add_cfg_options
-from ..configuration.data_check import Checked, check_data, write_copies, write_record
-from ..data.checking.check_report import as_text
+from ..configuration.data_check import check_data, write_copies
+from ..data.checking.data_set_check import CheckedSet, write_record
 from . import cli
 
 FOUND_STATUS = 1
@@ -27,12 +27,12 @@ def main() -> None:
     parser.add_argument('--data-root', metavar='DIR', help='another folder in the same layout')
     add_cfg_options(parser)
     arguments = parser.parse_args()
-    found: list[Checked] = []
+    found: list[CheckedSet] = []
     done: list[str] = []
 
-    def tell(checked: Checked) -> None:
+    def tell(checked: CheckedSet) -> None:
         cli.show_progress('')
-        print(as_text(checked.report, arguments.examples))
+        print(checked.as_text(arguments.examples))
         found.append(checked)
 
     try:
@@ -52,5 +52,5 @@ def main() -> None:
             print(sentence)
         if arguments.json and found:
             write_record(arguments.json, found, done, arguments.examples)
-    if any(each.report.has_errors for each in found):
+    if any(each.has_errors for each in found):
         sys.exit(FOUND_STATUS)

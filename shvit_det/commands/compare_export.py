@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..common.errors import UsageError
+from ..common.measurement_records import save_record
 from ..configuration.cfg_options import add_cfg_options
-from ..export.comparing import compare
-from ..export.comparison_report import comparison_table, write_comparison
+from ..export.comparison import compare, comparison_table
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
 
     def save(record: dict[str, Any]) -> None:
         if arguments.json is not None:
-            write_comparison(record, arguments.json)
+            save_record(record, arguments.json)
         print(comparison_table(record))
 
     compare(

@@ -4,8 +4,12 @@ import argparse
 
 from ..common.errors import UsageError
 from ..configuration.cfg_options import add_cfg_options
-from ..export import exporting, phone
-from ..export.parts import PARTS
+from ..export.detector_export import SUFFIXES as DETECTOR_SUFFIXES
+from ..export.detector_export import export_detector
+from ..export.detector_weights import RANDOM
+from ..export.phone_export import SUFFIXES as PHONE_SUFFIXES
+from ..export.phone_export import export_part
+from ..export.phone_parts import PARTS
 
 
 def main() -> None:
@@ -15,7 +19,7 @@ def main() -> None:
     )
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file; random: weights that were not trained')
-    parser.add_argument('--to', choices=[*exporting.SUFFIXES, *phone.SUFFIXES], required=True, help='the format')
+    parser.add_argument('--to', choices=[*DETECTOR_SUFFIXES, *PHONE_SUFFIXES], required=True, help='the format')
     parser.add_argument('--out', metavar='FILE', help='where to [named after what is written, in this folder]')
     parser.add_argument(
         '--part', choices=PARTS, help='for phones: what is written [the classifier, or of a detector the backbone]'
@@ -30,16 +34,16 @@ def main() -> None:
     add_cfg_options(parser, 'for onnx and openvino: changes of the config, model.test_cfg.score_thr=0.3 for instance')
     arguments = parser.parse_args()
     config, checkpoint, to, out = arguments.config, arguments.checkpoint, arguments.to, arguments.out
-    if to in exporting.SUFFIXES:
+    if to in DETECTOR_SUFFIXES:
         if arguments.part or arguments.shape:
             raise UsageError(
                 f'--to {to} writes whole detectors for images of any size: --part and --shape are for phones'
             )
-        exporting.export(config, checkpoint, to, out, arguments.cfg_options)
+        export_detector(config, checkpoint, to, out, arguments.cfg_options)
     else:
         if arguments.cfg_options:
             raise UsageError(f'--cfg-options has no effect on the parts that --to {to} writes')
-        weights = None if checkpoint == 'random' else checkpoint
+        weights = None if checkpoint == RANDOM else checkpoint
         shape = tuple(arguments.shape) if arguments.shape else None
-        exported = phone.export_phone(config, weights, to, out, arguments.part, shape)
+        exported = export_part(config, weights, to, out, arguments.part, shape)
         print('\n'.join(exported.lines()))

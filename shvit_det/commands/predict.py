@@ -7,7 +7,7 @@ import torch
 
 from ..common.errors import UsageError
 from ..configuration.cfg_options import add_cfg_options
-from ..prediction.run import DEFAULT_SCORE, FILE, FOLDER, predict
+from ..prediction.predict import DEFAULT_SCORE, FILE, FOLDER, predict
 
 
 def main() -> None:

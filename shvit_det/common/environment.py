@@ -1,19 +1,21 @@
-"""What a benchmark ran on: processor, GPU, versions, settings. It is published: no hosts, no users, no paths."""
+"""The environment record of a measurement: processor, GPU, versions, settings of torch.
+
+Records are published, so it holds no name of a host or user and no path.
+"""
 
 import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable
+import sys
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..compat import mmcv_ops
 from ..version import __version__
-from .dependencies import PACKAGES
 from .processors import usable_processors
 
 CPUINFO = Path('/proc/cpuinfo')
@@ -22,11 +24,8 @@ SOURCE_TREE = Path(__file__).parents[2]
 # As Linux names them; asimd is NEON's name on 64-bit Arm.
 INSTRUCTION_SETS = ('avx2', 'avx512f', 'avx512_bf16', 'avx512_fp16', 'avx512_vnni', 'amx_bf16', 'amx_int8')
 ARM_INSTRUCTION_SETS = {'neon': 'neon', 'asimd': 'neon', 'sve': 'sve', 'sve2': 'sve2', 'bf16': 'bf16', 'i8mm': 'i8mm'}
+REQUIRED = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain')
 OPTIONAL = ('timm', 'onnx', 'onnxruntime', 'openvino', 'executorch')
-DISTRIBUTIONS = {
-    **{package.name: package.distributions for package in PACKAGES if package.name.startswith(('torch', 'mm'))},
-    **{name: (name,) for name in OPTIONAL},
-}
 GPU_CLOCKS = {
     'clocks.sm': 'sm_clock_mhz',
     'clocks.max.sm': 'sm_clock_max_mhz',
@@ -36,9 +35,9 @@ GPU_CLOCKS = {
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Describe the machine and the software that a benchmark on ``device`` runs on, ready for JSON.
+    """Describe the machine and the software that a measurement on ``device`` runs on, ready for JSON.
 
-    What the system does not tell is None. The load average, the clocks and the threads are those of the moment.
+    A value that the system does not tell is None. Load average, clocks and threads are those of this moment.
     """
     return {
         'device': device.type,
@@ -50,7 +49,8 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         'python': platform.python_version(),
         'torch': _torch(),
         'versions': _versions(),
-        'mmcv_ops': 'stand-in' if mmcv_ops.is_stand_in() else 'compiled',
+        # the mark of shvit_det.compat.mmcv_ops
+        'mmcv_ops': 'stand-in' if hasattr(sys.modules.get('mmcv._ext'), '__stand_in__') else 'compiled',
         'source': _source(SOURCE_TREE),
     }
 
@@ -62,7 +62,7 @@ def _memory_gib() -> float | None:
 
 
 def _cpu() -> dict[str, Any]:
-    """Describe the processor: Linux says most, macOS its name."""
+    """Describe the processor; Linux tells most of it, macOS only its name."""
     cpuinfo = CPUINFO.read_text(encoding='utf-8') if CPUINFO.exists() else ''
     name = _first(r'^model name\s*:\s*(.*)$', cpuinfo)
     if platform.system() == 'Darwin':
@@ -80,7 +80,7 @@ def _cpu() -> dict[str, Any]:
 
 
 def _instruction_sets(cpuinfo: str) -> list[str]:
-    """Return the instruction sets that matter to matrix products, by Linux' names and in one order."""
+    """Return the instruction sets that speed up matrix products, by the names that Linux has for them."""
     flags = set((_first(r'^(?:flags|Features)\s*:\s*(.*)$', cpuinfo) or '').split())
     if platform.system() == 'Darwin' and platform.machine() == 'arm64':
         flags = {'neon'}
@@ -89,7 +89,7 @@ def _instruction_sets(cpuinfo: str) -> list[str]:
 
 
 def _cpufreq(name: str) -> list[float]:
-    """Return what cpufreq says of every core, in MHz; nothing in most virtual machines."""
+    """Return a figure of cpufreq for every core, in MHz; most virtual machines have none."""
     return [int(path.read_text(encoding='utf-8')) / 1e3 for path in CPUFREQ.glob(f'cpu[0-9]*/cpufreq/{name}')]
 
 
@@ -109,7 +109,7 @@ def _gpu(device: torch.device) -> dict[str, Any]:
 
 
 def _torch() -> dict[str, Any]:
-    """Describe how torch was built and is set; its whole description holds paths of the machine that built it."""
+    """Describe how torch was built and is set, without the paths in torch's own description."""
     built = torch.__config__.show()
     return {
         'threads': torch.get_num_threads(),
@@ -122,28 +122,25 @@ def _torch() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str | None]:
-    """Return the versions by import name; one that came under another distribution's name says which."""
-    versions: dict[str, str | None] = {'shvit_det': __version__}
-    for name, distributions in DISTRIBUTIONS.items():
-        versions[name] = _version(distributions)
-    return versions
+    """Return the versions by import name, with the name of the distribution where it is another (``mmcv-lite``)."""
+    distributions = metadata.packages_distributions()
+    versions = {name: _version(name, distributions) for name in REQUIRED + OPTIONAL}
+    return {'shvit_det': __version__, **versions}
 
 
-def _version(distributions: Iterable[str]) -> str | None:
-    name, *_ = distributions
-    for distribution in distributions:
-        try:
-            version = metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            continue
-        return version if distribution == name else f'{distribution} {version}'
-    return None
+def _version(name: str, distributions: Mapping[str, Sequence[str]]) -> str | None:
+    distribution, *_ = distributions.get(name, [name])
+    try:
+        version = metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+    return version if distribution == name else f'{distribution} {version}'
 
 
 def _source(tree: Path) -> dict[str, Any] | None:
-    """Return the commit of the source tree and whether tracked files differ from it; None where it is not a checkout.
+    """Return the commit of a source tree and whether tracked files differ from it; None if it is no checkout.
 
-    An installed package may lie inside some other checkout; that one says nothing of it.
+    A package that is installed somewhere inside another checkout has no commit.
     """
     if not (tree / '.git').exists():
         return None
@@ -168,5 +165,5 @@ def _first(pattern: str, text: str) -> str | None:
 
 
 def _clock(text: str | None) -> float | None:
-    """Return a clock as nvidia-smi writes it; where it does not know one it writes ``[N/A]``."""
+    """Return a clock rate that nvidia-smi prints; it prints ``[N/A]`` for an unknown one."""
     return None if text is None or text.startswith('[') else float(text)

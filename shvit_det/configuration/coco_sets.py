@@ -1,8 +1,7 @@
-"""The COCO data sets of a config: where they are, and what the config does with them."""
+"""The COCO data sets of a config: where they are, what the config does with them, and their check before a run."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,108 +11,67 @@ from mmengine.logging import print_log
 from mmengine.utils import is_abs
 
 from ..common.errors import UsageError
-from ..data.checking.all_checks import check_content, check_file
-from ..data.checking.check_report import refusal
-from ..data.checking.files import check_presence, is_local
-from ..data.checking.findings import Finding, Repair, errors_among
-from ..data.checking.image import Loader
-from ..data.checking.objects import Use
-from ..data.checking.reading import read_annotations
+from ..data.checking.annotation_file import Use, read_annotations
+from ..data.checking.data_set_check import CocoSet
+from ..data.checking.findings import Finding, Repair, errors_among, refusal
+from ..data.checking.image_checks import Loader, check_presence, is_local
 from ..data.coco_dataset import BAD_DATA, CHECK, CheckedCocoDataset
-from .config import dataset_places, evaluators_of, type_of
-from .task import Task, named_classes
-
-
-@dataclass
-class CocoSet:
-    """An annotation file with its folder of images.
-
-    Attributes:
-        annotations: The file.
-        images: The folder, or None if it is on remote storage.
-        classes: The classes of the config, or None where it states none.
-        bad_data: What becomes of bad data in a run.
-        loader: How images are decoded.
-        is_plain: The class of the dataset reads the file as COCO's, and not in a way of its own.
-        use: What the config does with the annotations.
-        splits: The splits that use it.
-        places: Where the config names the file, as ``--cfg-options`` spells it.
-    """
-
-    annotations: Path
-    images: Path | None
-    classes: tuple[str, ...] | None
-    bad_data: str
-    loader: Loader
-    is_plain: bool = True
-    use: Use = field(default_factory=Use)
-    splits: list[str] = field(default_factory=list)
-    places: list[str] = field(default_factory=list)
+from .detector_or_classifier import Task
+from .reading import dataset_places, evaluators_of, named_classes, type_of
 
 
 def coco_sets(task: Task, config: Config, splits: Sequence[str]) -> list[CocoSet]:
-    """Return the COCO data sets of the splits, each once, however many loaders share it.
+    """Return the COCO data sets of the splits, each once even if several loaders share it.
 
-    An annotation file on remote storage is left out with a line in the log: a run checks it when it has got it.
+    An annotation file on remote storage is left out with a line in the log: the run checks it after reading it.
 
     Raises:
         UsageError: If ``bad_data`` of the config is none of the choices, or there is no such storage.
     """
     sets: dict[tuple, CocoSet] = {}
     for split in splits:
-        for place, dataset in dataset_places(config, split):
+        for key, dataset in dataset_places(config, split):
             kind = task.dataset_class(dataset)
             if kind is None or not issubclass(kind, CocoDataset) or 'ann_file' not in dataset:
                 continue
-            annotations = place_within(dataset, dataset['ann_file'])
+            annotations = _path_within(dataset, dataset['ann_file'])
             if not is_local(annotations, dataset.get('backend_args')):
                 print_log(f'{annotations} is on remote storage, and not looked at before the start', 'current')
                 continue
-            images = place_within(dataset, (dataset.get('data_prefix') or {}).get('img', ''))
-            found = CocoSet(
+            images = _path_within(dataset, (dataset.get('data_prefix') or {}).get('img', ''))
+            loading = next(_transforms_of(dataset, 'LoadImageFromFile'), {})
+            data = CocoSet(
                 annotations=Path(annotations),
-                images=Path(images) if is_local(images, storage_of_images(dataset)) else None,
+                images=Path(images) if is_local(images, loading.get('backend_args')) else None,
                 classes=named_classes(dataset, kind),
                 bad_data=bad_data_of(config, dataset),
-                loader=loader_of(dataset),
-                is_plain=is_plain(kind),
+                loader=Loader(loading.get('color_type', 'color'), loading.get('imdecode_backend', 'cv2')),
+                is_standard=_reads_as_coco(kind),
             )
-            key = (found.annotations, found.images, found.classes, found.bad_data, found.loader, found.is_plain)
-            known = sets.setdefault(key, found)
-            known.use |= use_of(config, split, dataset)
-            known.places.append(f'{place}.ann_file')
-            if split not in known.splits:
-                known.splits.append(split)
-                known.places += evaluator_places(config, split, known.annotations)
+            identity = (data.annotations, data.images, data.classes, data.bad_data, data.loader, data.is_standard)
+            data = sets.setdefault(identity, data)
+            data.use |= _use_of(config, split, dataset)
+            data.keys.append(f'{key}.ann_file')
+            if split not in data.splits:
+                data.splits.append(split)
+                data.keys += _evaluator_keys(config, split, data.annotations)
     return list(sets.values())
 
 
-def place_within(dataset: Mapping, place: str) -> str:
-    """Return a file or folder that a dataset dict names, as mmengine joins it with the data root."""
-    return place if is_abs(place) else os.path.join(dataset.get('data_root') or '', place)
+def _path_within(dataset: Mapping, path: str) -> str:
+    """Return a file or folder that a dataset dict names, joined with the data root as mmengine does."""
+    return path if is_abs(path) else os.path.join(dataset.get('data_root') or '', path)
 
 
-def storage_of_images(dataset: Mapping) -> Mapping | None:
-    """Return the ``backend_args`` with which the pipeline of a dataset dict reads images."""
-    return next((transform.get('backend_args') for transform in transforms_of(dataset, 'LoadImageFromFile')), None)
-
-
-def is_plain(kind: type[CocoDataset]) -> bool:
+def _reads_as_coco(kind: type[CocoDataset]) -> bool:
     """Tell whether a class reads annotations as ``CocoDataset`` does: LVIS for instance has other keys."""
     return kind.parse_data_info is CocoDataset.parse_data_info and (
         kind.load_data_list in (CocoDataset.load_data_list, CheckedCocoDataset.load_data_list)
     )
 
 
-def check_annotations_of(data: CocoSet, content: Mapping[str, Any]) -> list[Finding]:
-    """Return what is wrong with the content of a set's annotation file, as far as its class reads it as COCO's."""
-    if data.is_plain:
-        return check_content(content, data.use, data.annotations, data.classes)
-    return list(check_file(content, data.annotations, data.classes))
-
-
 def bad_data_of(config: Config, dataset: Mapping) -> str:
-    """Return what a run is to do with bad data: what the dataset dict says, else what the config says for all.
+    """Return ``bad_data`` of the dataset dict, or else of the config.
 
     Raises:
         UsageError: If it is none of the choices.
@@ -125,29 +83,29 @@ def bad_data_of(config: Config, dataset: Mapping) -> str:
 
 
 def check_before_run(task: Task, config: Config, splits: Sequence[str]) -> None:
-    """Look at the annotations of the splits, and for their images without opening any, before a run starts.
+    """Check the annotations of the splits, and that their images exist without opening any, before a run starts.
 
     Raises:
-        UsageError: If there is an error that ``bad_data`` does not pass over.
+        UsageError: If there is an error that ``bad_data`` does not skip.
     """
     for data in coco_sets(task, config, splits):
         content = read_annotations(data.annotations)
-        findings = check_annotations_of(data, content)
+        findings = data.check_content(content)
         if data.images is not None:
             findings += check_presence(content, data.images)
-        refused = [finding for finding in errors_among(findings) if not _is_passed_over(finding, data)]
+        refused = [finding for finding in errors_among(findings) if not _is_skipped(finding, data)]
         if refused:
             raise UsageError(refusal(refused, data.annotations, CHECK))
 
 
-def _is_passed_over(finding: Finding, data: CocoSet) -> bool:
+def _is_skipped(finding: Finding, data: CocoSet) -> bool:
     if data.bad_data == 'refuse' or finding.repair == Repair.NONE:
         return False
-    return finding.kind == 'image_missing' or data.splits == ['train']  # an evaluator reads the annotations itself
+    return finding.kind == 'image_missing' or data.splits == ['train']  # evaluators read the whole annotation file
 
 
-def let_runs_check(task: Task, config: Config, splits: Sequence[str]) -> None:
-    """Replace mmdet's ``CocoDataset`` in a config by ours, which asks more of each image that it loads."""
+def use_checked_datasets(task: Task, config: Config, splits: Sequence[str]) -> None:
+    """Replace mmdet's ``CocoDataset`` in a config by ours, which checks each image that it loads."""
     for split in splits:
         for _, dataset in dataset_places(config, split):
             if task.dataset_class(dataset) is CocoDataset:
@@ -155,7 +113,7 @@ def let_runs_check(task: Task, config: Config, splits: Sequence[str]) -> None:
                 dataset['bad_data'] = bad_data_of(config, dataset)
 
 
-def transforms_of(dataset: Mapping, name: str) -> Iterator[Mapping]:
+def _transforms_of(dataset: Mapping, name: str) -> Iterator[Mapping]:
     """Yield the dicts of the transforms called ``name`` in a pipeline, however deeply it is nested."""
     pending = [dataset.get('pipeline')]
     while pending:
@@ -168,30 +126,19 @@ def transforms_of(dataset: Mapping, name: str) -> Iterator[Mapping]:
             pending.extend(node)
 
 
-def loader_of(dataset: Mapping) -> Loader:
-    """Return how the pipeline of a dataset dict decodes images."""
-    for transform in transforms_of(dataset, 'LoadImageFromFile'):
-        return Loader(transform.get('color_type', 'color'), transform.get('imdecode_backend', 'cv2'))
-    return Loader()
-
-
-def use_of(config: Config, split: str, dataset: Mapping) -> Use:
+def _use_of(config: Config, split: str, dataset: Mapping) -> Use:
     """Return what a split does with the annotation file of a dataset dict."""
-    loading = [t for t in transforms_of(dataset, 'LoadAnnotations') if t.get('with_mask', False)]
+    with_mask = [each for each in _transforms_of(dataset, 'LoadAnnotations') if each.get('with_mask', False)]
     coco = [evaluator for _, evaluator in evaluators_of(config, split) if type_of(evaluator) == 'CocoMetric']
-    metrics = [str(metric) for evaluator in coco for metric in _as_list(evaluator.get('metric'))]
+    scores_masks = any('segm' in evaluator.get('metric', ()) for evaluator in coco)  # one name or several
     return Use(
-        masks=bool(loading) or 'segm' in metrics,
-        polygons_only=any(not transform.get('poly2mask', True) for transform in loading),
+        masks=bool(with_mask) or scores_masks,
+        polygons_only=any(not transform.get('poly2mask', True) for transform in with_mask),
         evaluated=bool(coco),
     )
 
 
-def evaluator_places(config: Config, split: str, annotations: Path) -> list[str]:
-    """Return where the evaluators of a split name an annotation file."""
-    named = ((place, evaluator.get('ann_file')) for place, evaluator in evaluators_of(config, split))
-    return [f'{place}.ann_file' for place, file in named if file and Path(file).resolve() == annotations.resolve()]
-
-
-def _as_list(value: Any) -> list:
-    return list(value) if isinstance(value, list | tuple) else [value]
+def _evaluator_keys(config: Config, split: str, annotations: Path) -> list[str]:
+    """Return the keys of a split's evaluators that name an annotation file."""
+    named = ((key, evaluator.get('ann_file')) for key, evaluator in evaluators_of(config, split))
+    return [f'{key}.ann_file' for key, file in named if file and Path(file).resolve() == annotations.resolve()]

@@ -1,7 +1,8 @@
-"""mmdet's ``CocoDataset``, losing nothing silently: bad data ends the run, or is passed over and reported."""
+"""mmdet's ``CocoDataset`` that loses no data silently: bad data ends the run, or is skipped and reported."""
 
 import logging
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,16 +18,13 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from ..common.errors import RunError, UsageError
+from ..common.image_files import is_truncated
 from ..registry import DATASETS, register
-from .checking.all_checks import check_content
-from .checking.check_report import refusal, what_was_done
+from .checking.annotation_file import Use, annotations_of, image_sizes, is_hashable, read_annotations
 from .checking.cleaning import clean
-from .checking.files import is_local
-from .checking.findings import KINDS, counts_of, errors_among, in_words
-from .checking.image import Loader, inspect_image, is_cut_off
-from .checking.objects import Use
-from .checking.reading import read_annotations
-from .checking.trained_objects import passed_over
+from .checking.content_checks import check_content
+from .checking.findings import KINDS, as_phrase, count_by_kind, errors_among, refusal
+from .checking.image_checks import Loader, inspect_image, is_local
 
 BadData = Literal['refuse', 'skip']
 BAD_DATA: tuple[BadData, ...] = ('refuse', 'skip')
@@ -37,15 +35,15 @@ CHECK = 'shvit-det check-data CONFIG'
 class CheckedCocoDataset(CocoDataset):
     """A ``CocoDataset`` that checks its annotations when it is built and its images when they are loaded.
 
-    A log line says what is wrong without being an error, and what mmdet leaves out by its own rules: objects with
-    boxes narrower than a pixel, images that ``filter_cfg`` excludes, and so on.
+    A log line counts warnings, and what mmdet leaves out by its own rules: objects with boxes narrower than a pixel,
+    images that ``filter_cfg`` excludes, and so on.
 
     Args:
-        bad_data: ``'refuse'``: an annotation file with errors, or an image that is missing, broken, cut off or of
+        bad_data: ``'refuse'``: an annotation file with errors, or an image that is missing, broken, truncated or of
             another size than listed, ends the run with one sentence. ``'skip'``: errors are repaired in memory as
-            ``shvit-det check-data --fix`` repairs them in a copy, and for a bad image another one is taken, both
-            reported once. In a split that is evaluated no image can stand for another: there the bad one is scored as
-            a black picture, in which the objects count as missed, and errors in the annotations end the run, because
+            ``shvit-det check-data --fix`` repairs them in a copy, and another image is taken for a bad one; both are
+            reported once. In a split that is evaluated no image can replace another: there a bad one is scored as a
+            black picture, in which the objects count as missed, and errors in the annotations end the run, because
             the evaluator reads the file itself.
         kwargs: As ``CocoDataset`` takes them.
 
@@ -66,12 +64,12 @@ class CheckedCocoDataset(CocoDataset):
             return
         super().full_init()
         self.num_in_vain = 0
-        # shared with the workers of a data loader: what one of them has reported the others need not
+        # shared with the workers of a data loader, so that each image is reported once
         self.reported = torch.zeros(len(self), dtype=torch.bool).share_memory_()
 
     def prepare_data(self, idx: int) -> Any:
         transforms = self.pipeline.transforms
-        for place, transform in enumerate(transforms):  # here, because mmdet's hooks exchange pipelines midway
+        for place, transform in enumerate(transforms):  # at each call, because mmdet's hooks exchange pipelines midway
             if isinstance(transform, LoadImageFromFile):
                 transforms[place] = CheckedLoading(transform, self.bad_data, self.test_mode, self.reported)
         data = super().prepare_data(idx)
@@ -94,39 +92,38 @@ class CheckedCocoDataset(CocoDataset):
             if errors_among(cleaned.left):
                 raise UsageError(refusal(cleaned.left, path, CHECK))
             content, findings = cleaned.content, cleaned.left
-            print_log(f'{path}: bad_data=skip, {what_was_done(cleaned)}', 'current', logging.WARNING)
-        self._log_losses(content, classes, in_words(counts_of(findings)))
+            print_log(f'{path}: bad_data=skip, {cleaned.summary()}', 'current', logging.WARNING)
+        ignored, total = ignored_objects(content, classes), len(content['annotations'])
+        reasons = ', '.join(f'{count} {reason}' for reason, count in ignored.items())
+        message = f'{total - sum(ignored.values())} of {total} objects are used' + (
+            f' (not: {reasons})' if reasons else ''
+        )
+        if warnings := as_phrase(count_by_kind(findings)):
+            message += f'; warnings: {warnings} ({CHECK} shows them)'
+        print_log(f'{self.ann_file}: {message}', 'current')
         self.COCOAPI = lambda _: indexed(content)  # the file is not read twice
         try:
             return super().load_data_list()
         finally:
             del self.COCOAPI
 
-    def _log_losses(self, content: dict[str, Any], classes: tuple[str, ...], warnings: str) -> None:
-        lost = passed_over(content, classes)
-        total = len(content['annotations'])
-        reasons = ', '.join(f'{count} {reason}' for reason, count in lost.items())
-        parts = [f'{total - sum(lost.values())} of {total} objects are used' + (f' (not: {reasons})' if lost else '')]
-        if warnings:
-            parts.append(f'warnings: {warnings} ({CHECK} shows them)')
-        print_log(f'{self.ann_file}: ' + '; '.join(parts), 'current')
-
     def filter_data(self) -> list[dict]:
         every = self.data_list
         kept = super().filter_data()
         if len(kept) < len(every):
-            left = {info['img_id'] for info in kept}
+            kept_ids = {info['img_id'] for info in kept}
+            excluded = [info for info in every if info['img_id'] not in kept_ids]
             smallest = (self.filter_cfg or {}).get('min_size', 0)
-            reasons: Counter[str] = Counter()
-            for info in every:
-                if info['img_id'] not in left:
-                    small = min(info['width'], info['height']) < smallest
-                    reasons[f'smaller than {smallest} pixels' if small else 'without objects of the classes'] += 1
-            objects = sum(len(info['instances']) for info in every) - sum(len(info['instances']) for info in kept)
-            words = ', '.join(f'{count} {reason}' for reason, count in reasons.items())
+            reasons = Counter(
+                f'smaller than {smallest} pixels'
+                if min(info['width'], info['height']) < smallest
+                else 'without objects of the classes'
+                for info in excluded
+            )
+            counts = ', '.join(f'{count} {reason}' for reason, count in reasons.items())
             print_log(
-                f'{self.ann_file}: filter_cfg leaves out {len(every) - len(kept)} of {len(every)} images ({words}), '
-                f'and {objects} objects with them',
+                f'{self.ann_file}: filter_cfg leaves out {len(excluded)} of {len(every)} images ({counts}), '
+                f'and {sum(len(info["instances"]) for info in excluded)} objects with them',
                 'current',
             )
         if not kept:
@@ -134,12 +131,35 @@ class CheckedCocoDataset(CocoDataset):
         return kept
 
 
-def use_of(transforms: Any, evaluated: bool) -> Use:
+def use_of(transforms: Sequence[Any], evaluated: bool) -> Use:
     """Return what a pipeline does with an annotation file."""
-    loading = [transform for transform in transforms if isinstance(transform, LoadAnnotations)]
-    masks = any(transform.with_mask for transform in loading)
-    polygons_only = any(transform.with_mask and not transform.poly2mask for transform in loading)
-    return Use(masks, polygons_only, evaluated)
+    with_mask = [each for each in transforms if isinstance(each, LoadAnnotations) and each.with_mask]
+    return Use(bool(with_mask), any(not each.poly2mask for each in with_mask), evaluated)
+
+
+def ignored_objects(content: Mapping[str, Any], classes: Sequence[str]) -> dict[str, int]:
+    """Return how many objects mmdet's ``CocoDataset`` ignores silently, by reason; of content without errors."""
+    sizes = image_sizes(content)
+    entries = [entry for entry in content['categories'] if type(entry) is dict and is_hashable(entry.get('id'))]
+    categories = {entry['id'] for entry in entries if entry.get('name') in classes}
+
+    def reason_of(annotation: Mapping[str, Any]) -> str | None:
+        if annotation.get('ignore', False):
+            return 'marked ignore'
+        x, y, box_width, box_height = annotation['bbox']
+        width, height = sizes[annotation['image_id']]
+        if min(x + box_width, width) <= max(x, 0) or min(y + box_height, height) <= max(y, 0):
+            return 'box without area or outside the image'
+        if annotation['area'] <= 0:
+            return 'area not positive'
+        if box_width < 1 or box_height < 1:
+            return 'box narrower than a pixel'
+        if annotation['category_id'] not in categories:
+            return 'of a category that is no class of the config'
+        return None
+
+    reasons = map(reason_of, annotations_of(content).values())
+    return dict(Counter(reason for reason in reasons if reason is not None))
 
 
 def indexed(content: dict[str, Any]) -> COCO:
@@ -152,12 +172,12 @@ def indexed(content: dict[str, Any]) -> COCO:
 
 
 class CheckedLoading:
-    """A ``LoadImageFromFile`` in a pipeline, with what mmdet does not ask: is it whole, is it the size that is listed.
+    """A ``LoadImageFromFile`` in a pipeline that also checks that the image is complete and as large as listed.
 
     Args:
         load: The transform itself.
-        bad_data: What becomes of a bad image.
-        evaluated: It is tested on, so that no other may be taken.
+        bad_data: What happens to a bad image.
+        evaluated: The split is evaluated, so that no other image may be taken.
         reported: One flag per image of the data set, in memory that processes share. Shapes: (N,)
     """
 
@@ -193,8 +213,8 @@ class CheckedLoading:
         try:
             loaded = self.load(results)
             if loaded is not None:
-                return loaded, 'is cut off' if local and is_cut_off(Path(path)) else None
-        except Exception as error:  # files, decoders and storage back ends raise what they like; refused or reported
+                return loaded, 'is cut off' if local and is_truncated(Path(path)) else None
+        except Exception as error:  # files, decoders and storage raise what they like; it is refused or reported
             reason = (str(error).splitlines() or [type(error).__name__])[0]
         found = inspect_image(Path(path), None, self.loader).found if local else ()
         fault = next((text for kind, text in found if KINDS[kind].severity == 'error'), None)

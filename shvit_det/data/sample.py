@@ -1,10 +1,8 @@
-"""The drawn sample set: shapes on textured grounds, in COCO's format and layout.
+"""The drawn sample set: shapes on textured backgrounds in COCO's format and layout, used until COCO is there.
 
-It stands in for COCO until COCO is there: a first run, a demonstration and the tests need a data
-set that is small, learnable within minutes on a processor, and has everything the real one has:
-small, medium and large objects, occlusion, objects in several parts, a crowd region, images
-without any object, category ids with gaps. Scores on it say that the pieces work together; they
-say nothing about COCO.
+First runs, demonstrations and tests need a data set that is small, learnable within minutes on a processor, and has
+everything that COCO has: small, medium and large objects, occlusion, objects in several parts, a crowd region, images
+without any object, category ids with gaps. Scores on it say that the pieces work together; they say nothing about COCO.
 """
 
 import contextlib
@@ -20,12 +18,12 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
 from ..common.errors import UsageError
-from . import sample_drawing, sample_scene
+from . import sample_images
 
 # The ids have gaps, as COCO's have, so that code that takes a label for an id fails.
 CATEGORIES: dict[str, int] = {'disc': 1, 'square': 2, 'triangle': 3, 'star': 5, 'cross': 8}
 
-DRAWN_BY = 'shvit_det.data.sample'
+DRAWN_BY = 'shvit_det.data.sample'  # in every marker, so it stays whatever this file is called
 GENERATOR_VERSION = 1  # raise it with every change that changes a pixel or an annotation
 DESCRIPTION = (
     'Shapes drawn by shvit_det, a stand-in for COCO until COCO is there. This is not COCO, and '
@@ -43,25 +41,25 @@ OUR_FILES = re.compile(
 
 
 def _uncompressed_rle(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
-    """Count the runs down the columns, beginning with zeros, as COCO stores its crowds."""
+    """Return the lengths of runs down the columns, beginning with zeros, as COCO stores its crowds."""
     flat = mask.ravel(order='F')
     borders = [0, *(np.flatnonzero(np.diff(flat)) + 1).tolist(), flat.size]
     counts = np.diff(borders).tolist()
     return {'size': list(mask.shape), 'counts': [0, *counts] if flat[0] else counts}
 
 
-def annotate(item: sample_scene.Item) -> dict[str, Any]:
-    """Describe an item as COCO does: polygons, or for a crowd run lengths, of its visible part.
+def annotate(item: sample_images.Item) -> dict[str, Any]:
+    """Return the annotation of an item's visible part: polygons, or for a crowd run lengths.
 
     Area and box are those of the mask that readers will decode.
     """
-    cover = sample_drawing.coverage(item.visible)
+    cover = sample_images.coverage(item.visible)
     segmentation: Any
     if item.is_crowd:
         segmentation = _uncompressed_rle(cover >= 0.5)
         rle = mask_utils.frPyObjects(segmentation, *cover.shape)
     else:
-        segmentation = sample_drawing.trace_polygons(item.visible)
+        segmentation = sample_images.trace_polygons(item.visible)
         rle = mask_utils.merge(mask_utils.frPyObjects(segmentation, *cover.shape))
     return {
         'category_id': CATEGORIES[item.name],
@@ -77,8 +75,8 @@ def _draw_split(root: Path, split: str, num_images: int, image_size: int, seed: 
     images, annotations = [], []
     for index in range(num_images):
         rng = np.random.default_rng([seed, SPLITS.index(split), index])
-        items = sample_scene.compose_scene(rng, image_size, index)
-        pixels = cv2.cvtColor(sample_scene.paint_scene(rng, image_size, items), cv2.COLOR_RGB2BGR)
+        items = sample_images.compose_image(rng, image_size, index)
+        pixels = cv2.cvtColor(sample_images.paint_image(rng, image_size, items), cv2.COLOR_RGB2BGR)
         _, jpeg = cv2.imencode('.jpg', pixels, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
         # No id is an index, none is 0 (COCOeval takes 0 for "not matched"), none is in both splits.
         image_id = 1009 + 6 * index + SPLITS.index(split)
@@ -111,7 +109,7 @@ def _draw_split(root: Path, split: str, num_images: int, image_size: int, seed: 
 
 
 def _marker_for(num_train: int, num_val: int, image_size: int, seed: int) -> dict[str, Any]:
-    """Check the parameters and write down what a set drawn with them is."""
+    """Check the parameters and return the marker of a set that is drawn with them."""
     for name, count in (('num_train', num_train), ('num_val', num_val)):
         if count < 1:
             raise UsageError(f'{name}={count} draws no image; it must be 1 or more')
@@ -130,7 +128,7 @@ def _marker_for(num_train: int, num_val: int, image_size: int, seed: int) -> dic
 
 
 def _read_marker(root: Path) -> dict[str, Any] | None:
-    """Read what the set in a folder was drawn with; None if the folder is not one of ours."""
+    """Return the marker of the set in a folder; None if the folder is not one of ours."""
     try:
         marker = json.loads((root / MARKER).read_text(encoding='utf-8'))
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -139,29 +137,29 @@ def _read_marker(root: Path) -> dict[str, Any] | None:
 
 
 def _refuse_to_replace(root: Path, marker: dict[str, Any], force: bool) -> None:
-    """Raise UsageError if there is anything at `root` that must stay."""
+    """Raise ``UsageError`` if there is anything at ``root`` that must stay."""
     if not root.exists():
         return
     present = _read_marker(root)
     if present is None:
         raise UsageError(
-            f'{root} exists and is not a sample set drawn by shvit_det; choose '
-            'another folder, or remove that one yourself'
+            f'{root} exists and is not a sample set drawn by shvit_det; choose another folder, or remove that one '
+            f'yourself'
         )
     paths = (path.relative_to(root).as_posix() for path in sorted(root.rglob('*')))
     strange = next((path for path in paths if not OUR_FILES.fullmatch(path)), None)
     if strange is not None:
         raise UsageError(
-            f'{root} holds {strange!r}, which is not part of the sample set; move it '
-            'elsewhere, or choose another folder'
+            f'{root} holds {strange!r}, which is not part of the sample set; move it elsewhere, or choose another '
+            f'folder'
         )
     differences = ', '.join(
         f'{name}={present.get(name)} and not {value}' for name, value in marker.items() if present.get(name) != value
     )
     if differences and not force:
         raise UsageError(
-            f'{root} holds a sample set drawn with {differences}; choose another '
-            'folder, or replace that set with force=True (--force)'
+            f'{root} holds a sample set drawn with {differences}; choose another folder, or replace that set with '
+            f'force=True (--force)'
         )
 
 
@@ -197,22 +195,22 @@ def draw_sample(
 ) -> None:
     """Draw the sample set into a new folder, or anew into the folder of the same set.
 
-    The same arguments give the same annotation files and pixels (with the same numpy and OpenCV).
-    Everything is drawn in a hidden folder beside `root` and renamed when complete.
+    The same arguments give the same annotation files and pixels (with the same numpy and OpenCV). Everything is drawn
+    in a hidden folder beside ``root`` and renamed when it is complete.
 
     Args:
-        root: gets `annotations/instances_{train,val}2017.json`, `train2017/`, `val2017/` and the
-            marker `sample.json`.
-        num_train: images of `train2017`.
-        num_val: images of `val2017`.
-        image_size: height and width in pixels, 96 to 1024.
+        root: Gets ``annotations/instances_{train,val}2017.json``, ``train2017/``, ``val2017/`` and the marker
+            ``sample.json``.
+        num_train: Images of ``train2017``.
+        num_val: Images of ``val2017``.
+        image_size: Height and width in pixels, 96 to 1024.
         seed: 0 or more.
-        force: replace a set that was drawn with other arguments or by another version.
+        force: Replace a set that was drawn with other arguments or by another version.
 
     Raises:
-        UsageError: an argument is out of range; `root` is not a sample set, or holds other files
-            (even with `force`); or it is a different sample set and `force` is not given.
-        OSError: the folder cannot be written.
+        UsageError: If an argument is out of range; ``root`` is not a sample set, or holds other files (even with
+            ``force``); or it is a different sample set and ``force`` is not given.
+        OSError: If the folder cannot be written.
     """
     root = Path(root).resolve()
     marker = _marker_for(num_train, num_val, image_size, seed)
@@ -223,10 +221,10 @@ def draw_sample(
 def ensure_sample(
     root: str | Path, *, num_train: int = 400, num_val: int = 100, image_size: int = 192, seed: int = 0
 ) -> bool:
-    """Draw the sample set unless it is there; True if this call drew it.
+    """Draw the sample set unless it is there; return whether this call drew it.
 
-    Several processes may call it at the same moment: all return when a complete set is in place,
-    and one of them returns True. Arguments and errors are those of `draw_sample`.
+    Several processes may call it at the same moment: all return when a complete set is there, and one of them returns
+    True. Arguments and errors are those of :func:`draw_sample`.
     """
     root = Path(root).resolve()
     marker = _marker_for(num_train, num_val, image_size, seed)

@@ -1,5 +1,6 @@
-"""The exact, faster form of a trained backbone or detector."""
+"""The exact, faster form of a trained model for inference: what is folded, fused and composed, and who computes it."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,15 +11,20 @@ from torch import nn
 from ..common.errors import UsageError
 from ..models.backbone import SHViT
 from ..models.neck import SHViTFPN
-from ..models.unmodified import is_stock
+from ..models.unmodified import is_unmodified
 from .backbone import FusedSHViT
-from .backends.choice import say_if_slow
-from .backends.packed import HasKernels, RefusesTraining
-from .compilation import compile_parts, runs_own_kernels
-from .copying import copied_for_inference
-from .neck import FusedSHViTFPN, is_stock_neck
+from .backends.choice import Backend, say_if_slow
+from .backends.deployed_layer import DeployedLayer, RefusesTraining, layer_backends
+from .compilation import compile_parts
+from .inference_copy import copied_for_inference
+from .neck import FusedSHViTFPN, supports_neck
 
-__all__ = ['check_deployable', 'deploy', 'is_deployed']
+__all__ = ['check_deployable', 'deploy', 'is_deployed', 'layer_backends']
+BACKEND_NAMES = {
+    Backend.KERNELS.value: 'our own kernels',
+    Backend.ONEDNN.value: 'oneDNN',
+    Backend.PLAIN.value: 'plain torch',
+}
 
 
 def is_deployed(model: nn.Module) -> bool:
@@ -37,8 +43,8 @@ def deploy(
 
     All norms of the backbone, its depthwise residuals and the scale of its attention are folded into weights; the
     neck's finer levels and the RPN's convolution on the finest are single transposed convolutions; of masks, only those
-    of the predicted classes are computed; on a CPU, weights are laid out for the kernels. No approximation is made:
-    results agree up to the rounding of the arithmetic, in ``dtype``.
+    of the predicted classes are computed; on a CPU, weights are packed once. Nothing is approximated: results agree up
+    to the rounding of the arithmetic, in ``dtype``.
 
     Args:
         model: A :class:`shvit_det.SHViT`, a :class:`shvit_det.SHViTFPN` or an mmdet detector that has one of them.
@@ -49,10 +55,13 @@ def deploy(
             arguments for ``torch.compile``. The first size of images is compiled for a minute or so, and the second for
             all further ones, which the log says. True leaves out what kernels of our own compute faster.
         native: Whether kernels of our own are used on a CPU with AVX-512. They are compiled in some seconds at the
-            first use on a machine; without a C++ compiler oneDNN's are used.
+            first use on a machine; without a C++ compiler oneDNN is used.
 
-    What is not exactly a layer of SHViT, or of the libraries below, stays as it is, and the log names it: subclasses,
-    layers with hooks, exchanged layers. Pruned and parametrised weights are taken as they are when this is called.
+    Which backend computes each layer is chosen here, and again when the model is moved or loaded. The log has a
+    summary, and :func:`layer_backends` names each layer.
+
+    What is not exactly a layer of SHViT, mmdet, mmcv or torch stays as it is, and the log names it: subclasses, layers
+    with hooks, exchanged layers. Pruned and parametrised weights are taken as they are when this is called.
 
     The weights of a deployed model are constants: load a state dict or move it, nothing else. It is never trained.
 
@@ -80,7 +89,7 @@ def deploy(
         if channels_last:
             deployed.to(memory_format=torch.channels_last)
     for part in deployed.modules():
-        if isinstance(part, HasKernels):
+        if isinstance(part, DeployedLayer):
             part.native = native
         part.train = RefusesTraining(part)
     if left:
@@ -88,7 +97,9 @@ def deploy(
         print_log(f'not in the deployed form, because they may compute something else: {names}', 'current')
     if dtype is not None and next(deployed.parameters()).device.type == 'cpu':
         say_if_slow(dtype)
-    runs_own_kernels(deployed)  # which are built now rather than with the first image
+    counts = Counter(layer_backends(deployed).values())
+    summary = ', '.join(f'{counts[key]} layers by {name}' for key, name in BACKEND_NAMES.items() if counts[key])
+    print_log(f'deployed: {summary}', 'current')
     if compile:
         compile_parts(deployed, {} if compile is True else compile)
     return deployed
@@ -104,7 +115,7 @@ def check_deployable(model: nn.Module) -> None:
         raise UsageError(
             f'only a SHViT, a SHViTFPN, or a detector with one of them can be deployed, not a {type(model).__name__}'
         )
-    if not any(is_stock(part, SHViT) or is_stock_neck(copied_for_inference(part)) for _, part in parts):
+    if not any(is_unmodified(part, SHViT) or supports_neck(copied_for_inference(part)) for _, part in parts):
         raise UsageError(
             f'nothing of this model can be deployed, because {_names(parts)} may compute something else than SHViT and '
             'SHViTFPN do (a subclass, a hook, an exchanged layer): use the model as it is'

@@ -13,7 +13,7 @@ from torch._dynamo.callback import callback_handler
 from torch.utils._pytree import tree_leaves
 
 from .backends.choice import Backend
-from .backends.packed import Changes, Packed
+from .backends.deployed_layer import WeightChanges, layer_backends
 from .precision import call_without_autocast
 
 # On a CPU, neck and head are convolutions at the machine's ceiling, and inductor lays out no transposed ones.
@@ -24,8 +24,8 @@ class CompiledForward:
     """Stands in for a method of a module: compiles it at the first call, and says so whenever it compiles.
 
     It is an attribute of the module, so that the names of the weights stay what they are. The first size of images gets
-    a graph of its own; the second gets one that serves all further sizes. Weights that have been loaded or moved since
-    are compiled anew.
+    a graph of its own; the second gets one for all further sizes. Weights that have been loaded or moved since are
+    compiled anew.
 
     Args:
         module: The module; the method of its class is compiled.
@@ -51,9 +51,9 @@ class CompiledForward:
 
     def _call(self, *inputs: Any) -> Any:
         tensors = [value for value in tree_leaves(inputs) if isinstance(value, Tensor)]
-        if self._changes != Changes.count:
+        if self._changes != WeightChanges.count:
             self._forget()
-            self._changes = Changes.count
+            self._changes = WeightChanges.count
         sizes = tuple(tuple(tensor.shape) for tensor in tensors)
         if sizes in self._sizes:
             return self._compiled(*inputs)
@@ -136,10 +136,9 @@ def compile_parts(model: nn.Module, options: Mapping[str, Any]) -> bool:
 
 
 def _note_change(*_: Any) -> None:
-    Changes.count += 1
+    WeightChanges.count += 1
 
 
 def runs_own_kernels(model: nn.Module) -> bool:
-    """Return whether :mod:`.native` computes the convolutions of a deployed model."""
-    layer = next((layer for layer in model.modules() if isinstance(layer, Packed)), None)
-    return layer is not None and layer.choose(layer.weight.detach()).backend is Backend.KERNELS
+    """Return whether our own kernels compute layers of a deployed model."""
+    return Backend.KERNELS.value in layer_backends(model).values()

@@ -1,4 +1,4 @@
-"""Whole detectors for inference: what of them can be fused, and in which data type their parts run."""
+"""Detectors for inference: which of their parts are fused, and in which data type the parts run."""
 
 import copy
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ from ..models.backbone import SHViT
 from ..models.composition import compose_conv
 from ..models.neck import SHViTFPN
 from ..models.rpn import SHViTRPNHead
-from ..models.unmodified import is_stock
+from ..models.unmodified import is_unmodified
 from .backbone import FusedSHViT
-from .backends.packing import pack_layers
+from .layer_replacement import replace_layers
 from .masks import fuse_mask_branch
-from .neck import FusedSHViTFPN, compose_finer, is_stock_neck
+from .neck import FusedSHViTFPN, compose_finer, supports_neck
 from .precision import InputsAsWeights, KeepsFloat32, OutputsInFloat32, WithoutAutocast
 from .roi_align import RoIFeatures, replace_roi_layers
-from .rpn import NeckWithRPN, fuse_rpn, single_conv
+from .rpn import fuse_rpn, single_conv
 
 # Heads that only apply layers to features: boxes are computed of what they return. Others may compute boxes in between.
 NETWORKS = (
@@ -52,29 +52,30 @@ def fuse_detector(detector: Any, channels_last: bool, left: list[nn.Module]) -> 
     Args:
         detector: A copy of the trained detector.
         channels_last: As in :func:`shvit_det.deploy`.
-        left: Gets the parts that stay as they are, because they are not exactly what the fused forms stand for.
+        left: Gets the parts that stay as they are, because they may compute something else than the fused forms.
     """
     neck: Any = getattr(detector, 'neck', None)
     head: Any = getattr(detector, 'rpn_head', None)
     conv = single_conv(head)
-    if is_stock(detector.backbone, SHViT):
+    if is_unmodified(detector.backbone, SHViT):
         detector.backbone = FusedSHViT(detector.backbone, channels_last, left)
     elif isinstance(detector.backbone, SHViT):
         left.append(detector.backbone)
-    if is_stock_neck(neck):
+    finest = None
+    if supports_neck(neck):
         finer = compose_finer(neck)
         detector.neck = FusedSHViTFPN(neck, channels_last, finer)
         if conv is not None and neck.num_upsamples >= 2:  # with stride 4, composing it pays
             composed = compose_conv(finer[0], copy.deepcopy(conv).double())
-            detector.neck = NeckWithRPN(detector.neck, composed, conv)
+            finest = composed, detector.neck.finer_convs[0]
     elif isinstance(neck, SHViTFPN):
         left.append(neck)
     if conv is not None:
-        fuse_rpn(head, conv)
-    elif type(head) is SHViTRPNHead:  # in whose layers it does not look, if there are several
-        left += pack_layers(head)
-    ours = [part for part in detector.children() if isinstance(part, FusedSHViT | FusedSHViTFPN | NeckWithRPN)]
-    left += pack_layers(detector, (*left, *ours, *([head] if isinstance(head, SHViTRPNHead) else [])))
+        fuse_rpn(head, conv, finest)
+    elif type(head) is SHViTRPNHead:  # which replace_layers leaves alone below
+        left += replace_layers(head)
+    ours = [part for part in detector.children() if isinstance(part, FusedSHViT | FusedSHViTFPN)]
+    left += replace_layers(detector, (*left, *ours, *([head] if isinstance(head, SHViTRPNHead) else [])))
     fuse_mask_branch(detector)
     replace_roi_layers(detector)
     _separate_precisions(detector)

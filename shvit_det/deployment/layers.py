@@ -4,7 +4,7 @@ A layer is fused only if it is exactly what SHViT builds: a subclass, a hook or 
 else, so that such a layer stays as it is.
 """
 
-from collections.abc import Callable
+import copy
 from typing import Any
 
 import torch
@@ -12,38 +12,36 @@ from mmcv.cnn.bricks import DropPath
 from mmengine.model.utils import _BatchNormXd  # what mmengine makes of a SyncBatchNorm; has no public name
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from ..kernels.operands import Operands
+from ..kernels.packed_weights import PackedWeights, pack_norm
+from ..models.batch_norm_folding import folded_weights
 from ..models.layers import ConvNorm, FeedForward, PatchMerging, Residual, SingleHeadAttention, SqueezeExcite
-from ..models.unmodified import is_stock
+from ..models.unmodified import is_unmodified
 from .backends.choice import Backend
 from .backends.convolutions import FusedConv, FusedPointwiseConv
-from .backends.packed import Constants, cast, own_kernels
-from .backends.packing import fused_conv, is_simple
+from .backends.deployed_layer import DeployedLayer, cast, own_kernels
+from .layer_replacement import fused_conv, is_simple
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, _BatchNormXd)  # which are the same in eval mode
 
 
-def foldable(layer: Any) -> bool:
+def supports_folding(layer: Any) -> bool:
     """Return whether a layer is a :class:`ConvNorm` and no more, so that its norm can be folded in."""
-    if not (is_stock(layer, ConvNorm) and is_stock(layer.c, nn.Conv2d) and is_stock(layer.bn, *NORMS)):
+    if not (is_unmodified(layer, ConvNorm) and is_unmodified(layer.c, nn.Conv2d) and is_unmodified(layer.bn, *NORMS)):
         return False
     return is_simple(layer.c) and layer.bn.affine and layer.bn.running_mean is not None
 
 
+def folded(layer: ConvNorm) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a convolution with its norm folded in, in float64, whatever the weights are."""
+    double = copy.deepcopy(layer).double()
+    weight, bias = folded_weights(double.c, double.bn)
+    return weight.detach(), bias.detach()
+
+
 def fold(layer: Any, relu: bool = False) -> FusedConv:
-    """Return a :class:`ConvNorm`'s convolution and norm as one; computed in float64, whatever the weights are."""
-    weight, bias = folded_weights(layer)
-    conv = layer.c
-    return fused_conv(
-        weight.to(conv.weight.dtype),
-        bias.to(conv.weight.dtype),
-        conv.stride[0],
-        int(conv.padding[0]),
-        conv.groups,
-        relu,
-    )
+    """Return a :class:`ConvNorm`'s convolution and norm as one layer."""
+    return _fused(layer.c, *folded(layer), relu)
 
 
 def fold_pointwise(layer: Any, relu: bool = False) -> FusedPointwiseConv:
@@ -53,60 +51,60 @@ def fold_pointwise(layer: Any, relu: bool = False) -> FusedPointwiseConv:
     return conv
 
 
-def folded_weights(layer: ConvNorm) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of a convolution with its norm folded in, in float64."""
-    conv, norm = layer.c, layer.bn
-    assert norm.running_mean is not None and norm.running_var is not None
-    weight, bias = fuse_conv_bn_weights(
-        conv.weight.detach().double(),
-        None if conv.bias is None else conv.bias.detach().double(),
-        norm.running_mean.double(),
-        norm.running_var.double(),
-        norm.eps,
-        norm.weight.detach().double(),
-        norm.bias.detach().double(),
-    )
-    return weight.detach(), bias.detach()
-
-
 def fold_depthwise_residual(layer: ConvNorm) -> FusedConv:
     """Return ``x + norm(depthwise(x))`` as one depthwise convolution: the identity is a kernel too."""
-    weight, bias = folded_weights(layer)
+    weight, bias = folded(layer)
     centre = weight.shape[-1] // 2
     weight[:, :, centre, centre] += 1
-    dtype = layer.c.weight.dtype
-    return fused_conv(weight.to(dtype), bias.to(dtype), 1, int(layer.c.padding[0]), layer.c.groups)
+    return _fused(layer.c, weight, bias)
 
 
-class FusedFeedForward(nn.Module):
+def plain(conv: Any, relu: bool = False) -> FusedConv:
+    """Return a convolution that has no norm, with its own bias."""
+    return _fused(conv, conv.weight, conv.bias, relu)
+
+
+def _fused(conv: Any, weight: Tensor, bias: Tensor | None, relu: bool = False) -> FusedConv:
+    """Return a layer with the geometry and the data type of a convolution, and another weight and bias."""
+    dtype = conv.weight.dtype
+    bias = None if bias is None else bias.to(dtype)
+    return fused_conv(weight.to(dtype), bias, conv.stride[0], int(conv.padding[0]), conv.groups, relu)
+
+
+class FusedFeedForward(DeployedLayer):
     """``x + pw2(relu(pw1(x)))``.
 
     Shapes:
         (B, C, H, W) -> (B, C, H, W).
     """
 
+    operations = FusedPointwiseConv.operations
+
     def __init__(self, source: FeedForward) -> None:
         super().__init__()
         self.expand = fold_pointwise(source.pw1, relu=True)
         self.reduce = fold_pointwise(source.pw2)
+        self.in_channels = self.expand.in_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        backend, dtype = self.expand.choose(x, self._suits_kernels)
+        backend, dtype = self.choose(x)
         if backend is Backend.KERNELS:
-            layers = self.expand.operands(dtype), self.reduce.operands(dtype)
+            layers = self.expand.kernel_weights(dtype), self.reduce.kernel_weights(dtype)
             return cast(own_kernels().feed_forward(cast(x, dtype), *layers), x.dtype)
         return self.reduce.add_to(x, self.expand(x))
 
-    def _suits_kernels(self, x: Tensor) -> bool:
-        return self.expand.suits_kernels(x) and self.reduce.has_kernel(x.dtype)
+    def supports_kernels(self, dtype: torch.dtype) -> bool:
+        return self.expand.supports_kernels(dtype) and self.reduce.supports_kernels(dtype)
 
 
-class FusedAttention(Constants):
+class FusedAttention(DeployedLayer):
     """``x + proj(relu(cat(attention(norm(x[:, :a])), x[:, a:])))``; the scale of the scores is in the queries' weights.
 
     Shapes:
         (B, C, H, W) -> (B, C, H, W).
     """
+
+    operations = FusedPointwiseConv.operations
 
     def __init__(self, source: SingleHeadAttention) -> None:
         super().__init__()
@@ -116,26 +114,27 @@ class FusedAttention(Constants):
         self.eps = norm.eps
         self.norm_weight = nn.Parameter(norm.weight.detach().clone(), requires_grad=False)
         self.norm_bias = nn.Parameter(norm.bias.detach().clone(), requires_grad=False)
-        weight, bias = folded_weights(source.qkv)
+        weight, bias = folded(source.qkv)
         queries = self.query_key_value[0]
         weight[:queries] *= source.scale
         bias[:queries] *= source.scale
         dtype = norm.weight.dtype
         self.qkv = FusedPointwiseConv(weight.to(dtype), bias.to(dtype))
         self.proj = fold_pointwise(source.proj[1])
+        self.in_channels = self.proj.in_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        backend, dtype = self.proj.choose(x, self._suits_kernels)
+        backend, dtype = self.choose(x)
         if backend is Backend.KERNELS:
-            norm = self.made('norm', self._norm_operands)
-            layers = self.qkv.operands(dtype), self.proj.operands(dtype)
+            norm = self.constant('norm', self._packed_norm)
+            layers = self.qkv.kernel_weights(dtype), self.proj.kernel_weights(dtype)
             attended = own_kernels().attention(cast(x, dtype), norm, self.eps, *layers, self.query_key_value[0])
             return cast(attended, x.dtype)
         return cast(self._by_operations(cast(x, dtype)), x.dtype)
 
-    def _suits_kernels(self, x: Tensor) -> bool:
-        # Those of the attention have pairs of channels in bfloat16 even if those that attend are odd.
-        return self.proj.suits_kernels(x) and self.qkv.has_kernel(torch.float32)
+    def supports_kernels(self, dtype: torch.dtype) -> bool:
+        # The kernel makes pairs of channels in bfloat16 even if those that attend are odd.
+        return self.proj.supports_kernels(dtype) and self.qkv.supports_kernels(torch.float32)
 
     def _by_operations(self, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape
@@ -149,37 +148,34 @@ class FusedAttention(Constants):
         attended = attended.view(batch, height, width, self.split[0]).permute(0, 3, 1, 2)
         return self.proj.add_to(x, torch.cat((attended, passing), dim=1).relu_())
 
-    def _norm_operands(self) -> Operands:
-        weight, bias = self.norm_weight.detach().float(), self.norm_bias.detach().float()
-        return Operands(weight, bias, weight.numel())
+    def _packed_norm(self) -> PackedWeights:
+        return pack_norm(self.norm_weight, self.norm_bias)
 
 
-class FusedSqueezeExcite(nn.Module):
+class FusedSqueezeExcite(DeployedLayer):
     """Squeeze-excite, unchanged but for the fused activation.
 
     Shapes:
         (B, C, H, W) -> (B, C, H, W).
     """
 
+    operations = FusedPointwiseConv.operations
+
     def __init__(self, source: SqueezeExcite) -> None:
         super().__init__()
         self.reduce = plain(source.fc1, relu=True)
         self.expand = plain(source.fc2)
+        self.in_channels = self.reduce.in_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        backend, dtype = self.reduce.choose(x, self._suits_kernels)
+        backend, dtype = self.choose(x)
         if backend is Backend.KERNELS:
-            layers = self.reduce.operands(dtype), self.expand.operands(dtype)
+            layers = self.reduce.kernel_weights(dtype), self.expand.kernel_weights(dtype)
             return cast(own_kernels().squeeze_excite(cast(x, dtype), *layers), x.dtype)
         return x * self.expand(self.reduce(x.mean((2, 3), keepdim=True))).sigmoid_()
 
-    def _suits_kernels(self, x: Tensor) -> bool:
-        return self.reduce.suits_kernels(x) and self.expand.has_kernel(x.dtype)
-
-
-def plain(conv: Any, relu: bool = False) -> FusedConv:
-    """Return a convolution that has no norm, with its own bias."""
-    return fused_conv(conv.weight, conv.bias, conv.stride[0], int(conv.padding[0]), conv.groups, relu)
+    def supports_kernels(self, dtype: torch.dtype) -> bool:
+        return self.reduce.supports_kernels(dtype) and self.expand.supports_kernels(dtype)
 
 
 class FusedPatchMerging(nn.Module):
@@ -200,19 +196,22 @@ class FusedPatchMerging(nn.Module):
         return self.reduce(self.squeeze_excite(self.subsample(self.expand(x))))
 
 
-def fuse(module: nn.Module) -> nn.Module | None:
+def fuse(module: Any) -> nn.Module | None:
     """Return the fused form of one of SHViT's layers; None if it is not exactly one of them."""
-    if is_stock(module, PatchMerging):
-        return FusedPatchMerging(module) if _merges_patches(module) else None  # type: ignore[arg-type]
-    if not is_stock(module, Residual) or not is_stock(module.drop_path, nn.Identity, DropPath):  # type: ignore[arg-type]
+    if is_unmodified(module, PatchMerging):
+        return FusedPatchMerging(module) if _is_patch_merging(module) else None
+    if not is_unmodified(module, Residual) or not is_unmodified(module.drop_path, nn.Identity, DropPath):
         return None
-    branch: Any = module.m
-    found = next((made for known, made in RESIDUALS if known(branch)), None)
-    return None if found is None else found(branch)
+    branch = module.m
+    if _is_depthwise(branch):
+        return fold_depthwise_residual(branch)
+    if _is_feed_forward(branch):
+        return FusedFeedForward(branch)
+    return FusedAttention(branch) if _is_attention(branch) else None
 
 
 def _is_depthwise(branch: Any) -> bool:
-    if not foldable(branch):
+    if not supports_folding(branch):
         return False
     conv = branch.c
     same = conv.stride == (1, 1) and conv.groups == conv.in_channels == conv.out_channels
@@ -220,38 +219,40 @@ def _is_depthwise(branch: Any) -> bool:
 
 
 def _is_pointwise(layer: Any) -> bool:
-    conv = layer.c if foldable(layer) else layer
-    if not is_stock(conv, nn.Conv2d) or not is_simple(conv):
+    conv = layer.c if supports_folding(layer) else layer
+    if not is_unmodified(conv, nn.Conv2d) or not is_simple(conv):
         return False
     return (conv.kernel_size, conv.stride, conv.padding, conv.groups) == ((1, 1), (1, 1), (0, 0), 1)
 
 
 def _is_feed_forward(branch: Any) -> bool:
-    if not is_stock(branch, FeedForward) or not is_stock(branch.act, nn.ReLU):
+    if not is_unmodified(branch, FeedForward) or not is_unmodified(branch.act, nn.ReLU):
         return False
-    return all(foldable(layer) and _is_pointwise(layer) for layer in (branch.pw1, branch.pw2))
+    return all(supports_folding(layer) and _is_pointwise(layer) for layer in (branch.pw1, branch.pw2))
 
 
 def _is_attention(branch: Any) -> bool:
-    if not is_stock(branch, SingleHeadAttention) or not is_stock(branch.proj, nn.Sequential) or len(branch.proj) != 2:
+    if (
+        not is_unmodified(branch, SingleHeadAttention)
+        or not is_unmodified(branch.proj, nn.Sequential)
+        or len(branch.proj) != 2
+    ):
         return False
     norm, (relu, proj) = branch.pre_norm, branch.proj
-    if not is_stock(norm, nn.GroupNorm) or norm.num_groups != 1 or not norm.affine or not is_stock(relu, nn.ReLU):
+    if (
+        not is_unmodified(norm, nn.GroupNorm)
+        or norm.num_groups != 1
+        or not norm.affine
+        or not is_unmodified(relu, nn.ReLU)
+    ):
         return False
-    return all(foldable(layer) and _is_pointwise(layer) for layer in (branch.qkv, proj))
+    return all(supports_folding(layer) and _is_pointwise(layer) for layer in (branch.qkv, proj))
 
 
-def _merges_patches(module: Any) -> bool:
+def _is_patch_merging(module: Any) -> bool:
     gate = module.se
-    if not is_stock(gate, SqueezeExcite) or not all(is_stock(act, nn.ReLU) for act in (module.act, gate.act)):
+    if not is_unmodified(gate, SqueezeExcite) or not all(is_unmodified(act, nn.ReLU) for act in (module.act, gate.act)):
         return False
-    return all(map(foldable, (module.conv1, module.conv2, module.conv3))) and all(
+    return all(map(supports_folding, (module.conv1, module.conv2, module.conv3))) and all(
         map(_is_pointwise, (gate.fc1, gate.fc2))
     )
-
-
-RESIDUALS: tuple[tuple[Callable[[Any], bool], Callable[[Any], nn.Module]], ...] = (
-    (_is_depthwise, fold_depthwise_residual),
-    (_is_feed_forward, FusedFeedForward),
-    (_is_attention, FusedAttention),
-)

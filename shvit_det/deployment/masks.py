@@ -14,17 +14,17 @@ from mmdet.structures.bbox import bbox2roi
 from mmengine.model import ModuleList
 from torch import Tensor, nn
 
-from ..models.unmodified import is_stock
+from ..models.unmodified import is_unmodified
 from .backends.convolutions import FusedPointwiseConv, FusedTransposedConv
-from .backends.packed import to_nhwc
-from .backends.packing import replaces_methods
+from .backends.deployed_layer import to_nhwc
+from .layer_replacement import replaces_methods
 
 
 class MaskForward:
     """Stands in for a mask head's ``forward``, which may also be told whose masks are wanted.
 
     Args:
-        head: Its layers are packed; the ReLU behind the upsampling is a part of that.
+        head: Its layers are deployed ones; the ReLU behind the upsampling is a part of that.
 
     Shapes:
         (K, in_channels, H, W) -> logits (K, classes, 2 * H, 2 * W), or with labels (K,) only those of the labels,
@@ -47,7 +47,7 @@ class MaskForward:
 
 
 class MaskResults:
-    """Stands in for a mask head's ``predict_by_feat``, which may get masks of the labels alone.
+    """Stands in for a mask head's ``predict_by_feat``, which may get one mask for each detection.
 
     Args:
         head: The mask head.
@@ -96,7 +96,7 @@ class PredictMask:
 def fuse_mask_branch(detector: Any) -> None:
     """Let a detector compute only the masks that it returns, in place, if its mask branch is mmdet's standard one.
 
-    Its layers have to be packed already.
+    Its layers have to be replaced already.
     """
     roi_head: Any = getattr(detector, 'roi_head', None)
     head: Any = getattr(roi_head, 'mask_head', None)
@@ -104,9 +104,9 @@ def fuse_mask_branch(detector: Any) -> None:
         return
     if replaces_methods(roi_head) or replaces_methods(head) or head.class_agnostic or head.num_classes == 1:
         return
-    simple = is_stock(head.relu, nn.ReLU) and is_stock(head.convs, ModuleList)
-    packed = isinstance(head.upsample, FusedTransposedConv) and isinstance(head.conv_logits, FusedPointwiseConv)
-    if not simple or not packed:
+    simple = is_unmodified(head.relu, nn.ReLU) and is_unmodified(head.convs, ModuleList)
+    replaced = isinstance(head.upsample, FusedTransposedConv) and isinstance(head.conv_logits, FusedPointwiseConv)
+    if not simple or not replaced:
         return
     head.upsample.relu = True
     head.forward = MaskForward(head)

@@ -5,47 +5,31 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
 from ..models.composition import TransposedConv, with_ones
-from ..models.neck import SHViTFPN, coarser_levels, convolutions, top_down
-from ..models.unmodified import is_stock
-from .backends.packed import Constants, in_layout
-from .backends.packing import CONVS, TRANSPOSED_CONVS, is_simple
+from ..models.neck import SHViTFPN, coarser_levels, convolutions, is_bare, top_down
+from ..models.pyramid import FeaturePyramid, Origin
+from ..models.unmodified import is_unmodified
+from .backends.deployed_layer import ConstantWeights, in_layout
 from .backends.winograd import WinogradTransposedConv
+from .layer_replacement import is_simple
 from .layers import plain
 from .precision import without_autocast
 
 
-def is_stock_neck(neck: Any) -> bool:
+def supports_neck(neck: Any) -> bool:
     """Return whether a module is exactly a :class:`shvit_det.SHViTFPN`, with plain convolutions and nothing else."""
-    if not is_stock(neck, SHViTFPN):
+    if not is_unmodified(neck, SHViTFPN) or not (neck.supports_composing() or neck.num_upsamples == 0):
         return False
-    applied = [*neck.lateral_convs, *neck.fpn_convs, *neck.extra_fpn_convs]
-    if not all(_is_plain(module, CONVS) for module in applied):
-        return False
-    enlarging = [_is_plain(module, TRANSPOSED_CONVS) and _geometry(module.conv) for module in neck.extra_trans_convs]
-    following = [_geometry(module.conv) for module in neck.extra_fpn_convs]
-    return set(enlarging) <= {(2, 2, 0, 1)} and all(one == (2 * one[2] + 1, 1, one[2], 1) for one in following)
+    return all(is_bare(module) and is_simple(module.conv) for module in (*neck.lateral_convs, *neck.fpn_convs))
 
 
-def _is_plain(module: Any, kinds: tuple[type[nn.Module], ...]) -> bool:
-    """Return whether a ``ConvModule`` is no more than its convolution, and that an ordinary one."""
-    more = ('with_norm', 'with_activation', 'with_explicit_padding')
-    bare = is_stock(module, ConvModule) and not any(getattr(module, name) for name in more)
-    return bare and is_stock(module.conv, *kinds) and is_simple(module.conv)
-
-
-def _geometry(conv: Any) -> tuple[int, int, int, int]:
-    return conv.kernel_size[0], conv.stride[0], conv.padding[0], conv.groups
-
-
-class FusedSHViTFPN(Constants):
+class FusedSHViTFPN(ConstantWeights):
     """A trained :class:`shvit_det.SHViTFPN` with its finer levels composed.
 
-    Written out, a finer level costs a convolution at its own resolution on top of the transposed ones; composed, all of
-    it is one kernel on the stride-16 lateral, a quarter of the operations for stride 4.
+    Layer by layer, a finer level costs a convolution at its own resolution on top of the transposed ones; composed, all
+    of it is one kernel on the stride-16 lateral, a quarter of the operations for stride 4.
 
     Args:
         source: The trained neck; it is not changed.
@@ -55,6 +39,8 @@ class FusedSHViTFPN(Constants):
     Shapes:
         As the source's.
     """
+
+    compiled_method = 'levels_and_source'
 
     def __init__(
         self, source: SHViTFPN, channels_last: bool = True, finer: Sequence[TransposedConv] | None = None
@@ -67,24 +53,24 @@ class FusedSHViTFPN(Constants):
         self.fpn_convs = nn.ModuleList(plain(conv) for conv in convolutions(source.fpn_convs))
         dtype = next(source.parameters()).dtype
         self.finer_convs = nn.ModuleList(
-            WinogradTransposedConv(
-                composed.weight.to(dtype), composed.bias.to(dtype), composed.stride, composed.padding
-            )
-            for composed in (compose_finer(source) if finer is None else finer)
+            composed_layer(composed, dtype) for composed in (compose_finer(source) if finer is None else finer)
         )
 
-    @without_autocast
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return self.levels_and_source(inputs)[0]
+        levels, source = self.levels_and_source(inputs)
+        if len(self.finer_convs) < 2 or torch.compiler.is_compiling():  # which follows plain tuples
+            return levels
+        return FeaturePyramid(levels, Origin(source, self.finer_convs[0]))
 
+    @without_autocast
     def levels_and_source(self, inputs: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return the levels, fine to coarse, and what the finer ones are made of: the finest lateral and ones."""
         inputs = [in_layout(x, self.channels_last) for x in inputs]
         laterals = top_down([conv(x) for conv, x in zip(self.lateral_convs, inputs, strict=True)])
         outs = [conv(x) for conv, x in zip(self.fpn_convs, laterals, strict=False)]
         coarser = coarser_levels(self.fpn_convs[len(inputs) :], self.num_coarser, inputs[-1], outs[-1])
-        finest = with_ones(laterals[0])
-        return (*(conv(finest) for conv in self.finer_convs), *outs, *coarser), finest
+        source = with_ones(laterals[0])
+        return (*(conv(source) for conv in self.finer_convs), *outs, *coarser), source
 
 
 def compose_finer(neck: SHViTFPN) -> list[TransposedConv]:
@@ -92,3 +78,9 @@ def compose_finer(neck: SHViTFPN) -> list[TransposedConv]:
     double = copy.deepcopy(neck).double()
     with torch.no_grad():
         return double.composed()
+
+
+def composed_layer(composed: TransposedConv, dtype: torch.dtype, relu: bool = False) -> WinogradTransposedConv:
+    """Return a composed transposed convolution as a deployed layer in a data type."""
+    weight, bias = composed.weight.to(dtype), composed.bias.to(dtype)
+    return WinogradTransposedConv(weight, bias, composed.stride, composed.padding, relu)

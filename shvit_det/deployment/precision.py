@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..models.pyramid import FeaturePyramid
 from .backends.choice import HALF
 
 
@@ -15,9 +16,10 @@ def floats_as(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, Tensor):
         return value.to(dtype) if value.is_floating_point() else value
     if isinstance(value, list | tuple):
-        made = [floats_as(item, dtype) for item in value]
-        same = all(one is other for one, other in zip(made, value, strict=True))
-        return value if same else made if isinstance(value, list) else tuple(made)
+        items = value.peek() if isinstance(value, FeaturePyramid) else value
+        cast = [floats_as(item, dtype) for item in items]
+        same = all(one is other for one, other in zip(cast, items, strict=True))
+        return value if same else cast if isinstance(value, list) else tuple(cast)
     if isinstance(value, Mapping):
         return {key: floats_as(item, dtype) for key, item in value.items()}
     return value

@@ -1,1 +1,1 @@
-"""Trained models as files for other runtimes: whole detectors, or parts of a model for phones."""
+"""Models as files for other runtimes: whole detectors for ONNX Runtime and OpenVINO, parts of a model for phones."""

@@ -1,7 +1,6 @@
-"""What an exported file says of itself: classes, how images are to be resized, how it was made."""
+"""The metadata in an exported detector's file: its classes, how images are resized for it, what it was made of."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,25 +10,26 @@ from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
 
 from ..common.errors import UsageError
+from ..configuration.reading import type_of
 
 KEY = 'shvit_det'
 FORMAT = 1
-PASSIVE = ('LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs')
+LOADING_STEPS = ('LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs')
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """The metadata of an exported detector, JSON under the key ``shvit_det``.
+    """The metadata of an exported detector, which its file has as JSON under the key ``shvit_det``.
 
     Args:
-        format: Of this metadata.
-        version: Of this package.
-        detector: The class of the detector.
+        format: The number of this format.
+        version: The version of this package.
+        detector: The name of the detector's class.
         config: The name of the config.
         weights: The name of the checkpoint.
-        classes: Names, by label.
-        images: What the input of this name has to be.
-        resize: The arguments of the config's ``Resize``, None if it has none.
+        classes: The names of the classes by label.
+        images: What the input ``images`` has to be, for a reader.
+        resize: The arguments of the config's ``Resize``; None if it has none.
         outputs: The names of the outputs, in order.
     """
 
@@ -44,15 +44,15 @@ class Metadata:
     outputs: tuple[str, ...]
 
     def dump(self) -> str:
-        """Return it as JSON."""
+        """Return the metadata as JSON."""
         return json.dumps(asdict(self))
 
     @staticmethod
     def load(text: str | None, path: str) -> 'Metadata':
-        """Return what :meth:`dump` wrote.
+        """Return the metadata that :meth:`dump` wrote; ``path`` is the file that has them, for errors.
 
         Raises:
-            UsageError: If this is something else; ``path`` is the file that had it.
+            UsageError: If the text is something else.
         """
         try:
             content = json.loads(text or 'null')
@@ -67,23 +67,17 @@ def resize_rule(config: Config) -> dict[str, Any] | None:
     """Return how a config's test pipeline resizes images: the arguments of its ``Resize``, None if it has none.
 
     Raises:
-        UsageError: If the pipeline does something else to images that a file could not tell.
+        UsageError: If the pipeline does anything else to images, which the metadata could not tell.
     """
     rule: dict[str, Any] | None = None
-    for step in _test_pipeline(config) or ():
-        kind = str(step['type']).rsplit('.', 1)[-1]
+    pipeline = get_test_pipeline_cfg(config) if 'test_dataloader' in config else config.get('test_pipeline')
+    for step in pipeline or ():
+        kind = type_of(step)
         if kind == 'Resize' and rule is None:
             rule = {key: value for key, value in step.items() if key != 'type'}
-        elif kind not in PASSIVE:
+        elif kind not in LOADING_STEPS:
             raise UsageError(f"the config's test pipeline has a {kind}, which an exported detector cannot repeat")
     return rule
-
-
-def _test_pipeline(config: Config) -> Sequence[Any] | None:
-    if 'test_dataloader' in config:
-        pipeline: Sequence[Any] = get_test_pipeline_cfg(config)
-        return pipeline
-    return config.get('test_pipeline')
 
 
 def resized(image: np.ndarray, rule: dict[str, Any] | None) -> np.ndarray:

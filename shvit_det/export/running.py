@@ -1,4 +1,4 @@
-"""Exported detectors: run by the runtime that a file is for, with NumPy arrays or in place of mmdet's detector."""
+"""Exported detectors, run on NumPy arrays by ONNX Runtime or OpenVINO, or in place of mmdet's detector in a test."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,21 +12,21 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from ..common.errors import UsageError
-from ..configuration.config import type_of
 from ..configuration.detection import Detection
-from ..configuration.task import named_classes
+from ..configuration.reading import named_classes, type_of
 from ..runtimes.onnx_runtimes import RUNTIME_OF, RUNTIMES, check_installed, is_exported
+from ..runtimes.packages import first_line
 from .metadata import KEY, Metadata, resized
 
 
 class Detections(NamedTuple):
-    """What was found in one image, from the highest score; boxes and masks are those of the image as it was given.
+    """The detections of one image, from the highest score; boxes and masks are in pixels of the original image.
 
     Shapes:
-        boxes: (M, 4), left, top, right, bottom in pixels.
-        labels: (M,), positions in the names of the classes.
+        boxes: (M, 4), left, top, right, bottom.
+        labels: (M,), indices into the names of the classes.
         scores: (M,), 0 to 1.
-        masks: (M, height, width), bool; None of a detector without.
+        masks: (M, height, width), bool; None of a detector without masks.
     """
 
     boxes: np.ndarray
@@ -40,10 +40,10 @@ class ExportedDetector:
 
     Args:
         path: ``FILE.onnx``, which ONNX Runtime runs, or ``FILE.xml``, which OpenVINO runs.
-        threads: Of the runtime.
+        threads: How many the runtime uses.
 
     Raises:
-        UsageError: If there is no such file, it is another one, or its runtime is not installed.
+        UsageError: If the file is missing, it is another one, or its runtime is not installed.
     """
 
     def __init__(self, path: str | Path, threads: int = 1) -> None:
@@ -59,45 +59,41 @@ class ExportedDetector:
         except UsageError:
             raise
         except Exception as error:  # the runtimes have many kinds of their own
-            raise UsageError(f'{path} cannot be read by {name}: {str(error).strip().splitlines()[0]}') from error
+            raise UsageError(f'{path} cannot be read by {name}: {first_line(error)}') from error
         self.metadata = Metadata.load(self.runtime.metadata(KEY), path)
 
     def __call__(self, image: np.ndarray) -> Detections:
-        """Return what is in one image, (H, W, 3) uint8 in BGR as OpenCV reads it; it is resized as the config does."""
+        """Return the detections of one image, (H, W, 3) uint8 in BGR as OpenCV reads it; it is resized first."""
         small = resized(image, self.metadata.resize)
         images = np.ascontiguousarray(small.transpose(2, 0, 1)[None])
         return self.detect(images, image.shape[:2])[0]
 
     def detect(self, images: np.ndarray, original_size: Sequence[int]) -> list[Detections]:
-        """Return what is in each image of a batch.
+        """Return the detections of each image of a batch.
 
         Args:
-            images: Resized; (B, 3, H, W), uint8.
-            original_size: Height and width in which boxes and masks are wanted, those before resizing.
+            images: (B, 3, H, W), uint8, resized.
+            original_size: Height and width of the images before they were resized, for boxes and masks.
         """
         outs = self.runtime.test_step(images, np.array(original_size, dtype=np.int64))
         named = dict(zip(self.metadata.outputs, outs, strict=True))
         found = []
         for number in range(len(images)):
             own = named['image_indices'] == number
-            masks = named['masks'][own] if 'masks' in named else None  # copies, the runtime may reuse its memory
+            masks = named['masks'][own] if 'masks' in named else None  # copies: the runtime may reuse its memory
             found.append(Detections(named['boxes'][own], named['labels'][own], named['scores'][own], masks))
         return found
 
 
 class ExportedModel(nn.Module):
-    """An exported detector in place of mmdet's in a test loop: batches in, data samples out.
-
-    Args:
-        detector: The exported detector.
-    """
+    """An exported detector with mmdet's ``test_step``, for test loops: batches in, data samples out."""
 
     def __init__(self, detector: ExportedDetector) -> None:
         super().__init__()
         self.detector = detector
 
     def test_step(self, data: dict[str, list[Any]]) -> list[DetDataSample]:
-        """Return the samples of a batch with their predictions; images of one size are run together."""
+        """Return the data samples of a batch with their predictions; images of one size are run at once."""
         inputs, samples = data['inputs'], data['data_samples']
         groups: dict[Any, list[int]] = {}
         for number, (image, sample) in enumerate(zip(inputs, samples, strict=True)):
@@ -110,7 +106,7 @@ class ExportedModel(nn.Module):
 
 
 def instances(found: Detections) -> InstanceData:
-    """Return detections as mmdet has them."""
+    """Return detections as mmdet's ``InstanceData``."""
     data = InstanceData(
         bboxes=torch.from_numpy(found.boxes),
         scores=torch.from_numpy(found.scores),
@@ -122,10 +118,10 @@ def instances(found: Detections) -> InstanceData:
 
 
 def open_exported(path: str, config: Config) -> ExportedModel:
-    """Return an exported detector to be tested as a config says.
+    """Return the model of an exported file for a test by a config.
 
     Raises:
-        UsageError: If it cannot be opened, or was not made of such a config.
+        UsageError: If the file cannot be opened, or its detector or its classes are not those of the config.
     """
     detector = ExportedDetector(path, torch.get_num_threads())
     metadata = detector.metadata

@@ -1,7 +1,8 @@
 """Convolutions in C++ for processors with AVX-512, compiled at first use where there is a compiler.
 
-oneDNN's kernels, as torch calls them, stay 10 percent and more below what the processor can do on SHViT's layers, and
-there is none for small convolutions by Winograd's way. Where these kernels cannot be built, oneDNN's are used.
+This folder knows tensors and packed weights; which layers use the kernels is decided in ``deployment``. oneDNN, as
+torch calls it, stays 10 percent and more below what the processor can do on SHViT's layers, and has no Winograd
+convolution. Where these kernels cannot be built, oneDNN is used.
 """
 
 import functools
@@ -14,12 +15,12 @@ from .building import CannotBuildError, build
 from .functions import Kernels
 
 __all__ = ['SWITCH', 'load']
-SWITCH = 'SHVIT_DET_NATIVE'  # 0 turns them off
+SWITCH = 'SHVIT_DET_NATIVE'  # 0 turns the kernels off
 
 
 @functools.cache
 def load() -> Kernels | None:
-    """Return the kernels, built now if they were not before; None where they cannot be, which the log says."""
+    """Return the kernels, compiled now if they were not before; None where that fails, which the log says."""
     if os.environ.get(SWITCH, '1') == '0':
         return None
     try:

@@ -10,8 +10,8 @@ namespace shvit {
 inline float softmax(float* scores, Size count) {
     Vector largest = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
     for (Size i = 0; i < count; i += LANES)
-        largest = _mm512_mask_max_ps(largest, lanes(count - i), largest,
-                                     _mm512_maskz_loadu_ps(lanes(count - i), scores + i));
+        largest =
+            _mm512_mask_max_ps(largest, lanes(count - i), largest, _mm512_maskz_loadu_ps(lanes(count - i), scores + i));
     const Vector top = _mm512_set1_ps(_mm512_reduce_max_ps(largest));
     for (Size i = 0; i < count; i += LANES) {
         const __mmask16 mask = lanes(count - i);
@@ -122,8 +122,8 @@ struct Attention {
 #pragma omp for schedule(static)
                 for (Size block = 0; block < blocks; ++block) {
                     const Size first = block * tokens / blocks, last = (block + 1) * tokens / blocks;
-                    project_in.run(last - first, normed + first * project_in.channels, projected + first * project_in.out_channels,
-                                   nullptr);
+                    project_in.run(last - first, normed + first * project_in.channels,
+                                   projected + first * project_in.out_channels, nullptr);
                     lay_out(projected, first, last, queries, keys, values);
                 }
 #pragma omp for schedule(static)

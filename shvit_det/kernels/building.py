@@ -85,9 +85,9 @@ def build() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as beside:
             print_log(f'compiling kernels for this processor into {library}: this takes some seconds, once', 'current')
-            made = Path(beside, library.name)
-            _output([compiler, *FLAGS, '-o', str(made), str(SOURCE)], timeout=TIMEOUT)
-            made.replace(library)  # whole or not at all, whoever else is building it
+            built = Path(beside, library.name)
+            _output([compiler, *FLAGS, '-o', str(built), str(SOURCE)], timeout=TIMEOUT)
+            built.replace(library)  # in one step, since other processes may build it too
     except OSError as error:
         raise CannotBuildError(f'{error.strerror or error}: {folder}') from error
     return library
@@ -106,7 +106,7 @@ def _output(command: list[str], timeout: float) -> str:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             errors='replace',
-            start_new_session=True,  # to end what it has started together with it
+            start_new_session=True,  # so that its children are ended with it
         ) as process:
             try:
                 printed, complaints = process.communicate(timeout=timeout)

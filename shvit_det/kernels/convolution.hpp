@@ -27,8 +27,7 @@ struct Convolution : Layer<Type> {
         const Size from = std::max(top, upper), to = std::min(bottom, lower);
         for (Size panel = 0; panel * PANEL < this->out_channels; ++panel) {
             const auto columns = [&](Size first, Size last) {
-                for (Size column = 0; column < left; ++column)
-                    region(x, out, panel, first, last, column, column + 1);
+                for (Size column = 0; column < left; ++column) region(x, out, panel, first, last, column, column + 1);
                 if (left < right) region(x, out, panel, first, last, left, right);
                 for (Size column = right; column < this->out_width; ++column)
                     region(x, out, panel, first, last, column, column + 1);
@@ -71,8 +70,9 @@ struct Convolution : Layer<Type> {
     }
 };
 
-// A transposed convolution: the results whose row and column, plus the padding, leave the same rests divided by the
-// stride are those of a convolution with every stride-th tap, backwards; its weights follow those of the rests before.
+// A transposed convolution: the results whose row and column, plus the padding, leave the same remainders divided by
+// the stride are those of a convolution with every stride-th tap, backwards; its weights follow those of the remainders
+// before.
 template <class Type>
 void transposed(const typename Type::Number* x, Size batch, Size height, Size width, Size channels,
                 typename Type::Number* out, Size out_height, Size out_width, Size out_channels, Size kernel,

@@ -71,7 +71,8 @@ struct Depthwise : Layer<Type> {
 #pragma GCC unroll 4
                     for (int position = 0; position < COUNT; ++position) {
                         const int tap = j - position * STRIDE;
-                        if (tap >= 0 && tap < KERNEL) sums[position] = _mm512_fmadd_ps(value, taps[tap], sums[position]);
+                        if (tap >= 0 && tap < KERNEL)
+                            sums[position] = _mm512_fmadd_ps(value, taps[tap], sums[position]);
                     }
                 }
             }

@@ -1,10 +1,11 @@
-"""Whole networks as lists of steps that run in one go.
+"""Execution plans: all layers of a network as a list of steps that the kernels compute in one call.
 
 Python takes some 30 microseconds for each layer, and longer when something else ran in between: of a backbone with
-70 layers that is some percent. A plan is made by running a network on a :class:`Planned` instead of a tensor, and
-serves one size of images.
+70 layers that is some percent. A plan is made by running a network on a :class:`PlannedMap` instead of a tensor, and
+is for one size of images.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .memory import new_map, take
-from .operands import Operands
+from .packed_weights import PackedWeights
 from .steps import Kind, Step
 
 # A step of the first kind and the next of the second are computed together, some rows at a time.
@@ -22,14 +23,15 @@ JOINED = {
     (Kind.LINEAR, Kind.DEPTHWISE),
 }
 ALIGNED = 64  # bytes
+MOST = 64  # plans that a cache keeps
 
 
 class CannotPlanError(Exception):
     """A network has a layer that the kernels do not compute."""
 
 
-class Planned:
-    """Stands for a tensor of a plan: it has a shape and a data type, and no numbers.
+class PlannedMap:
+    """Stands for a feature map while a plan is made: it has a shape and a data type, and no numbers.
 
     Args:
         plan: The plan.
@@ -38,7 +40,7 @@ class Planned:
         planar: Whether it lies as NCHW, as only images do.
     """
 
-    def __init__(self, plan: 'Plan', index: int, shape: Sequence[int], planar: bool = False) -> None:
+    def __init__(self, plan: 'ExecutionPlan', index: int, shape: Sequence[int], planar: bool = False) -> None:
         self.plan = plan
         self.index = index
         self.shape = tuple(shape)
@@ -52,7 +54,7 @@ class Planned:
 
     @classmethod
     def __torch_function__(cls, *_: Any, **__: Any) -> Any:
-        """Stop at whatever of torch computes something: that is not planned."""
+        """Stop at any operation of torch: a plan has none."""
         raise CannotPlanError
 
     def __getattr__(self, name: str) -> Any:
@@ -66,7 +68,7 @@ class Planned:
     __getitem__ = __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = _cannot
 
 
-class Plan:
+class ExecutionPlan:
     """The steps of a network for one size of images.
 
     Args:
@@ -80,24 +82,26 @@ class Plan:
     def __init__(self, network: Callable[[Any], Sequence[Any]], images: Tensor) -> None:
         self.dtype = images.dtype
         planar = not images.is_contiguous(memory_format=torch.channels_last)
-        self._maps = [Planned(self, 0, images.shape, planar)]
+        self._maps = [PlannedMap(self, 0, images.shape, planar)]
         self._steps: list[Step] = []
-        self._operands: list[tuple[Operands, ...]] = []
+        self._weights: list[tuple[PackedWeights, ...]] = []
         self._results = network(self._maps[0])
         self._join()
         self._offsets, self._bytes = self._places()
         self._array = (Step * len(self._steps))(*self._steps)
 
-    def add(self, step: Step, layers: tuple[Operands, ...], x: Planned, residual: Planned | None) -> Planned:
+    def add(
+        self, step: Step, layers: tuple[PackedWeights, ...], x: PlannedMap, residual: PlannedMap | None
+    ) -> PlannedMap:
         """Append a step and return its result."""
         if step.own_bytes:
             raise CannotPlanError
         shape = step.batch, step.out_channels, step.out_height, step.out_width
-        out = Planned(self, len(self._maps), shape)
+        out = PlannedMap(self, len(self._maps), shape)
         step.x, step.residual, step.out = x.index, -1 if residual is None else residual.index, out.index
         self._maps.append(out)
         self._steps.append(step)
-        self._operands.append(layers)  # their addresses are in the step
+        self._weights.append(layers)  # their addresses are in the step
         return out
 
     def run(self, kernels: Any, images: Tensor) -> tuple[Tensor, ...]:
@@ -161,3 +165,43 @@ class Plan:
 
     def _end(self, index: int, offsets: list[int]) -> int:
         return offsets[index] + -(-self._maps[index].nbytes() // ALIGNED) * ALIGNED
+
+
+class PlanCache:
+    """The plans of a network, one for each size of images; copies and files do not carry them.
+
+    Args:
+        network: Returns the network's results for images, by calling its layers.
+    """
+
+    def __init__(self, network: Callable[[Any], Sequence[Any]]) -> None:
+        self._network = network
+        self._forget()
+
+    def _forget(self) -> None:
+        self._plans: OrderedDict[tuple, ExecutionPlan | None] = OrderedDict()
+        self._made_for: Any = None
+
+    def get(self, images: Tensor, made_for: Any) -> ExecutionPlan | None:
+        """Return the plan for images, None where the network has a layer that the kernels do not compute.
+
+        Args:
+            images: In NCHW or NHWC.
+            made_for: What plans depend on beside the images; all are made anew when it has changed.
+        """
+        if made_for != self._made_for:
+            self._forget()
+            self._made_for = made_for
+        key = tuple(images.shape), images.dtype, images.is_contiguous(memory_format=torch.channels_last)
+        plans = self._plans
+        if key not in plans:
+            try:
+                plans[key] = ExecutionPlan(self._network, images)
+            except CannotPlanError:
+                plans[key] = None
+            if len(plans) > MOST:
+                plans.popitem(last=False)
+        return plans.get(key)  # another thread may have dropped it
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, '_plans': OrderedDict(), '_made_for': None}

@@ -1,4 +1,4 @@
-"""The compiled kernels as functions of tensors."""
+"""The kernels as functions of tensors."""
 
 import ctypes
 from collections.abc import Sequence
@@ -8,21 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .execution_plan import Planned
+from .execution_plan import PlannedMap
 from .memory import new_map, take
-from .operands import Operands
+from .packed_weights import PackedWeights
 from .steps import TYPES, Kind, Level, Step, make_step
 
 NO_MEMORY = 'not enough memory for the kernels'
 WINOGRAD_MEMORY = 14 << 20  # bytes for what a transposed convolution computes at once
-FEW_CHANNELS = 4  # of an image, whose NHWC is made by a kernel: torch takes longer
+FEW_CHANNELS = 4  # of an image, which a kernel brings into NHWC: torch takes longer
 
 
 class Kernels:
     """What a built library computes, on as many threads as torch has.
 
     Inputs are (B, C, H, W), brought into NHWC if they lie otherwise, in float32 or, where :attr:`dtypes` has it,
-    bfloat16; so are the results. Given a :class:`Planned` input, a function computes nothing, but adds itself to the
+    bfloat16; so are the results. Given a :class:`PlannedMap` input, a function computes nothing, but adds itself to the
     plan and returns the planned result.
 
     Args:
@@ -64,7 +64,7 @@ class Kernels:
         if self._run(steps, count, maps, torch.get_num_threads()):
             raise MemoryError(NO_MEMORY)
 
-    def convolve(self, x: Tensor, layer: Operands, kernel: int, stride: int, padding: int, relu: bool) -> Tensor:
+    def convolve(self, x: Tensor, layer: PackedWeights, kernel: int, stride: int, padding: int, relu: bool) -> Tensor:
         """Convolve, with a bias and maybe a ReLU."""
         if x.dtype is torch.bfloat16 and x.shape[1] % 2:
             x = self._interleave(x, x.shape[1] + 1)
@@ -72,45 +72,51 @@ class Kernels:
         fields = dict(kernel=kernel, stride=stride, padding=padding, relu=relu)
         return self._compute(Kind.CONVOLVE, x, (layer.out_channels, *size), (layer,), fields)
 
-    def transposed(self, x: Tensor, layer: Operands, kernel: int, stride: int, padding: int, relu: bool) -> Tensor:
+    def transposed(self, x: Tensor, layer: PackedWeights, kernel: int, stride: int, padding: int, relu: bool) -> Tensor:
         """Apply a transposed convolution with a bias and maybe a ReLU; ``padding`` is cropped on each side."""
         fields = dict(kernel=kernel, stride=stride, padding=padding, relu=relu)
         return self._compute(Kind.TRANSPOSED, x, _enlarged(x, layer, fields), (layer,), fields)
 
     def transposed_winograd(
-        self, x: Tensor, layer: Operands, kernel: int, stride: int, padding: int, relu: bool
+        self, x: Tensor, layer: PackedWeights, kernel: int, stride: int, padding: int, relu: bool
     ) -> Tensor:
         """Do as :meth:`transposed` does, with one or two taps for each result along an axis; float32 in between."""
         fields = dict(kernel=kernel, stride=stride, padding=padding, relu=relu, own=3, own_bytes=WINOGRAD_MEMORY)
         return self._compute(Kind.TRANSPOSED_WINOGRAD, x, _enlarged(x, layer, fields), (layer,), fields)
 
-    def linear(self, x: Tensor, layer: Operands, relu: bool, residual: Tensor | None = None) -> Tensor:
+    def linear(self, x: Tensor, layer: PackedWeights, relu: bool, residual: Tensor | None = None) -> Tensor:
         """Apply a linear layer to the channels, and add ``residual`` if given."""
         out = layer.out_channels, *x.shape[2:]
         return self._compute(Kind.LINEAR, x, out, (layer,), dict(relu=relu), residual)
 
-    def feed_forward(self, x: Tensor, expand: Operands, reduce: Operands) -> Tensor:
+    def feed_forward(self, x: Tensor, expand: PackedWeights, reduce: PackedWeights) -> Tensor:
         """Return ``x + reduce(relu(expand(x)))``, both linear layers of the channels."""
         fields = dict(hidden=expand.out_channels)
         return self._compute(Kind.FEED_FORWARD, x, x.shape[1:], (expand, reduce), fields)
 
     def attention(
-        self, x: Tensor, norm: Operands, epsilon: float, project_in: Operands, project_out: Operands, query: int
+        self,
+        x: Tensor,
+        norm: PackedWeights,
+        epsilon: float,
+        project_in: PackedWeights,
+        project_out: PackedWeights,
+        query: int,
     ) -> Tensor:
-        """Return what :class:`..layers.FusedAttention` does, with ``query`` channels in a query and in a key."""
+        """Attend as ``deployment.layers.FusedAttention`` does, with ``query`` channels in a query and in a key."""
         fields = dict(epsilon=epsilon, hidden=norm.out_channels, query=query)
         return self._compute(Kind.ATTENTION, x, x.shape[1:], (norm, project_in, project_out), fields)
 
-    def depthwise(self, x: Tensor, layer: Operands, stride: int, relu: bool) -> Tensor:
+    def depthwise(self, x: Tensor, layer: PackedWeights, stride: int, relu: bool) -> Tensor:
         """Convolve each channel with its own 3x3 kernel, padding 1 and stride 1 or 2."""
         size = [(side - 1) // stride + 1 for side in x.shape[2:]]
         return self._compute(Kind.DEPTHWISE, x, (x.shape[1], *size), (layer,), dict(stride=stride, relu=relu))
 
-    def winograd(self, x: Tensor, layer: Operands, relu: bool) -> Tensor:
+    def winograd(self, x: Tensor, layer: PackedWeights, relu: bool) -> Tensor:
         """Convolve with kernel 3, stride 1 and padding 1; what is between input and result is float32."""
         return self._compute(Kind.WINOGRAD, x, (layer.out_channels, *x.shape[2:]), (layer,), dict(relu=relu))
 
-    def squeeze_excite(self, x: Tensor, reduce: Operands, expand: Operands) -> Tensor:
+    def squeeze_excite(self, x: Tensor, reduce: PackedWeights, expand: PackedWeights) -> Tensor:
         """Return ``x * sigmoid(expand(relu(reduce(mean of x))))``."""
         fields = dict(hidden=reduce.out_channels)
         return self._compute(Kind.SQUEEZE_EXCITE, x, x.shape[1:], (reduce, expand), fields)
@@ -171,8 +177,8 @@ class Kernels:
 
     def _interleave(self, x: Any, channels: int) -> Any:
         """Return an image in NHWC, with channels of zeros behind its own."""
-        planar = x.planar if isinstance(x, Planned) else x.is_contiguous()
-        if not planar and not isinstance(x, Planned):
+        planar = x.planar if isinstance(x, PlannedMap) else x.is_contiguous()
+        if not planar and not isinstance(x, PlannedMap):
             x = in_nhwc(x)
         return self._step(Kind.INTERLEAVE, x, (channels, *x.shape[2:]), (), dict(planar=planar), None)
 
@@ -181,12 +187,12 @@ class Kernels:
         kind: Kind,
         x: Any,
         out: Sequence[int],
-        layers: tuple[Operands, ...],
+        layers: tuple[PackedWeights, ...],
         fields: dict[str, Any],
         residual: Any = None,
     ) -> Any:
         """Compute or plan a step of a result (C', H', W') of each image."""
-        if isinstance(x, Planned):
+        if isinstance(x, PlannedMap):
             x = self._interleave(x, x.shape[1]) if x.planar else x
         elif x.shape[1] <= FEW_CHANNELS and x.is_contiguous() and not in_nhwc_already(x):
             x = self._interleave(x, x.shape[1])
@@ -200,12 +206,12 @@ class Kernels:
         kind: Kind,
         x: Any,
         out: Sequence[int],
-        layers: tuple[Operands, ...],
+        layers: tuple[PackedWeights, ...],
         fields: dict[str, Any],
         residual: Any,
     ) -> Any:
         step = make_step(kind, x.dtype, x.shape, (x.shape[0], *out), layers, fields)
-        if isinstance(x, Planned):
+        if isinstance(x, PlannedMap):
             return x.plan.add(step, layers, x, residual)
         result = new_map(x, len(x), *out)
         step.x, step.residual, step.out = 0, -1 if residual is None else 1, 2
@@ -214,7 +220,7 @@ class Kernels:
         return result
 
 
-def _enlarged(x: Tensor, layer: Operands, fields: dict[str, int]) -> tuple[int, ...]:
+def _enlarged(x: Tensor, layer: PackedWeights, fields: dict[str, int]) -> tuple[int, ...]:
     """Return the shape (C, H, W) of what a transposed convolution makes."""
     longer = fields['kernel'] - fields['stride'] - 2 * fields['padding']
     return layer.out_channels, *(fields['stride'] * side + longer for side in x.shape[2:])

@@ -15,7 +15,8 @@ struct Interleave : Layer<Type> {
 
     void compute(Rows<const Number> x, Rows<Number> out, Size top, Size bottom, void*) const override {
         const bool in_words = planar && this->out_channels % Type::DEPTH == 0 && words() <= MOST_WORDS;
-        for (Size row = top; row < bottom; ++row) in_words ? by_words(x.at(row), out.at(row)) : one_by_one(x.at(row), out.at(row));
+        for (Size row = top; row < bottom; ++row)
+            in_words ? by_words(x.at(row), out.at(row)) : one_by_one(x.at(row), out.at(row));
     }
 
     Size line() const override { return planar ? this->width : this->width * this->channels; }
@@ -36,7 +37,7 @@ struct Interleave : Layer<Type> {
 
     void by_words(const Number* row, Number* out) const {
         const Size count = words();
-        __m512i places[MOST_WORDS];              // which of 16 pixels each word of the result is of,
+        __m512i places[MOST_WORDS];               // which of 16 pixels each word of the result is of,
         __mmask16 which[MOST_WORDS][MOST_WORDS];  // and which word of the pixel
         for (Size v = 0; v < count; ++v) {
             alignas(64) int32_t pixel[LANES];

@@ -28,7 +28,7 @@ enum Kind : int {
     TRANSPOSED_WINOGRAD,
 };
 
-// One layer: its kind, the shapes of the maps, where they are in the list of maps, its operands.
+// One layer: its kind, the shapes of the maps, where they are in the list of maps, its weights.
 struct Step {
     int kind, bfloat16, relu, planar;
     int joined;  // whether the next step takes its rows as they are computed
@@ -153,11 +153,15 @@ class Run {
                 break;
             case ATTENTION: {
                 const Size inputs = (step.hidden + Type::DEPTH - 1) / Type::DEPTH * Type::DEPTH;
-                const Attention<Type> layer{
-                    step.height * step.width, step.channels, step.hidden, step.query,
-                    static_cast<const float*>(step.weights[0]), step.biases[0], step.epsilon,
-                    linear(step, 1, inputs, 2 * step.query + step.hidden, false),
-                    linear(step, 2, step.channels, step.channels, false)};
+                const Attention<Type> layer{step.height * step.width,
+                                            step.channels,
+                                            step.hidden,
+                                            step.query,
+                                            static_cast<const float*>(step.weights[0]),
+                                            step.biases[0],
+                                            step.epsilon,
+                                            linear(step, 1, inputs, 2 * step.query + step.hidden, false),
+                                            linear(step, 2, step.channels, step.channels, false)};
                 layer.run(x, step.batch, out, threads_);
                 break;
             }
@@ -169,10 +173,19 @@ class Run {
                 break;
             }
             case TRANSPOSED_WINOGRAD: {
-                const TransposedWinograd<Type> layer{
-                    step.batch,      step.height,       step.width,  step.channels, step.out_height,
-                    step.out_width,  step.out_channels, step.kernel, step.stride,   step.padding,
-                    static_cast<const float*>(step.weights[0]), step.biases[0], step.relu != 0};
+                const TransposedWinograd<Type> layer{step.batch,
+                                                     step.height,
+                                                     step.width,
+                                                     step.channels,
+                                                     step.out_height,
+                                                     step.out_width,
+                                                     step.out_channels,
+                                                     step.kernel,
+                                                     step.stride,
+                                                     step.padding,
+                                                     static_cast<const float*>(step.weights[0]),
+                                                     step.biases[0],
+                                                     step.relu != 0};
                 layer.run(x, out, static_cast<float*>(maps_[step.own]), step.own_bytes / sizeof(float), threads_);
                 break;
             }

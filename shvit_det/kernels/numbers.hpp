@@ -100,7 +100,8 @@ struct BFloat16 {
         return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)_mm512_load_si512(weights));
     }
     static Half add_product(Half sum, Vector x, const uint16_t* weights) {
-        return _mm256_dpbf16_ps(sum, (__m256bh)_mm512_castps512_ps256(x), (__m256bh)_mm256_load_ps((const float*)weights));
+        return _mm256_dpbf16_ps(sum, (__m256bh)_mm512_castps512_ps256(x),
+                                (__m256bh)_mm256_load_ps((const float*)weights));
     }
 };
 #endif

@@ -22,10 +22,10 @@ struct Finish {
 // A product: ROWS positions of the result and the first 16, 24 or 32 channels of a panel. Half a vector takes half the
 // time of a whole one.
 template <class Type, int CHANNELS, int ROWS>
-void product(const typename Type::Number* x, Size x_step,                    // first position; to the next one
-             const typename Type::Number* weights,                           // of the panel
-             Size runs, Size run, Size x_run_step, Size weights_run_step,    // runs, their length; to the next run
-             typename Type::Number* out, Size out_step, Size channels,      // channels to be written of the panel
+void product(const typename Type::Number* x, Size x_step,                  // first position; to the next one
+             const typename Type::Number* weights,                         // of the panel
+             Size runs, Size run, Size x_run_step, Size weights_run_step,  // runs, their length; to the next run
+             typename Type::Number* out, Size out_step, Size channels,     // channels to be written of the panel
              const Finish<Type>& finish) {
     constexpr int VECTORS = CHANNELS / LANES, BASES = (ROWS + SHARING - 1) / SHARING;
     constexpr bool HALF = CHANNELS % LANES != 0;

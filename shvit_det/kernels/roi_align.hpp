@@ -39,8 +39,8 @@ struct Axis {
             Size least = size, most = -1;
             float* of_bin = weights + bin * size;
             for (Size sample = 0; sample < samples; ++sample) {
-                float place = start + static_cast<float>(bin) * length +
-                              (static_cast<float>(sample) + 0.5f) * length / number;
+                float place =
+                    start + static_cast<float>(bin) * length + (static_cast<float>(sample) + 0.5f) * length / number;
                 if (!(place >= -1 && place <= static_cast<float>(size))) continue;
                 place = std::clamp(place, 0.0f, static_cast<float>(size - 1));
                 const Size before = static_cast<Size>(place), after = std::min(before + 1, size - 1);

@@ -32,8 +32,8 @@ struct SqueezeExcite {
             for (Size position = 0; position < positions; ++position, from += channels, to += channels)
                 for (Size c = 0; c < channels; c += LANES) {
                     const __mmask16 mask = lanes(channels - c);
-                    Type::store(to + c, mask, _mm512_mul_ps(Type::load(from + c, mask),
-                                                            _mm512_maskz_loadu_ps(mask, weights + c)));
+                    Type::store(to + c, mask,
+                                _mm512_mul_ps(Type::load(from + c, mask), _mm512_maskz_loadu_ps(mask, weights + c)));
                 }
         }
     }

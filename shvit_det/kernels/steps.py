@@ -1,4 +1,4 @@
-"""A layer as the kernels are told of it."""
+"""The C++ structures that describe a layer to the kernels."""
 
 import ctypes
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .operands import Operands
+from .packed_weights import PackedWeights
 
 TYPES = (torch.float32, torch.bfloat16)
 
@@ -28,7 +28,7 @@ class Kind(IntEnum):
 
 
 class Step(ctypes.Structure):
-    """``Step`` of kernels.cpp: one layer, the shapes of its maps, their places in the list of maps, its operands."""
+    """``Step`` of kernels.cpp: one layer, the shapes of its maps, their places in the list of maps, its weights."""
 
     _fields_ = (
         *((name, ctypes.c_int) for name in ('kind', 'bfloat16', 'relu', 'planar', 'joined')),
@@ -76,7 +76,7 @@ def make_step(
     dtype: torch.dtype,
     shape: Sequence[int],
     out_shape: Sequence[int],
-    layers: tuple[Operands, ...],
+    layers: tuple[PackedWeights, ...],
     fields: dict[str, Any],
 ) -> Step:
     """Return a step, but for the places of its maps.
@@ -86,7 +86,7 @@ def make_step(
         dtype: Of the maps.
         shape: (B, C, H, W) of the input.
         out_shape: (B, C', H', W') of the result.
-        layers: Operands; whoever runs the step keeps them.
+        layers: Weights of its layers; whoever runs the step keeps them.
         fields: What only some kinds have.
     """
     batch, channels, height, width = shape

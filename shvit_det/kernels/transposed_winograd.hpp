@@ -6,10 +6,11 @@
 
 namespace shvit {
 
-// A transposed convolution by Winograd's way. Results with the same rests divided by the stride are a convolution whose
-// kernel has two taps along an axis, or one. Of two taps, five neighbouring results are made of six products, F(5, 2),
-// with the points of F(4x4, 3x3) and so the same values; one tap takes the inputs as they are. Weights are
-// (places, panels, channels, 32) for each pair of rests, places being the products along rows times those along columns.
+// A transposed convolution by Winograd's way. Results with the same remainders divided by the stride are a convolution
+// whose kernel has two taps along an axis, or one. Of two taps, five neighbouring results are made of six products,
+// F(5, 2), with the points of F(4x4, 3x3) and so the same values; one tap takes the inputs as they are. Weights are
+// (places, panels, channels, 32) for each pair of remainders, places being the products along rows times those along
+// columns.
 template <int TAPS>
 struct Taps {
     static constexpr int TILE = TAPS == 2 ? 5 : 1, SPAN = TILE + TAPS - 1;
@@ -30,7 +31,7 @@ struct Taps {
     }
 };
 
-// Results with one rest along one axis: how many there are, the first of them, and which input that sees first.
+// Results with one remainder along one axis: how many there are, the first of them, and which input that sees first.
 struct Rest {
     Size taps, count, first_out, first_in;
 
@@ -84,8 +85,7 @@ struct TransposedWinograd {
                     for (int row = 0; row < Rows::SPAN; ++row) {
                         const Size y = top + row;
                         const Number* pixel = image + (y * width + left + column) * channels + channel;
-                        pixels[row] = seen && y >= 0 && y < height ? Type::load(pixel, mask)
-                                                                   : _mm512_setzero_ps();
+                        pixels[row] = seen && y >= 0 && y < height ? Type::load(pixel, mask) : _mm512_setzero_ps();
                     }
                     Rows::values(pixels, columns[column]);
                 }
@@ -99,7 +99,7 @@ struct TransposedWinograd {
             }
         }
 
-        // Results of one tile, those with a pair of rests, from products (PLACES, count, step).
+        // Results of one tile, those with a pair of remainders, from products (PLACES, count, step).
         void outputs(const float* products, Size tile, const Rest& of_row, const Rest& of_column, Number* out,
                      Size place_step) const {
             const Size top = tile / across % down * Rows::TILE, left = tile % across * Columns::TILE;
@@ -153,9 +153,9 @@ struct TransposedWinograd {
                         for (Size work = 0; work < PLACES * layer.panels(); ++work) {
                             const Size place = work / layer.panels(), panel = work % layer.panels();
                             products<Float32>(count, values + place * count * step, step,
-                                             pair.weights + work * layer.channels * PANEL, 1, layer.channels, 0, 0,
-                                             places + place * count * whole + panel * PANEL, whole, PANEL,
-                                             {nullptr, nullptr, 0, false});
+                                              pair.weights + work * layer.channels * PANEL, 1, layer.channels, 0, 0,
+                                              places + place * count * whole + panel * PANEL, whole, PANEL,
+                                              {nullptr, nullptr, 0, false});
                         }
 #pragma omp for schedule(static)
                         for (Size t = 0; t < count; ++t)
@@ -180,8 +180,8 @@ struct TransposedWinograd {
             columns = std::max(columns, pair.column.count);
         }
         const Tiles<DOWN, ACROSS> tiles{*this, (rows + Taps<DOWN>::TILE - 1) / Taps<DOWN>::TILE,
-                                        (columns + Taps<ACROSS>::TILE - 1) / Taps<ACROSS>::TILE,
-                                        pairs[0].row.first_in, pairs[0].column.first_in};
+                                        (columns + Taps<ACROSS>::TILE - 1) / Taps<ACROSS>::TILE, pairs[0].row.first_in,
+                                        pairs[0].column.first_in};
         tiles.run(x, out, pairs, memory, floats, threads);
     }
 

@@ -51,8 +51,14 @@ class Winograd {
     // Weights: (panels, 36, channels, 32).
     Winograd(Size batch, Size height, Size width, Size channels, Size out_channels, const float* weights,
              const float* bias, bool relu)
-        : batch_(batch), height_(height), width_(width), channels_(channels), out_channels_(out_channels),
-          weights_(weights), bias_(bias), relu_(relu) {
+        : batch_(batch),
+          height_(height),
+          width_(width),
+          channels_(channels),
+          out_channels_(out_channels),
+          weights_(weights),
+          bias_(bias),
+          relu_(relu) {
         const Size apart = batch * tiles(height) * tiles(width);
         const Size side = static_cast<Size>(std::ceil(std::sqrt(static_cast<double>(batch))));
         const Size lines = (batch + side - 1) / side;
@@ -90,7 +96,8 @@ class Winograd {
     }
 
   private:
-    // Small images lie together on a sheet, a row and a column of zeros apart, so that tiles may cover parts of several.
+    // Small images lie together on a sheet, a row and a column of zeros apart, so that tiles may cover parts of
+    // several.
     struct Sheet {
         Size images, images_across;
         Size cell_height, cell_width;  // from one image to the next
@@ -103,7 +110,8 @@ class Winograd {
     template <int COUNT>
     void positions(Size tile, Size border, Size found[COUNT][COUNT]) const {
         const Size sheet = tile / (sheet_.down * sheet_.across);
-        const Size top = tile / sheet_.across % sheet_.down * TILE - border, left = tile % sheet_.across * TILE - border;
+        const Size top = tile / sheet_.across % sheet_.down * TILE - border,
+                   left = tile % sheet_.across * TILE - border;
         for (Size i = 0; i < COUNT; ++i) {
             const Size y = top + i, line = y / sheet_.cell_height, row = y % sheet_.cell_height;
             for (Size j = 0; j < COUNT; ++j) {

@@ -1,1 +1,1 @@
-"""The networks: SHViT, its neck, RPN head and classifier, and the check that a detector's parts fit together."""
+"""The networks: SHViT, its neck, RPN head and classifier, and the check that the parts of a detector agree."""

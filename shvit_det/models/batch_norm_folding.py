@@ -1,8 +1,8 @@
-"""BatchNorms folded into the layers before them, in any model.
+"""BatchNorms folded into the layers before them: of one layer, or of all in a model.
 
-Neither names nor the order of children say what follows what, so the model is run on an example and watched: a norm can
-be folded into a layer if it takes nothing but that layer's outputs and nothing else takes them, however often the two
-are called. Each fold is then tried on its own in float64, which settles what a subclass of either really computes.
+Neither names nor the order of a model's children say what follows what, so the model is run on an example and watched:
+a norm can be folded into a layer if it takes nothing but that layer's outputs and nothing else takes them, however
+often the two are called. Each fold is then tried by itself in float64, since a subclass may compute something else.
 """
 
 import copy
@@ -15,7 +15,6 @@ import torch
 from torch import Size, Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # the base of BatchNorm1d to 3d and SyncBatchNorm; has no public name
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd  # the bases of all convolutions; neither has a public name
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode  # the base of FlopCounterMode; has no public name
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -24,6 +23,30 @@ Layer = _ConvNd | nn.Linear
 TOLERANCE = 1e-3  # between the outputs of both models, relative to the largest; rounding reaches 1e-4 in deep ones
 PROOF_TOLERANCE = 1e-10  # between a folded layer and layer and norm, in float64
 PROOF_EXTENT = 8  # pixels on a side of the input for that, unless the kernel is larger
+
+
+def folded_weights(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a layer that computes what the layer and the BatchNorm in eval mode behind it do.
+
+    Gradients reach the parameters of both.
+
+    Args:
+        layer: A convolution, transposed convolution or linear layer.
+        norm: A BatchNorm with running statistics, with or without scale and shift.
+    """
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    if norm.weight is not None:
+        scale = norm.weight * scale
+    bias = -norm.running_mean * scale
+    if norm.bias is not None:
+        bias = norm.bias + bias
+    if layer.bias is not None:
+        bias = bias + layer.bias * scale
+    weight = layer.weight
+    if isinstance(layer, _ConvTransposeNd):  # (in, out / groups, ...), groups one after the other
+        scales = scale.view(layer.groups, 1, -1, *[1] * (weight.dim() - 2))
+        return (weight.unflatten(0, (layer.groups, -1)) * scales).flatten(0, 1), bias
+    return weight * scale.view(-1, *[1] * (weight.dim() - 1)), bias
 
 
 def fold_batch_norms(
@@ -100,7 +123,7 @@ class _Watch(TorchDispatchMode):
                     self._owners[id(tensor)].add(module)
 
     def pairs(self, outputs: list[Tensor]) -> Iterator[tuple[Layer, _BatchNorm]]:
-        """Yield each layer and norm that belong to each other alone; ``outputs`` are those of the model."""
+        """Yield each layer and norm that nothing else uses; ``outputs`` are those of the model."""
         for output in outputs:
             self._note_use(output, None)
         for norm, sources in self._sources.items():
@@ -143,7 +166,7 @@ def _fold(layer: Layer, norm: _BatchNorm, input_size: Size) -> bool:
         return False  # the norm's channels are dim 1, the layer's are only with one batch dimension and no other before
     separate, separate_norm = copy.deepcopy(layer).double(), copy.deepcopy(norm).double()
     fused = copy.deepcopy(separate)
-    fused.weight, fused.bias = _fused_weights(separate, separate_norm)
+    fused.weight, fused.bias = map(nn.Parameter, folded_weights(separate, separate_norm))
     example = torch.randn(_proof_size(layer, input_size), generator=torch.Generator().manual_seed(0)).to(fused.weight)
     # forward() and not a call, which would run the hooks that the modules may have
     wanted = separate_norm.forward(separate.forward(example))
@@ -151,24 +174,6 @@ def _fold(layer: Layer, norm: _BatchNorm, input_size: Size) -> bool:
         return False
     layer.weight, layer.bias = (nn.Parameter(p.to(layer.weight.dtype), False) for p in (fused.weight, fused.bias))
     return True
-
-
-def _fused_weights(layer: Layer, norm: _BatchNorm) -> tuple[nn.Parameter, nn.Parameter]:
-    def transposed(weight: Tensor) -> Tensor:  # (in, out / groups, ...) <-> (out, in / groups, ...)
-        return weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
-
-    is_transposed = isinstance(layer, _ConvTransposeNd)
-    assert norm.running_mean is not None and norm.running_var is not None
-    weight, bias = fuse_conv_bn_weights(
-        transposed(layer.weight) if is_transposed else layer.weight,
-        layer.bias,
-        norm.running_mean,
-        norm.running_var,
-        norm.eps,
-        norm.weight,
-        norm.bias,
-    )
-    return nn.Parameter(transposed(weight)) if is_transposed else weight, bias
 
 
 def _proof_size(layer: Layer, input_size: Size) -> list[int]:

@@ -1,11 +1,11 @@
-"""Several linear layers as one, exactly: what a chain does to an image it also does to the weights of its first layer.
+"""Several linear layers composed into one, exactly; the neck and the RPN use this, trained and deployed.
 
 A transposed convolution lays its kernel at every position of its input. Whatever linear layer follows can be applied to
-the kernel instead, once, as if the kernel were an image. All functions are differentiable, so the composition serves
-training too: the gradients arrive at the parameters of the chain.
+the kernel instead, once, as if the kernel were an image. All functions are differentiable, so that gradients reach the
+parameters of the composed layers in training.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -15,14 +15,22 @@ from mmcv.cnn.bricks.wrappers import ConvTranspose2d as WrappedConvTranspose2d
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .unmodified import is_stock
+from .unmodified import is_unmodified
 
 CONVOLUTIONS = (nn.Conv2d, WrappedConv2d)
 TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose2d, WrappedConvTranspose2d)
+ALL = slice(None)
+INNER = slice(1, -1)
+SIDES = (  # the outermost pixels of a map, each once: top, bottom, left, right
+    (ALL, ALL, slice(None, 1), ALL),
+    (ALL, ALL, slice(-1, None), ALL),
+    (ALL, ALL, INNER, slice(None, 1)),
+    (ALL, ALL, INNER, slice(-1, None)),
+)
 
 
 class TransposedConv(NamedTuple):
-    """The parameters of one transposed convolution on an input that has a further channel of ones.
+    """The parameters of one transposed convolution on an input whose last channel is ones.
 
     The channel of ones carries the biases within the chain. Those of the last layer are ``bias``; those before it pass
     through the zero padding of the last layer, so that they act differently at the border of the image, which a
@@ -39,8 +47,8 @@ class TransposedConv(NamedTuple):
     padding: int
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, out_channels, stride * H, stride * W)."""
-        return functional.conv_transpose2d(with_ones(x), self.weight, self.bias, self.stride, self.padding)
+        """(B, in_channels + 1, H, W), from :func:`with_ones` -> (B, out_channels, stride * H, stride * W)."""
+        return functional.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager:
@@ -56,7 +64,7 @@ def with_ones(x: Tensor) -> Tensor:
 def supports_conv(conv: Any) -> bool:
     """Return whether ``conv`` is an unchanged 3x3 convolution that keeps the size of its input."""
     return (
-        is_stock(conv, *CONVOLUTIONS)
+        is_unmodified(conv, *CONVOLUTIONS)
         and (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
         and (conv.dilation, conv.groups, conv.padding_mode) == ((1, 1), 1, 'zeros')
     )
@@ -65,7 +73,7 @@ def supports_conv(conv: Any) -> bool:
 def supports_upsampling(upsampling: Any) -> bool:
     """Return whether ``upsampling`` is an unchanged transposed convolution that lays its kernels side by side."""
     return (
-        is_stock(upsampling, *TRANSPOSED_CONVOLUTIONS)
+        is_unmodified(upsampling, *TRANSPOSED_CONVOLUTIONS)
         and upsampling.kernel_size == upsampling.stride == (upsampling.stride[0],) * 2
         and (upsampling.padding, upsampling.output_padding) == ((0, 0), (0, 0))
         and (upsampling.dilation, upsampling.groups) == ((1, 1), 1)
@@ -73,7 +81,7 @@ def supports_upsampling(upsampling: Any) -> bool:
 
 
 def supports_chain(upsamplings: Sequence[nn.Module], convs: Sequence[nn.Module]) -> bool:
-    """Return whether :func:`compose_upsampling` computes what the first of one and one of the other do together."""
+    """Return whether :func:`compose_upsampling` supports the first of the upsamplings, followed by one of the convs."""
     dtypes = {parameter.dtype for layer in (*upsamplings, *convs) for parameter in layer.parameters()}
     return len(dtypes) == 1 and all(map(supports_upsampling, upsamplings)) and all(map(supports_conv, convs))
 
@@ -105,7 +113,7 @@ def compose_conv(first: TransposedConv, conv: nn.Conv2d) -> TransposedConv:
     """Return a transposed convolution and a further convolution as one, exact but for a border.
 
     Here the padding of the further convolution meets outputs that the first one cropped; so the outer ``padding``
-    pixels of the result are wrong, on each side, and have to be computed from the first one's outputs.
+    pixels of the result are wrong on each side. :func:`border` and :func:`overwrite_border` repair them.
 
     Args:
         first: What comes first.
@@ -119,35 +127,29 @@ def compose_conv(first: TransposedConv, conv: nn.Conv2d) -> TransposedConv:
     return TransposedConv(kernels, bias, first.stride, first.padding + padding)
 
 
-def redo_border(result: Tensor, source: Tensor, conv: Callable[[Tensor], Tensor], ring: int) -> Tensor:
-    """Return ``result`` with its outer pixels replaced by those of a convolution of ``source``.
-
-    They are overwritten in place, but not while a graph is traced for export: other runtimes have no cheap operation
-    for that.
+def border(conv: Callable[[Tensor], Tensor], edges: Sequence[Tensor]) -> list[Tensor]:
+    """Return the outermost pixels of a 3x3 convolution on a map of 3 pixels and more, in the places of ``SIDES``.
 
     Args:
-        result: (B, out_channels, H, W).
-        source: (B, in_channels, H, W).
-        conv: The convolution, with kernel 2 ring + 1, stride 1 and no padding.
-        ring: How many pixels on each side are computed.
+        conv: The convolution with stride 1 and without its padding.
+        edges: The two outermost rows at the top and at the bottom of the map, (B, C, 2, W), and the two outermost
+            columns on the left and on the right, (B, C, H, 2).
     """
-    reach = 2 * ring
-    height, width = source.shape[2:]
+    paddings = (1, 1, 1, 0), (1, 1, 0, 1), (1, 0, 0, 0), (0, 1, 0, 0)
+    return [conv(functional.pad(edge, padding)) for edge, padding in zip(edges, paddings, strict=True)]
 
-    def strip(rows: slice, columns: slice, padding: Sequence[int]) -> Tensor:
-        return conv(functional.pad(source[:, :, rows, columns], padding))
 
-    every = slice(None)
-    top = strip(slice(0, reach), every, (ring, ring, ring, 0))
-    bottom = strip(slice(height - reach, height), every, (ring, ring, 0, ring))
-    left = strip(every, slice(0, reach), (ring, 0, ring, ring))
-    right = strip(every, slice(width - reach, width), (0, ring, ring, ring))
+def overwrite_border(result: Tensor, sides: Iterable[Tensor]) -> Tensor:
+    """Return ``result`` with its outermost pixels replaced by what :func:`border` returned.
+
+    It is overwritten in place, but not while a graph is traced: other runtimes have no cheap operation for that.
+    """
     if torch.jit.is_tracing():
-        inner = slice(ring, -ring)
-        middle = torch.cat((left[:, :, inner], result[:, :, inner, inner], right[:, :, inner]), dim=3)
+        top, bottom, left, right = sides
+        middle = torch.cat((left, result[:, :, INNER, INNER], right), dim=3)
         return torch.cat((top, middle, bottom), dim=2)
-    result[:, :, :ring], result[:, :, height - ring :] = top, bottom
-    result[:, :, :, :ring], result[:, :, :, width - ring :] = left, right
+    for place, side in zip(SIDES, sides, strict=True):
+        result[place] = side
     return result
 
 

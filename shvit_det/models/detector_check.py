@@ -6,59 +6,34 @@ wrong strides in no error at all: anchors and RoIs are laid on the wrong places 
 The backbone publishes its channels and strides. What a neck or a head makes of them is not read from its arguments,
 whose meaning differs from class to class; :mod:`.shape_trial` tries it. Where a trial tells nothing, nothing is claimed
 of the part nor of what follows it, and likewise of detectors and RoI heads with methods of their own for using the
-levels.
+levels. All checks raise ``UsageError`` with a sentence that names both numbers.
 """
 
 import functools
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..common.errors import UsageError
 from .backbone import SHViT
-from .shape_trial import IMAGE_SIZE, Level, Trial, as_levels, try_on
+from .shape_trial import (
+    IMAGE_SIZE,
+    Level,
+    Levels,
+    as_levels,
+    compare_channels,
+    compare_layer,
+    compare_strides,
+    try_on,
+)
 
 # What a detector or a RoI head does with the levels.
 EXTRACTING = ('extract_feat',)
 DETECTING = ('loss', 'predict', 'pre_transformer')
 REFINING = ('loss', 'predict', '_bbox_forward', '_mask_forward')
-
-
-@dataclass
-class Levels:
-    """What a part of a detector hands to the next: the sizes, and words for it and for its channels."""
-
-    maps: list[Level]
-    name: str
-    channels_name: str
-
-    @property
-    def channels(self) -> list[int]:
-        return [level.channels for level in self.maps]
-
-
-def check_detector(detector: Any) -> None:
-    """Compare the parts of a built mmdet detector whose backbone is a SHViT.
-
-    Raises:
-        UsageError: If channels, strides or the number of levels of two parts differ; the sentence names both.
-    """
-    backbone = getattr(detector, 'backbone', None)
-    if not isinstance(backbone, SHViT) or type(backbone).forward is not SHViT.forward:
-        return
-    if not is_of_mmdet(detector, EXTRACTING):
-        return
-    sizes = [IMAGE_SIZE // stride for stride in backbone.out_strides]
-    maps = [Level(channels, size, size) for channels, size in zip(backbone.out_channels, sizes, strict=True)]
-    made = Levels(maps, 'the levels made by the backbone', "the backbone's out_channels")
-    neck = getattr(detector, 'neck', None)
-    levels = made if neck is None else levels_after(neck, 'neck', made)
-    if levels is not None and is_of_mmdet(detector, DETECTING):
-        check_heads(detector, levels)
 
 
 def install() -> None:
@@ -99,6 +74,23 @@ def add_check(cls: Any) -> None:
     cls.__init__ = checked_init
 
 
+def check_detector(detector: Any) -> None:
+    """Compare the parts of a built mmdet detector whose backbone is a SHViT; others are left alone."""
+    backbone = getattr(detector, 'backbone', None)
+    if not isinstance(backbone, SHViT) or type(backbone).forward is not SHViT.forward:
+        return
+    if not is_of_mmdet(detector, EXTRACTING):
+        return
+    sizes = [IMAGE_SIZE // stride for stride in backbone.out_strides]
+    maps = [Level(channels, size, size) for channels, size in zip(backbone.out_channels, sizes, strict=True)]
+    levels: Levels | None = Levels(maps, 'the levels made by the backbone', "the backbone's out_channels")
+    neck = getattr(detector, 'neck', None)
+    if neck is not None and levels is not None:
+        levels = levels_after(neck, 'neck', levels)
+    if levels is not None and is_of_mmdet(detector, DETECTING):
+        check_heads(detector, levels)
+
+
 def is_of_mmdet(part: Any, methods: Sequence[str]) -> bool:
     """Return whether those of these methods that a part has are mmdet's own, so that we know what they do."""
     found = [getattr(type(part), name) for name in methods if hasattr(type(part), name)]
@@ -106,11 +98,7 @@ def is_of_mmdet(part: Any, methods: Sequence[str]) -> bool:
 
 
 def levels_after(neck: nn.Module, name: str, levels: Levels) -> Levels | None:
-    """Return the levels that a neck makes of those it is given, or None where that cannot be known.
-
-    Raises:
-        UsageError: If the neck does not take levels of these channels or of this number.
-    """
+    """Return the levels that a neck makes of those it is given, or None where that cannot be known."""
     if isinstance(neck, nn.Sequential) and type(neck).forward is nn.Sequential.forward:  # a list of necks
         after: Levels | None = levels
         for index, part in enumerate(neck):
@@ -118,75 +106,18 @@ def levels_after(neck: nn.Module, name: str, levels: Levels) -> Levels | None:
         return after
     trial = try_on(neck, levels.maps)
     if trial.failed:
-        refuse_misfit(neck, name, levels, trial)
-    maps = as_levels(trial.outputs)
-    made = f'the levels made by {"the neck" if name == "neck" else name}'
-    return None if maps is None else Levels(maps, made, f'the channels of {made}')
+        compare_channels(neck, name, levels, trial)
+    return named_levels(trial.outputs, f'the levels made by {"the neck" if name == "neck" else name}')
 
 
-def refuse_misfit(part: Any, name: str, levels: Levels, trial: Trial) -> None:
-    """Raise if a part failed in its trial because of the channels or the number of the levels.
-
-    That is certain where the part works with the levels that its ``in_channels`` state instead, or where the layer that
-    failed was given other channels than it takes.
-
-    Raises:
-        UsageError: If it is so.
-    """
-    stated = stated_channels(part)
-    given = levels.channels
-    if isinstance(stated, int):
-        wanted = [stated] * len(given)
-        shown, given = [stated], sorted(set(given))
-    else:
-        wanted = shown = stated
-    if shown and shown != given and not try_on(part, with_channels(levels.maps, wanted)).failed:
-        raise UsageError(
-            f'{name}.in_channels is {shown}, but {levels.channels_name} is {given}: make them equal in the config'
-        )
-    refuse_misfit_layer(name, levels, trial)
-
-
-def refuse_misfit_layer(name: str, levels: Levels, trial: Trial) -> None:
-    """Raise if a part failed in a layer that was given other channels than it takes.
-
-    Raises:
-        UsageError: If it did.
-    """
-    if trial.misfit is not None:
-        layer, takes, gets = trial.misfit
-        raise UsageError(
-            f'{".".join(filter(None, (name, layer)))} takes {takes} channels but would be given {gets}; '
-            f'{levels.channels_name} is {levels.channels}: make them fit in the config'
-        )
-
-
-def stated_channels(part: Any) -> int | list[int]:
-    """Return the channels of its inputs that a part states, of each or of all alike, or an empty list."""
-    stated = getattr(part, 'in_channels', None)
-    if stated is None and isinstance(getattr(part, 'convs', None), nn.ModuleList):  # mmdet's ChannelMapper
-        stated = [getattr(conv, 'in_channels', None) for conv in part.convs]
-    if isinstance(stated, int):
-        return stated
-    if isinstance(stated, (list, tuple)) and all(isinstance(channels, int) for channels in stated):
-        return list(stated)
-    return []
-
-
-def with_channels(maps: Sequence[Level], channels: Sequence[int]) -> list[Level]:
-    """Return maps like these, but with other channels and as many of them; further ones are ever coarser."""
-    result = [level._replace(channels=number) for level, number in zip(maps, channels, strict=False)]
-    for number in channels[len(result) :]:
-        result.append(Level(number, result[-1].height // 2, result[-1].width // 2))
-    return result
+def named_levels(outputs: Any, name: str) -> Levels | None:
+    """Return the feature maps that a part returned, or None where it is something else."""
+    maps = as_levels(outputs)
+    return None if maps is None else Levels(maps, name, f'the channels of {name}')
 
 
 def check_heads(detector: Any, levels: Levels) -> None:
-    """Compare everything in a detector that takes the levels.
-
-    Raises:
-        UsageError: If it does not fit them.
-    """
+    """Compare everything in a detector that takes the levels with them."""
     from mmdet.models.detectors import RPN, DetectionTransformer
 
     if isinstance(detector, DetectionTransformer):
@@ -194,7 +125,7 @@ def check_heads(detector: Any, levels: Levels) -> None:
         return
     for name in ('rpn_head', 'bbox_head', 'mask_head', 'semantic_head'):
         name_in_config = 'rpn_head' if isinstance(detector, RPN) else name
-        for head, head_name in each(getattr(detector, name, None), name_in_config):
+        for head, head_name in parts_of(getattr(detector, name, None), name_in_config):
             check_dense_head(head, head_name, levels)
     decoder = getattr(getattr(detector, 'panoptic_head', None), 'pixel_decoder', None)
     if decoder is not None:
@@ -204,7 +135,7 @@ def check_heads(detector: Any, levels: Levels) -> None:
         check_roi_head(roi_head, levels)
 
 
-def each(module: nn.Module | None, name: str) -> Iterator[tuple[Any, str]]:
+def parts_of(module: nn.Module | None, name: str) -> Iterator[tuple[Any, str]]:
     """Yield a module, or those of a list of them, with their names in the config."""
     if isinstance(module, nn.ModuleList):
         for index, part in enumerate(module):
@@ -214,24 +145,18 @@ def each(module: nn.Module | None, name: str) -> Iterator[tuple[Any, str]]:
 
 
 def check_dense_head(head: Any, name: str, levels: Levels) -> None:
-    """Compare a head that predicts at every position of the levels with them.
-
-    Raises:
-        UsageError: If it takes other channels, or lays its anchors or points at other strides than its maps have.
-    """
+    """Compare a head that predicts at every position of the levels: its channels, anchors or points, and ranges."""
     from mmdet.models.dense_heads import CondInstBboxHead, FCOSHead, SOLOHead, SOLOV2Head
 
     stages = getattr(head, 'stages', None)
-    if isinstance(stages, nn.ModuleList) and len(
-        stages
-    ):  # of CascadeRPNHead, whose later stages need the first's boxes
+    if isinstance(stages, nn.ModuleList) and len(stages):  # CascadeRPNHead, whose later stages need the first's boxes
         head, name = stages[0], f'{name}.stages.0'
     mask_features = getattr(head, 'mask_feature_head', None)
     if mask_features is not None:  # of CondInst and SOLOv2
         check_mask_features(mask_features, f'{name}.mask_feature_head', levels)
     trial = try_on(head, levels.maps)
     if trial.failed:
-        refuse_misfit(head, name, levels, trial)
+        compare_channels(head, name, levels, trial)
         return
     strides_name = f'the strides of {name}'
     if isinstance(head, SOLOHead) and not isinstance(head, SOLOV2Head):
@@ -240,15 +165,11 @@ def check_dense_head(head: Any, name: str, levels: Levels) -> None:
         return
     maps = as_levels(trial.outputs[0]) if isinstance(trial.outputs, (list, tuple)) else None
     for generator in prior_generators(head):
-        compare_strides(
-            strides_name, generator.strides, f'the strides of {levels.name}', maps, is_for_one_size(generator)
-        )
+        for_one_size = is_for_one_size(generator)
+        compare_strides(strides_name, generator.strides, f'the strides of {levels.name}', maps, for_one_size)
     ranged = (FCOSHead.get_targets, CondInstBboxHead.get_targets)  # others have regress_ranges that they never use
-    if (
-        maps is not None
-        and getattr(type(head), 'get_targets', None) in ranged
-        and len(head.regress_ranges) != len(maps)
-    ):
+    uses_ranges = getattr(type(head), 'get_targets', None) in ranged
+    if maps is not None and uses_ranges and len(head.regress_ranges) != len(maps):
         raise UsageError(
             f'{name}.regress_ranges has {len(head.regress_ranges)} ranges, but {name} works on {len(maps)} levels: '
             f'give it a range for each level'
@@ -270,24 +191,16 @@ def is_for_one_size(generator: Any) -> bool:
 
 
 def check_mask_features(head: Any, name: str, levels: Levels) -> None:
-    """Compare what makes the one map that masks are cut from with the levels.
-
-    Raises:
-        UsageError: If it takes other channels, or its map has another stride than it states.
-    """
+    """Compare what makes the one map that masks are cut from: its channels, and the stride of the map."""
     trial = try_on(head, levels.maps)
     if trial.failed:
-        refuse_misfit(head, name, levels, trial)
+        compare_channels(head, name, levels, trial)
     elif isinstance(trial.outputs, Tensor):
         compare_strides(f'{name}.mask_stride', [head.mask_stride], 'the stride of its map', as_levels([trial.outputs]))
 
 
 def check_pixel_decoder(decoder: Any, name: str, levels: Levels) -> None:
-    """Compare the pixel decoder of MaskFormer or Mask2Former with the levels.
-
-    Raises:
-        UsageError: If it takes other channels or more levels.
-    """
+    """Compare the pixel decoder of MaskFormer or Mask2Former: its channels and the number of levels."""
     number = getattr(decoder, 'num_input_levels', getattr(decoder, 'num_inputs', 0))
     if number > len(levels.maps):
         raise UsageError(
@@ -296,15 +209,11 @@ def check_pixel_decoder(decoder: Any, name: str, levels: Levels) -> None:
         )
     takes_metas = 'batch_img_metas' in inspect.signature(decoder.forward).parameters
     metas = [dict(batch_input_shape=(IMAGE_SIZE,) * 2, img_shape=(IMAGE_SIZE,) * 2)]
-    refuse_misfit(decoder, name, levels, try_on(decoder, levels.maps, *[metas] * takes_metas))
+    compare_channels(decoder, name, levels, try_on(decoder, levels.maps, *[metas] * takes_metas))
 
 
 def check_transformer(detector: Any, levels: Levels) -> None:
-    """Compare the transformer of a detector of the DETR kind, which takes flattened levels, with the levels.
-
-    Raises:
-        UsageError: If it has another width than they have channels, or takes another number of them.
-    """
+    """Compare the width and the number of levels of a detector of the DETR kind, which flattens the levels."""
     number = getattr(detector, 'num_feature_levels', None)  # of those with deformable attention; others use the last
     if number is not None and number != len(levels.maps):
         raise UsageError(
@@ -320,41 +229,33 @@ def check_transformer(detector: Any, levels: Levels) -> None:
 
 
 def check_roi_head(roi_head: Any, levels: Levels) -> None:
-    """Compare the RoI extractors of a RoI head with the levels, and its other parts with the extractors.
-
-    Raises:
-        UsageError: If one takes other channels, or an extractor is made for other strides.
-    """
+    """Compare the RoI extractors of a RoI head with the levels, and its other parts with the extractors."""
     for kind in ('bbox', 'mask', 'grid'):
-        extractors = each(getattr(roi_head, f'{kind}_roi_extractor', None), f'roi_head.{kind}_roi_extractor')
+        extractors = parts_of(getattr(roi_head, f'{kind}_roi_extractor', None), f'roi_head.{kind}_roi_extractor')
         features = [roi_features(extractor, name, levels) for extractor, name in extractors]
-        heads = each(getattr(roi_head, f'{kind}_head', None), f'roi_head.{kind}_head')
+        heads = parts_of(getattr(roi_head, f'{kind}_head', None), f'roi_head.{kind}_head')
         for (head, name), feature in zip(heads, features, strict=False):
             check_roi_part(head, name, roi_head, feature)
     semantic = getattr(roi_head, 'semantic_head', None)  # of HTC and SCNet
     if semantic is not None:
         trial = try_on(semantic, levels.maps)
         if trial.failed:
-            refuse_misfit(semantic, 'roi_head.semantic_head', levels, trial)
+            compare_channels(semantic, 'roi_head.semantic_head', levels, trial)
             return
-        strides = roi_head.semantic_roi_extractor.featmap_strides
-        compare_strides('roi_head.semantic_roi_extractor.featmap_strides', strides,
-                        "the stride of the semantic head's map", as_levels(trial.outputs[1:]))  # fmt: skip
+        name = 'roi_head.semantic_roi_extractor.featmap_strides'
+        strides, maps = roi_head.semantic_roi_extractor.featmap_strides, as_levels(trial.outputs[1:])
+        compare_strides(name, strides, "the stride of the semantic head's map", maps)
 
 
 def roi_features(extractor: Any, name: str, levels: Levels) -> Levels | None:
-    """Compare a RoI extractor with the levels that it takes, and return what it makes of a RoI, None if unknown.
-
-    Raises:
-        UsageError: If it is made for other strides or channels.
-    """
+    """Compare strides and channels of a RoI extractor, and return what it makes of a RoI, None if unknown."""
     from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor, GenericRoIExtractor
 
     if not isinstance(extractor, BaseRoIExtractor) or not is_of_mmdet(extractor, ('forward',)):
         return None
     maps = levels.maps[: extractor.num_inputs]
-    compare_strides(f'featmap_strides of the RoI extractor {name}', extractor.featmap_strides,
-                    f'the strides of {levels.name}', maps)  # fmt: skip
+    strides_name = f'featmap_strides of the RoI extractor {name}'
+    compare_strides(strides_name, extractor.featmap_strides, f'the strides of {levels.name}', maps)
     channels = extractor.out_channels
     if len(maps) == 1:
         channels = maps[0].channels  # it then returns what it finds
@@ -372,53 +273,9 @@ def roi_features(extractor: Any, name: str, levels: Levels) -> Levels | None:
 
 
 def check_roi_part(head: Any, name: str, roi_head: Any, features: Levels | None) -> None:
-    """Compare a box or mask head, and the layers that boxes and masks share, with the features of a RoI.
-
-    Raises:
-        UsageError: If one takes other channels.
-    """
+    """Compare the channels of a box or mask head, and of the layers that both share, with the features of a RoI."""
     for part, part_name in ((getattr(roi_head, 'shared_head', None), 'roi_head.shared_head'), (head, name)):
-        if part is None or features is None:
-            continue
-        trial = try_on(part, features.maps[0])
-        refuse_misfit_layer(part_name, features, trial)
-        maps = as_levels([trial.outputs])
-        made = f'the RoI features made by {part_name}'
-        features = None if maps is None else Levels(maps, made, f'the channels of {made}')
-
-
-def compare_strides(
-    name: str, stated: Sequence, maps_name: str, maps: Sequence[Level] | None, for_one_size: bool = False
-) -> None:
-    """Compare strides that a part states with those of the maps that it works on.
-
-    Args:
-        name: Of what is stated.
-        stated: A stride or the strides in x and y for each map.
-        maps_name: Of the strides of the maps.
-        maps: Their sizes, or None where they are not known: then nothing is claimed.
-        for_one_size: Whether the strides are those of one image size, which is no multiple of them, so that they may be
-            down to half of what they are in general.
-
-    Raises:
-        UsageError: If number or strides differ; maps whose stride is not whole fit any.
-    """
-    if maps is None:
-        return
-    wanted = [pair if isinstance(pair, tuple) else (pair, pair) for pair in stated]
-    found = [(IMAGE_SIZE / level.width, IMAGE_SIZE / level.height) for level in maps]
-
-    def fits(want: float, have: float) -> bool:
-        return want == have or not have.is_integer() or (for_one_size and have / 2 < want < have)
-
-    pairs = zip(wanted, found, strict=False)
-    if len(wanted) != len(found) or not all(fits(*numbers) for pair in pairs for numbers in zip(*pair, strict=True)):
-        raise UsageError(
-            f'{name} is {in_words(wanted)}, but {maps_name} is {in_words(found)}: make them equal in the config'
-        )
-
-
-def in_words(strides: Sequence[tuple[float, float]]) -> list:
-    """Return strides as they are written in a config, of one number where it is that of x and y."""
-    rounded = [tuple(int(x) if x == int(x) else round(x, 1) for x in pair) for pair in strides]
-    return [pair if pair[0] != pair[1] else pair[0] for pair in rounded]
+        if part is not None and features is not None:
+            trial = try_on(part, features.maps[0])
+            compare_layer(part_name, features, trial)
+            features = named_levels([trial.outputs], f'the RoI features made by {part_name}')

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from ..common.errors import UsageError
-from .unmodified import is_stock
+from .batch_norm_folding import folded_weights
+from .training_forms import uses_fused_forms
+from .unmodified import is_unmodified
 
 MIN_IMAGE_SIZE = 64  # on each side
 
@@ -21,9 +23,10 @@ class ConvNorm(nn.Module):
     """Convolution without bias, then BatchNorm.
 
     A norm in eval mode is only a scale and a shift of each channel. Where gradients are computed with it, as in the
-    authors' detection training, it is applied to the kernel instead of the activations, which saves a pass over them in
-    each direction and the memory to keep them. ``fold_fixed = False`` computes it as it is written, and so do a layer
-    or norm of another kind in the place of ours, hooks, pruning and whatever else has to see the two calls.
+    authors' detection training, it is folded into the kernel at each step, which saves a pass over the activations in
+    each direction and the memory to keep them. The layer computes convolution and norm one after the other where
+    :mod:`.training_forms` says so, with ``fold_fixed = False``, and where something has to see both calls: hooks,
+    pruning, a layer or norm of another kind in the place of ours.
 
     Args:
         norm_weight_init: Initial scale of the norm; 0 closes a residual branch at the start of training.
@@ -52,27 +55,26 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         conv, norm = self.c, self.bn
-        differentiated = torch.is_grad_enabled() and not torch.jit.is_tracing()  # a trace serves with and without
-        if norm.training or not self.fold_fixed or not differentiated or not can_fold(conv, norm):
+        differentiated = torch.is_grad_enabled() and not torch.jit.is_tracing()  # one trace is for both
+        if norm.training or not self.fold_fixed or not differentiated or not supports_folding(conv, norm):
             return norm(conv(x))
-        assert norm.running_mean is not None and norm.running_var is not None
-        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        shift = norm.bias - norm.running_mean * scale
-        weight = conv.weight * scale[:, None, None, None]
-        return conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+        weight, bias = folded_weights(conv, norm)
+        return conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-def can_fold(conv: nn.Module, norm: nn.Module) -> bool:
-    """Return whether the two are an unchanged convolution and norm as :class:`ConvNorm` makes them.
+def supports_folding(conv: nn.Module, norm: nn.Module) -> bool:
+    """Return whether the norm is folded in training: an unchanged pair as :class:`ConvNorm` makes it, on a CPU.
 
     In eval mode a ``SyncBatchNorm`` computes what a ``BatchNorm2d`` does. In half precision the product of scale and
     kernel would be rounded, which the norm of the activations is not.
     """
-    if not (is_stock(conv, nn.Conv2d) and is_stock(norm, nn.BatchNorm2d, nn.SyncBatchNorm)):
+    if not (is_unmodified(conv, nn.Conv2d) and is_unmodified(norm, nn.BatchNorm2d, nn.SyncBatchNorm)):
         return False
     factors = (conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
     dtypes = {None if factor is None else factor.dtype for factor in factors}
-    return conv.bias is None and conv.padding_mode == 'zeros' and dtypes in ({torch.float32}, {torch.float64})
+    if conv.bias is not None or conv.padding_mode != 'zeros' or dtypes not in ({torch.float32}, {torch.float64}):
+        return False
+    return uses_fused_forms(conv.weight.device)
 
 
 class Residual(nn.Module):

@@ -18,10 +18,12 @@ from .composition import (
     TransposedConv,
     compose_upsampling,
     supports_chain,
+    with_ones,
     without_autocast,
 )
 from .pyramid import FeaturePyramid, Origin
-from .unmodified import is_stock
+from .training_forms import uses_fused_forms
+from .unmodified import is_unmodified
 
 EXTRA_CONVS = (False, True, 'on_input')
 
@@ -48,7 +50,8 @@ class SHViTFPN(BaseModule):
         num_upsamples: Number of finer levels, each of half the stride of the one before.
         add_extra_convs: How coarser levels are made: ``'on_input'`` (or True) by 3x3 convolutions of stride 2, the
             first on the last input, the next on the level before it; False by subsampling the coarsest output.
-        compose: Whether finer levels are computed in one step where that saves operations; the same up to rounding.
+        compose: Whether each finer level is computed by one composed layer where that saves operations and
+            :mod:`.training_forms` allows it; the same up to rounding.
         init_cfg: mmengine's weight initialisation.
 
     Raises:
@@ -112,8 +115,8 @@ class SHViTFPN(BaseModule):
         levels = (*finer, *outs, *coarser)
         return levels if origin is None else FeaturePyramid(levels, origin)
 
-    def can_compose(self) -> bool:
-        """Return whether :meth:`composed` stands for the layers of the finer levels, as they are now.
+    def supports_composing(self) -> bool:
+        """Return whether :meth:`composed` computes what the layers of the finer levels do, as they are now.
 
         It does not where somebody has put others in their places, or has to see their calls: hooks, pruning, adapters.
         """
@@ -123,7 +126,7 @@ class SHViTFPN(BaseModule):
         )
 
     def composed(self) -> list[TransposedConv]:
-        """Return for each finer level, fine to coarse, the one transposed convolution that makes it of ``x``.
+        """Return for each finer level, fine to coarse, the one transposed convolution that makes it of the lateral.
 
         There is nothing between the layers of that chain but sums and products, so they are one layer; gradients reach
         the parameters of all.
@@ -135,13 +138,10 @@ class SHViTFPN(BaseModule):
         ]
 
     def _finer(self, x: Tensor) -> tuple[list[Tensor], Origin | None]:
-        """Return the finer levels made of ``x``, and where the finest comes from if a head may start there too."""
+        """Return the finer levels made of ``x``, and the origin of the finest if a head may start there."""
         positions = x.shape[0] * x.shape[2] * x.shape[3]
-        if (
-            not self.compose
-            or not composing_pays(self.out_channels, self.num_upsamples, positions)
-            or not self.can_compose()
-        ):
+        pays = composing_pays(self.out_channels, self.num_upsamples, positions)
+        if not (self.compose and pays and uses_fused_forms(x.device) and self.supports_composing()):
             outs: list[Tensor] = []
             for upsample, conv in zip(self.extra_trans_convs, reversed(self.extra_fpn_convs), strict=True):
                 x = upsample(x)
@@ -149,19 +149,19 @@ class SHViTFPN(BaseModule):
             return outs, None
         with without_autocast(x.device):
             composed = self.composed()
-        outs = [conv(x) for conv in composed]
-        hidden = all(map(is_bare, (self.lateral_convs[0], self.fpn_convs[0])))  # x is, so that nobody changes it later
+        source = with_ones(x)
+        outs = [conv(source) for conv in composed]
         pays = self.num_upsamples > 1  # up to stride 4, for a 3x3 convolution on the finest level
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        return outs, Origin(x, composed[0]) if hidden and pays and not traced else None
+        return outs, Origin(source, composed[0]) if pays and not traced else None
 
 
 def is_bare(module: Any) -> bool:
     """Return whether ``module`` is mmcv's ``ConvModule`` around an unchanged convolution and nothing else."""
     return (
-        is_stock(module, ConvModule)
+        is_unmodified(module, ConvModule)
         and not (module.with_norm or module.with_activation or module.with_explicit_padding)
-        and is_stock(module.conv, *CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS)
+        and is_unmodified(module.conv, *CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS)
     )
 
 

@@ -1,4 +1,4 @@
-"""The feature maps that a neck hands to a head, with what the finest of them was made of."""
+"""The feature maps that the neck hands to a head, with the source of the finest of them."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -6,37 +6,42 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node  # the one of torch.utils that knows tuples; has no public name
 
-from .composition import TransposedConv
-
 
 class Origin(NamedTuple):
-    """What a feature map was made of, for a layer that would rather start from there."""
+    """The smaller map from which the neck computes its finest level, for a head that starts from there too.
+
+    Args:
+        source: The neck's finest lateral, its last channel of ones.
+        conv: The one transposed convolution that computes the level: a :class:`.composition.TransposedConv`, or a layer
+            of a deployed neck.
+    """
 
     source: Tensor
-    conv: TransposedConv
+    conv: Any
 
 
 class FeaturePyramid(tuple[Tensor, ...]):
-    """Feature maps, fine to coarse, that say what the finest was made of as long as nobody has had them in hand.
+    """Feature maps, fine to coarse, that know the origin of the finest until somebody takes a map out.
 
     Whoever takes maps out of the tuple may change them in place, watch their gradients or put others in their place.
-    A layer that starts from the origin would not see any of it; so the first who takes one ends the origin. What is
-    made of the tuple (a slice, a list, a copy, a file) has none.
+    A head that starts from the origin would not see any of it; so taking one out drops the origin. What is made of the
+    tuple (a slice, a list, a copy, a file) has none. The trained and the deployed neck return it, and the RPN heads
+    read the origin.
 
     Args:
         levels: The maps.
-        origin: What the finest was made of.
+        origin: Where the finest comes from.
     """
 
     origin: Origin | None
 
     def __new__(cls, levels: Iterable[Tensor], origin: Origin | None = None) -> 'FeaturePyramid':
-        made = super().__new__(cls, levels)
-        made.origin = origin
-        return made
+        pyramid = super().__new__(cls, levels)
+        pyramid.origin = origin
+        return pyramid
 
     def peek(self) -> tuple[Tensor, ...]:
-        """Return the maps to somebody who only looks at them, and keep the origin."""
+        """Return the maps to somebody who does not change them, and keep the origin."""
         return super().__getitem__(slice(None))
 
     def __iter__(self) -> Iterator[Tensor]:

@@ -1,23 +1,22 @@
-"""A region proposal head that takes its finest level from where the neck took it."""
+"""A region proposal head that computes its finest level from the source of that level."""
 
 from typing import Any
 
 import torch
 from mmdet.models.dense_heads import RPNHead
-from torch import Tensor, nn
-from torch.nn.functional import conv2d, pad
+from torch import Tensor
+from torch.nn.functional import conv2d
 
-from .composition import compose_conv, supports_conv, without_autocast
-from .pyramid import FeaturePyramid, Origin
-
-ALL = slice(None)
-INNER = slice(1, -1)
-SIDES = (  # the outermost pixels of a map, each once: top, bottom, left, right
-    (ALL, ALL, slice(None, 1), ALL),
-    (ALL, ALL, slice(-1, None), ALL),
-    (ALL, ALL, INNER, slice(None, 1)),
-    (ALL, ALL, INNER, slice(-1, None)),
+from .composition import (
+    SIDES,
+    TransposedConv,
+    border,
+    compose_conv,
+    overwrite_border,
+    supports_conv,
+    without_autocast,
 )
+from .pyramid import FeaturePyramid, Origin
 
 
 class SHViTRPNHead(RPNHead):
@@ -35,21 +34,22 @@ class SHViTRPNHead(RPNHead):
     """
 
     def forward(self, x: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
-        if torch.compiler.is_compiling() or not isinstance(x, FeaturePyramid) or not self._starts_at(x.origin):
+        if torch.compiler.is_compiling() or not isinstance(x, FeaturePyramid) or not self._supports(x.origin):
             scores, boxes = super().forward(tuple(x))  # a plain tuple, which compilers follow
             return scores, boxes
         origin, conv = x.origin, self.rpn_conv
         assert origin is not None
         with without_autocast(origin.source.device):
             composed = compose_conv(origin.conv, conv)
-        hidden = _BorderedReLU.apply(composed(origin.source), *border(origin, conv))
+        sides = border(lambda strip: conv2d(strip, conv.weight, conv.bias), edges(origin))
+        hidden = _BorderedReLU.apply(composed(origin.source), *sides)
         finest_scores, finest_boxes = self.rpn_cls(hidden), self.rpn_reg(hidden)
         scores, boxes = super().forward(x.peek()[1:])
         return [finest_scores, *scores], [finest_boxes, *boxes]
 
-    def _starts_at(self, origin: Origin | None) -> bool:
+    def _supports(self, origin: Origin | None) -> bool:
         """Return whether starting at the origin pays and is equal: a level meets mmdet's one convolution, unchanged."""
-        if origin is None:
+        if origin is None or not isinstance(origin.conv, TransposedConv):  # of a deployed neck it is a layer
             return False
         replaced = 'forward_single' in vars(self) or type(self).forward_single is not RPNHead.forward_single
         conv = self.rpn_conv
@@ -60,27 +60,27 @@ class SHViTRPNHead(RPNHead):
 
 def composing_pays(origin: Origin) -> bool:
     """Return whether a 3x3 convolution on a level takes fewer operations composed with what made the level."""
-    batch, channels, height, width = origin.source.shape
+    batch, channels, height, width = origin.source.shape  # one channel of ones
     stride, kernel = origin.conv.stride, origin.conv.weight.shape[-1]
     positions, taps = batch * height * width, (kernel + 2) ** 2
     sides = 2 * batch * (height + width) * (kernel**2 + 9 * stride)
-    composed = positions * taps + sides + (channels + 1) * 9 * taps  # per pair of channels, the last for composing
+    composed = positions * taps + sides + channels * 9 * taps  # per pair of channels, the last for composing
     return composed < positions * stride**2 * 9
 
 
-def border(origin: Origin, conv: nn.Conv2d) -> list[Tensor]:
-    """Return the outermost pixels of a 3x3 convolution on a level: its top, bottom, left and right, as ``SIDES``.
+def edges(origin: Origin) -> list[Tensor]:
+    """Return the two outermost rows and columns of the level, as :func:`.composition.border` takes them.
 
-    They see two rows or columns of the level, which the outermost of the source make alone if the stride is above 2.
+    The outermost row or column of the source makes them, if the stride is above 2. In the backward pass, slices of the
+    level itself would each fill a gradient of its size.
     """
     x, enlarge = origin.source, origin.conv
-    strips = (
-        pad(enlarge(x[:, :, :1])[:, :, :2], (1, 1, 1, 0)),
-        pad(enlarge(x[:, :, -1:])[:, :, -2:], (1, 1, 0, 1)),
-        pad(enlarge(x[..., :1])[..., :2], (1, 0, 0, 0)),
-        pad(enlarge(x[..., -1:])[..., -2:], (0, 1, 0, 0)),
-    )
-    return [conv2d(strip, conv.weight, conv.bias) for strip in strips]
+    return [
+        enlarge(x[:, :, :1])[:, :, :2],
+        enlarge(x[:, :, -1:])[:, :, -2:],
+        enlarge(x[..., :1])[..., :2],
+        enlarge(x[..., -1:])[..., -2:],
+    ]
 
 
 class _BorderedReLU(torch.autograd.Function):
@@ -91,9 +91,7 @@ class _BorderedReLU(torch.autograd.Function):
 
     @staticmethod
     def forward(hidden: Tensor, *sides: Tensor) -> Tensor:
-        for place, side in zip(SIDES, sides, strict=True):
-            hidden[place] = side
-        return hidden.relu_()
+        return overwrite_border(hidden, sides).relu_()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -1,7 +1,7 @@
-"""Whether a module computes nothing but what its class is known for, so that an equal formula may stand in for a call.
+"""Whether a module computes nothing but what its class does, so that an equal formula may replace a call of it.
 
-A formula in place of a call skips whatever somebody has added to the call: hooks, and with them pruning, spectral norm
-and quantisation; parametrisations, adapters, a method replaced on the instance. Whoever leaves out a call asks first.
+A formula in place of a call skips whatever a user has added to the call: hooks, and with them pruning, spectral norm
+and quantisation; parametrisations, adapters, a method replaced on the instance. Code that leaves out a call asks first.
 """
 
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ def has_any_global_hook() -> bool:
     )
 
 
-def is_stock(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+def is_unmodified(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     """Return whether a call of ``module`` is no more and no less than the ``forward`` of one of these classes.
 
     True for a module that is of exactly one of the classes, without hooks of its own or for all modules, without

@@ -1,4 +1,4 @@
-"""From a checkpoint to what it finds in pictures and videos."""
+"""Detections in images and videos: from a checkpoint to drawn pictures and a file in COCO's format."""
 
 from .predictor import Predictor
 

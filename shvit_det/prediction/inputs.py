@@ -1,4 +1,4 @@
-"""From what the user names, files, folders, patterns and URLs, to single pictures and videos."""
+"""The pictures and videos that a user names by files, folders, patterns and URLs, and the names of their drawings."""
 
 import os
 import re
@@ -16,8 +16,8 @@ from ..common.errors import UsageError
 
 PICTURES = tuple(IMG_EXTENSIONS)
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
-JPEGS = ('.jpg', '.jpeg', '')  # of what is drawn into these a JPEG is written, of all others a PNG
-LONGEST_NAME = 100  # bytes of a name that go into that of what is written; file systems take 255
+JPEGS = ('.jpg', '.jpeg', '')  # the drawing of such a picture is a JPEG, of all others a PNG
+LONGEST_NAME = 100  # bytes of an input's name in that of its drawing; file systems take 255
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Input:
 def find_inputs(named: Sequence[str]) -> list[Input]:
     """Return the pictures and videos that are named, in order, each once.
 
-    A folder stands for the pictures and videos in it, not for those in folders within; a pattern for those that it
-    matches, ``**`` for any depth. A file that is named itself is taken whatever its ending.
+    A folder stands for the pictures and videos in it, without its own folders; a pattern for those that it matches,
+    ``**`` being any depth. A file that is named itself may have any suffix.
 
     Raises:
         UsageError: If there is no such file, or a folder or pattern has none.
@@ -59,12 +59,13 @@ def find_inputs(named: Sequence[str]) -> list[Input]:
     found: dict[str, Input] = {}
     for name in named:
         for source in expand(name):
-            key = source if Input(source).is_url else str(Path(source).resolve())
-            found.setdefault(key, Input(source))
+            item = Input(source)
+            found.setdefault(source if item.is_url else str(Path(source).resolve()), item)
     return list(found.values())
 
 
 def expand(name: str) -> list[str]:
+    """Return the files, or the URL, for one name; see :func:`find_inputs`."""
     path = Path(name).expanduser()
     if Input(name).is_url:
         return [name]
@@ -88,15 +89,15 @@ def expand(name: str) -> list[str]:
 
 
 def media(paths: Sequence[Path]) -> list[str]:
-    """Return those of the paths that are pictures or videos by their ending, sorted; no hidden ones."""
+    """Return those of the paths that are pictures or videos by their suffix, sorted; no hidden ones."""
     endings = PICTURES + VIDEOS
     return sorted(str(p) for p in paths if p.suffix.lower() in endings and p.name[0] != '.' and p.is_file())
 
 
 def output_names(inputs: Sequence[Input]) -> list[str]:
-    """Return a file name for what is drawn of each input, no two alike, also where capitals do not count.
+    """Return a file name for the drawing of each input; no two differ only in capitals.
 
-    Where several have one name, their folders' names are put before it, and numbers after it where that is not enough.
+    Where several inputs have one name, those of their folders are put before it, and numbers after it if need be.
     """
     plain = [output_name(item) for item in inputs]
     count = Counter(name.lower() for name in plain)
@@ -117,11 +118,12 @@ def output_names(inputs: Sequence[Input]) -> list[str]:
 
 
 def shortened(name: str) -> str:
-    """Return the end of a name, as much of it as goes into a file name."""
+    """Return the last ``LONGEST_NAME`` bytes of a name."""
     return os.fsencode(name)[-LONGEST_NAME:].decode(errors='ignore')
 
 
 def output_name(item: Input) -> str:
+    """Return the name of an input with the suffix of its drawing."""
     stem = shortened(item.path.stem) or 'picture'
     if item.is_video:
         return f'{stem}.mp4'

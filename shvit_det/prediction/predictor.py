@@ -1,4 +1,4 @@
-"""A checkpoint as a function from pictures to what is in them."""
+"""The class that users import: a checkpoint as a function from images to detections."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,21 +11,22 @@ import torch
 from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 
+from ..common.devices import find_device
 from ..common.errors import UsageError
-from .detector import load_detector
-from .drawing import draw
-from .pictures import Picture, Reader, is_out_of_memory, reason_of
+from .detector_loading import load_detector
+from .drawing import Picture, draw
+from .image_reader import ImageReader, is_out_of_memory, reason_of
 
 Source = str | Path | Picture
-WAITING = 4  # batches' worth of pictures that may wait for others of their size
+MAX_WAITING = 4  # batches of pictures that may wait for others of their size
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What became of one picture.
+    """The result of one picture, or the reason why there is none.
 
     Args:
-        key: What the caller gave with it.
+        key: The caller's key of the picture.
         picture: Its pixels, (H, W, 3), blue, green, red; None if it could not be read.
         result: An mmdet ``DetDataSample`` on the CPU; None if there is an error.
         error: Why there is no result, in one sentence.
@@ -78,9 +79,9 @@ class Predictor:
         if batch < 1:
             raise UsageError(f'batch has to be at least 1, but got {batch}')
         self.batch = batch
-        self.device = device_of(device)
+        self.device = find_device(device)
         self.detector = load_detector(weights, config, cfg_options, self.device, deploy)
-        self.reader = Reader(self.detector.config)
+        self.reader = ImageReader(self.detector.config)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -115,11 +116,11 @@ class Predictor:
         """Predict pictures as they come, in batches, and hold no more than a few of them.
 
         Args:
-            items: Pairs of anything that tells a picture from the others, and the picture.
+            items: Pairs of a key of the caller's and the picture.
 
         Yields:
-            A :class:`.Prediction` for each, also of those that cannot be read; in the order in which they came as long
-            as all have one size.
+            A :class:`.Prediction` for each picture, also for one that cannot be read; in the order of the pictures if
+            all have one size.
         """
         waiting: dict[tuple[int, ...], list[tuple[Any, Picture, dict]]] = {}
         for number, (key, image) in enumerate(items):
@@ -130,7 +131,7 @@ class Predictor:
                 continue
             alike = waiting.setdefault(tuple(item['inputs'].shape), [])
             alike.append((key, picture, item))
-            if len(alike) >= self.batch or sum(map(len, waiting.values())) > WAITING * self.batch:
+            if len(alike) >= self.batch or sum(map(len, waiting.values())) > MAX_WAITING * self.batch:
                 largest = max(waiting, key=lambda shape: len(waiting[shape]))
                 yield from self._predict(waiting.pop(largest))
         for alike in waiting.values():
@@ -152,7 +153,7 @@ class Predictor:
         if reason is None:
             yield from done
             return
-        # from here on the traceback is gone, and with it the memory that its frames held
+        # here the traceback is gone, and with it the memory that its frames held
         if lacks_memory and self.device.type == 'cuda':
             torch.cuda.empty_cache()
         if len(pending) == 1:
@@ -173,40 +174,19 @@ class Predictor:
             yield from self._predict([one])
 
     def draw(self, image: Source, result: Any, score: float = 0.3) -> Picture:
-        """Return a picture with masks, boxes, names and scores of what was found in it.
+        """Return a picture with the masks, boxes, names and scores of its detections.
 
         Args:
-            image: The picture that the result is of.
-            result: What calling the predictor gave.
-            score: Detections below are left out.
+            image: The picture.
+            result: What the predictor returned for it.
+            score: Detections with a lower score are left out.
 
         Shapes:
             (H, W, 3), blue, green, red, for ``cv2.imwrite``; a picture with less than 400 pixels on its longer side is
-            enlarged by a whole factor, because names could not be read in it.
+            enlarged by a whole factor, so that names can be read.
         """
         picture = image if isinstance(image, np.ndarray) else self.reader(image)[0]
-        return self.drawn(picture, result, score)
-
-    def drawn(self, picture: Picture, result: Any, score: float) -> Picture:
         found = result.pred_instances
         found = found[found.scores >= score].numpy()
         masks = found.masks if 'masks' in found else None
         return draw(picture, found.bboxes, found.labels, found.scores, masks, self.classes, self.detector.colors)
-
-
-def device_of(name: str | None) -> torch.device:
-    """Return the device of a name, or a GPU if there is one, else the CPU.
-
-    Raises:
-        UsageError: If torch knows no such device, or it is not here.
-    """
-    there = torch.cuda.is_available()
-    try:
-        device = torch.device(name or ('cuda' if there else 'cpu'))
-    except RuntimeError as error:
-        raise UsageError(f'unknown device {name!r}: use cpu, cuda or cuda:N') from error
-    if device.type not in ('cpu', 'cuda'):
-        raise UsageError(f'{name} is not supported: use cpu, cuda or cuda:N')
-    if device.type == 'cuda' and (not there or (device.index or 0) >= torch.cuda.device_count()):
-        raise UsageError(f'there is no device {name} here: torch sees {torch.cuda.device_count()} GPUs')
-    return device

@@ -1,4 +1,4 @@
-"""Videos frame by frame, in and out, with no more than a few frames in memory."""
+"""Videos, read and written frame by frame."""
 
 import math
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ from types import TracebackType
 import cv2
 
 from ..common.errors import UsageError
-from .pictures import Picture
+from .drawing import Picture
 
-DEFAULT_RATE = 25.0  # frames a second where a file does not say
-COMPLETE = 0.9  # of the frames that a file declares; the number is an estimate in some formats
+DEFAULT_RATE = 25.0  # frames a second of a file that does not state them
+COMPLETE = 0.9  # of the frames that a file declares, which is an estimate in some formats
 
 
 class VideoReader:
@@ -52,19 +52,19 @@ class VideoReader:
 
 
 class VideoWriter:
-    """An mp4 file that gets its name at the end of a ``with`` block, which only a broken source may end early.
+    """An mp4 file. It gets its name at the end of a ``with`` block; after another error than of its source, never.
 
     Args:
         path: The file.
         rate: Frames a second.
 
     Raises:
-        UsageError: At the end of the block, if the file lacks frames: OpenCV itself says nothing of a full disk.
+        UsageError: At the end of the block, if the file lacks frames: OpenCV does not report a full disk.
     """
 
     def __init__(self, path: Path, rate: float) -> None:
         self.path, self.rate = path, rate
-        self.part = path.with_name(f'.part-{path.name}')  # OpenCV chooses the format by the ending
+        self.part = path.with_name(f'.part-{path.name}')  # OpenCV chooses the format by the suffix
         self.writer: cv2.VideoWriter | None = None
         self.count = 0
 
@@ -100,7 +100,7 @@ class VideoWriter:
 
 
 def frames_in(path: Path) -> int:
-    """Return how many frames a video says that it has; none if it cannot be opened."""
+    """Return how many frames a video declares; 0 if it cannot be opened."""
     capture = cv2.VideoCapture(str(path))
     count = capture.get(cv2.CAP_PROP_FRAME_COUNT) if capture.isOpened() and capture.read()[0] else 0
     capture.release()

@@ -1,1 +1,1 @@
-"""Other runtimes than PyTorch: writing their files and running them on arrays; it knows no detectors."""
+"""Other runtimes than PyTorch: writing their files and running them on arrays; nothing here knows detectors."""

@@ -1,11 +1,10 @@
-"""Networks as ExecuTorch programs on XNNPACK, the kernels for CPUs of phones, which run on Linux too."""
+"""Networks as ExecuTorch programs on XNNPACK, a library of kernels for phones' CPUs that runs on Linux too."""
 
 import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..common.errors import UsageError
-from .quiet import quiet
+from .packages import first_line, quiet, require
 
 ANOTHER_RELEASE = f'each of its releases is for one of torch (1.2.0 for 2.11), and this is torch {torch.__version__}'
 HELPERS = ('getitem', 'executorch_call_delegate')  # not operations of the network
@@ -22,13 +21,13 @@ HELPERS = ('getitem', 'executorch_call_delegate')  # not operations of the netwo
 
 @dataclass(frozen=True)
 class Program:
-    """An ExecuTorch program and who runs its operations.
+    """An ExecuTorch program, and which kernels run its operations.
 
     Args:
-        content: Of a ``.pte`` file.
+        content: The content of a ``.pte`` file.
         delegated: How many operations XNNPACK runs.
-        delegates: In how many pieces, between which feature maps are handed over.
-        portable: How often each of the other operations occurs, which ExecuTorch's own kernels run.
+        delegates: In how many pieces they are; feature maps are copied between pieces.
+        portable: How often each operation occurs that ExecuTorch's own, portable kernels run.
     """
 
     content: bytes
@@ -37,7 +36,7 @@ class Program:
     portable: dict[str, int]
 
     def summary(self) -> str:
-        """Return one line on who runs what."""
+        """Return a line that counts the operations on XNNPACK and names all others."""
         others = ', '.join(f'{name} {count}x' for name, count in self.portable.items())
         return (
             f'{self.delegated} of {self.delegated + sum(self.portable.values())} operations on XNNPACK in '
@@ -54,28 +53,24 @@ def require_executorch() -> str:
     """
     try:
         with quiet():
-            import_module('executorch.exir')
-            import_module('executorch.runtime')
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition('.')[0] != 'executorch':
-            raise
-        raise UsageError(
-            "executorch is not installed: pip install 'shvit_det[executorch]', in an environment of its own"
-        ) from error
+            for module in ('executorch.exir', 'executorch.runtime'):
+                require(module, 'ExecuTorch', 'executorch', where=', in an environment of its own')
+    except ModuleNotFoundError:
+        raise
     except ImportError as error:
         raise UsageError(f'executorch cannot be imported: {error}; {ANOTHER_RELEASE}') from error
     return version('executorch')
 
 
 def lower(module: nn.Module, images: Tensor) -> Program:
-    """Return a module in eval mode as a program for inputs of this size, in float32.
+    """Return a module in eval mode as a program in float32, for images of this size.
 
     Raises:
-        UsageError: If it cannot be expressed; the sentence has the first line of ExecuTorch's.
+        UsageError: If ExecuTorch cannot express it; the sentence has the first line of ExecuTorch's error.
     """
     require_executorch()
     compiler = Path(sys.executable).with_name('flatc')
-    if compiler.is_file():  # it is run by name, which is not found where the environment's folder is not in PATH
+    if compiler.is_file():  # ExecuTorch calls it by name, which fails if the environment's folder is not in PATH
         os.environ.setdefault('FLATC_EXECUTABLE', str(compiler))
     try:
         with quiet(), torch.no_grad():
@@ -88,13 +83,12 @@ def lower(module: nn.Module, images: Tensor) -> Program:
             counts = _count(edge.exported_program())
             content = bytes(edge.to_executorch().buffer)
     except (RuntimeError, ValueError, NotImplementedError, torch._dynamo.exc.TorchDynamoException) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UsageError(f'{type(module).__name__} cannot be exported for ExecuTorch: {lines[0]}') from error
+        raise UsageError(f'{type(module).__name__} cannot be exported for ExecuTorch: {first_line(error)}') from error
     return Program(content, *counts)
 
 
 def count_axes_from_the_end(graph: torch.fx.Graph) -> None:
-    """Write the axes of means as negative numbers, the only ones that the XNNPACK partitioner recognises."""
+    """Write the axes of means as negative numbers: XNNPACK's partitioner takes no others."""
     for node in graph.nodes:
         if node.target is torch.ops.aten.mean.dim:
             axes = [axis - node.args[0].meta['val'].dim() if axis >= 0 else axis for axis in node.args[1]]
@@ -118,11 +112,11 @@ def _operations(graph: torch.fx.Graph) -> Counter[str]:
 
 
 class Runner:
-    """A program, loaded.
+    """An ExecuTorch program that is loaded and can be run.
 
     Args:
-        content: Of a ``.pte`` file.
-        threads: Of the whole process: ExecuTorch has one pool.
+        content: The content of a ``.pte`` file.
+        threads: How many ExecuTorch uses, in the whole process: it has one pool.
     """
 
     def __init__(self, content: bytes, threads: int) -> None:
@@ -131,19 +125,20 @@ class Runner:
             from executorch.extension.pybindings import portable_lib
             from executorch.runtime import Runtime, Verification
 
-            portable_lib._unsafe_reset_threadpool(threads)  # which no public function does
+            portable_lib._unsafe_reset_threadpool(threads)  # there is no public function for it
             self._program = Runtime.get().load_program(content, verification=Verification.Minimal)
             self._method = self._program.load_method('forward')
 
     def __call__(self, images: Tensor) -> Sequence[Tensor]:
-        """(B, 3, H, W) -> the outputs, copied out of the program's memory.
+        """Return copies of the outputs for images (B, 3, H, W).
 
         Raises:
-            UsageError: If it cannot run; most often ExecuTorch was built for another release of torch.
+            UsageError: If the program cannot run, most often because ExecuTorch was built for another torch.
         """
         try:
             outs: Sequence[Tensor] = self._method.execute([images])
         except RuntimeError as error:
-            line = str(error).strip().splitlines()[0]
-            raise UsageError(f'ExecuTorch {self.version} cannot run this: {line}; {ANOTHER_RELEASE}') from error
+            raise UsageError(
+                f'ExecuTorch {self.version} cannot run this: {first_line(error)}; {ANOTHER_RELEASE}'
+            ) from error
         return outs

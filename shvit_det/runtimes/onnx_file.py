@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..common.errors import UsageError
+from .packages import first_line
 
 OPSET = 17
 """Of the files; the oldest that has all we need is 16, for RoiAlign as mmdet's."""
@@ -24,14 +25,14 @@ def trace(
     output_names: Sequence[str] | None = None,
     dynamic_axes: Mapping[str, Mapping[int, str]] | None = None,
 ) -> bytes:
-    """Return a module as an ONNX file.
+    """Return a module as the content of an ONNX file.
 
-    The exporter is the one that follows a run, since the other one needs a further package.
+    torch's older exporter is used, which traces a run: the newer one needs the package onnxscript.
 
     Args:
         module: In eval mode.
-        inputs: What it is run on; sizes are those of the file but for ``dynamic_axes``.
-        name: Of the module, in sentences.
+        inputs: What it is run on; the file takes their sizes only, but for ``dynamic_axes``.
+        name: What errors call the module.
         input_names: Of the file.
         output_names: Of the file.
         dynamic_axes: Axes of any size: their names by input or output and axis.
@@ -41,7 +42,7 @@ def trace(
     """
     with TemporaryDirectory() as folder, torch.no_grad(), warnings.catch_warnings():
         path = Path(folder, 'module.onnx')
-        warnings.simplefilter('ignore')  # it is deprecated, and warns at every condition that is fixed by the size
+        warnings.simplefilter('ignore')  # of its deprecation, and of every condition that the trace fixes
         try:
             torch.onnx.export(
                 module,
@@ -54,13 +55,12 @@ def trace(
                 dynamic_axes=dynamic_axes,
             )
         except (torch.onnx.OnnxExporterError, RuntimeError, ValueError) as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise UsageError(f'{name} cannot be exported as ONNX: {lines[0]}') from error
+            raise UsageError(f'{name} cannot be exported as ONNX: {first_line(error)}') from error
         return path.read_bytes()
 
 
-def finish(content: bytes, metadata: Mapping[str, str]) -> Any:
-    """Return an ONNX model of this content with metadata in it, checked to be of standard operators alone."""
+def add_metadata(content: bytes, metadata: Mapping[str, str]) -> Any:
+    """Return an ONNX file's content as an ONNX model with metadata, and check that its operators are standard ones."""
     onnx = import_module('onnx')
     model = onnx.load_from_string(content)
     model.producer_name = 'shvit_det'

@@ -1,4 +1,4 @@
-"""Other runtimes than PyTorch: they run an ONNX or OpenVINO file on NumPy arrays."""
+"""ONNX Runtime and OpenVINO: they run a file on NumPy arrays."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -9,15 +9,16 @@ import numpy as np
 import torch
 
 from ..common.errors import UsageError
+from .packages import require
 
 
 class Runtime:
-    """A model as a runtime has prepared it.
+    """A model that a runtime has loaded.
 
     Args:
-        model: An ONNX file's content, or the path of a file that the runtime reads.
-        threads: Of the runtime.
-        dtype: Of its arithmetic, one of ``dtypes``; inputs and outputs have the types of the model.
+        model: The content of an ONNX file, or the path of a file that the runtime reads.
+        threads: How many the runtime uses.
+        dtype: The type of the arithmetic, one of ``dtypes``; inputs and outputs have the types of the model.
     """
 
     dtypes: ClassVar[tuple[torch.dtype, ...]]
@@ -29,16 +30,16 @@ class Runtime:
         raise NotImplementedError
 
     def test_step(self, *arrays: np.ndarray) -> list[np.ndarray]:
-        """Return the outputs for some inputs, in the memory where the runtime leaves them."""
+        """Return the outputs; the runtime may use their memory again in the next call."""
         raise NotImplementedError
 
     def metadata(self, key: str) -> str | None:
-        """Return what the model says of itself under ``key``, None if nothing."""
+        """Return the model's metadata under ``key``; None if there are none."""
         raise NotImplementedError
 
 
 class OnnxRuntime(Runtime):
-    """ONNX Runtime on the CPU; the threads share an operation, and operations run one after the other."""
+    """ONNX Runtime on the CPU: operations run one after the other, each on all threads."""
 
     dtypes = (torch.float32,)
     packages = ('onnx', 'onnxruntime')
@@ -65,7 +66,7 @@ class OpenVINO(Runtime):
     """OpenVINO on the CPU, one stream.
 
     Raises:
-        UsageError: If this processor has no such arithmetic, for which OpenVINO would silently take another.
+        UsageError: If this processor has no bfloat16 arithmetic; OpenVINO would silently compute in float32.
     """
 
     dtypes = (torch.float32, torch.bfloat16)
@@ -97,7 +98,7 @@ RUNTIME_OF = {'.onnx': 'onnxruntime', '.xml': 'openvino'}
 
 
 def is_exported(path: str) -> bool:
-    """Return whether a file's name is that of an exported detector and not of a checkpoint."""
+    """Tell from a file's suffix whether it is an exported detector rather than a checkpoint."""
     return Path(path).suffix in RUNTIME_OF
 
 
@@ -106,15 +107,3 @@ def check_installed(name: str, runtimes: Mapping[str, type[Runtime]] = RUNTIMES)
     kind = runtimes[name]
     for package in kind.packages:
         require(package, name, kind.extra)
-
-
-def require(package: str, purpose: str, extra: str = 'runtimes') -> None:
-    """Raise ``UsageError`` if a package that belongs to an extra is not installed."""
-    try:
-        import_module(package)
-    except ModuleNotFoundError as error:
-        if error.name != package:
-            raise
-        raise UsageError(
-            f"{purpose}: needs {package}, which is not installed: pip install 'shvit_det[{extra}]'"
-        ) from error

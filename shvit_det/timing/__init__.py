@@ -1,1 +1,1 @@
-"""Where a detector's time goes: parts, clock, cost, report. Knows mmdet's detectors, not SHViT."""
+"""Benchmarks of detectors, by part, and of backbones: time and cost. Pages of documentation are made in tools/dev."""

@@ -1,4 +1,4 @@
-"""The benchmark behind ``tools/benchmark.py``: from names to a record."""
+"""The benchmark behind ``tools/benchmark.py``: from the names of models to a record."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,17 +9,14 @@ import torch
 
 from ..common.environment import describe_environment
 from ..common.errors import UsageError
-from .building import build_subjects
 from .ceilings import measure_ceilings
-from .clock import CPUClock, clock_for
 from .cost import CostCounter, count_parameters
-from .measure import Key, Measurement, Meter, measure
-from .record import FORMAT, PartCost, PartTime, Ratio, Record
-from .record import Subject as SubjectRecord
-from .settings import Settings
-from .spans import FORWARD, Recorder
+from .measurement import FORWARD, CPUClock, Key, Measurement, Meter, PartTimer, clock_for, measure
+from .model_builder import build_models
+from .record import FORMAT, PartCost, PartTime, Ratio, Record, Subject
+from .settings import Settings, dtype_name
 from .statistics import BUSY_SPREAD, ratio_by_round, spread, summarize
-from .subjects import Subject
+from .timed_model import TimedModel
 
 
 def benchmark(
@@ -34,14 +31,14 @@ def benchmark(
     """Time detectors by part, or backbones, and compare them with the first.
 
     Args:
-        sources: Configs, ``mmdet::a/config.py``, ``timm:NAME`` or ``shvit:ARCH``, with the prefixes of their forms; the
-            first is the base of the ratios.
-        settings: How everything is run.
+        sources: Configs, ``mmdet::a/config.py``, ``timm:NAME`` or ``shvit:ARCH``, with prefixes; the first is the base
+            of the ratios.
+        settings: How all of them are run.
         checkpoint: Weights of the first one; random ones without.
         options: ``--cfg-options``, for the first one.
-        command: What the record names as the command that made it.
+        command: The command, for the record.
         progress: Is told now and then what is going on.
-        save: Gets the record as soon as there is one: also, with the rounds so far, when an error ends the measuring.
+        save: Gets the record; if an error ends the measuring, that of the rounds so far.
 
     Raises:
         UsageError: If one of them cannot be built, or cannot run on such images.
@@ -50,40 +47,40 @@ def benchmark(
         environment = describe_environment(settings.device)
         progress('measuring the ceilings of this machine')
         ceilings = {settings.dtype: measure_ceilings(settings.device, settings.dtype)}
-        subjects = build_subjects(sources, settings, checkpoint, options)
-        for dtype in {subject.settings.dtype for subject in subjects} - {settings.dtype}:
+        models = build_models(sources, settings, checkpoint, options)
+        for dtype in {model.settings.dtype for model in models} - {settings.dtype}:
             ceilings[dtype] = measure_ceilings(settings.device, dtype)
         facts = []
-        for subject in subjects:
-            progress(f'counting the operations of {subject.name}')
-            facts.append(_prepare(subject))
+        for model in models:
+            progress(f'counting the operations of {model.name}')
+            facts.append(_prepare(model))
         meter = Meter(clock_for(settings.device), settings.device, settings.flush)
 
         def finish(measurements: Sequence[Measurement], warnings: Sequence[str] = ()) -> Record:
-            records = [_subject_record(m, fact) for m, fact in zip(measurements, facts, strict=True)]
-            for subject, record in zip(subjects, records, strict=True):
-                if subject.settings.dtype is not settings.dtype:
-                    record['dtype'] = str(subject.settings.dtype).removeprefix('torch.')
-                    record['ceilings'] = ceilings[subject.settings.dtype]
-            of_subjects = [warning for subject in subjects for warning in subject.warnings]
-            whole = Record(
+            subjects = [_subject(m, fact) for m, fact in zip(measurements, facts, strict=True)]
+            for model, subject in zip(models, subjects, strict=True):
+                if model.settings.dtype is not settings.dtype:
+                    subject['dtype'] = dtype_name(model.settings.dtype)
+                    subject['ceilings'] = ceilings[model.settings.dtype]
+            of_models = [warning for model in models for warning in model.warnings]
+            record = Record(
                 format=FORMAT,
                 command=command,
                 date=datetime.now(timezone.utc).date().isoformat(),
                 environment=environment,
-                settings={**settings.as_record(), **_images(subjects[0])},
+                settings={**settings.as_record(), **_images(models[0])},
                 ceilings=ceilings[settings.dtype],
-                subjects=records,
+                subjects=subjects,
                 ratios=list(_ratios(measurements)),
-                warnings=[*warnings, *of_subjects, *_signs_of_trouble(records, len(subjects[0].batches))],
+                warnings=[*warnings, *of_models, *_doubts(subjects, len(models[0].batches))],
             )
-            save(whole)
-            return whole
+            save(record)
+            return record
 
         def cut_short(measurements: Sequence[Measurement], rounds: int) -> None:
             finish(measurements, [f'an error or a signal ended the measuring after {rounds} rounds'])
 
-        return finish(measure(subjects, meter, settings, progress, cut_short))
+        return finish(measure(models, meter, settings, progress, cut_short))
 
 
 @contextmanager
@@ -96,68 +93,65 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _prepare(subject: Subject) -> dict[str, Any]:
-    """Make a subject ready for the clock; return what is known of it without one."""
-    only = subject.settings.only
-    if only is not None and only not in subject.parts():
-        raise UsageError(f'{subject.name} has no part {only!r}: choose from {", ".join(subject.parts())}')
-    subject.first_run()
-    subject.settle_detections()
-    parameters = sum(parameter.numel() for parameter in subject.model.parameters())
-    facts = dict(counts=subject.counts(), input_shape=subject.input_shape(), parameters=parameters, cost=_cost(subject))
-    if subject.settings.compile is not None:
-        subject.compile()
-    if subject.settings.runtime is not None:
-        subject.export()
+def _prepare(model: TimedModel) -> dict[str, Any]:
+    """Make a model ready to be timed, and return those of its facts that take no clock."""
+    only = model.settings.only
+    if only is not None and only not in model.parts():
+        raise UsageError(f'{model.name} has no part {only!r}: choose from {", ".join(model.parts())}')
+    model.first_run()
+    model.fix_detections()
+    parameters = sum(parameter.numel() for parameter in model.model.parameters())
+    facts = dict(parameters=parameters, input_shape=model.input_shape(), counts=model.counts(), cost=_cost(model))
+    if model.settings.compile is not None:
+        model.compile()
+    if model.settings.runtime is not None:
+        model.export()
     return facts
 
 
-def _cost(subject: Subject) -> list[PartCost]:
-    """Count what each part of one run has to do."""
-    recorder = Recorder(CPUClock())
-    run = subject.run()
-    counter = CostCounter(lambda: recorder.part)
-    with subject.recorded(recorder), counter:
-        recorder.begin()
+def _cost(model: TimedModel) -> list[PartCost]:
+    """Count the operations of each part in one run."""
+    timer = PartTimer(CPUClock())
+    run = model.run()
+    counter = CostCounter(lambda: timer.part)
+    with timer.attached(model), counter:
+        timer.begin()
         run()
-        recorder.end()
-    parameters = count_parameters(subject.modules())
-    costs = sorted(counter.part_costs(parameters), key=lambda cost: subject.part_order().index(cost['name']))
-    return [cost for cost in costs if subject.settings.only in (None, cost['name'])]
+        timer.end()
+    order = model.part_order()
+    costs = sorted(counter.part_costs(count_parameters(model.modules())), key=lambda cost: order.index(cost['name']))
+    return [cost for cost in costs if model.settings.only in (None, cost['name'])]
 
 
-def _images(subject: Subject) -> dict[str, Any]:
-    if subject.settings.images is not None:
-        number = len(subject.batches) * subject.settings.batch
-        return dict(images=f'{number} photographs', shape=None)
-    images = subject.batches[0] if subject.kind == 'backbone' else subject.batches[0]['inputs'][0]
+def _images(model: TimedModel) -> dict[str, Any]:
+    if model.settings.images is not None:
+        return dict(images=f'{len(model.batches) * model.settings.batch} photographs', shape=None)
+    images = model.batches[0] if model.kind == 'backbone' else model.batches[0]['inputs'][0]
     return dict(images='synthetic', shape=list(images.shape[-2:]))
 
 
-def _subject_record(measurement: Measurement, facts: Mapping[str, Any]) -> SubjectRecord:
-    subject = measurement.subject
-    only = subject.settings.only
-    part = only if only is not None and subject.kind == 'detector' else None
+def _subject(measurement: Measurement, facts: Mapping[str, Any]) -> Subject:
+    model = measurement.model
+    part = model.settings.only if model.kind == 'detector' else None
     whole = measurement.whole if part is None else measurement.alone[part]
-    return SubjectRecord(
-        name=subject.name if part is None else f'{subject.name}: {part}',
-        source=subject.source,
-        kind=subject.kind if part is None else 'part',
-        weights=subject.weights,
-        config_sha256=subject.config_sha256,
-        prepared=subject.prepared,
-        parameters=facts['parameters'],
-        input_shape=facts['input_shape'],
-        counts=facts['counts'],
+    alone = measurement.alone.items() if part is None else ()
+    return Subject(
+        name=model.name if part is None else f'{model.name}: {part}',
+        source=model.source,
+        kind=model.kind if part is None else 'part',
+        weights=model.weights,
+        config_sha256=model.config_sha256,
+        prepared=model.prepared,
         warmup_runs=len(measurement.warmup),
         warmup_stable=measurement.stable,
         compile_s=measurement.compile_seconds,
         whole=summarize(whole),
-        in_place=_in_place(measurement.in_place, subject.part_order()),
+        in_place=_in_place(measurement.in_place, model.part_order()),
         in_place_whole=summarize([sum(run.values()) for run in measurement.in_place]) if measurement.in_place else None,
-        alone=[]
-        if part is not None
-        else [PartTime(name=name, phase=FORWARD, time=summarize(times)) for name, times in measurement.alone.items()],
+        alone=[PartTime(name=name, phase=FORWARD, time=summarize(times)) for name, times in alone],
+        parameters=facts['parameters'],
+        input_shape=facts['input_shape'],
+        counts=facts['counts'],
         cost=facts['cost'],
     )
 
@@ -175,14 +169,14 @@ def _ratios(measurements: Sequence[Measurement]) -> Iterator[Ratio]:
     base, *others = measurements
     for figure in ('whole', 'backbone alone'):
         for other in others:
-            theirs, ours = (_figure(measurement, figure) for measurement in (other, base))
+            theirs, ours = (_times(measurement, figure) for measurement in (other, base))
             if theirs and ours:
                 ratio, interval = ratio_by_round(theirs, ours)
                 low, high, coverage = interval or (None, None, None)
                 yield Ratio(
                     figure=figure,
-                    subject=other.subject.name,
-                    base=base.subject.name,
+                    subject=other.model.name,
+                    base=base.model.name,
                     ratio=ratio,
                     low=low,
                     high=high,
@@ -190,20 +184,19 @@ def _ratios(measurements: Sequence[Measurement]) -> Iterator[Ratio]:
                 )
 
 
-def _figure(measurement: Measurement, figure: str) -> list[float]:
-    alone = measurement.subject.kind == 'backbone'
-    if figure == 'whole':
-        return [] if alone else measurement.whole
-    return measurement.whole if alone else measurement.alone.get('backbone', [])
+def _times(measurement: Measurement, figure: str) -> list[float]:
+    if measurement.model.kind == 'backbone':
+        return measurement.whole if figure == 'backbone alone' else []
+    return measurement.whole if figure == 'whole' else measurement.alone.get('backbone', [])
 
 
-def _signs_of_trouble(records: Sequence[SubjectRecord], num_batches: int) -> Iterator[str]:
-    """Yield what makes the times doubtful; photographs of different sizes spread by themselves."""
-    for record in records:
-        if not record['warmup_stable'] and num_batches == 1:
-            yield f'{record["name"]}: the times had not settled after {record["warmup_runs"]} runs of warm-up'
-        if num_batches == 1 and (width := spread(record['whole'])) > BUSY_SPREAD:
+def _doubts(subjects: Sequence[Subject], num_batches: int) -> Iterator[str]:
+    """Yield what makes times doubtful; with several batches, times vary anyway."""
+    for subject in subjects if num_batches == 1 else ():
+        if not subject['warmup_stable']:
+            yield f'{subject["name"]}: the times had not settled after {subject["warmup_runs"]} runs of warm-up'
+        if (width := spread(subject['whole'])) > BUSY_SPREAD:
             yield (
-                f'{record["name"]}: the middle 80 percent of the runs span {width:.0%} of the median, as they do '
+                f'{subject["name"]}: the middle 80 percent of the runs span {width:.0%} of the median, as they do '
                 f'on a machine that is busy with something else: repeat this when it is idle'
             )

@@ -1,8 +1,8 @@
-"""What the machine reaches at best: multiply-adds per second and bytes per second, to hold a detector's times against.
+"""The ceilings of a machine: the highest rates of multiply-adds and of copying that were measured on it.
 
-A ceiling is the best of everything that was tried, so that no detector is told that it beats the machine: which matrix
-product is fastest differs by machine, dtype and size. On a CPU torch reaches oneDNN's prepacked kernels only through
-private operations, ``torch.ops.mkldnn``, those that ``torch.compile`` emits; where they are missing they are not tried.
+The rate of a model is compared with them. A ceiling is the best of many tries, since the fastest matrix product depends
+on machine, data type and size. On a CPU, torch reaches oneDNN's prepacked kernels only through the private operations
+that ``torch.compile`` uses, ``torch.ops.mkldnn``; a torch without them is measured without them.
 """
 
 import time
@@ -11,7 +11,6 @@ from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from ..common.errors import UsageError
@@ -23,35 +22,34 @@ PRIVATE = ('_reorder_linear_weight', '_linear_pointwise', '_reorder_convolution_
 
 
 class Work(NamedTuple):
-    """Something to time, and how much it does: floating-point operations or bytes."""
+    """A function to time, with its floating-point operations or bytes."""
 
     call: Callable[[], object]
     amount: float
 
 
-Clock = Callable[[], float]
-Timed = Callable[[Callable[[], object]], float]  # runs something and returns how many seconds that took
-Way = Callable[[torch.device, torch.dtype, int], Work]
+Timed = Callable[[Callable[[], object]], float]  # calls a function and returns its seconds
+Way = Callable[[torch.device, torch.dtype, int], Work]  # a way to multiply matrices
 
 
 def measure_ceilings(
-    device: torch.device, dtype: torch.dtype, seconds: float = 1.0, clock: Clock = time.perf_counter
+    device: torch.device, dtype: torch.dtype, seconds: float = 1.0, clock: Callable[[], float] = time.perf_counter
 ) -> Ceilings:
-    """Measure the best matrix-product and copy rates of a device, with the threads and settings that torch now has.
+    """Measure the best rates of matrix products and of copies on a device, with torch's present settings.
 
     Args:
         device: Where to compute.
         dtype: Of the factors; ways that torch does not have in it are left out.
-        seconds: About how long to measure; building and warming up can take as long again.
-        clock: What tells the time on a CPU; a GPU's own events do on a GPU.
+        seconds: About how long to measure; allocation and warm-up can take as long again.
+        clock: What tells the time on a CPU; on a GPU its events do.
 
     Raises:
-        UsageError: If torch multiplies no matrices of this dtype on this device.
+        UsageError: If torch multiplies no matrices of this data type on this device.
     """
     on_device = torch.cuda.device(device) if device.type == 'cuda' else nullcontext()
     with torch.no_grad(), on_device:
         timed = _cuda_duration if device.type == 'cuda' else _cpu_duration(clock)
-        ways = WAYS | (PREPACKED_WAYS if device.type == 'cpu' and _has_private_operations() else {})
+        ways = WAYS | (PREPACKED_WAYS if device.type == 'cpu' and has_prepacked_operations() else {})
         best_rate, best_name = 0.0, ''
         for name, way in ways.items():
             rate, size = _best_over_sizes(way, device, dtype, 0.8 * seconds / len(ways), timed)
@@ -59,28 +57,30 @@ def measure_ceilings(
                 best_rate, best_name = rate, f'{name}, size {size}'
         if not best_name:
             raise UsageError(f'torch multiplies no matrices of {dtype} on {device.type}: take float32 or bfloat16')
-        copy = _copy(device)
-        copy_rate = copy.amount / _best_duration(copy.call, 0.2 * seconds, timed)
+        source = torch.ones(COPY_BYTES // 4, device=device)
+        target = torch.zeros_like(source)
+        copy_rate = 2 * COPY_BYTES / _best_duration(lambda: target.copy_(source), 0.2 * seconds, timed)
     return Ceilings(matmul_gflop_s=best_rate / 1e9, matmul_by=best_name, copy_gb_s=copy_rate / 1e9)
 
 
-def _has_private_operations() -> bool:
+def has_prepacked_operations() -> bool:
+    """Tell whether this torch has oneDNN's operations with prepacked weights."""
     return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in PRIVATE)
 
 
 def _best_over_sizes(
     way: Way, device: torch.device, dtype: torch.dtype, seconds: float, timed: Timed
 ) -> tuple[float, int]:
-    """Return the best rate that a way reaches and the size at which it does; 0 where torch does not have it.
+    """Return the best rate of a way and the size that has it; 0 if torch does not have the way.
 
-    The sizes grow until the next would not fit into a quarter of the time.
+    The sizes grow until the next would take more than a quarter of the time.
     """
     best = (0.0, 0)
     for size in SIZES:
         try:
             work = way(device, dtype, size)
             duration = _best_duration(work.call, seconds / 4, timed)
-        except RuntimeError:  # torch does not have it in this dtype, or not enough memory for this size
+        except RuntimeError:  # not in this data type, or too little memory for this size
             break
         best = max(best, (work.amount / duration, size))
         if 8 * duration > seconds / 4:
@@ -99,7 +99,7 @@ def _best_duration(call: Callable[[], object], seconds: float, timed: Timed) -> 
     return best
 
 
-def _cpu_duration(clock: Clock) -> Timed:
+def _cpu_duration(clock: Callable[[], float]) -> Timed:
     def timed(call: Callable[[], object]) -> float:
         start = clock()
         call()
@@ -117,71 +117,50 @@ def _cuda_duration(call: Callable[[], object]) -> float:
     return start.elapsed_time(end) / 1e3
 
 
-def _copy(device: torch.device) -> Work:
-    source = torch.ones(COPY_BYTES // 4, device=device)
-    target = torch.zeros_like(source)
-    return Work(lambda: target.copy_(source), 2 * COPY_BYTES)
-
-
-# --- the ways to multiply matrices; each takes device, dtype and size
-
-
-def _mm(device: torch.device, dtype: torch.dtype, size: int) -> Work:
+def _product(device: torch.device, dtype: torch.dtype, size: int) -> Work:
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return Work(lambda: torch.mm(a, b), 2 * size**3)
 
 
-def _linear(device: torch.device, dtype: torch.dtype, size: int) -> Work:
-    image, weight = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return Work(lambda: functional.linear(image, weight), 2 * size**3)
-
-
-def _prepacked_linear(device: torch.device, dtype: torch.dtype, size: int) -> Work:
-    image, weight = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    operations = torch.ops.mkldnn
-    packed = operations._reorder_linear_weight(weight, size)
-    return Work(lambda: operations._linear_pointwise(image, packed, None, 'none', [], ''), 2 * size**3)
-
-
-def _image_and_kernel(
-    device: torch.device, dtype: torch.dtype, size: int, kernel_size: int
-) -> tuple[Tensor, Tensor, int]:
-    """Return a channels-last image of ``size`` positions, a convolution's weight, and the operations of the two."""
-    channels = size // kernel_size // 16 * 16
-    image = torch.randn(1, channels, size // 16, 16, device=device)
-    weight = torch.randn(channels, channels, kernel_size, kernel_size, device=device)
-    image, weight = (tensor.to(dtype, memory_format=torch.channels_last) for tensor in (image, weight))
-    return image, weight, 2 * size * weight.numel()
-
-
-def _convolution(kernel_size: int) -> Way:
+def _linear(prepacked: bool) -> Way:
     def way(device: torch.device, dtype: torch.dtype, size: int) -> Work:
-        image, weight, amount = _image_and_kernel(device, dtype, size, kernel_size)
-        return Work(lambda: functional.conv2d(image, weight, padding=kernel_size // 2), amount)
+        image, weight = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        if not prepacked:
+            return Work(lambda: functional.linear(image, weight), 2 * size**3)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, size)
+        call = torch.ops.mkldnn._linear_pointwise
+        return Work(lambda: call(image, packed, None, 'none', [], ''), 2 * size**3)
 
     return way
 
 
-def _prepacked_convolution(kernel_size: int) -> Way:
+def _convolution(kernel_size: int, prepacked: bool) -> Way:
+    """A convolution with as many positions as ``size``, and nearly as many inputs for each output."""
+
     def way(device: torch.device, dtype: torch.dtype, size: int) -> Work:
-        image, weight, amount = _image_and_kernel(device, dtype, size, kernel_size)
+        channels = size // kernel_size // 16 * 16
+        image = torch.randn(1, channels, size // 16, 16, device=device)
+        weight = torch.randn(channels, channels, kernel_size, kernel_size, device=device)
+        image, weight = (tensor.to(dtype, memory_format=torch.channels_last) for tensor in (image, weight))
+        amount = 2 * size * weight.numel()
+        if not prepacked:
+            return Work(lambda: functional.conv2d(image, weight, padding=kernel_size // 2), amount)
         geometry = [kernel_size // 2] * 2, [1, 1], [1, 1], 1  # padding, stride, dilation, groups
-        operations = torch.ops.mkldnn
-        packed = operations._reorder_convolution_weight(weight, *geometry, list(image.shape))
-        call = operations._convolution_pointwise
+        packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, list(image.shape))
+        call = torch.ops.mkldnn._convolution_pointwise
         return Work(lambda: call(image, packed, None, *geometry, 'none', [], ''), amount)
 
     return way
 
 
 WAYS: dict[str, Way] = {
-    'matrix product': _mm,
-    'linear layer': _linear,
-    '1x1 convolution': _convolution(1),
-    '3x3 convolution': _convolution(3),
+    'matrix product': _product,
+    'linear layer': _linear(False),
+    '1x1 convolution': _convolution(1, False),
+    '3x3 convolution': _convolution(3, False),
 }
 PREPACKED_WAYS: dict[str, Way] = {
-    'oneDNN prepacked linear layer': _prepacked_linear,
-    'oneDNN prepacked 1x1 convolution': _prepacked_convolution(1),
-    'oneDNN prepacked 3x3 convolution': _prepacked_convolution(3),
+    'oneDNN prepacked linear layer': _linear(True),
+    'oneDNN prepacked 1x1 convolution': _convolution(1, True),
+    'oneDNN prepacked 3x3 convolution': _convolution(3, True),
 }

@@ -1,8 +1,8 @@
-"""What a detector's parts have to do: multiply-adds, bytes moved and memory, counted while they run.
+"""The cost of a detector's parts: multiply-adds (MACs), bytes moved and memory, counted while they run.
 
-One multiply-add is one MAC, half of what torch's formulas (``torch.utils.flop_counter``) give. As there, the bias is
-not counted, border positions are counted as if they saw no padding, and attention as if nothing were masked.
-Operations that do not pass torch's dispatcher, mmcv's compiled ones among them, are not seen.
+MACs are half of the FLOPs in ``torch.utils.flop_counter``. As there, biases are not counted, padding is counted like
+the image, and masked attention like full attention. Operations outside of torch's dispatcher, such as mmcv's compiled
+ones, are not counted.
 """
 
 import math
@@ -25,15 +25,15 @@ from .record import PartCost
 aten = torch.ops.aten
 
 ALLOCATIONS = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}
-# Operations on their first argument that do not read it, or only as much of it as they hand on, or neither read nor
-# write more of it than the values they put there.
+# Operations that do not read their first argument, or read only the elements that they return, or touch only the
+# elements that they write.
 OVERWRITES = {aten.copy_, aten.fill_, aten.zero_, aten.normal_, aten.uniform_, aten.bernoulli_}
 GATHERS = {aten.index, aten.index_select, aten.gather, aten.embedding, aten.take}
 SCATTERS = {aten.index_put_}
 
 
 def count_parameters(modules_by_part: Mapping[str, Sequence[nn.Module]]) -> dict[str, int]:
-    """Return the number of parameters of each part; what two parts share is the first one's."""
+    """Return the number of parameters of each part; shared parameters are counted in the first one."""
     seen: set[int] = set()
     counts = {}
     for part, modules in modules_by_part.items():
@@ -45,7 +45,7 @@ def count_parameters(modules_by_part: Mapping[str, Sequence[nn.Module]]) -> dict
 
 @dataclass
 class _Part:
-    """What was counted in one part so far."""
+    """The counts of one part so far."""
 
     flops: int = 0
     moved_bytes: int = 0
@@ -54,14 +54,14 @@ class _Part:
 
 
 class CostCounter(TorchDispatchMode):
-    """Counts, while it is active, what each part has to do; the results of the operations stay as they are.
+    """Counts the cost of each part inside one ``with`` block, without any effect on the results.
 
-    One counter counts one ``with`` block. The bytes moved are those of an unfused run: what each operation reads and
-    writes, counted alone. The memory is that of tensors which came to be inside the block and are alive, wherever they
-    lie; the peak of a part is the highest total while it ran, so it includes what earlier parts left.
+    The bytes moved are what each operation by itself reads and writes. The memory is that of the tensors that were
+    created inside the block and are alive, on any device. The peak of a part is the highest total while it runs, and
+    includes tensors of earlier parts.
 
     Args:
-        current_part: Says which part is running; asked at every operation.
+        current_part: Returns the part that is running; called at every operation.
     """
 
     def __init__(self, current_part: Callable[[], str]) -> None:
@@ -72,9 +72,7 @@ class CostCounter(TorchDispatchMode):
         self._alive_bytes = 0
 
     def part_costs(self, parameters: Mapping[str, int]) -> list[PartCost]:
-        """Return one row a part, in the order in which they ran.
-
-        Parts that have parameters and did not run follow at the end.
+        """Return the cost of each part, in the order in which they ran; parts that did not run stand at the end.
 
         Args:
             parameters: The number of parameters by part, as :func:`count_parameters` returns it.
@@ -99,10 +97,10 @@ class CostCounter(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Run one operation and count it; one that torch composes of others is counted by those.
+        """Run one operation and count it; of an operation that torch composes of others, count those.
 
-        Composites arrive here only where autograd is off. ``OpOverload.decompose`` would prefer decompositions written
-        in Python, which compute other bits than the compiled ones that run without a counter.
+        Composed operations arrive here only without autograd. ``OpOverload.decompose`` would prefer decompositions
+        written in Python, which do not compute the same bits as those that run without a counter.
         """
         kwargs = kwargs or {}
         if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), DispatchKey.CompositeImplicitAutograd):
@@ -117,14 +115,14 @@ class CostCounter(TorchDispatchMode):
         packet = func.overloadpacket
         inputs = _tensors((args, kwargs))
         known = {_storage_address(tensor) for tensor in inputs}
-        made = [tensor for tensor in _tensors(result) if _storage_address(tensor) not in known]
-        for tensor in made:
+        created = [tensor for tensor in _tensors(result) if _storage_address(tensor) not in known]
+        for tensor in created:
             self._track(tensor)
         part.peak_memory_bytes = max(part.peak_memory_bytes, self._alive_bytes)
         changed = [] if torch.Tag.inplace_view in func.tags else _changed(func, args, kwargs)
-        if packet in ALLOCATIONS or not (made or changed):  # nothing made and nothing changed: a view, or a question
+        if packet in ALLOCATIONS or not (created or changed):  # a view, or a query such as a size
             return
-        part.moved_bytes += _moved_bytes(func, args, kwargs, written=made + changed)
+        part.moved_bytes += _moved_bytes(func, args, kwargs, written=created + changed)
         formula = FORMULAS.get(packet) or flop_registry.get(packet)
         if formula is None:
             part.uncounted[str(packet)] += 1
@@ -149,7 +147,7 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def _storage_address(tensor: Tensor) -> int:
-    """Return what tells a tensor's storage from others; packed and sparse tensors stand for themselves."""
+    """Return a number that identifies a tensor's storage, or the tensor itself if it is packed or sparse."""
     return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else id(tensor)
 
 
@@ -161,7 +159,7 @@ def _changed(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 
 def _bytes(tensors: Sequence[Tensor]) -> int:
-    """Return the bytes of the tensors' elements, repeated ones of an expanded tensor once."""
+    """Return the bytes of the tensors' elements; those that an expanded tensor repeats count once."""
     total = 0
     for tensor in tensors:
         strides = tensor.stride() if tensor.layout is torch.strided else tensor.shape
@@ -198,10 +196,9 @@ def _convolution_backward_flops(
     *,
     out_val: Any,
 ) -> int:
-    """Two per multiply-add: the gradients of image and weight cost as much as the forward pass, each.
+    """Return the FLOPs of the gradients of image and weight, each of which costs as much as the forward pass.
 
-    torch's own formula counts the weight's gradient as if there were one group: for a depthwise convolution, too much
-    by a factor of its channels.
+    torch's own formula ignores the groups in the weight's gradient, and so counts too much for grouped convolutions.
     """
     positions = image if transposed else grad_out
     forward = 2 * positions.shape[0] * math.prod(positions.shape[2:]) * weight.numel()
@@ -209,7 +206,7 @@ def _convolution_backward_flops(
 
 
 def _packed_flops(*args: Any, out_val: Any) -> int:
-    """Two per multiply-add of oneDNN's layers with packed weights: convolutions and linear layers."""
+    """Return the FLOPs of oneDNN's convolutions and linear layers with packed weights."""
     weight = next(tensor for tensor in _tensors(args) if tensor.layout is not torch.strided)
     channels = out_val.shape[-1] if weight.dim() == 2 else out_val.shape[1]
     return 2 * (out_val.numel() // channels) * weight.numel()
@@ -231,7 +228,7 @@ def _packed_formulas() -> dict[Any, Callable[..., int]]:
     return {getattr(mkldnn, name): formula for name, formula in formulas.items() if hasattr(mkldnn, name)}
 
 
-# Where torch's registry has nothing, or what is wrong.
+# Formulas that torch's registry lacks, or that are wrong there.
 FORMULAS: dict[Any, Callable[..., int]] = {
     aten.convolution_backward: _convolution_backward_flops,
     aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[aten._scaled_dot_product_flash_attention],

@@ -1,13 +1,12 @@
-"""The record of a benchmark, as it stands in its JSON file: what is measured, printed, drawn and put into the docs.
+"""The record of a benchmark: the content of its JSON file, from which tables, picture and pages are made.
 
-Times are in milliseconds per run, a run being one batch; MACs are multiply-adds per run; bytes are per run.
+Times are in milliseconds per run. A run is one batch; MACs (multiply-adds) and bytes are per run too.
 """
 
 import json
 from pathlib import Path
 from typing import Any, TypedDict
 
-from ..common.atomic_files import save_json
 from ..common.errors import UsageError
 
 FORMAT = 2
@@ -15,7 +14,7 @@ UNATTRIBUTED = 'unattributed'
 
 
 class Times(TypedDict):
-    """Distribution of one measured time over the runs."""
+    """The distribution of one time over the runs."""
 
     median_ms: float
     p10_ms: float
@@ -33,13 +32,13 @@ class PartTime(TypedDict):
 
 
 class PartCost(TypedDict):
-    """What a part has to do: the forward pass, or forward and backward in training."""
+    """What a part computes in the forward pass, or in forward and backward pass of training."""
 
     name: str
     parameters: int
     macs: int
-    moved_bytes: int  # what its operations read and write, each counted alone
-    peak_memory_bytes: int  # of tensors alive at once, beyond parameters and inputs
+    moved_bytes: int  # the sum of what each operation reads and writes
+    peak_memory_bytes: int  # of the tensors alive at one time, without parameters and inputs
     uncounted: dict[str, int]  # operations without a MAC formula, and how often they ran
 
 
@@ -52,11 +51,11 @@ class Ratio(TypedDict):
     ratio: float
     low: float | None  # no interval for fewer than five rounds
     high: float | None
-    coverage: float | None  # the share of such intervals that hold what they are of
+    coverage: float | None  # the share of such intervals that contain the true ratio
 
 
 class Ceilings(TypedDict):
-    """What this machine was measured to reach, in the dtype and with the threads of the run."""
+    """The highest rates that were measured on this machine, with the data type and the threads of the run."""
 
     matmul_gflop_s: float  # 2 per multiply-add
     matmul_by: str
@@ -64,7 +63,7 @@ class Ceilings(TypedDict):
 
 
 class SubjectType(TypedDict, total=False):
-    """The data type of a subject, where it is another one than the record's."""
+    """The data type of a subject, if it is not that of the record."""
 
     dtype: str
     ceilings: Ceilings  # in this data type
@@ -74,22 +73,22 @@ class Subject(SubjectType):
     """One detector or backbone that was measured."""
 
     name: str
-    source: str  # what the user named: a config, mmdet::a/config.py, timm:NAME or shvit:ARCH, with its prefixes
-    kind: str  # 'detector', 'backbone', or 'part': another part of a detector, measured alone
+    source: str  # as the user named it: a config, mmdet::a/config.py, timm:NAME or shvit:ARCH, with prefixes
+    kind: str  # 'detector', 'backbone', or 'part': the one part of a detector that --only names
     weights: str  # 'random' or a checkpoint's file name
     config_sha256: str | None
-    prepared: list[str]  # what was done to the model first: 'BN folded', 're-parameterised', 'compiled', ...
+    prepared: list[str]  # how the model was changed: '99 BN folded', 're-parameterised', 'compiled', ...
     parameters: int
-    input_shape: list[int]  # B, C, H, W, as the backbone saw it
+    input_shape: list[int]  # B, C, H, W of the backbone's input
     counts: dict[str, list[int]]  # per image: 'proposals', 'detections', 'ground truth'
     warmup_runs: int
     warmup_stable: bool
     compile_s: float | None
-    whole: Times  # one run, with nothing hooked into it
-    in_place: list[PartTime]  # with the row UNATTRIBUTED it adds up to in_place_whole; empty for a backbone
+    whole: Times  # one run without hooks
+    in_place: list[PartTime]  # adds up to in_place_whole, with the row UNATTRIBUTED; empty for a backbone
     in_place_whole: Times | None
     alone: list[PartTime]
-    cost: list[PartCost]  # as PyTorch does it uncompiled, whatever then ran it
+    cost: list[PartCost]  # counted in PyTorch, uncompiled, also if something else ran the model
 
 
 class Record(TypedDict):
@@ -106,13 +105,8 @@ class Record(TypedDict):
     warnings: list[str]
 
 
-def write_record(record: Record, path: str | Path) -> None:
-    """Write a record as JSON; floats keep six significant digits, which is more than they mean."""
-    save_json(path, rounded(record), indent=1)
-
-
 def read_record(path: str | Path) -> Record:
-    """Read a record that :func:`write_record` wrote, of this format or of the first, which had no sure intervals.
+    """Read a record of this format, or of format 1, whose intervals are dropped because they were too narrow.
 
     Raises:
         UsageError: If the file does not exist, or is not such a record.
@@ -124,18 +118,7 @@ def read_record(path: str | Path) -> Record:
     if isinstance(record, dict) and record.get('format') == 1:
         record['format'] = FORMAT
         for ratio in record['ratios']:
-            ratio['low'] = ratio['high'] = ratio['coverage'] = None  # they held fewer true values than they said
+            ratio['low'] = ratio['high'] = ratio['coverage'] = None
     if not isinstance(record, dict) or record.get('format') != FORMAT:
         raise UsageError(f'{path} is not a benchmark record of format {FORMAT}')
     return record
-
-
-def rounded(value: Any) -> Any:
-    """Return a value ready for JSON with all floats in it rounded to six significant digits."""
-    if isinstance(value, float):
-        return float(f'{value:.6g}')
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(item) for item in value]
-    return value

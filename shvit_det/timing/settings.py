@@ -1,64 +1,54 @@
-"""How everything in one benchmark is run."""
+"""How models are run in a benchmark: the settings of all, and the prefixes that change them for one model."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..common.errors import UsageError
+from .other_runtimes import RUNTIMES, check_installed
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 COMPILE_MODES = ('default', 'reduce-overhead', 'max-autotune')
 DEFAULT_SECONDS = 20.0
+DEPLOYED, COMPILED, CHANNELS_LAST, PLAIN = 'deployed', 'compiled', 'channels_last', 'plain'
+PREFIXES = (DEPLOYED, COMPILED, CHANNELS_LAST, PLAIN, *DTYPES, *RUNTIMES)
+BACKBONE_SOURCES = ('timm', 'shvit')
+PREFIX = re.compile(r'(\w[\w-]+):(?!:)')  # mmdet::a/config.py has two colons
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a data type without ``torch.``."""
+    return str(dtype).removeprefix('torch.')
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all subjects of a benchmark have in common, or one of them with the changes that its prefixes make.
-
-    Args:
-        shape: Height and width of the images; None takes those of the first config's test pipeline.
-        batch: Images per run.
-        device: Where it runs.
-        dtype: The type of the arithmetic: detectors run under autocast, backbones alone are converted.
-        channels_last: Whether weights and images are laid out as NHWC.
-        compile: A mode of ``torch.compile``, or None.
-        threads: Threads of the CPU's kernels.
-        detections: Detections per image; None leaves them to the weights, and fixes them at 100 for random ones.
-        train: Whether a training step is timed instead of a prediction.
-        fold: Whether batch norms are folded into the layers before them.
-        deploy: Whether what has a SHViT is timed in its deployed form.
-        convert: Whether a deployed detector has weights of this dtype, and does not run under autocast.
-        runtime: What runs a backbone in place of PyTorch, or None.
-        plain: Whether what has a SHViT computes norms and the neck's finer levels as they are written.
-        only: The one part to be measured, or None.
-        images: A folder of photographs, or None for synthetic images.
-        protocol: ``'paper'`` or None.
-        runs: Rounds, or None to fill ``seconds``.
-        seconds: Measuring time per subject.
-        flush: Whether a GPU's L2 cache is overwritten before each run.
-    """
+    """The settings of a benchmark, or of one model in it, with the changes of its prefixes."""
 
     device: torch.device
-    threads: int
-    shape: tuple[int, int] | None = None
-    batch: int = 1
-    dtype: torch.dtype = torch.float32
-    channels_last: bool = False
-    compile: str | None = None
-    detections: int | None = None
-    train: bool = False
-    fold: bool = False
-    deploy: bool = False
-    convert: bool = False
-    runtime: str | None = None
-    plain: bool = False
-    only: str | None = None
-    images: str | None = None
-    protocol: str | None = None
-    runs: int | None = None
-    seconds: float = DEFAULT_SECONDS
-    flush: bool = False
+    threads: int  # of the CPU's kernels
+    shape: tuple[int, int] | None = None  # height and width of the images; None as the first config's test pipeline
+    batch: int = 1  # images per run
+    dtype: torch.dtype = torch.float32  # detectors run under autocast, backbones alone are converted
+    channels_last: bool = False  # weights and images as NHWC
+    compile: str | None = None  # a mode of torch.compile
+    detections: int | None = None  # per image; None means 100 with random weights, else what the weights find
+    train: bool = False  # a training step instead of a prediction
+    fold: bool = False  # BatchNorms of the backbone
+    deploy: bool = False  # models with a SHViT
+    convert: bool = False  # the weights of a deployed detector, instead of autocast
+    runtime: str | None = None  # runs a backbone instead of PyTorch
+    plain: bool = False  # a SHViT and its neck are computed layer by layer as they are written
+    only: str | None = None  # the only part to be measured
+    images: str | None = None  # a folder of photographs; None means synthetic images
+    protocol: str | None = None  # 'paper'
+    runs: int | None = None  # rounds; None fills the seconds
+    seconds: float = DEFAULT_SECONDS  # per model
+    flush: bool = False  # a GPU's L2 cache is overwritten before each run
 
     def __post_init__(self) -> None:
         for name in ('threads', 'batch', 'detections', 'runs'):
@@ -91,7 +81,7 @@ class Settings:
             shape=None if self.shape is None else list(self.shape),
             batch=self.batch,
             device=str(self.device),
-            dtype=str(self.dtype).removeprefix('torch.'),
+            dtype=dtype_name(self.dtype),
             channels_last=self.channels_last,
             compile=self.compile,
             threads=self.threads,
@@ -108,7 +98,7 @@ def device_named(name: str) -> torch.device:
     """Return the device that ``--device`` names.
 
     Raises:
-        UsageError: If torch knows no such device, or nothing here runs on it.
+        UsageError: If torch knows no such device, or it cannot be timed.
     """
     try:
         device = torch.device(name)
@@ -120,6 +110,76 @@ def device_named(name: str) -> torch.device:
 
 
 def paper_conditions(device: torch.device) -> dict[str, Any]:
-    """Return the settings of the paper's measurements of detection backbones (Table 5) on a kind of device."""
+    """Return the settings with which the paper measured detection backbones (Table 5) on a kind of device."""
     size = dict(batch=32) if device.type == 'cuda' else dict(batch=16, threads=1)
     return dict(shape=(512, 512), fold=True, only='backbone', **size)
+
+
+def split_prefixes(named: str) -> tuple[list[str], str]:
+    """Return the prefixes of a model that the user named, without colons, and the source after them.
+
+    Raises:
+        UsageError: If a prefix is unknown, stands twice, or excludes another one or the source.
+    """
+    prefixes: list[str] = []
+    source = named
+    while (match := PREFIX.match(source)) and match[1] not in BACKBONE_SOURCES and not Path(source).is_file():
+        if match[1] not in PREFIXES:
+            choices = ', '.join(f'{prefix}:' for prefix in (*PREFIXES, *BACKBONE_SOURCES))
+            raise UsageError(f'no prefix {match[1]}: as in {named}, choose from {choices}')
+        if match[1] in prefixes:
+            raise UsageError(f'{named} has the prefix {match[1]}: twice')
+        prefixes.append(match[1])
+        source = source[match.end() :]
+    _check_combination(prefixes, source, named)
+    return prefixes, source
+
+
+def _check_combination(prefixes: Sequence[str], source: str, named: str) -> None:
+    dtypes = [prefix for prefix in prefixes if prefix in DTYPES]
+    runtimes = [prefix for prefix in prefixes if prefix in RUNTIMES]
+    for several in (dtypes, runtimes):
+        if len(several) > 1:
+            raise UsageError(f'{named} has both {several[0]}: and {several[1]}:, leave out one')
+    if DEPLOYED in prefixes and PLAIN in prefixes:
+        raise UsageError(f'{named} cannot be both {DEPLOYED}: and {PLAIN}:, leave out one')
+    if runtimes:
+        others = [prefix for prefix in prefixes if prefix not in runtimes + dtypes]
+        if others:
+            raise UsageError(f'{named}: {runtimes[0]}: compiles and lays out by itself, leave out {others[0]}:')
+        if source.partition(':')[0] not in BACKBONE_SOURCES:
+            raise UsageError(f'{named}: {runtimes[0]}: is for a backbone alone, timm:NAME or shvit:ARCH')
+
+
+def settings_with(prefixes: Sequence[str], settings: Settings) -> Settings:
+    """Return the settings of one model: those of all, with the changes of its prefixes.
+
+    Options for PyTorch (deployed form, compilation, layout) do not apply to a model in another runtime.
+
+    Raises:
+        UsageError: If the settings exclude a prefix, or a runtime is not installed.
+    """
+    dtype = next((prefix for prefix in prefixes if prefix in DTYPES), None)
+    runtime = next((prefix for prefix in prefixes if prefix in RUNTIMES), None)
+    changes: dict[str, Any] = {} if dtype is None else dict(dtype=DTYPES[dtype])
+    if DEPLOYED in prefixes:
+        changes.update(deploy=True, convert=dtype is not None)
+    if PLAIN in prefixes:
+        changes.update(plain=True)
+    if COMPILED in prefixes:
+        changes.update(compile=settings.compile or 'default')
+    if CHANNELS_LAST in prefixes:
+        changes.update(channels_last=True)
+    if runtime is not None:
+        changes.update(runtime=runtime, fold=True, deploy=False, compile=None, channels_last=False)
+    own = replace(settings, **changes)
+    if runtime is not None:
+        dtypes = RUNTIMES[runtime].dtypes
+        if own.device.type != 'cpu':
+            raise UsageError(f'{runtime}: runs on the CPU, not on {own.device}')
+        if own.dtype not in dtypes:
+            raise UsageError(
+                f'{runtime}: runs in {" or ".join(map(dtype_name, dtypes))}, not in {dtype_name(own.dtype)}'
+            )
+        check_installed(runtime)
+    return own

@@ -1,4 +1,4 @@
-"""Medians, quantiles, the interval of a ratio, and the sign of a busy machine."""
+"""Medians, quantiles, the interval of a ratio, and the signs of a busy machine."""
 
 from collections.abc import Sequence
 from math import comb
@@ -9,7 +9,7 @@ import numpy as np
 from .record import Times
 
 BUSY_SPREAD = 0.15
-"""A middle 80 percent of the runs wider than this share of the median is rarely the program's own doing."""
+"""If the middle 80 percent of the runs span more than this share of the median, the machine was probably busy."""
 
 MIN_INTERVAL_ROUNDS = 5
 CONFIDENCE = 0.95
@@ -25,9 +25,9 @@ def summarize(seconds: Sequence[float]) -> Times:
 
 
 def is_stable(seconds: Sequence[float]) -> bool:
-    """Return whether a warm-up is over: the last three runs are no faster than the best before by more than 5 percent.
+    """Tell whether a warm-up is over: the last three runs are at most 5 percent faster than the best before them.
 
-    Two of those three have to be near the best run of all, so that one lucky run does not end the warm-up.
+    Two of the three have to be near the best run of all, so that one lucky run does not end the warm-up.
     """
     if len(seconds) <= STABLE_RUNS:
         return False
@@ -37,7 +37,7 @@ def is_stable(seconds: Sequence[float]) -> bool:
 
 
 class Interval(NamedTuple):
-    """Where a median lies: ``coverage`` is the share of such intervals that hold it."""
+    """An interval for a median; ``coverage`` is the share of such intervals that contain it."""
 
     low: float
     high: float
@@ -47,8 +47,7 @@ class Interval(NamedTuple):
 def ratio_by_round(subject: Sequence[float], base: Sequence[float]) -> tuple[float, Interval | None]:
     """Return the median over the rounds of the ratio of two times, with its interval.
 
-    The times of one round stand at the same place in both sequences and are compared with each other, since what
-    disturbs a round disturbs both.
+    Times with the same index are of the same round: what slows a round down slows both.
     """
     ratios = np.divide(subject, base)
     return float(np.median(ratios)), median_interval(ratios)
@@ -57,9 +56,9 @@ def ratio_by_round(subject: Sequence[float], base: Sequence[float]) -> tuple[flo
 def median_interval(values: Sequence[float] | np.ndarray) -> Interval | None:
     """Return the interval of a median, from the k-th smallest to the k-th largest value; None for fewer than five.
 
-    Each value is as likely above the true median as below, whatever their distribution, so that the number of values
-    below is binomial: the interval misses with the probability that fewer than k values are on one side. The largest k
-    is taken that misses in at most 5 percent. Of five values even the whole range misses in 2 / 2**5, 6 percent.
+    Each value is as likely above the true median as below it, whatever the distribution. So the number of values below
+    is binomial, and the interval misses the median if fewer than k values are on one side. k is the largest for which
+    that has a probability of at most 5 percent. Of five values even the whole range misses in 2 / 2**5, 6 percent.
     """
     count = len(values)
     if count < MIN_INTERVAL_ROUNDS:

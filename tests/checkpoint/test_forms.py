@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from shvit_det import SHViT, UsageError, load_checkpoint
-from shvit_det.checkpoint.fitting import fit
-from shvit_det.checkpoint.loading import load_content, match, wanted_of
-from shvit_det.checkpoint.sources import recognise
+from shvit_det.checkpoint.key_renaming import renamed_weights
+from shvit_det.checkpoint.loading import load_content, match_content, tensors_of
+from shvit_det.checkpoint.matching import match_keys
 from shvit_det.configuration.detection import Detection
 
 pytestmark = pytest.mark.slow
@@ -89,10 +89,10 @@ def test_none_of_them_can_be_missing(naming):
     if naming == 'prefixed':
         state = files.prefixed('backbone.', state)
     backbone = SHViT('s1')
-    match(backbone, state, 'file')
-    wanted, names = wanted_of(backbone), {*backbone.state_dict()}
+    match_content(backbone, state, 'file')
+    own, names = tensors_of(backbone), {*backbone.state_dict()}
     for name in state:
-        result = fit(recognise({key: value for key, value in state.items() if key != name}).tensors, wanted)
+        result = match_keys(renamed_weights({key: value for key, value in state.items() if key != name}).tensors, own)
         assert len(result.missing) == 1 and not result.complete
         names.discard(result.missing[0].removeprefix('backbone.'))
     assert names == set()
@@ -168,7 +168,7 @@ def test_a_detector_without_one_of_its_tensors_is_refused(detector, build):
     model = build('s1', detector)
     for name in [name for name in state if not name.startswith('backbone.')]:
         with pytest.raises(UsageError, match='another model'):
-            match(model, {key: value for key, value in state.items() if key != name}, 'file')
+            match_content(model, {key: value for key, value in state.items() if key != name}, 'file')
 
 
 def test_a_detector_or_a_classifier_gives_its_backbone_to_another(tmp_path, log):

@@ -146,18 +146,21 @@ def test_a_gpu(script, driver, clocks, monkeypatch, programs):
     json.dumps(gpu)
 
 
-def test_other_distributions_of_a_package_are_named(monkeypatch):
-    installed = {'torch': '2.9', 'onedl-mmcv': '2.3', 'onedl-mmdetection': '3.4', 'mmengine': '0.10.7'}
-
-    def version(name):
-        if name not in installed:
-            raise metadata.PackageNotFoundError(name)
-        return installed[name]
-
-    monkeypatch.setattr(environment.metadata, 'version', version)
+def test_other_distributions_of_a_package_are_named(tmp_path, monkeypatch):
+    for distribution, module, version in (('onedl-mmcv', 'mmcv', '2.3'), ('onedl-mmdetection', 'mmdet', '3.4')):
+        folder = tmp_path / f'{distribution.replace("-", "_")}-{version}.dist-info'
+        folder.mkdir()
+        (folder / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n')
+        (folder / 'top_level.txt').write_text(f'{module}\n')
+    monkeypatch.syspath_prepend(tmp_path)
     versions = describe_environment(CPU)['versions']
     assert versions['mmcv'] == 'onedl-mmcv 2.3' and versions['mmdet'] == 'onedl-mmdetection 3.4'
-    assert versions['mmengine'] == '0.10.7' and versions['timm'] is None
+    assert versions['mmengine'] == metadata.version('mmengine')
+
+
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch):
+    monkeypatch.setattr(environment, 'OPTIONAL', ('no_such_package',))
+    assert describe_environment(CPU)['versions']['no_such_package'] is None
 
 
 def git(tree: Path, *arguments: str) -> str:

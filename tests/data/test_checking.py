@@ -24,16 +24,14 @@ from paths import ROOT
 from pycocotools import mask as mask_utils
 
 from shvit_det import UsageError
-from shvit_det.data.checking.all_checks import check_content
+from shvit_det.common.image_files import is_truncated
+from shvit_det.data.checking.annotation_file import Use, parse_annotations, read_annotations
 from shvit_det.data.checking.cleaning import area_of, clean
-from shvit_det.data.checking.files import check_files, check_presence
+from shvit_det.data.checking.content_checks import check_content, check_file
 from shvit_det.data.checking.findings import KINDS, Repair, errors_among, short
-from shvit_det.data.checking.image import Loader, inspect_image, is_cut_off
-from shvit_det.data.checking.masks import counts_of_rle
-from shvit_det.data.checking.objects import Use
-from shvit_det.data.checking.reading import parse_annotations, read_annotations
-from shvit_det.data.checking.tables import check_classes
-from shvit_det.data.checking.trained_objects import passed_over
+from shvit_det.data.checking.image_checks import Loader, check_images, check_presence, inspect_image
+from shvit_det.data.checking.mask_checks import counts_of_rle
+from shvit_det.data.coco_dataset import ignored_objects
 
 PATH = Path('annotations.json')
 USE = Use(masks=True, evaluated=True)
@@ -63,8 +61,8 @@ def test_a_fault_is_found_and_repaired_in_a_copy(fault, tmp_path):
     cleaned = clean(content, findings, USE, PATH, CLASSES)
     assert repr(content) == repr(before)
     after = cleaned.content['annotations']
-    assert len(content['annotations']) - len(after) == sum(cleaned.removed_objects.values())
-    assert len(content['images']) - len(cleaned.content['images']) == sum(cleaned.removed_images.values())
+    assert len(content['annotations']) - len(after) == sum(cleaned.removed['annotations'].values())
+    assert len(content['images']) - len(cleaned.content['images']) == sum(cleaned.removed['images'].values())
     assert len(after) == num_left
     left = errors_among(cleaned.left)
     assert all(finding.repair == Repair.NONE for finding in left)
@@ -76,7 +74,7 @@ def test_a_fault_is_found_and_repaired_in_a_copy(fault, tmp_path):
     if not left:
         file = tmp_path / 'cleaned.json'
         file.write_text(json.dumps(cleaned.content))
-        assert num_loaded(file) == num_left - sum(passed_over(cleaned.content, CLASSES).values())
+        assert num_loaded(file) == num_left - sum(ignored_objects(cleaned.content, CLASSES).values())
 
 
 def test_every_kind_of_fault_is_tried():
@@ -102,11 +100,11 @@ def test_the_reasons_of_mmdet_are_counted():
         both(annotation(0, ignore=True), annotation(1, bbox=[1, 1, 0.5, 9]), annotation(2, area=0),
              annotation(4, bbox=[90, 90, 5, 5]))
     )  # fmt: skip
-    assert passed_over(content, ('cat', 'fox')) == {
+    assert ignored_objects(content, ('cat', 'fox')) == {
         'marked ignore': 1, 'box narrower than a pixel': 1, 'area not positive': 1,
         'box without area or outside the image': 1,
     }  # fmt: skip
-    assert passed_over(coco_content(), ('cat',)) == {'of a category that is no class of the config': 4}
+    assert ignored_objects(coco_content(), ('cat',)) == {'of a category that is no class of the config': 4}
 
 
 @pytest.mark.parametrize(
@@ -138,12 +136,11 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
     ],
 )
 def test_classes_that_do_not_fit_the_annotations_are_named(classes, words):
-    check_classes(coco_content(), CLASSES, PATH)
-    check_classes(coco_content(), ['dog'], PATH)
-    with pytest.raises(UsageError) as caught:
-        check_classes(coco_content(), classes, PATH)
+    assert not [*check_file(coco_content(), PATH, CLASSES), *check_file(coco_content(), PATH, ['dog'])]
+    (finding,) = check_file(coco_content(), PATH, classes)
+    assert finding.kind == 'classes'
     for word in words:
-        assert word in str(caught.value)
+        assert word in finding.message
 
 
 def test_images_may_lie_in_subfolders(tmp_path):
@@ -192,14 +189,14 @@ def test_a_bad_image_is_found(case, tmp_path):
     content = coco_content()
     write_set(tmp_path)
     put(tmp_path / 'images' / '5.jpg', data)
-    findings, sizes = check_files(content, tmp_path / 'images', Loader(), workers=2)
+    findings, sizes = check_images(content, tmp_path / 'images', Loader(), workers=2)
     assert [finding.kind for finding in findings] == kinds
     assert all('5.jpg' in finding.message and finding.image_id == 5 for finding in findings)
     assert sizes[0] == (WIDTH, HEIGHT)
     cleaned = clean(content, findings, USE, PATH, CLASSES, sizes)
     gone = any(finding.severity == 'error' for finding in findings)
     assert len(cleaned.content['images']) == 4 - gone and len(cleaned.content['annotations']) == 6 - 2 * gone
-    assert sum(cleaned.removed_objects.values()) == 2 * gone
+    assert sum(cleaned.removed['annotations'].values()) == 2 * gone
 
 
 def test_every_kind_of_bad_image_is_tried():
@@ -222,7 +219,7 @@ def test_headers_alone_show_sizes_but_nothing_behind_them(tmp_path):
     put(tmp_path / 'images' / '3.jpg', FILES['truncated JPEG'][0])
     put(tmp_path / 'images' / '5.jpg', FILES['EXIF turned'][0])
     put(tmp_path / 'images' / '8.jpg', FILES['grey'][0])
-    findings, sizes = check_files(content, tmp_path / 'images', Loader(), headers_only=True)
+    findings, sizes = check_images(content, tmp_path / 'images', Loader(), headers_only=True)
     assert [(finding.index, finding.kind) for finding in findings] == [(1, 'image_rotated'), (2, 'image_grey')]
     assert sizes == {0: (WIDTH, HEIGHT), 1: (HEIGHT, WIDTH), 2: (WIDTH, HEIGHT), 3: (WIDTH, HEIGHT)}
 
@@ -242,11 +239,11 @@ def test_a_size_that_is_not_listed_is_taken_from_the_file(tmp_path):
     content = changed(both(image(0, width=None), image(1, height='30')))
     write_set(tmp_path)
     (tmp_path / 'images' / '5.jpg').unlink()
-    findings, sizes = check_files(content, tmp_path / 'images', Loader())
+    findings, sizes = check_images(content, tmp_path / 'images', Loader())
     cleaned = clean(content, check(content) + findings, USE, PATH, CLASSES, sizes)
     assert cleaned.content['images'][0] == dict(content['images'][0], width=WIDTH, height=HEIGHT)
     assert [entry['id'] for entry in cleaned.content['images']] == [3, 8, 9]
-    assert cleaned.changed == {'image_size_invalid': 1} and sum(cleaned.removed_objects.values()) == 2
+    assert cleaned.changed == {'image_size_invalid': 1} and sum(cleaned.removed['annotations'].values()) == 2
 
 
 def test_a_header_that_claims_too_much_is_not_decoded(tmp_path):
@@ -261,7 +258,7 @@ def test_a_header_that_claims_too_much_is_not_decoded(tmp_path):
 
 def only_finding(path: Path, **size):
     content = dict(images=[dict(id=1, file_name=path.name, **size)], annotations=[], categories=[])
-    (finding,), _ = check_files(content, path.parent, Loader())
+    (finding,), _ = check_images(content, path.parent, Loader())
     return finding
 
 
@@ -277,6 +274,6 @@ def test_what_is_cut_off_is_seen_by_its_end(extension, tmp_path):
     data = encoded(extension)
     for content, expected in ((data, False), (data + b'\0\0', False), (data + b'more', False), (data[:-200], True)):
         path.write_bytes(content)
-        assert is_cut_off(path) == expected
+        assert is_truncated(path) == expected
     path.write_bytes(b'BM' + bytes(50))
-    assert not is_cut_off(path)
+    assert not is_truncated(path)

@@ -29,15 +29,12 @@ from torch import zeros
 
 from shvit_det import UsageError
 from shvit_det.common.errors import RunError
-from shvit_det.data.checking.all_checks import check_content
+from shvit_det.data.checking.annotation_file import Use, parse_annotations
 from shvit_det.data.checking.cleaning import clean
-from shvit_det.data.checking.files import check_files
+from shvit_det.data.checking.content_checks import check_content
 from shvit_det.data.checking.findings import Repair, errors_among
-from shvit_det.data.checking.image import Loader
-from shvit_det.data.checking.objects import Use
-from shvit_det.data.checking.reading import parse_annotations
-from shvit_det.data.checking.trained_objects import passed_over
-from shvit_det.data.coco_dataset import BAD_DATA, CheckedCocoDataset, CheckedLoading, indexed
+from shvit_det.data.checking.image_checks import Loader, check_images
+from shvit_det.data.coco_dataset import BAD_DATA, CheckedCocoDataset, CheckedLoading, ignored_objects, indexed
 
 pytestmark = pytest.mark.slow
 
@@ -150,11 +147,7 @@ def must_survive(data: bytes, use: Use, folder: Path, classes=CLASSES) -> None:
 
     cleaned = clean(content, findings, use, path, classes)
     assert repr(content) == before
-    for section, removed in (
-        ('annotations', cleaned.removed_objects),
-        ('images', cleaned.removed_images),
-        ('categories', cleaned.removed_categories),
-    ):
+    for section, removed in cleaned.removed.items():
         assert len(content[section]) - len(cleaned.content[section]) == sum(removed.values())
     path.write_bytes(data)
     must_be_refused_or_counted(path, findings, cleaned, use, classes)
@@ -188,7 +181,7 @@ def must_be_refused_or_counted(path: Path, findings, cleaned, use: Use, classes)
         # where there is no error nothing is repaired, whatever the warnings are
         content = cleaned.content if errors_among(findings) else json.loads(path.read_bytes())
         num_objects = sum(len(dataset.get_data_info(index)['instances']) for index in range(len(dataset)))
-        assert num_objects == len(content['annotations']) - sum(passed_over(content, classes).values())
+        assert num_objects == len(content['annotations']) - sum(ignored_objects(content, classes).values())
         for index in range(len(dataset)):
             info = dataset.get_data_info(index)
             if max(info['width'], info['height']) <= LARGEST_DECODED:
@@ -200,7 +193,7 @@ def must_be_usable(path: Path, content, use: Use, classes) -> None:
     images = coco_dataset(path, metainfo=dict(classes=classes)).data_list
     instances = [instance for image in images for instance in image['instances']]
     assert len(images) == len(content['images'])
-    assert len(instances) == len(content['annotations']) - sum(passed_over(content, classes).values())
+    assert len(instances) == len(content['annotations']) - sum(ignored_objects(content, classes).values())
     assert all(math.isfinite(number) for instance in instances for number in instance['bbox'])
     assert all(0 <= instance['bbox_label'] < len(classes) for instance in instances)
     if use.masks:
@@ -315,7 +308,7 @@ def must_be_found(data: bytes, size: tuple[int, int], headers_only: bool, folder
     path, (width, height) = folder / 'a', size
     path.write_bytes(data)
     content = dict(images=[dict(id=1, file_name='a', width=width, height=height)], annotations=[], categories=[])
-    findings, _ = check_files(content, folder, Loader(), headers_only=headers_only)
+    findings, _ = check_images(content, folder, Loader(), headers_only=headers_only)
     errors = errors_among(findings)
     assert all(finding.index == 0 and str(path) in finding.message for finding in findings)
     assert errors or data

@@ -19,7 +19,7 @@ from processes import tool
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from shvit_det.data import sample, sample_drawing, sample_scene
+from shvit_det.data import sample, sample_images
 from shvit_det.data.sample import CATEGORIES, draw_sample, ensure_sample
 
 pytestmark = pytest.mark.slow
@@ -72,7 +72,7 @@ def test_layout_is_that_of_coco(drawn: Path, split: str) -> None:
 
 
 def test_ids_cannot_be_taken_for_labels() -> None:
-    assert list(CATEGORIES) == sample_scene.NAMES
+    assert list(CATEGORIES) == sample_images.NAMES
     assert not set(np.diff(list(CATEGORIES.values()))) <= {1}
 
 
@@ -178,19 +178,19 @@ def test_mmdet_reads_every_annotation(drawn: Path, split: str, poly2mask: bool) 
 # --- scenes
 
 
-def scenes(count: int) -> list[list[sample_scene.Item]]:
-    return [sample_scene.compose_scene(np.random.default_rng([7, index]), 192, index) for index in range(count)]
+def scenes(count: int) -> list[list[sample_images.Item]]:
+    return [sample_images.compose_image(np.random.default_rng([7, index]), 192, index) for index in range(count)]
 
 
 def test_masks_are_the_visible_parts() -> None:
     hidden = 0
     for items in scenes(25):
-        owner = np.zeros((192 * sample_drawing.SUPERSAMPLING,) * 2, int)
+        owner = np.zeros((192 * sample_images.SUPERSAMPLING,) * 2, int)
         for number, item in enumerate(items, start=1):
             owner[item.shape] = number  # what is painted later hides what was there
         for number, item in enumerate(items, start=1):
             assert np.array_equal(item.visible, owner == number)
-            assert item.visible.sum() >= sample_scene.MIN_VISIBLE * item.shape.sum()
+            assert item.visible.sum() >= sample_images.MIN_VISIBLE * item.shape.sum()
             hidden += item.visible.sum() < 0.9 * item.shape.sum()
     assert hidden >= 10
 
@@ -199,10 +199,10 @@ def test_polygons_follow_the_visible_parts() -> None:
     for items in scenes(25):
         for item in items:
             if not item.is_crowd:
-                assert not sample_drawing.has_hole(item.visible)
+                assert not sample_images.has_hole(item.visible)
                 traced = np.zeros(item.visible.shape, np.uint8)
-                for polygon in sample_drawing.trace_polygons(item.visible):
-                    points = np.reshape(polygon, (-1, 2)) * sample_drawing.SUPERSAMPLING - 0.5
+                for polygon in sample_images.trace_polygons(item.visible):
+                    points = np.reshape(polygon, (-1, 2)) * sample_images.SUPERSAMPLING - 0.5
                     cv2.fillPoly(traced, [np.rint(points).astype(np.int32)], 1)
                 both, either = traced & item.visible, traced | item.visible
                 assert both.sum() > 0.93 * either.sum()
@@ -211,29 +211,29 @@ def test_polygons_follow_the_visible_parts() -> None:
 def test_holes_are_seen() -> None:
     mask = np.zeros((40, 40), bool)
     mask[5:30, 5:30] = True
-    assert not sample_drawing.has_hole(mask)
+    assert not sample_images.has_hole(mask)
     mask[10:20, 20:40] = False
-    assert not sample_drawing.has_hole(mask)
+    assert not sample_images.has_hole(mask)
     mask[22:26, 10:14] = False
-    assert sample_drawing.has_hole(mask)
+    assert sample_images.has_hole(mask)
 
 
 @pytest.mark.parametrize('is_crowd', [False, True])
 def test_objects_must_show_enough_and_no_hole(is_crowd: bool) -> None:
     shape = np.ones((10, 10), bool)
-    item = sample_scene.Item('square', [], shape, shape, 100.0, is_crowd)
+    item = sample_images.Item('square', [], shape, shape, 100.0, is_crowd)
     holed, cut, hidden = shape.copy(), shape.copy(), shape.copy()
     holed[4:6, 4:6] = cut[:4] = hidden[:5] = False
     answers = [item.may_be_left_with(mask) for mask in (shape, cut, hidden, holed)]
     assert answers == [True, True, False, is_crowd]
 
 
-@pytest.mark.parametrize('name', sample_scene.NAMES)
+@pytest.mark.parametrize('name', sample_images.NAMES)
 def test_painting_stays_within_the_shape_and_its_shadow(name: str) -> None:
-    outline = sample_drawing.place_outline(name, (120, 60), 40, 0.3)
+    outline = sample_images.place_outline(name, (120, 60), 40, 0.3)
     canvas = np.full((192, 192, 3), 128, np.float32)
-    sample_drawing.paint_shape(np.random.default_rng(0), canvas, outline, 120.0)
-    cover = sample_drawing.coverage(sample_drawing.fill_outline(outline, 192, 192))
+    sample_images.paint_shape(np.random.default_rng(0), canvas, outline, 120.0)
+    cover = sample_images.coverage(sample_images.fill_outline(outline, 192, 192))
     colored = np.ptp(canvas, axis=2) > 4  # a shadow on grey is grey
     assert colored[cover == 1].mean() > 0.95 and not colored[cover == 0].any()
     changed = np.abs(canvas - 128).max(2) > 0.5
@@ -274,14 +274,14 @@ def test_drawing_leaves_the_global_generator_alone(tmp_path: Path) -> None:
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     """Make the composition of the scene number `call` end as if the user had pressed Ctrl-C."""
-    compose, calls = sample_scene.compose_scene, iter(range(1, 100))
+    compose, calls = sample_images.compose_image, iter(range(1, 100))
 
-    def compose_or_interrupt(*args: Any) -> list[sample_scene.Item]:
+    def compose_or_interrupt(*args: Any) -> list[sample_images.Item]:
         if next(calls) == call:
             raise KeyboardInterrupt
         return compose(*args)
 
-    monkeypatch.setattr(sample_scene, 'compose_scene', compose_or_interrupt)
+    monkeypatch.setattr(sample_images, 'compose_image', compose_or_interrupt)
 
 
 def test_ensure_draws_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Who computes a deployed layer is asked of the processor, and every data type computes on every processor."""
+"""The backend of a deployed layer follows from the processor, and every data type computes on every processor."""
 
 import os
 import subprocess
@@ -10,8 +10,18 @@ from deployed_models import TINY, agree, backbone
 from paths import ROOT
 
 from shvit_det import deploy, kernels
+from shvit_det.deployment import layer_backends
 from shvit_det.deployment.backends import choice as backends
-from shvit_det.deployment.backends.choice import OPERATIONS, Backend, Choice, Processor, choose, this_processor
+from shvit_det.deployment.backends.choice import (
+    OPERATIONS,
+    Backend,
+    Choice,
+    Processor,
+    choose_backend,
+    this_processor,
+)
+from shvit_det.deployment.backends.convolutions import FusedConv, FusedLinear
+from shvit_det.deployment.backends.winograd import WinogradTransposedConv
 
 FLOAT32, BFLOAT16, FLOAT16, FLOAT64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
 ALL = tuple(OPERATIONS)
@@ -26,25 +36,69 @@ PROCESSORS = {
 }
 
 
+CONVOLUTION = FusedConv(torch.zeros(8, 8, 3, 3), None, 1, 1)
+NECK = WinogradTransposedConv(torch.zeros(257, 256, 6, 6), None, 4, 1)  # one channel of ones
+UNKNOWN = FusedConv(torch.zeros(8, 2, 3, 3), None, 1, 1, groups=4)  # which our own kernels have not
+
+
 @pytest.mark.parametrize(
-    ('processor', 'dtype', 'operations', 'expected'),
+    ('processor', 'dtype', 'layer', 'expected'),
     [
-        ('bfloat16 and kernels', FLOAT32, CONV, Choice(Backend.KERNELS, FLOAT32)),
-        ('bfloat16 and kernels', BFLOAT16, CONV, Choice(Backend.KERNELS, BFLOAT16)),
-        ('bfloat16 and kernels', FLOAT16, CONV, Choice(Backend.KERNELS, FLOAT32)),
-        ('bfloat16 and kernels', FLOAT64, CONV, Choice(Backend.PLAIN, FLOAT64)),
-        ('AVX-512 without bfloat16', BFLOAT16, CONV, Choice(Backend.KERNELS, FLOAT32)),
-        ('AVX2', FLOAT32, CONV, Choice(Backend.ONEDNN, FLOAT32)),
-        ('AVX2', BFLOAT16, TRANSPOSED, Choice(Backend.ONEDNN, FLOAT32)),
-        ('AVX2', BFLOAT16, (), Choice(Backend.PLAIN, BFLOAT16)),
-        ('Arm with float16, no transposed convolution', FLOAT16, CONV, Choice(Backend.ONEDNN, FLOAT16)),
-        ('Arm with float16, no transposed convolution', FLOAT16, TRANSPOSED, Choice(Backend.PLAIN, FLOAT16)),
-        ('torch without oneDNN', BFLOAT16, CONV, Choice(Backend.PLAIN, BFLOAT16)),
+        ('bfloat16 and kernels', FLOAT32, CONVOLUTION, Choice(Backend.KERNELS, FLOAT32)),
+        ('bfloat16 and kernels', BFLOAT16, CONVOLUTION, Choice(Backend.KERNELS, BFLOAT16)),
+        ('bfloat16 and kernels', FLOAT16, CONVOLUTION, Choice(Backend.KERNELS, FLOAT32)),
+        ('bfloat16 and kernels', FLOAT64, CONVOLUTION, Choice(Backend.PLAIN, FLOAT64)),
+        ('bfloat16 and kernels', FLOAT32, UNKNOWN, Choice(Backend.ONEDNN, FLOAT32)),
+        ('bfloat16 and kernels', FLOAT32, NECK, Choice(Backend.KERNELS, FLOAT32)),
+        ('bfloat16 and kernels', BFLOAT16, NECK, Choice(Backend.ONEDNN, BFLOAT16)),  # no pairs of channels
+        ('AVX-512 without bfloat16', BFLOAT16, CONVOLUTION, Choice(Backend.KERNELS, FLOAT32)),
+        ('AVX2', FLOAT32, CONVOLUTION, Choice(Backend.ONEDNN, FLOAT32)),
+        ('AVX2', BFLOAT16, NECK, Choice(Backend.ONEDNN, FLOAT32)),
+        ('Arm with float16, no transposed convolution', FLOAT16, CONVOLUTION, Choice(Backend.ONEDNN, FLOAT16)),
+        ('Arm with float16, no transposed convolution', FLOAT16, NECK, Choice(Backend.PLAIN, FLOAT16)),
+        ('torch without oneDNN', BFLOAT16, CONVOLUTION, Choice(Backend.PLAIN, BFLOAT16)),
     ],
 )
-def test_what_is_chosen(processor, dtype, operations, expected):
-    assert choose('cpu', dtype, PROCESSORS[processor], operations) == expected
-    assert choose('cuda', dtype, PROCESSORS[processor], operations) == Choice(Backend.PLAIN, dtype)
+def test_what_is_chosen(processor, dtype, layer, expected):
+    assert choose_backend(layer, 'cpu', dtype, PROCESSORS[processor]) == expected
+    assert choose_backend(layer, 'cuda', dtype, PROCESSORS[processor]) == Choice(Backend.PLAIN, dtype)
+
+
+@pytest.mark.parametrize(
+    ('processor', 'expected'),
+    [
+        ('bfloat16 and kernels', {'kernels'}),
+        ('AVX-512 without bfloat16', {'kernels'}),
+        ('AVX2', {'onednn'}),
+        ('Arm with float16, no transposed convolution', {'onednn', 'plain'}),
+        ('torch without oneDNN', {'plain'}),
+    ],
+)
+def test_layers_of_a_backbone_by_name(processor, expected):
+    found = layer_backends(deploy(backbone('s4')), PROCESSORS[processor])
+    assert set(found.values()) == expected
+    assert found['patch_embed.0'] in ('kernels', 'onednn', 'plain')
+    at_once = 'kernels' in expected  # a feed-forward block is one layer there
+    assert ('stages.0.1' in found) == at_once and ('stages.0.1.expand' in found) != at_once
+
+
+def test_the_backends_of_this_processor_are_told_and_logged(log):
+    deployed = deploy(backbone(TINY), native=False)
+    found = layer_backends(deployed)
+    assert found == layer_backends(deployed, this_processor(with_kernels=False))
+    (line,) = [record.getMessage() for record in log.records if record.getMessage().startswith('deployed: ')]
+    assert sum(int(word) for word in line.split() if word.isdigit()) == len(found)
+
+
+def test_a_backend_is_chosen_anew_for_another_data_type_and_after_moving():
+    layer = FusedLinear(torch.randn(4, 6), None)
+    x = torch.randn(3, 6)
+    before = layer(x)
+    assert layer.chosen('cpu', FLOAT32).dtype is FLOAT32
+    moved = layer.double()
+    assert moved.choose(x.double()) == Choice(Backend.PLAIN, FLOAT64)
+    torch.testing.assert_close(moved(x.double()).float(), before)
+    assert layer.choose(x.double().requires_grad_()).backend is Backend.PLAIN
 
 
 def test_operations_with_other_arguments_are_left_out(monkeypatch):

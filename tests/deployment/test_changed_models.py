@@ -15,7 +15,6 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 from shvit_det import SHViT, SHViTFPN, UsageError, deploy
 from shvit_det.deployment import is_deployed
 from shvit_det.deployment.backbone import FusedSHViT
-from shvit_det.deployment.rpn import NeckWithRPN
 from shvit_det.models.layers import Block, ConvNorm, FeedForward, PatchEmbed, PatchMerging, SingleHeadAttention, Stage
 
 pytestmark = pytest.mark.slow
@@ -251,7 +250,7 @@ def test_detectors(name, log):
     left = [record.getMessage() for record in log.records if 'not in the deployed form' in record.getMessage()]
     assert len(left) == (named is not None) and (named is None or left[0].endswith(named))
     if 'RPN' in name and name != 'pruned RPN':
-        assert not isinstance(subject.model.neck, NeckWithRPN)
+        assert not hasattr(subject.model.rpn_head, 'rpn_finest')
 
 
 def test_both_parts_changed_are_refused():

@@ -15,7 +15,7 @@ from timed import TINY_MASK_RCNN, TINY_RETINANET
 from torch import nn
 
 from shvit_det import SHViT, SHViTFPN, UsageError, deploy, kernels
-from shvit_det.deployment.rpn import NeckWithRPN, Pyramid
+from shvit_det.models.pyramid import FeaturePyramid
 
 
 @pytest.fixture(params=['own kernels', 'oneDNN'])
@@ -138,7 +138,7 @@ def test_training_is_refused_before_anything_changes(name):
 def two_stage():
     trained = detector(TINY_MASK_RCNN).model
     deployed = deploy(trained)
-    assert isinstance(deployed.neck, NeckWithRPN)
+    assert hasattr(deployed.rpn_head, 'rpn_finest')
     return trained, deployed
 
 
@@ -174,6 +174,17 @@ def test_the_rpn_sees_what_happens_to_the_levels(two_stage, between, mode):
             agree(outputs[0][part], found[part], 1e-4)
 
 
+def test_levels_of_another_neck_are_not_taken_for_those_of_its_own(two_stage):
+    trained, deployed = two_stage
+    for parameter in trained.neck.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    other = deploy(trained)
+    with torch.no_grad():
+        features = other.neck(deployed.backbone(X))
+        assert features.origin is not None
+        agree(trained.rpn_head(features.peek())[0], deployed.rpn_head(features)[0], 1e-4)
+
+
 @pytest.mark.parametrize('mode', [torch.no_grad, torch.inference_mode])
 def test_hooks_that_change_a_level_in_place(two_stage, mode):
     for model in two_stage:
@@ -187,8 +198,8 @@ def test_nothing_is_kept_when_the_rpn_does_not_run(two_stage):
     deployed = two_stage[1]
     with torch.no_grad():
         features = deployed.extract_feat(X)
-    assert isinstance(features, Pyramid)
-    kept = weakref.ref(features[0]), weakref.ref(features._hidden)
+    assert isinstance(features, FeaturePyramid)
+    kept = weakref.ref(features.peek()[0]), weakref.ref(features.origin.source)
     del features
     gc.collect()
     assert kept[0]() is kept[1]() is None

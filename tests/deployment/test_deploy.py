@@ -16,11 +16,12 @@ from shvit_det import SHViT, SHViTFPN, UsageError, deploy, kernels
 from shvit_det.common.dependencies import release
 from shvit_det.deployment import is_deployed
 from shvit_det.deployment.backends import choice as backends
-from shvit_det.deployment.backends.packed import Packed
+from shvit_det.deployment.backends.deployed_layer import WeightedLayer
 from shvit_det.deployment.compilation import compile_parts
-from shvit_det.deployment.rpn import NeckWithRPN, Pyramid
-from shvit_det.timing.building import build_subjects
+from shvit_det.deployment.rpn import ComposedRPNConv
+from shvit_det.models.pyramid import FeaturePyramid
 from shvit_det.timing.cost import CostCounter
+from shvit_det.timing.model_builder import build_models
 
 pytestmark = pytest.mark.slow
 
@@ -95,7 +96,7 @@ def test_detectors_find_the_same(config, form):
 def test_the_rpn_is_exact_at_the_border():
     model = detector(TINY_MASK_RCNN).model.double()
     deployed = deploy(model)
-    assert isinstance(deployed.neck, NeckWithRPN)
+    assert isinstance(deployed.rpn_head.rpn_finest, ComposedRPNConv)
     x = torch.randn(2, 3, 96, 128, dtype=torch.float64)
     with torch.no_grad():
         scores, boxes = model.rpn_head(model.extract_feat(x))
@@ -347,7 +348,7 @@ def test_the_neck_runs_compiled_and_hands_over_what_it_knows(compiler):
     with torch.no_grad():
         for _ in range(2):
             features = deployed.extract_feat(x)
-            assert isinstance(features, Pyramid)
+            assert isinstance(features, FeaturePyramid)
             agree(trained.rpn_head(trained.extract_feat(x))[0], deployed.rpn_head(features)[0], 1e-4)
         deployed.neck.load_state_dict(deployed.neck.state_dict())
         deployed.extract_feat(x)
@@ -375,7 +376,7 @@ def test_detectors_compute_in_bfloat16(config):
     subject.model = deploy(subject.model, dtype=torch.bfloat16)
     computed = set()
     for layer in subject.model.modules():
-        if isinstance(layer, Packed):
+        if isinstance(layer, WeightedLayer):
             layer.register_forward_hook(lambda _, inputs, output: computed.add((inputs[0].dtype, output.dtype)))
     found = subject.run()()
     assert computed == {(torch.bfloat16, torch.bfloat16)}
@@ -395,16 +396,16 @@ def test_a_data_type_is_refused_for_kinds_of_detectors_that_are_not_known():
 
 
 def test_benchmarks_take_the_deployed_form():
-    plain, deployed = build_subjects([TINY_MASK_RCNN, f'deployed:{TINY_MASK_RCNN}'], settings(detections=5), None, None)
+    plain, deployed = build_models([TINY_MASK_RCNN, f'deployed:{TINY_MASK_RCNN}'], settings(detections=5), None, None)
     assert (plain.name, deployed.name) == ('tiny_mask_rcnn', 'deployed:tiny_mask_rcnn')
     assert not is_deployed(plain.model) and is_deployed(deployed.model)
     assert deployed.prepared[0].split(',')[0] == 'deployed'
-    deployed.settle_detections()
+    deployed.fix_detections()
     assert deployed.counts()['detections'] == [5]
 
 
 def test_packed_operations_are_counted_like_plain_ones():
-    plain, deployed = build_subjects(['shvit:s1', 'deployed:shvit:s1'], settings(shape=(64, 96)), None, None)
+    plain, deployed = build_models(['shvit:s1', 'deployed:shvit:s1'], settings(shape=(64, 96)), None, None)
     macs = []
     for subject in (plain, deployed):
         counter = CostCounter(lambda: 'part')

@@ -12,10 +12,10 @@ from torch import nn
 from shvit_det import SHViT, deploy, kernels
 from shvit_det.deployment.backbone import FusedSHViT
 from shvit_det.deployment.layers import FusedSqueezeExcite
-from shvit_det.kernels.execution_plan import Plan
+from shvit_det.kernels.execution_plan import ExecutionPlan
 from shvit_det.kernels.functions import Kernels
 from shvit_det.kernels.memory import new_map
-from shvit_det.kernels.operands import pack
+from shvit_det.kernels.packed_weights import pack_convolution
 from shvit_det.kernels.steps import Kind, make_step
 from shvit_det.models.layers import SqueezeExcite
 
@@ -29,7 +29,7 @@ pytestmark = [
 def plans(monkeypatch):
     """The plans that were made, and how often they ran."""
     made, runs = [], []
-    make, run = Plan.__init__, Plan.run
+    make, run = ExecutionPlan.__init__, ExecutionPlan.run
 
     def making(self, *args):
         make(self, *args)
@@ -39,8 +39,8 @@ def plans(monkeypatch):
         runs.append(self)
         return run(self, *args)
 
-    monkeypatch.setattr(Plan, '__init__', making)
-    monkeypatch.setattr(Plan, 'run', running)
+    monkeypatch.setattr(ExecutionPlan, '__init__', making)
+    monkeypatch.setattr(ExecutionPlan, 'run', running)
     return made, runs
 
 
@@ -226,7 +226,7 @@ def test_a_part_of_an_image_that_is_not_whole_in_memory(plans):
 
 
 def test_few_plans_are_kept(monkeypatch, plans):
-    monkeypatch.setattr('shvit_det.deployment.backends.plans.MOST', 2)
+    monkeypatch.setattr('shvit_det.kernels.execution_plan.MOST', 2)
     deployed = deployed_backbone()
     with torch.no_grad():
         for width in (64, 80, 96, 96, 80, 64):
@@ -259,7 +259,7 @@ def test_threads_share_a_plan(plans):
 
 def test_maps_in_use_at_the_same_time_do_not_share_memory():
     deployed = deployed_backbone('s4')
-    plan = Plan(deployed._outputs, torch.zeros(1, 3, 128, 128))
+    plan = ExecutionPlan(deployed._outputs, torch.zeros(1, 3, 128, 128))
     ends = [offset + planned.nbytes() for offset, planned in zip(plan._offsets, plan._maps, strict=True)]
     results = {result.index for result in plan._results}
     group = 0
@@ -281,7 +281,7 @@ def test_maps_in_use_at_the_same_time_do_not_share_memory():
 
 def test_too_little_memory_is_an_error():
     x = torch.randn(1, 32, 4, 4).to(memory_format=torch.channels_last)
-    layer = pack(torch.randn(32, 32, 1, 1), torch.zeros(32))
+    layer = pack_convolution(torch.randn(32, 32, 1, 1), torch.zeros(32))
     out = new_map(x, *x.shape)
     step = make_step(Kind.FEED_FORWARD, x.dtype, x.shape, x.shape, (layer, layer), dict(hidden=1 << 56))
     step.x, step.residual, step.out = 0, -1, 1

@@ -19,8 +19,9 @@ from timed import TINY_MASK_RCNN
 from torch import nn
 
 from shvit_det import deploy, kernels
+from shvit_det.compat.mmcv_ops.roi_average import roi_average
 from shvit_det.deployment import roi_align as module
-from shvit_det.deployment.roi_align import ChannelsLastRoIAlign, RoIFeatures, replace_roi_layers, roi_align
+from shvit_det.deployment.roi_align import ChannelsLastRoIAlign, RoIFeatures, replace_roi_layers
 from shvit_det.kernels.functions import Kernels
 
 pytestmark = pytest.mark.slow
@@ -56,7 +57,7 @@ def features(batch=1, channels=5, height=HEIGHT, width=WIDTH, dtype=torch.float3
 
 def agrees(maps, rois, size, scale=1.0, ratio=0, aligned=True):
     expected = torchvision.ops.roi_align(maps, rois, size, scale, ratio, aligned)
-    found = roi_align(maps, rois, size, scale, ratio, aligned)
+    found = roi_average(maps, rois, size, scale, ratio, aligned)
     assert found.shape == expected.shape and found.dtype is expected.dtype
     if len(rois):
         assert found.is_contiguous(memory_format=torch.channels_last)
@@ -98,7 +99,7 @@ def test_regions_that_have_no_samples_are_zero():
     rois = torch.tensor([(0, *REGIONS[name]) for name in ('a point', 'outside, beyond')])
     assert not agrees(features(), rois, (7, 7)).any()
     undefined = torch.tensor([(0, 9.0, 3, 2, 8), (0, float('nan'), 2, 9, 8)])
-    assert not roi_align(features(), undefined, (7, 7)).any()
+    assert not roi_average(features(), undefined, (7, 7)).any()
     if kernels.load() is not None:
         assert not kernels.load().roi_align([features()], undefined, torch.zeros(2), [1.0], (7, 7), 0, True).any()
 
@@ -134,7 +135,7 @@ def calls(request, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(module, 'roi_align', watched(roi_align))  # of bfloat16 also where the kernels lack that
+    monkeypatch.setattr(module, 'roi_average', watched(roi_average))  # of bfloat16 also where the kernels lack that
     if request.param == 'weighted sums':
         monkeypatch.setattr(kernels, 'load', lambda: None)
     elif kernels.load() is None:

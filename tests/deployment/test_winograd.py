@@ -10,9 +10,11 @@ from torch import nn
 from torch.nn import functional
 
 from shvit_det import deploy, kernels
-from shvit_det.deployment.backends import packing, winograd
+from shvit_det.deployment.backends import winograd, winograd_on_torch
 from shvit_det.deployment.backends.convolutions import FusedConv
-from shvit_det.deployment.backends.winograd import WinogradConv, transforms
+from shvit_det.deployment.backends.winograd import WinogradConv
+from shvit_det.deployment.backends.winograd_transforms import transforms
+from shvit_det.deployment.layer_replacement import fused_conv, replace_layers
 
 pytestmark = pytest.mark.slow
 
@@ -21,8 +23,8 @@ pytestmark = pytest.mark.slow
 def always(monkeypatch):
     """Small maps and few channels take the shorter way of torch's operations too, on any number of threads."""
     monkeypatch.setattr(kernels, 'load', lambda: None)
-    monkeypatch.setattr(winograd, 'MAX_THREADS', 10_000)
-    monkeypatch.setattr(winograd, 'MIN_TILES', 1)
+    monkeypatch.setattr(winograd_on_torch, 'MAX_THREADS', 10_000)
+    monkeypatch.setattr(winograd_on_torch, 'MIN_TILES', 1)
     monkeypatch.setattr(winograd, 'MIN_CHANNELS', 1)
 
 
@@ -30,13 +32,13 @@ def always(monkeypatch):
 def taken(monkeypatch):
     """The shapes of the inputs that took the shorter way."""
     shapes = []
-    original = WinogradConv._fill
+    original = winograd_on_torch._fill
 
-    def fill(self, out, x, *rest):
+    def fill(out, x, *rest):
         shapes.append(tuple(x.shape))
-        original(self, out, x, *rest)
+        original(out, x, *rest)
 
-    monkeypatch.setattr(WinogradConv, '_fill', fill)
+    monkeypatch.setattr(winograd_on_torch, '_fill', fill)
     return shapes
 
 
@@ -77,7 +79,7 @@ SIZES = [(1, 1), (3, 5), (4, 8), (7, 11), (13, 21), (30, 9)]
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('at_once', [1, 4, 7, 1000])  # part of a row of tiles, some rows, some images, everything
 def test_sizes_in_float64(monkeypatch, taken, size, batch, relu, at_once):
-    monkeypatch.setattr(winograd, 'TILES_AT_ONCE', at_once)
+    monkeypatch.setattr(winograd_on_torch, 'TILES_AT_ONCE', at_once)
     assert_agrees(convolution(relu=relu), torch.randn(batch, 5, *size, dtype=torch.float64), 1e-10)
     assert taken
 
@@ -112,17 +114,17 @@ def test_small_maps_other_types_and_gradients_step_back(monkeypatch, taken):
     x = torch.randn(1, 5, 8, 12)
     conv(x)
     assert taken.pop() == (1, 5, 8, 12)
-    monkeypatch.setattr(winograd, 'MIN_TILES', 7)
+    monkeypatch.setattr(winograd_on_torch, 'MIN_TILES', 7)
     assert_agrees(conv, x, 1e-5)
     assert not taken
     assert_agrees(conv, torch.randn(1, 5, 8, 13), 1e-5)
     assert taken.pop() == (1, 5, 8, 13)
-    monkeypatch.setattr(winograd, 'MIN_TILES', 1)
+    monkeypatch.setattr(winograd_on_torch, 'MIN_TILES', 1)
 
-    monkeypatch.setattr(winograd, 'MAX_THREADS', torch.get_num_threads() - 1)
+    monkeypatch.setattr(winograd_on_torch, 'MAX_THREADS', torch.get_num_threads() - 1)
     assert_agrees(conv, x, 1e-5)
     assert not taken
-    monkeypatch.setattr(winograd, 'MAX_THREADS', torch.get_num_threads())
+    monkeypatch.setattr(winograd_on_torch, 'MAX_THREADS', torch.get_num_threads())
     halved = copy.deepcopy(conv).bfloat16()
     assert halved(x.bfloat16()).dtype is torch.bfloat16
     image = x.clone().requires_grad_()
@@ -141,7 +143,7 @@ def test_small_maps_other_types_and_gradients_step_back(monkeypatch, taken):
 def test_only_what_can_be_faster_is_chosen(monkeypatch):
     def chosen(channels, out_channels, kernel=3, **arguments):
         weight = torch.zeros(out_channels, channels, kernel, kernel)
-        return type(packing.fused_conv(weight, None, **arguments)) is WinogradConv
+        return type(fused_conv(weight, None, **arguments)) is WinogradConv
 
     assert chosen(8, 8, padding=1)
     assert not chosen(8, 8, padding=1, stride=2)
@@ -199,7 +201,7 @@ def test_other_conv_modules_keep_their_activation():
     x = torch.randn(2, 4, 9, 9)
     with torch.no_grad():
         right = model(x)
-        packing.pack_layers(model)
+        replace_layers(model)
         torch.testing.assert_close(model(x), right, rtol=1e-4, atol=1e-5)
     assert [module.with_activation for module in model] == [True] * 4 + [False] * 2
     assert [getattr(module.conv, 'relu', False) for module in model] == [False] * 4 + [True, False]

@@ -21,8 +21,8 @@ from shvit_det.common import atomic_files as atomic
 from shvit_det.configuration.detection import Detection
 from shvit_det.data.sample import draw_sample
 from shvit_det.evaluation.evaluate import evaluate
-from shvit_det.export.comparing import compare
-from shvit_det.export.coreml import replace_folder
+from shvit_det.export.comparison import compare
+from shvit_det.runtimes.coreml import replace_folder
 from shvit_det.timing import benchmark as timing
 from shvit_det.timing.record import Ceilings
 

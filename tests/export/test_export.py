@@ -15,13 +15,13 @@ from mmdet.models.utils import filter_scores_and_topk
 from timed import TINY_MASK_RCNN, TINY_RETINANET
 
 from shvit_det import UsageError
-from shvit_det.export.dense import _best_places, sigmoid
-from shvit_det.export.exporting import graph_of, onnx_content, write_openvino
+from shvit_det.export.detector_export import graph_of, onnx_content, write_openvino
+from shvit_det.export.detector_graph import best_places, pool_regions, sigmoid
+from shvit_det.export.mask_pasting import paste_masks
 from shvit_det.export.metadata import FORMAT, KEY, Metadata
-from shvit_det.export.operators import suppress, suppress_flat
-from shvit_det.export.regions import paste, pool
+from shvit_det.export.nms import grouped_nms, grouped_nms_flat
 from shvit_det.export.running import ExportedDetector, instances
-from shvit_det.runtimes.onnx_file import finish
+from shvit_det.runtimes.onnx_file import add_metadata
 from shvit_det.runtimes.onnx_runtimes import RUNTIME_OF, RUNTIMES
 
 pytestmark = pytest.mark.slow
@@ -69,7 +69,7 @@ def export(request, tmp_path_factory):
         outputs, model = content(config, kind)
         described = metadata(outputs)
         path = tmp_path_factory.mktemp('export') / f'tiny{request.param}'
-        model = finish(model, {KEY: described.dump()})
+        model = add_metadata(model, {KEY: described.dump()})
         if request.param == '.onnx':
             importlib.import_module('onnx').save(model, path)
         else:
@@ -133,7 +133,7 @@ def test_a_file_has_standard_operators_and_says_what_it_is():
     onnx = pytest.importorskip('onnx', reason="onnx is not here: pip install '.[runtimes]'")
     outputs, model = content(TINY_MASK_RCNN, 'many')
     described = metadata(outputs)
-    loaded = onnx.load_from_string(finish(model, {KEY: described.dump()}).SerializeToString())
+    loaded = onnx.load_from_string(add_metadata(model, {KEY: described.dump()}).SerializeToString())
     kinds = {node.op_type for node in loaded.graph.node}
     assert {'NonMaxSuppression', 'RoiAlign', 'TopK'} <= kinds
     assert {(entry.domain, entry.version) for entry in loaded.opset_import} == {('', 17)}
@@ -195,11 +195,11 @@ def test_suppression_is_mmdets(agnostic):
     scores = torch.rand(2, number, generator=generator).mul(50).round() / 50  # with ties
     groups = torch.randint(0, classes, (2, number), generator=generator)
     valid = scores > 0.3
-    images, places = suppress(boxes, scores, groups * (not agnostic), valid, 0.5, limit)
+    images, places = grouped_nms(boxes, scores, groups * (not agnostic), valid, 0.5, limit)
     flat = valid.flatten()
     owners = torch.arange(2).repeat_interleave(number)[flat]
     joined = (boxes.flatten(0, 1)[flat], scores.flatten()[flat], (groups * (not agnostic)).flatten()[flat], owners)
-    flat_images, flat_places = suppress_flat(*joined, 2, 0.5, limit)
+    flat_images, flat_places = grouped_nms_flat(*joined, 2, 0.5, limit)
     for image in range(2):
         own = valid[image].nonzero().flatten()
         _, kept = batched_nms(
@@ -212,15 +212,15 @@ def test_suppression_is_mmdets(agnostic):
 
 def test_suppression_of_nothing_is_empty():
     nothing = torch.zeros(0)
-    images, places = suppress_flat(torch.zeros(0, 4), nothing, nothing.long(), nothing.long(), 2, 0.5, 10)
+    images, places = grouped_nms_flat(torch.zeros(0, 4), nothing, nothing.long(), nothing.long(), 2, 0.5, 10)
     assert len(images) == len(places) == 0
 
 
 @pytest.mark.parametrize('limit', [1, 7, 50, 1000])
-def test_the_best_pairs_are_at_the_best_places(limit):
+def test_the_best_pairs_are_at_thebest_places(limit):
     generator = torch.Generator().manual_seed(limit)
     scores = torch.rand(1, 60, 4, generator=generator)
-    places = _best_places(scores, limit)
+    places = best_places(scores, limit)
     expected, labels, kept, _ = filter_scores_and_topk(scores[0], -1, limit)
     among = scores[0, places[0]].flatten()
     values, pairs = among.sort(descending=True, stable=True)
@@ -239,7 +239,9 @@ def test_regions_are_pooled_as_by_mmdets_extractor():
     several = torch.cat((torch.cat((indices, random_boxes(30, 512, generator)), 1), borders))
     small = torch.tensor([[0, 3.0, 4, 9, 8]])  # all other levels have none
     for regions in (several, small):
-        torch.testing.assert_close(pool(extractor, features, regions), extractor(features, regions), rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            pool_regions(extractor, features, regions), extractor(features, regions), rtol=0, atol=1e-4
+        )
 
 
 def test_masks_are_pasted_as_by_mmdet():
@@ -248,7 +250,7 @@ def test_masks_are_pasted_as_by_mmdet():
     boxes = torch.cat((boxes, torch.tensor([[0, 0, 61.0, 47], [5, 5, 5, 9], [59.5, 40, 61, 47], [3.2, 4, 3.9, 4.6]])))
     probabilities = torch.rand(len(boxes), 28, 28, generator=generator)
     for threshold in (0.2, 0.5):
-        masks = paste(probabilities, boxes, 47, 61, threshold)
+        masks = paste_masks(probabilities, boxes, 47, 61, threshold)
         for number in range(len(boxes)):
             one = slice(number, number + 1)
             values, where = _do_paste_mask(probabilities[one, None], boxes[one], 47, 61)
@@ -267,7 +269,7 @@ def test_a_second_stage_is_suppressed_by_class():
     expected, labels = multiclass_nms(boxes.flatten(1), scores, 0.2, nms, 25)
     region, label = (scores[:, :-1] > 0.2).nonzero().unbind(1)
     chosen, own = boxes[region, label], scores[region, label]
-    _, places = suppress_flat(chosen, own, label, torch.zeros_like(label), 1, 0.5, 25)
+    _, places = grouped_nms_flat(chosen, own, label, torch.zeros_like(label), 1, 0.5, 25)
     assert torch.equal(chosen[places], expected[:, :4]) and torch.equal(own[places], expected[:, 4])
     assert torch.equal(label[places], labels)
 

@@ -6,18 +6,15 @@ import sys
 import pytest
 import torch
 from norms import randomise_norms
-from phone_parts import CLASSIFIER, DATA, SHAPE, trained
+from phone_parts import CLASSIFIER, MASK_RCNN, R18, RETINANET, SHAPE, trained
 from processes import tool
 
 from shvit_det import UsageError
-from shvit_det.export import parts
-from shvit_det.export.attention import PhoneAttention
-from shvit_det.export.parts import Probabilities, build_part, distinct
-from shvit_det.export.phone import export_phone
+from shvit_det.export import phone_parts
+from shvit_det.export.phone_export import export_part
+from shvit_det.export.phone_parts import Probabilities, build_part, distinct
 
 pytestmark = pytest.mark.slow
-
-MASK_RCNN, RETINANET, R18 = (str(DATA / f'tiny_{name}.py') for name in ('mask_rcnn', 'retinanet', 'r18'))
 
 
 @pytest.mark.parametrize('config', [MASK_RCNN, RETINANET, R18], ids=['mask_rcnn', 'retinanet', 'r18'])
@@ -75,7 +72,6 @@ def test_the_deployed_attention_is_replaced():
     part = build_part(MASK_RCNN, name='backbone', shape=(64, 64))
     kinds = [type(module).__name__ for module in part.module.modules()]
     assert kinds.count('PhoneAttention') == 2 and not {'FusedAttention', 'BatchNorm2d', 'GroupNorm'} & set(kinds)
-    assert PhoneAttention.__module__ == 'shvit_det.export.attention'
 
 
 def test_random_weights_are_the_same_each_time_and_close_no_branch():
@@ -92,7 +88,7 @@ def test_levels_of_one_pixel_have_strides_of_their_own():
 
 
 def test_a_detector_is_exported_at_the_papers_size(monkeypatch):
-    monkeypatch.setattr(parts, 'DETECTION_SHAPE', (64, 96))
+    monkeypatch.setattr(phone_parts, 'DETECTION_SHAPE', (64, 96))
     assert build_part(MASK_RCNN).shape == (64, 96)
 
 
@@ -134,14 +130,14 @@ def test_a_classifier_has_no_neck_and_needs_a_size():
 def test_a_missing_package_is_named_with_the_command(target, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UsageError, match=rf"is not installed: pip install 'shvit_det\[{target}\]'"):
-        export_phone(MASK_RCNN, None, target)
+        export_part(MASK_RCNN, None, target)
 
 
 def test_the_name_of_the_file_must_fit_the_target():
     with pytest.raises(UsageError, match=r'takes a name that ends in \.pte, but got a\.mlpackage'):
-        export_phone(MASK_RCNN, None, 'executorch', 'a.mlpackage')
+        export_part(MASK_RCNN, None, 'executorch', 'a.mlpackage')
     with pytest.raises(UsageError, match="no target 'tflite' for a phone: choose from coreml, executorch"):
-        export_phone(MASK_RCNN, None, 'tflite')
+        export_part(MASK_RCNN, None, 'tflite')
 
 
 def test_the_tool_ends_in_one_sentence(tmp_path):

@@ -4,17 +4,16 @@ import re
 
 import pytest
 import torch
-from paths import MASK_RCNN
-from phone_parts import CLASSIFIER, SHAPE, trained
+from phone_parts import CLASSIFIER, MASK_RCNN, SHAPE, trained
 from processes import tool
 from torch import nn
 
 from shvit_det import UsageError
-from shvit_det.export.parts import build_part
+from shvit_det.export.phone_parts import build_part
 
 pytest.importorskip('executorch', reason="executorch is not here: pip install '.[executorch]'")
 
-from shvit_det.export.phone import write_program
+from shvit_det.export.phone_export import write_program
 from shvit_det.runtimes.executorch import Program, Runner, count_axes_from_the_end, lower
 
 pytestmark = pytest.mark.slow

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from shvit_det import SHViT, SHViTFPN
 from shvit_det.registry import MODELS
-from shvit_det.timing.plain_models import write_out
+from shvit_det.timing.model_builder import compute_as_written
 
 pytestmark = pytest.mark.slow
 
@@ -152,7 +152,7 @@ def test_training_is_as_it_is_written(case):
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model).train()
         assert not any(norm.training for norm in norms_of(model))
     written_out = copy.deepcopy(model)
-    write_out(written_out)
+    compute_as_written(written_out)
     for found, expected in zip(
         outputs_and_gradients(model, x), outputs_and_gradients(written_out, x.contiguous()), strict=True
     ):
@@ -165,7 +165,7 @@ def test_lower_precision_is_rounded_no_worse_than_as_written(dtype, autocast):
     def errors(write):
         model = make(torch.float32)
         if write:
-            write_out(model)
+            compute_as_written(model)
         expected = model(images(dtype=torch.float32))
         if not autocast:
             model.to(dtype)
@@ -210,7 +210,7 @@ def test_parameters_given_at_the_call():
 def test_gradients_of_gradients():
     model, x = make(), images(1, 64, 64).requires_grad_()
     written_out = copy.deepcopy(model)
-    write_out(written_out)
+    compute_as_written(written_out)
     results = []
     for form in (model, written_out):
         (gradient,) = torch.autograd.grad(sum(out.square().mean() for out in form(x)), x, create_graph=True)

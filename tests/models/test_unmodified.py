@@ -14,7 +14,7 @@ from torch.nn.modules.module import (
 )
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
-from shvit_det.models.unmodified import is_stock
+from shvit_det.models.unmodified import is_unmodified
 
 
 class Doubled(nn.Module):
@@ -63,9 +63,9 @@ CHANGES = {
 @pytest.mark.parametrize('change', CHANGES)
 def test_a_changed_module_is_not_stock(change):
     conv = nn.Conv2d(4, 4, 3)
-    assert is_stock(conv, nn.Linear, nn.Conv2d)
+    assert is_unmodified(conv, nn.Linear, nn.Conv2d)
     CHANGES[change](conv)
-    assert not is_stock(conv, nn.Linear, nn.Conv2d)
+    assert not is_unmodified(conv, nn.Linear, nn.Conv2d)
 
 
 @pytest.mark.parametrize(
@@ -80,10 +80,10 @@ def test_a_changed_module_is_not_stock(change):
 def test_under_hooks_for_all_modules_none_is_stock(register):
     handle = register(lambda *_: None)
     try:
-        assert not is_stock(nn.ReLU(), nn.ReLU)
+        assert not is_unmodified(nn.ReLU(), nn.ReLU)
     finally:
         handle.remove()
-    assert is_stock(nn.ReLU(), nn.ReLU)
+    assert is_unmodified(nn.ReLU(), nn.ReLU)
 
 
 def test_a_module_is_stock_again_when_the_change_is_taken_back():
@@ -92,10 +92,10 @@ def test_a_module_is_stock_again_when_the_change_is_taken_back():
     prune.remove(prune.l1_unstructured(conv, 'weight', 0.5), 'weight')
     parametrize.register_parametrization(conv, 'weight', Doubled())
     parametrize.remove_parametrizations(conv, 'weight')
-    assert is_stock(conv, nn.Conv2d)
+    assert is_unmodified(conv, nn.Conv2d)
 
 
 @pytest.mark.parametrize('norm', [nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False, track_running_stats=False)])
 def test_copies_and_casts_of_stock_modules_are_stock(norm):
     for module in (norm, copy.deepcopy(norm), copy.deepcopy(norm).double().eval(), copy.deepcopy(norm).to('meta')):
-        assert is_stock(module, nn.BatchNorm2d)
+        assert is_unmodified(module, nn.BatchNorm2d)

@@ -23,8 +23,8 @@ from serving import head, serving
 from shvit_det import Predictor, UsageError
 from shvit_det.checkpoint import fetch
 from shvit_det.deployment import is_deployed
-from shvit_det.prediction import run
-from shvit_det.prediction.run import predict
+from shvit_det.prediction import predict as run
+from shvit_det.prediction.predict import Progress, predict
 
 pytestmark = pytest.mark.slow
 
@@ -353,7 +353,7 @@ def test_a_video_is_predicted_frame_by_frame(weights, images, tmp_path, predicto
         np.testing.assert_allclose(sorted(scores), sorted(expected), atol=1e-4)
         # mp4v is lossy, but what it shows is the drawing and not the frame
         to_drawn, to_frame = (
-            np.abs(shown.astype(int) - other).mean() for other in (predictor.drawn(frame, result, 0), frame)
+            np.abs(shown.astype(int) - other).mean() for other in (predictor.draw(frame, result, 0), frame)
         )
         assert len(scores) > 0 and to_drawn < to_frame / 2
     drawn.release()
@@ -388,7 +388,7 @@ def test_a_video_that_breaks_off_keeps_its_frames_and_is_named(weights, images, 
 
 def test_an_interrupted_video_leaves_no_half_file(weights, images, tmp_path, monkeypatch):
     write_video(tmp_path / 'clip.mp4', [cv2.resize(cv2.imread(str(images[0])), (416, 240))] * 3)
-    advance, counted = run.Progress.advance, []
+    advance, counted = Progress.advance, []
 
     def interrupted(progress):
         advance(progress)
@@ -396,7 +396,7 @@ def test_an_interrupted_video_leaves_no_half_file(weights, images, tmp_path, mon
         if progress.done == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(run.Progress, 'advance', interrupted)
+    monkeypatch.setattr(Progress, 'advance', interrupted)
     with pytest.raises(KeyboardInterrupt):
         predict([str(tmp_path / 'clip.mp4')], weights, str(tmp_path / 'out'), device='cpu', stream=io.StringIO())
     assert counted == [1, 2]
@@ -407,7 +407,7 @@ def test_an_interrupted_video_leaves_no_half_file(weights, images, tmp_path, mon
 def test_a_detector_without_our_parts_is_predicted_as_it_is(images, tmp_path, log):
     from mmengine.registry import MODELS, DefaultScope
 
-    from shvit_det.configuration.config import load_config
+    from shvit_det.configuration.reading import load_config
 
     config = load_config(str(ROOT / 'tests' / 'data' / 'tiny_r18.py'))
     torch.manual_seed(0)

@@ -10,15 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
-from PIL import Image
 
 from shvit_det import UsageError
 from shvit_det.checkpoint.stored_config import parse_config, stored_config
 from shvit_det.configuration.detection import Detection
-from shvit_det.prediction.detector import check_types, colors_of, config_within
-from shvit_det.prediction.drawing import Style, draw, written
+from shvit_det.prediction.detector_loading import check_types, config_of_checkpoint
+from shvit_det.prediction.drawing import Style, class_colors, draw, label_image
 from shvit_det.prediction.inputs import Input, find_inputs, output_names
-from shvit_det.prediction.pictures import check_whole
 from shvit_det.prediction.progress import Progress, duration
 
 RED = (200, 30, 30)
@@ -81,20 +79,6 @@ def test_no_two_outputs_share_a_name(sources):
     assert all(Path(name).name == name for name in names)
 
 
-@pytest.mark.parametrize('suffix', ['.jpg', '.png', '.bmp', '.webp', '.tif', '.ppm'])
-def test_a_cut_off_picture_is_noticed_whatever_its_format(suffix, tmp_path):
-    path = tmp_path / f'picture{suffix}'
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    Image.fromarray(noise).save(path)
-    check_whole(path)
-    content = path.read_bytes()
-    path.write_bytes(content + b'an appended video' * 50)  # phones do so
-    check_whole(path)
-    path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(OSError):
-        check_whole(path)
-
-
 def objects(count, height, width, seed=0):
     random = np.random.default_rng(seed)
     size = random.uniform(0.05, 0.3, (count, 2)) * (width, height)
@@ -113,8 +97,8 @@ def test_drawing_takes_any_size_and_number(count, size):
     boxes, labels, scores, masks = objects(count, *size)
     factor = max(1, math.ceil(400 / max(size)))
     for drawn in (
-        draw(picture, boxes, labels, scores, masks, ['a', 'b'], colors_of(None, 3)),
-        draw(picture, boxes, labels, scores, None, ['a', 'b', 'c'], colors_of(None, 3)),
+        draw(picture, boxes, labels, scores, masks, ['a', 'b'], class_colors(None, 3)),
+        draw(picture, boxes, labels, scores, None, ['a', 'b', 'c'], class_colors(None, 3)),
     ):
         assert drawn.shape == (size[0] * factor, size[1] * factor, 3) and drawn.dtype == np.uint8
         assert (drawn == 90).all() == (count == 0)
@@ -149,7 +133,7 @@ def test_the_higher_score_lies_on_top_and_is_not_mixed():
 def test_a_label_is_whole_and_within_the_picture_in_every_corner(box):
     picture = np.full((480, 640, 3), 100, np.uint8)
     drawn = one(picture, box)
-    letters = written('disc 0.90', Style.of(480, 640, np.array([box], float)).font)
+    letters = label_image('disc 0.90', Style.of(480, 640, np.array([box], float)).font)
     drawn_white = (drawn > 190).all(2).astype(np.float32)
     wanted = (letters > 200).astype(np.float32)  # white on dark red
     assert cv2.matchTemplate(drawn_white, wanted, cv2.TM_CCORR).max() > wanted.sum() - 0.5 > 10
@@ -173,7 +157,7 @@ def test_labels_do_not_cover_each_other():
     shown = 0
     for index in range(40):
         ground = (drawn == tuple(reversed(colors[index]))).all(2)
-        least = min((written(t, style.font) == 0).sum() for t in (f'{scores[index]:.2f}', f'class{index:02} 0.55'))
+        least = min((label_image(t, style.font) == 0).sum() for t in (f'{scores[index]:.2f}', f'class{index:02} 0.55'))
         if ground.sum() > 150:
             shown += 1
             assert ground.sum() >= 0.9 * least
@@ -197,9 +181,9 @@ def test_names_in_other_scripts_are_written():
 
 
 def test_colours_are_the_palettes_or_differ():
-    assert colors_of([(1, 2, 3), (4, 5, 6), (7, 8, 9)], 2) == ((1, 2, 3), (4, 5, 6))
+    assert class_colors([(1, 2, 3), (4, 5, 6), (7, 8, 9)], 2) == ((1, 2, 3), (4, 5, 6))
     for palette in (None, 'random', [(1, 2, 3)], [('a', 'b', 'c')] * 80):
-        colors = np.array(colors_of(palette, 80), int)
+        colors = np.array(class_colors(palette, 80), int)
         distances = np.abs(colors[:, None] - colors[None]).sum(2) + 1000 * np.eye(80, dtype=int)
         assert distances.min() > 0
         assert distances[:10, :10].min() > 60
@@ -248,7 +232,7 @@ def test_text_in_a_config_goes_through_a_checkpoint(names, folder):
     model = dict(type='RetinaNet', init_cfg=dict(type='SHViTPretrained', checkpoint=folder), names=names)
     loader = dict(dataset=dict(type='RepeatDataset', dataset=dict(dataset, pipeline=[step])))
     written = Config(dict(model=model, test_dataloader=loader, data_root=folder))
-    read = config_within(dict(meta=dict(cfg=written.pretty_text)), 'a.pth', None)
+    read = config_of_checkpoint(dict(meta=dict(cfg=written.pretty_text)), 'a.pth', None)
     assert read.to_dict() == written.to_dict()
     check_types(read, 'a.pth')
 
@@ -286,7 +270,7 @@ def test_progress_tells_the_time_that_is_left():
     for _ in range(2):
         now[0] += 0.25
         progress.advance()
-    progress.say('failed: a.jpg')
+    progress.print('failed: a.jpg')
     lines = stream.getvalue().split('\r\033[K')
     assert lines == ['', '1 frames, 4.0 a second', '2 frames, 4.0 a second', 'failed: a.jpg\n']
     assert [duration(seconds) for seconds in (0.4, 89, 600, 5400)] == ['0 s', '89 s', '10 min', '1.5 h']

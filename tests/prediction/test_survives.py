@@ -22,8 +22,8 @@ from pycocotools.coco import COCO
 from shvit_det import Predictor, UsageError
 from shvit_det.common.errors import RunError
 from shvit_det.configuration.detection import Detection
-from shvit_det.prediction.results import ResultsFile
-from shvit_det.prediction.run import predict
+from shvit_det.prediction.coco_results import ResultsFile
+from shvit_det.prediction.predict import predict
 from shvit_det.prediction.video import VideoWriter
 from shvit_det.training.hooks.termination import Terminated
 

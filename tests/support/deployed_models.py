@@ -6,7 +6,7 @@ from timed import settings
 from torch import nn
 
 from shvit_det import SHViT, deploy
-from shvit_det.timing.building import build_subjects
+from shvit_det.timing.model_builder import build_models
 
 TINY = dict(embed_dims=(16, 24, 32), depths=(1, 2, 1), attn_dims=(8, 8, 16))
 
@@ -26,13 +26,13 @@ def agree(expected, found, tolerance):
 
 
 def detector(config):
-    (subject,) = build_subjects([config], settings(detections=20, batch=2, shape=(90, 117)), None, None)
+    (subject,) = build_models([config], settings(detections=20, batch=2, shape=(90, 117)), None, None)
     torch.manual_seed(0)
     randomise_norms(subject.model)
     for name, parameter in subject.model.named_parameters():
         if name.endswith('bias'):
             nn.init.normal_(parameter, std=0.05)
-    subject.settle_detections()
+    subject.fix_detections()
     return subject
 
 

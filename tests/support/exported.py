@@ -9,9 +9,9 @@ from mmdet.structures import DetDataSample
 from norms import randomise_norms
 from torch import nn
 
-from shvit_det.configuration.config import load_config
-from shvit_det.export.random_weights import spread_scores
-from shvit_det.timing.building import build_detector
+from shvit_det.configuration.random_detector import build_random_detector
+from shvit_det.configuration.reading import load_config
+from shvit_det.export.detector_weights import spread_scores
 
 
 def detector(config: str, **test_cfg):
@@ -24,7 +24,7 @@ def detector(config: str, **test_cfg):
 
 @cache
 def _random(config: str):
-    model = build_detector(load_config(config), config).eval()
+    model = build_random_detector(load_config(config), config).eval()
     generator = torch.Generator().manual_seed(0)
     randomise_norms(model)
     for name, parameter in model.named_parameters():

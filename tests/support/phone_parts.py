@@ -6,12 +6,12 @@ import torch
 from norms import randomise_norms
 from paths import ROOT
 
-from shvit_det.configuration.config import load_config
-from shvit_det.configuration.task_choice import task_of
+from shvit_det.configuration.detector_or_classifier import task_of
+from shvit_det.configuration.reading import load_config
 
-DATA = ROOT / 'tests' / 'data'
-
-CLASSIFIER = str(DATA / 'tiny_imagenet.py')
+CLASSIFIER, MASK_RCNN, RETINANET, R18 = (
+    str(ROOT / 'tests' / 'data' / f'tiny_{name}.py') for name in ('imagenet', 'mask_rcnn', 'retinanet', 'r18')
+)
 
 SHAPE = (96, 128)
 

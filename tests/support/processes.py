@@ -31,9 +31,9 @@ context.set_forkserver_preload(
         'shvit_det.configuration.data_check',
         'shvit_det.data.sample',
         'shvit_det.timing.benchmark',
-        'shvit_det.prediction.run',
-        'shvit_det.export.comparing',
-        'shvit_det.export.exporting',
+        'shvit_det.prediction.predict',
+        'shvit_det.export.comparison',
+        'shvit_det.export.detector_export',
     ]
 )
 

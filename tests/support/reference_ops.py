@@ -14,8 +14,8 @@ import numpy as np
 Box = Sequence[float]
 
 
-def overlap(first: Box, second: Box, offset: int = 0, over_first: bool = False) -> Fraction:
-    """Intersection over union, or over the first box; 0 where both have no area."""
+def overlap(first: Box, second: Box, offset: int = 0) -> Fraction:
+    """Intersection over union; 0 where both have no area."""
 
     def area(x1: Fraction, y1: Fraction, x2: Fraction, y2: Fraction) -> Fraction:
         return (x2 - x1 + offset) * (y2 - y1 + offset)
@@ -24,8 +24,8 @@ def overlap(first: Box, second: Box, offset: int = 0, over_first: bool = False) 
     width = min(first[2], second[2]) - max(first[0], second[0]) + offset
     height = min(first[3], second[3]) - max(first[1], second[1]) + offset
     intersection = max(width, Fraction(0)) * max(height, Fraction(0))
-    whole = area(*first) if over_first else area(*first) + area(*second) - intersection
-    return intersection / whole if whole else Fraction(0)
+    union = area(*first) + area(*second) - intersection
+    return intersection / union if union else Fraction(0)
 
 
 def by_score(scores: Sequence[float]) -> list[int]:
@@ -128,25 +128,6 @@ def roi_align(
     return pooled
 
 
-def roi_pool(features: np.ndarray, rois: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
-    pooled = np.zeros((len(rois), features.shape[1], *size))
-    for region, channel, row, column in np.ndindex(*pooled.shape):
-        image, x1, y1, x2, y2 = rois[region]
-        bin_height, bin_width = (y2 + 1 - y1) * scale / size[0], (x2 + 1 - x1) * scale / size[1]
-        rows = slice(
-            max(math.floor(row * bin_height + y1 * scale), 0),
-            max(math.ceil((row + 1) * bin_height + y1 * scale), 0),
-        )
-        columns = slice(
-            max(math.floor(column * bin_width + x1 * scale), 0),
-            max(math.ceil((column + 1) * bin_width + x1 * scale), 0),
-        )
-        pixels = features[int(image), channel, rows, columns]
-        if bin_height > 0 and bin_width > 0 and pixels.size:
-            pooled[region, channel, row, column] = pixels.max()
-    return pooled
-
-
 def sigmoid_focal_loss(
     logits: np.ndarray, target: Sequence[int], gamma: float, alpha: float, weight: Sequence[float]
 ) -> np.ndarray:
@@ -159,19 +140,6 @@ def sigmoid_focal_loss(
             loss[row, column] = -(1 - alpha) * probability**gamma * math.log(1 - probability)
         if target[row] < len(weight):
             loss[row, column] *= weight[target[row]]
-    return loss
-
-
-def softmax_focal_loss(
-    logits: np.ndarray, target: Sequence[int], gamma: float, alpha: float, weight: Sequence[float]
-) -> np.ndarray:
-    loss = np.zeros(len(logits))
-    for row, label in enumerate(target):
-        if label >= 0:
-            powers = [math.exp(logit) for logit in logits[row]]
-            probability = powers[label] / sum(powers)
-            loss[row] = -alpha * (1 - probability) ** gamma * math.log(probability)
-            loss[row] *= weight[label]
     return loss
 
 

@@ -11,16 +11,15 @@ from processes import tool
 from timed import TINY_MASK_RCNN, TINY_RETINANET, SteppedClock, settings
 
 from shvit_det import UsageError
-from shvit_det.configuration.config import load_config
+from shvit_det.configuration.reading import load_config
 from shvit_det.timing import benchmark as module
 from shvit_det.timing.benchmark import benchmark
-from shvit_det.timing.benchmark_report import terminal_report
-from shvit_det.timing.building import build_subjects, config_hash
-from shvit_det.timing.inputs import config_shape
-from shvit_det.timing.measure import MAX_WARMUP_RUNS, Measurement, Meter, measure
+from shvit_det.timing.detector_parts import Span, instrumented
+from shvit_det.timing.measurement import MAX_WARMUP_RUNS, Measurement, Meter, measure
+from shvit_det.timing.model_builder import build_models, config_hash, config_shape
 from shvit_det.timing.record import UNATTRIBUTED, Ceilings, read_record
+from shvit_det.timing.results import terminal_report
 from shvit_det.timing.settings import paper_conditions
-from shvit_det.timing.spans import Span, instrumented
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +66,7 @@ def test_detectors_of_mmdet_with_other_backbones(config, own):
 def test_costs_belong_to_their_parts():
     costs = {cost['name']: cost for cost in only(benchmark([TINY_MASK_RCNN], settings()))['cost']}
     parameters = sum(cost['parameters'] for cost in costs.values())
-    (built,) = build_subjects([TINY_MASK_RCNN], settings(), None, None)
+    (built,) = build_models([TINY_MASK_RCNN], settings(), None, None)
     assert parameters == sum(parameter.numel() for parameter in built.model.parameters())
     fpn_convs = built.model.backbone
     counted = torch.utils.flop_counter.FlopCounterMode(display=False)
@@ -79,10 +78,10 @@ def test_costs_belong_to_their_parts():
 
 
 def test_the_number_of_detections_is_fixed_by_the_threshold_alone():
-    (subject,) = build_subjects([TINY_RETINANET], settings(batch=2, detections=13), None, None)
+    (subject,) = build_models([TINY_RETINANET], settings(batch=2, detections=13), None, None)
     plain = {name: value.clone() for name, value in subject.model.state_dict().items()}
     threshold = subject.model.bbox_head.test_cfg.score_thr
-    subject.settle_detections()
+    subject.fix_detections()
     assert subject.counts()['detections'] == [13, 13]
     assert subject.model.bbox_head.test_cfg.score_thr != threshold
     assert all(torch.equal(value, plain[name]) for name, value in subject.model.state_dict().items())
@@ -95,12 +94,12 @@ def test_more_detections_than_boxes_are_warned_of():
 
 
 def test_a_checkpoint_finds_what_it_finds(tmp_path):
-    (subject,) = build_subjects([TINY_MASK_RCNN], settings(), None, None)
+    (subject,) = build_models([TINY_MASK_RCNN], settings(), None, None)
     path = str(tmp_path / 'weights.pth')
     torch.save(dict(state_dict=subject.model.state_dict()), path)
-    (loaded,) = build_subjects([TINY_MASK_RCNN], settings(), path, None)
+    (loaded,) = build_models([TINY_MASK_RCNN], settings(), path, None)
     threshold = loaded.model.roi_head.test_cfg.score_thr
-    loaded.settle_detections()
+    loaded.fix_detections()
     assert loaded.model.roi_head.test_cfg.score_thr == threshold
     assert loaded.weights == 'weights.pth'
 
@@ -153,19 +152,19 @@ def test_five_rounds_have_intervals_that_say_how_sure_they_are():
 
 
 def test_the_same_config_twice_has_two_names():
-    subjects = build_subjects([TINY_RETINANET, TINY_RETINANET], settings(), None, None)
+    subjects = build_models([TINY_RETINANET, TINY_RETINANET], settings(), None, None)
     assert [subject.name for subject in subjects] == ['tiny_retinanet', 'tiny_retinanet (2)']
     one, other = (subject.model.state_dict() for subject in subjects)
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_rounds_are_interleaved_and_each_begins_with_another(monkeypatch):
-    subjects = build_subjects([TINY_RETINANET, TINY_MASK_RCNN], settings(), None, None)
+    subjects = build_models([TINY_RETINANET, TINY_MASK_RCNN], settings(), None, None)
     order = []
     add_round = Measurement.add_round
 
     def noted(measurement, meter, number):
-        order.append((number, measurement.subject.name))
+        order.append((number, measurement.model.name))
         add_round(measurement, meter, number)
 
     monkeypatch.setattr(Measurement, 'add_round', noted)
@@ -175,14 +174,14 @@ def test_rounds_are_interleaved_and_each_begins_with_another(monkeypatch):
 
 
 def test_seconds_bound_the_rounds_but_five_are_made(monkeypatch):
-    subjects = build_subjects(['shvit:s1'], settings(shape=(64, 64)), None, None)
+    subjects = build_models(['shvit:s1'], settings(shape=(64, 64)), None, None)
     (measurement,) = measure(subjects, Meter(SteppedClock(), CPU), settings(runs=None, seconds=0.001), lambda _: None)
     assert len(measurement.whole) == 5
 
 
 def test_the_first_run_shows_what_compiling_took(monkeypatch):
     monkeypatch.setattr(torch, 'compile', lambda function, **_: function)
-    (subject,) = build_subjects(['shvit:s1'], settings(shape=(64, 64), compile='default'), None, None)
+    (subject,) = build_models(['shvit:s1'], settings(shape=(64, 64), compile='default'), None, None)
     subject.compile()
     clock = SteppedClock()
     delays = iter([30.0])
@@ -204,15 +203,15 @@ def test_the_first_run_shows_what_compiling_took(monkeypatch):
 
 
 def test_a_slow_warm_up_ends_with_the_second_run(monkeypatch):
-    monkeypatch.setattr('shvit_det.timing.measure.MAX_WARMUP_SECONDS', 0.0)
-    (subject,) = build_subjects(['shvit:s1'], settings(shape=(64, 64)), None, None)
+    monkeypatch.setattr('shvit_det.timing.measurement.MAX_WARMUP_SECONDS', 0.0)
+    (subject,) = build_models(['shvit:s1'], settings(shape=(64, 64)), None, None)
     (measurement,) = measure([subject], Meter(SteppedClock(), CPU), settings(), lambda _: None)
     assert len(measurement.warmup) == 2
     assert not measurement.stable
 
 
 def test_a_warm_up_that_does_not_settle_ends_and_is_warned_of():
-    (subject,) = build_subjects(['shvit:s1'], settings(shape=(64, 64)), None, None)
+    (subject,) = build_models(['shvit:s1'], settings(shape=(64, 64)), None, None)
     clock = SteppedClock()
     faster = iter(0.8**number for number in range(10**6))
 
@@ -232,16 +231,16 @@ def test_a_warm_up_that_does_not_settle_ends_and_is_warned_of():
 def test_a_busy_machine_is_warned_of(monkeypatch):
     clock = SteppedClock()
     monkeypatch.setattr(module, 'clock_for', lambda _: clock)
-    test_step, runs = module.Subject.run, iter(range(10**6))
+    test_step, runs = module.TimedModel.run, iter(range(10**6))
 
     def uneven(subject, index=0):
         run = test_step(subject, index)
         return clock.delay(run, 1.0 if next(runs) % 4 else 1.5)
 
-    monkeypatch.setattr(module.Subject, 'run', uneven)
+    monkeypatch.setattr(module.TimedModel, 'run', uneven)
     record = benchmark(['shvit:s1'], settings(shape=(64, 64), runs=20))
     assert any('a machine that is busy' in warning for warning in record['warnings'])
-    monkeypatch.setattr(module.Subject, 'run', lambda subject, index=0: clock.delay(test_step(subject, index), 1.0))
+    monkeypatch.setattr(module.TimedModel, 'run', lambda subject, index=0: clock.delay(test_step(subject, index), 1.0))
     assert benchmark(['shvit:s1'], settings(shape=(64, 64), runs=20))['warnings'] == []
 
 
@@ -257,7 +256,7 @@ def photographs(tmp_path):
 
 
 def test_photographs_go_through_the_configs_pipeline(photographs):
-    subjects = build_subjects([TINY_MASK_RCNN], settings(shape=None, images=str(photographs)), None, None)
+    subjects = build_models([TINY_MASK_RCNN], settings(shape=None, images=str(photographs)), None, None)
     samples = [batch['data_samples'][0] for batch in subjects[0].batches]
     assert [sample.ori_shape for sample in samples] == [(60, 90), (90, 60), (70, 70)]
     assert {max(sample.img_shape) for sample in samples} == {max(config_shape(load_config(TINY_MASK_RCNN)))}
@@ -269,12 +268,12 @@ def test_photographs_go_through_the_configs_pipeline(photographs):
 def test_a_broken_photograph_is_named(photographs):
     (photographs / '1.png').write_bytes(b'no image')
     with pytest.raises(UsageError, match=r'fails on .*1\.png'):
-        build_subjects([TINY_MASK_RCNN], settings(shape=None, images=str(photographs)), None, None)
+        build_models([TINY_MASK_RCNN], settings(shape=None, images=str(photographs)), None, None)
 
 
 def test_too_few_photographs_for_a_batch(photographs):
     with pytest.raises(UsageError, match=r'has 3 images .* but --batch is 4'):
-        build_subjects([TINY_MASK_RCNN], settings(shape=None, batch=4, images=str(photographs)), None, None)
+        build_models([TINY_MASK_RCNN], settings(shape=None, batch=4, images=str(photographs)), None, None)
 
 
 def test_types_and_layouts(monkeypatch):
@@ -290,7 +289,7 @@ def test_types_and_layouts(monkeypatch):
 
     for source, part in ((TINY_MASK_RCNN, 'neck'), ('shvit:s1', 'backbone')):
         changed = settings(shape=(64, 64), dtype=torch.bfloat16, channels_last=True)
-        (subject,) = build_subjects([source], changed, None, None)
+        (subject,) = build_models([source], changed, None, None)
         with instrumented(subject.model, [Span(part, part)], wrapper):
             subject.run()()
         assert seen[part].dtype is torch.bfloat16
@@ -300,7 +299,7 @@ def test_types_and_layouts(monkeypatch):
 
 def test_folded_backbones_compute_the_same():
     plain, folded = (
-        build_subjects(['shvit:s1'], settings(shape=(64, 64), fold=fold), None, None)[0] for fold in (False, True)
+        build_models(['shvit:s1'], settings(shape=(64, 64), fold=fold), None, None)[0] for fold in (False, True)
     )
     assert folded.prepared[0].endswith('BN folded')
     assert not [m for m in folded.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
@@ -315,9 +314,9 @@ def test_the_papers_conditions():
 
 def test_threads_are_those_asked_for_and_afterwards_those_before(monkeypatch):
     during = []
-    first_run = module.Subject.first_run
+    first_run = module.TimedModel.first_run
     monkeypatch.setattr(
-        module.Subject, 'first_run', lambda subject: (during.append(torch.get_num_threads()), first_run(subject))
+        module.TimedModel, 'first_run', lambda subject: (during.append(torch.get_num_threads()), first_run(subject))
     )
     before = torch.get_num_threads()
     record = benchmark(['shvit:s1'], settings(shape=(64, 64), threads=2))

@@ -104,7 +104,7 @@ def test_a_way_does_as_much_as_it_says(name, size):
     assert amount == 2 * counter.part_costs({})[0]['macs'] > 0
 
 
-@pytest.mark.skipif(not ceilings._has_private_operations(), reason='this torch has no prepacked operations of oneDNN')
+@pytest.mark.skipif(not ceilings.has_prepacked_operations(), reason='this torch has no prepacked operations of oneDNN')
 @pytest.mark.parametrize('name', PREPACKED_WAYS)
 def test_a_prepacked_way_computes_what_the_plain_one_does(name):
     results = []

@@ -18,7 +18,7 @@ from torchvision.models import resnet50
 from variants import PAPER, TINY
 
 from shvit_det import ARCHS, SHViT
-from shvit_det.timing.ceilings import _has_private_operations
+from shvit_det.timing.ceilings import has_prepacked_operations
 from shvit_det.timing.cost import CostCounter, count_parameters
 
 pytestmark = pytest.mark.slow
@@ -287,7 +287,7 @@ def test_views_and_allocations_are_no_operations():
     assert (row['uncounted'], row['moved_bytes']) == ({}, 0)
 
 
-@pytest.mark.skipif(not _has_private_operations(), reason='this torch has no prepacked operations of oneDNN')
+@pytest.mark.skipif(not has_prepacked_operations(), reason='this torch has no prepacked operations of oneDNN')
 def test_packed_weights_have_no_storage_and_count_as_moved():
     operations, image = torch.ops.mkldnn, torch.randn(4, 8)
     with torch.no_grad():

@@ -14,15 +14,15 @@ from torch import nn
 from shvit_det import UsageError, kernels
 from shvit_det.deployment import is_deployed
 from shvit_det.timing import benchmark as module
-from shvit_det.timing import runtimes
+from shvit_det.timing import other_runtimes as runtimes
 from shvit_det.timing.benchmark import benchmark
-from shvit_det.timing.benchmark_report import markdown_report, terminal_report
-from shvit_det.timing.building import build_subjects
-from shvit_det.timing.compiling import compile_frozen
-from shvit_det.timing.forms import settings_in, split_forms
+from shvit_det.timing.model_builder import build_models
+from shvit_det.timing.other_runtimes import check_agreement, exported
 from shvit_det.timing.published import published_for
 from shvit_det.timing.record import Ceilings
-from shvit_det.timing.runtimes import check_agreement, export_backbone, exported
+from shvit_det.timing.results import markdown_report, terminal_report
+from shvit_det.timing.settings import settings_with, split_prefixes
+from shvit_det.timing.timed_model import compile_frozen
 
 pytestmark = pytest.mark.slow
 
@@ -88,13 +88,13 @@ def openvino():
     ],
 )
 def test_prefixes_are_taken_off_in_any_order(named, forms, source):
-    assert split_forms(named) == (forms, source)
+    assert split_prefixes(named) == (forms, source)
 
 
 def test_a_file_may_have_a_colon_in_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'mine:1.py').write_text('')
-    assert split_forms('deployed:mine:1.py') == (['deployed'], 'mine:1.py')
+    assert split_prefixes('deployed:mine:1.py') == (['deployed'], 'mine:1.py')
 
 
 @pytest.mark.parametrize(
@@ -112,21 +112,21 @@ def test_a_file_may_have_a_colon_in_its_name(tmp_path, monkeypatch):
 )
 def test_what_makes_no_sense_is_refused(named, words):
     with pytest.raises(UsageError, match=re.escape(words)):
-        split_forms(named)
+        split_prefixes(named)
 
 
 def test_a_prefix_changes_the_settings_of_its_subject():
     common = settings(dtype=torch.bfloat16, channels_last=True, deploy=True, compile='max-autotune')
-    assert settings_in([], common) == common
-    own = settings_in(['deployed', 'float32', 'compiled'], settings())
+    assert settings_with([], common) == common
+    own = settings_with(['deployed', 'float32', 'compiled'], settings())
     assert (own.deploy, own.convert, own.dtype, own.compile) == (True, True, torch.float32, 'default')
-    assert settings_in(['compiled'], common).compile == 'max-autotune'
-    assert not settings_in(['deployed'], common).convert  # --dtype means autocast, as before
-    assert settings_in(['channels_last'], settings()).channels_last
+    assert settings_with(['compiled'], common).compile == 'max-autotune'
+    assert not settings_with(['deployed'], common).convert  # --dtype means autocast, as before
+    assert settings_with(['channels_last'], settings()).channels_last
 
 
 def test_a_runtime_takes_what_concerns_pytorch_from_nobody(runtime):
-    own = settings_in([runtime, 'float32'], settings(channels_last=True, deploy=True, compile='default'))
+    own = settings_with([runtime, 'float32'], settings(channels_last=True, deploy=True, compile='default'))
     assert (own.runtime, own.fold) == (runtime, True)
     assert not (own.channels_last or own.deploy or own.compile)
 
@@ -143,7 +143,7 @@ def test_a_runtime_takes_what_concerns_pytorch_from_nobody(runtime):
 )
 def test_settings_that_do_not_go_with_a_form_are_refused(forms, changes, words):
     with pytest.raises(UsageError, match=words):
-        settings_in(forms, settings(**changes))
+        settings_with(forms, settings(**changes))
 
 
 @pytest.mark.parametrize(
@@ -153,12 +153,12 @@ def test_a_missing_runtime_is_named_before_anything_is_built(name, extra, monkey
     monkeypatch.setitem(sys.modules, 'onnx', sys)
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UsageError, match=rf"{name}: needs {name}.*pip install 'shvit_det\[{extra}\]'"):
-        build_subjects([f'{name}:shvit:s1'], settings(**SMALL), None, None)
+        build_models([f'{name}:shvit:s1'], settings(**SMALL), None, None)
 
 
 def test_each_subject_has_its_own_type_and_layout():
     sources = ['shvit:s1', 'channels_last:shvit:s1', 'deployed:shvit:s1', 'channels_last:bfloat16:shvit:s1']
-    subjects = build_subjects(sources, settings(**SMALL), None, None)
+    subjects = build_models(sources, settings(**SMALL), None, None)
     assert [subject.name for subject in subjects] == [subject.source for subject in subjects] == sources
     assert [is_deployed(subject.model) for subject in subjects] == [False, False, True, False]
     features = [subject.run()()[0] for subject in subjects]
@@ -172,7 +172,7 @@ def test_each_subject_has_its_own_type_and_layout():
 
 @pytest.mark.skipif(not _packs_bfloat16(), reason='oneDNN packs no bfloat16 for this processor')
 def test_a_deployed_backbone_is_converted_to_its_type():
-    plain, converted = build_subjects(['shvit:s1', 'bfloat16:deployed:shvit:s1'], settings(**SMALL), None, None)
+    plain, converted = build_models(['shvit:s1', 'bfloat16:deployed:shvit:s1'], settings(**SMALL), None, None)
     assert is_deployed(converted.model) and converted.prepared == [DEPLOYED, 'converted to bfloat16']
     expected, features = (subject.run()()[0] for subject in (plain, converted))
     assert features.dtype is torch.bfloat16
@@ -180,7 +180,7 @@ def test_a_deployed_backbone_is_converted_to_its_type():
 
 
 def test_a_detector_runs_under_autocast_in_another_type():
-    plain, other = build_subjects([TINY_RETINANET, f'bfloat16:{TINY_RETINANET}'], settings(), None, None)
+    plain, other = build_models([TINY_RETINANET, f'bfloat16:{TINY_RETINANET}'], settings(), None, None)
     assert other.name == 'bfloat16:tiny_retinanet'
     assert (plain.prepared, other.prepared) == ([], ['autocast to bfloat16'])
     assert plain.settings.dtype is torch.float32
@@ -199,10 +199,10 @@ def test_a_deployed_detector_gets_its_type_from_deploy(monkeypatch):
         asked.append(dtype)
         raise UsageError('as deploy says')
 
-    monkeypatch.setattr('shvit_det.timing.building.deploy', deploy)
+    monkeypatch.setattr('shvit_det.timing.model_builder.deploy', deploy)
     for source, common in (('bfloat16:deployed:', {}), ('deployed:', dict(dtype=torch.bfloat16))):
         with pytest.raises(UsageError, match='as deploy says'):
-            build_subjects([f'{source}{TINY_MASK_RCNN}'], settings(**common), None, None)
+            build_models([f'{source}{TINY_MASK_RCNN}'], settings(**common), None, None)
     assert asked == [torch.bfloat16, None]
 
 
@@ -210,13 +210,13 @@ def test_a_deployed_detector_gets_its_type_from_deploy(monkeypatch):
 def test_what_has_no_shvit_has_no_deployed_or_plain_form(source):
     for form in ('deployed', 'plain'):
         with pytest.raises(UsageError, match=f'{form}: is for what has a SHViT, and {source} has none'):
-            build_subjects([f'{form}:{source}'], settings(), None, None)
+            build_models([f'{form}:{source}'], settings(), None, None)
 
 
 def test_our_own_kernels_are_left_as_they_are(no_compiler):
     if kernels.load() is None:
         pytest.skip('our own kernels cannot be built here')
-    (subject,) = build_subjects(['compiled:deployed:shvit:s1'], settings(**SMALL), None, None)
+    (subject,) = build_models(['compiled:deployed:shvit:s1'], settings(**SMALL), None, None)
     subject.compile()
     assert subject.prepared == ['deployed, own kernels', 'nothing left to compile']
     assert not no_compiler
@@ -288,7 +288,7 @@ def test_a_runtime_computes_the_same_and_costs_what_its_backbone_does(runtime):
 
 
 def test_a_runtime_takes_and_gives_numpy_arrays(runtime):
-    (subject,) = build_subjects([f'{runtime}:shvit:s1'], settings(**SMALL, batch=2), None, None)
+    (subject,) = build_models([f'{runtime}:shvit:s1'], settings(**SMALL, batch=2), None, None)
     expected = subject.run()()
     subject.export()
     assert isinstance(subject.batches[0], np.ndarray) and subject.input_shape() == [2, 3, 64, 64]
@@ -340,7 +340,7 @@ def test_what_cannot_be_exported_is_named():
             return torch.special.bessel_j0(x)
 
     with pytest.raises(UsageError, match='Special cannot be exported as ONNX'):
-        export_backbone(Special(), torch.rand(1, 3, 8, 8))
+        exported('onnxruntime', Special(), torch.rand(1, 3, 8, 8), 1, torch.float32)
 
 
 def test_feature_maps_are_compared_by_their_largest_magnitude():

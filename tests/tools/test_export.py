@@ -16,15 +16,13 @@ from processes import tool
 from timed import TINY_MASK_RCNN, TINY_RETINANET
 
 from shvit_det import UsageError
-from shvit_det.configuration.config import load_config
-from shvit_det.export import comparing
-from shvit_det.export.comparing import Agreement, match
-from shvit_det.export.comparison_report import comparison_table
-from shvit_det.export.exportable import check_exportable
-from shvit_det.export.exporting import export
+from shvit_det.configuration.random_detector import build_random_detector
+from shvit_det.configuration.reading import load_config
+from shvit_det.export.comparison import Agreement, Form, comparison_table, pair_detections, run_forms
+from shvit_det.export.detector_export import export_detector
 from shvit_det.export.metadata import Metadata, resize_rule, resized
 from shvit_det.export.running import ExportedDetector, instances
-from shvit_det.timing.building import build_detector
+from shvit_det.export.supported_detectors import check_exportable
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +37,7 @@ OTHERS = {
 def test_other_detectors_are_refused(name):
     path = str(ROOT / 'tests' / 'data' / f'{name}.py')
     with pytest.raises(UsageError, match=OTHERS[name]):
-        check_exportable(build_detector(load_config(path), path))
+        check_exportable(build_random_detector(load_config(path), path))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +99,7 @@ def test_detections_are_paired_by_class_and_place():
     full, half = [[True, True], [True, True]], [[True, True], [False, True]]
     expected = found([box, box, [5.0, 5, 6, 6]], [0, 1, 0], [0.9, 0.8, 0.7], [full, full, full])
     other = found([[0.0, 0, 9, 9.5], box, [5.0, 5, 6, 8]], [1, 0, 0], [0.8, 0.75, 0.7], [half, full, full])
-    assert sorted(match(expected, other).tolist()) == [[0, 1], [1, 0]]
+    assert sorted(pair_detections(expected, other).tolist()) == [[0, 1], [1, 0]]
     agreement = Agreement()
     agreement.add(expected, other)
     agreement.add(expected, expected[:0])
@@ -150,9 +148,9 @@ def test_times_of_a_comparison_have_no_first_run_in_them(num_images):
         return [SimpleNamespace(pred_instances=found)]
 
     evaluator = SimpleNamespace(process=lambda data_samples, data_batch: None)
-    form = comparing.Form('a', step, evaluator)
+    form = Form('a', step, evaluator)
     images = [dict(inputs=[torch.zeros(3, 8, 8)], number=number) for number in range(num_images)]
-    comparing._run([form], images, lambda _: None, [])
+    run_forms([form], images, lambda _: None, [])
     assert calls == [0, *range(num_images)]
     assert len(form.seconds) == num_images
 
@@ -220,4 +218,4 @@ def test_a_missing_package_is_named(to, package, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnx', sys)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UsageError, match=rf"--to {to}: needs {package}.*pip install 'shvit_det\[runtimes\]'"):
-        export(TINY_MASK_RCNN, 'random', to)
+        export_detector(TINY_MASK_RCNN, 'random', to)

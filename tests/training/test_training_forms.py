@@ -8,8 +8,7 @@ from torch import nn
 
 from shvit_det import SHViTFPN
 from shvit_det.models import rpn
-from shvit_det.timing.building import build_subjects
-from shvit_det.timing.plain_models import write_out
+from shvit_det.timing.model_builder import build_models, compute_as_written
 
 BATCH, SHAPE = 2, (160, 256)  # large enough for everything to be composed
 
@@ -17,7 +16,7 @@ BATCH, SHAPE = 2, (160, 256)  # large enough for everything to be composed
 def make_detector(config):
     """A detector in float64 as the recipe trains it, with fixed norms, none of them near the identity, and a batch."""
     recipe = {'model.backbone.norm_eval': True}
-    (subject,) = build_subjects([config], settings(train=True, batch=BATCH, shape=SHAPE), None, recipe)
+    (subject,) = build_models([config], settings(train=True, batch=BATCH, shape=SHAPE), None, recipe)
     model = subject.model
     torch.manual_seed(0)
     randomise_norms(model)
@@ -70,7 +69,7 @@ def test_losses_and_gradients_are_those_of_the_written_out_form(config, calls):
     has_rpn = int(config == TINY_MASK_RCNN)
     assert calls == dict(neck=1, rpn=has_rpn, norms=0)
 
-    assert write_out(model)
+    assert compute_as_written(model)
     expected_losses, expected = losses_and_gradients(model, batch)
     assert calls == dict(neck=1, rpn=has_rpn, norms=len(norms_of(model.backbone)))
 

@@ -1,4 +1,4 @@
-"""The number format in which the stand-in computes."""
+"""The precision in which the stand-in computes."""
 
 import functools
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def widen(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Bring tensors to one floating-point dtype, at least float32; one that has it stays as it is.
+    """Convert tensors to one floating-point dtype, at least float32; one that has it stays as it is.
 
-    Autocast hands over half-precision maps together with float32 regions, and torchvision's
-    kernels take neither half precision on a CPU nor mixed dtypes.
+    Autocast passes half-precision maps together with float32 regions, and torchvision's kernels take neither half
+    precision on a CPU nor mixed dtypes.
     """
-    dtype = functools.reduce(torch.promote_types, [t.dtype for t in tensors], torch.float32)
+    dtype = functools.reduce(torch.promote_types, [tensor.dtype for tensor in tensors], torch.float32)
     return tuple(tensor.to(dtype) for tensor in tensors)

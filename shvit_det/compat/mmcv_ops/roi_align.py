@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .precision import widen
 from .regions import Largest, first_pixels, largest_count, pixels_of, write_gradient
-from .roi_average import average, average_backward
+from .roi_average import roi_average, roi_average_backward
 from .roi_bins import bins_of
 
 __all__ = ['roi_align_backward', 'roi_align_forward']
@@ -43,14 +43,14 @@ def roi_align_forward(
     """
     features, rois = widen(features, rois)
     size = (aligned_height, aligned_width)
-    if pool_mode != MAXIMUM and not _by_matrices(features):
-        settings = (spatial_scale, *size, sampling_ratio, aligned)
-        output.copy_(torch.ops.torchvision.roi_align(features, rois, *settings))
+    if pool_mode != MAXIMUM:
+        if _supports_plain_torch(features):
+            output.copy_(roi_average(features, rois, size, spatial_scale, sampling_ratio, aligned))
+        else:
+            settings = (spatial_scale, *size, sampling_ratio, aligned)
+            output.copy_(torch.ops.torchvision.roi_align(features, rois, *settings))
         return
     rows, columns = bins_of(rois, size, spatial_scale, sampling_ratio, aligned)
-    if pool_mode != MAXIMUM:
-        average(features, rois[:, 0], rows, columns, output)
-        return
     num_rows, num_columns = largest_count(rows.num_samples), largest_count(columns.num_samples)
     pixels, first_pixel = pixels_of(features), first_pixels(rois, features)
     largest = Largest(len(rois), *size, pixels)
@@ -84,14 +84,16 @@ def roi_align_backward(
     """Write the gradient of the features; the shapes are those of the forward op."""
     grad_output, rois = widen(grad_output, rois)
     size = (aligned_height, aligned_width)
-    if pool_mode != MAXIMUM and not _by_matrices(grad_features):
-        settings = (spatial_scale, *size, *grad_features.shape, sampling_ratio, aligned)
-        grad_features.copy_(torch.ops.torchvision._roi_align_backward(grad_output, rois, *settings))
+    if pool_mode != MAXIMUM:
+        shape = grad_features.shape
+        if _supports_plain_torch(grad_features):
+            found = roi_average_backward(grad_output, rois, shape, spatial_scale, sampling_ratio, aligned)
+        else:
+            settings = (spatial_scale, *size, *shape, sampling_ratio, aligned)
+            found = torch.ops.torchvision._roi_align_backward(grad_output, rois, *settings)
+        grad_features.copy_(found)
         return
     rows, columns = bins_of(rois, size, spatial_scale, sampling_ratio, aligned)
-    if pool_mode != MAXIMUM:
-        average_backward(grad_output, rois[:, 0], rows, columns, grad_features)
-        return
     grad_output, best_row, best_column = (
         tensor.permute(0, 2, 3, 1) for tensor in (grad_output, *widen(argmax_y, argmax_x))
     )
@@ -102,8 +104,8 @@ def roi_align_backward(
     write_gradient(grad_features, shares, grad_output.dtype)
 
 
-def _by_matrices(features: Tensor) -> bool:
-    """Whether :mod:`.roi_average` takes this map: on a CPU, where a graph that is traced would not fix the regions."""
+def _supports_plain_torch(features: Tensor) -> bool:
+    """Whether :mod:`.roi_average` takes this map: on a CPU, but not into a graph, which would fix the regions."""
     return features.device.type == 'cpu' and not torch.jit.is_tracing() and not torch.compiler.is_compiling()
 
 

@@ -1,1 +1,1 @@
-"""What is wrong with a data set in COCO's form: pure checks of its JSON, a check of its images, and a cleaned copy."""
+"""Checks of data sets in COCO's form: annotations, images, and a cleaned copy."""

@@ -1,10 +1,11 @@
-"""Findings: what a check says, how grave each kind is, and what cleaning does about it."""
+"""What the checks of a data set can find: every kind of fault, its severity, and how cleaning repairs it."""
 
 import reprlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any, Literal
 
 Severity = Literal['error', 'warning']
@@ -12,7 +13,7 @@ LONGEST_VALUE = 100  # characters
 
 
 class Repair(str, Enum):
-    """What cleaning does with the entry that a finding is about."""
+    """What cleaning does with the entry that a finding is about; the texts are those of the documentation."""
 
     __str__ = str.__str__  # the text alone, as enum.StrEnum of Python 3.11 has it
 
@@ -33,8 +34,7 @@ class Repair(str, Enum):
 class Kind:
     """A kind of finding.
 
-    An error ends a run or teaches the detector something false; a warning at most costs it the object, which mmdet
-    passes over.
+    An error ends a run or teaches the detector something false. A warning costs an object at most, which mmdet ignores.
     """
 
     severity: Severity
@@ -100,10 +100,14 @@ KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong.
+    """One fault.
 
-    ``section`` is the list of the annotation file that the entry stands in and ``index`` its place there; both are None
-    for a finding about the whole file. ``part`` is the number of a polygon.
+    Attributes:
+        kind: A key of :data:`KINDS`.
+        message: A sentence.
+        section: The list of the annotation file that the entry stands in; None if it is about the file.
+        index: The place in that list.
+        part: The number of a polygon.
     """
 
     kind: str
@@ -123,22 +127,42 @@ class Finding:
         return KINDS[self.kind].repair
 
 
+def about_annotation(
+    kind: str, index: int, annotation: Mapping[str, Any], text: str, part: int | None = None
+) -> Finding:
+    """Return a finding about one annotation; ``text`` continues the sentence after its name."""
+    annotation_id, image_id = annotation.get('id'), annotation.get('image_id')
+    message = f'annotation {short(annotation_id)} of image {short(image_id)} {text}'
+    return Finding(kind, message, 'annotations', index, image_id, annotation_id, part)
+
+
 def errors_among(findings: Iterable[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.severity == 'error']
 
 
-def counts_of(findings: Iterable[Finding]) -> dict[str, int]:
+def count_by_kind(findings: Iterable[Finding]) -> dict[str, int]:
     """Return how many findings there are of each kind, in the order of :data:`KINDS`."""
     counted = Counter(finding.kind for finding in findings)
     return {kind: counted[kind] for kind in KINDS if kind in counted}
 
 
-def in_words(counts: Mapping[str, int]) -> str:
+def as_phrase(counts: Mapping[str, int]) -> str:
     """Return counts of kinds as part of a sentence: ``'2 box_empty, 1 box_thin'``."""
     return ', '.join(f'{counts[kind]} {kind}' for kind in KINDS if kind in counts)
 
 
+def refusal(findings: Iterable[Finding], path: Path, command: str) -> str:
+    """Return the sentence for errors that end a run before it starts; ``command`` is the one that checks data."""
+    errors = errors_among(findings)
+    if errors[0].kind in ('file', 'classes'):
+        return errors[0].message
+    return (
+        f'{path} has {len(errors)} {"error" if len(errors) == 1 else "errors"} ({as_phrase(count_by_kind(errors))}), '
+        f'the first: {errors[0].message}; {command} lists them and writes a cleaned copy with --fix DIR'
+    )
+
+
 def short(value: Any) -> str:
     """Return the repr of a value from a file, cut to a length that fits into a sentence."""
-    text = reprlib.repr(value)  # which cuts what is deep or long before all of it is written out
+    text = reprlib.repr(value)  # cuts what is deep or long before it is written out
     return text if len(text) <= LONGEST_VALUE else f'{text[: LONGEST_VALUE - 3]}...'

@@ -1,1 +1,1 @@
-"""Who computes a deployed layer: torch, oneDNN or our kernels; chosen once, in choice.py."""
+"""Who computes a deployed layer: torch, oneDNN or our own kernels. choice.py decides, for each layer once."""

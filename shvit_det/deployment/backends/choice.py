@@ -1,4 +1,4 @@
-"""Which code computes a deployed layer, decided from its device, its data type and what the processor can do.
+"""Which backend computes a deployed layer, decided from its device, its data type and what the processor can do.
 
 What torch and the processor can do is asked of them and not concluded from a data type: on x86-64 without AVX-512, for
 instance, oneDNN refuses bfloat16, and torch for Arm may lack some of the operations.
@@ -7,7 +7,7 @@ instance, oneDNN refuses bfloat16, and torch for Arm may lack some of the operat
 import functools
 import logging
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from mmengine.logging import print_log
@@ -29,11 +29,11 @@ OPERATIONS = {
 
 
 class Backend(Enum):
-    """Whose code computes a layer."""
+    """Whose code computes a layer: our own kernels, oneDNN's on packed weights, or torch's public operations."""
 
-    KERNELS = 'kernels of our own'
-    ONEDNN = "oneDNN's operations on packed weights"
-    PLAIN = "torch's public operations"
+    KERNELS = 'kernels'
+    ONEDNN = 'onednn'
+    PLAIN = 'plain'
 
 
 class Choice(NamedTuple):
@@ -57,28 +57,36 @@ class Processor(NamedTuple):
     kernels: tuple[torch.dtype, ...] = ()
 
 
-@functools.cache
-def choose(
-    device_type: str,
-    dtype: torch.dtype,
-    processor: Processor,
-    operations: tuple[str, ...] = (),
-) -> Choice:
-    """Return who computes a layer.
+class Layer(Protocol):
+    """What the choice asks of a layer.
+
+    Attributes:
+        operations: The operations of oneDNN that it needs; none if oneDNN has no such layer.
+    """
+
+    operations: tuple[str, ...]
+
+    def supports_kernels(self, dtype: torch.dtype) -> bool:
+        """Return whether our own kernels have such a layer for inputs of a data type."""
+
+
+def choose_backend(layer: Layer, device_type: str, dtype: torch.dtype, processor: Processor) -> Choice:
+    """Return who computes a layer: our own kernels where they can, else oneDNN, else torch.
 
     Where a half-precision type is not computed fast, float32 is, and only inputs and results are rounded.
 
     Args:
-        device_type: Of the input, ``'cpu'`` for instance.
-        dtype: Of the input.
-        processor: What can be computed fast, without ``kernels`` if our own have no such layer.
-        operations: Those of oneDNN that the layer needs; none if there is no packed form of it.
+        layer: The layer.
+        device_type: Where it is, ``'cpu'`` for instance.
+        dtype: Of its inputs.
+        processor: What can be computed fast, :func:`this_processor` or another one.
     """
     if device_type == 'cpu':
         for computed in (dtype, torch.float32) if dtype in HALF else (dtype,):
-            if computed in processor.kernels:
+            if computed in processor.kernels and layer.supports_kernels(computed):
                 return Choice(Backend.KERNELS, computed)
-            if operations and computed in processor.onednn and set(operations) <= set(processor.operations):
+            operations = set(layer.operations)
+            if operations and computed in processor.onednn and operations <= set(processor.operations):
                 return Choice(Backend.ONEDNN, computed)
     return Choice(Backend.PLAIN, dtype)
 

@@ -1,13 +1,13 @@
-"""Convolutions and linear layers whose weights are laid out once."""
+"""Convolutions and linear layers, each as our own kernels, oneDNN and torch compute it."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ...kernels.functions import FEW_CHANNELS
-from ...kernels.operands import Operands, pack, pack_depthwise, pack_transposed
+from ...kernels.packed_weights import PackedWeights, pack_convolution, pack_depthwise, pack_transposed
 from .choice import Backend
-from .packed import Packed, cast, own_kernels, to_nchw, to_nhwc
+from .deployed_layer import WeightedLayer, cast, own_kernels, to_nchw, to_nhwc
 
 # A ReLU as oneDNN's operations take it: theirs turns NaN into zero, a slope that rounding takes away keeps NaN.
 ONEDNN_RELU: tuple[str, list, str] = ('leaky_relu', [1e-30], '')
@@ -15,7 +15,7 @@ ONEDNN_NONE: tuple[str, list, str] = ('none', [], '')
 MOST_TERMS = 4096  # of a sum that our own kernels compute at once
 
 
-class FusedConv(Packed):
+class FusedConv(WeightedLayer):
     """A convolution with bias and, if any, a ReLU.
 
     Args:
@@ -42,15 +42,11 @@ class FusedConv(Packed):
         relu: bool = False,
     ) -> None:
         super().__init__(weight, bias, weight.shape[0])
+        self.in_channels = weight.shape[1] * groups
         self.geometry = [padding, padding], [stride, stride], [1, 1], groups
         self.relu = relu
 
-    def suits_kernels(self, x: Tensor) -> bool:
-        fits = x.ndim == 4 and x.shape[1] == self.weight.shape[1] * self.geometry[-1]
-        return fits and self.has_kernel(x.dtype)
-
-    def has_kernel(self, dtype: torch.dtype) -> bool:
-        """Return whether our own kernels have such a convolution, of inputs in a data type."""
+    def supports_kernels(self, dtype: torch.dtype) -> bool:
         out_channels, channels, height, width = self.weight.shape
         (padding, _), _, _, groups = self.geometry
         if groups == 1:  # one panel of weights has to stay in the cache, and bfloat16 comes in pairs of channels
@@ -60,25 +56,25 @@ class FusedConv(Packed):
 
     def _by_kernels(self, x: Tensor) -> Tensor:
         (padding, _), (stride, _), _, groups = self.geometry
-        operands = self.operands(x.dtype)
+        weights = self.kernel_weights(x.dtype)
         if groups == 1:
-            return own_kernels().convolve(x, operands, self.weight.shape[-1], stride, padding, self.relu)
-        return own_kernels().depthwise(x, operands, stride, self.relu)
+            return own_kernels().convolve(x, weights, self.weight.shape[-1], stride, padding, self.relu)
+        return own_kernels().depthwise(x, weights, stride, self.relu)
 
     def _by_onednn(self, x: Tensor) -> Tensor:
         operation = torch.ops.mkldnn._convolution_pointwise
-        return operation(x, *self.packed(x), *self.geometry, *(ONEDNN_RELU if self.relu else ONEDNN_NONE))
+        return operation(x, *self.onednn_weights(x), *self.geometry, *(ONEDNN_RELU if self.relu else ONEDNN_NONE))
 
-    def _plain(self, x: Tensor) -> Tensor:
+    def _by_torch(self, x: Tensor) -> Tensor:
         padding, stride, dilation, groups = self.geometry
         y = functional.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
         return y.relu() if self.relu else y
 
-    def _pack(self, weight: Tensor, x: Tensor) -> Tensor:
+    def _reorder_for_onednn(self, weight: Tensor, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._reorder_convolution_weight(weight, *self.geometry, list(x.shape))
 
-    def _pack_for_kernels(self, weight: Tensor, bias: Tensor) -> Operands:
-        return (pack if self.geometry[-1] == 1 else pack_depthwise)(weight, bias)
+    def _pack_for_kernels(self, weight: Tensor, bias: Tensor) -> PackedWeights:
+        return (pack_convolution if self.geometry[-1] == 1 else pack_depthwise)(weight, bias)
 
     def extra_repr(self) -> str:
         return f'{tuple(self.weight.shape)}, geometry={self.geometry}, relu={self.relu}'
@@ -87,8 +83,8 @@ class FusedConv(Packed):
 class FusedPointwiseConv(FusedConv):
     """A 1x1 convolution, as a linear layer of the channels.
 
-    As a convolution, its weights are laid out for one size of images and are up to 2.5 times slower with another; as a
-    linear layer they serve every size as fast.
+    As a convolution, its weights are laid out for one size of images and are up to 2.5 times slower with another; as
+    those of a linear layer they are as fast with every size.
 
     Args:
         weight: (out_channels, in_channels, 1, 1).
@@ -106,33 +102,30 @@ class FusedPointwiseConv(FusedConv):
 
     def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
         """Return ``residual + self(x)``."""
-
-        def suits(x: Tensor) -> bool:
-            shape = x.shape[0], self.weight.shape[0], *x.shape[2:]
-            return residual.dtype is x.dtype and residual.shape == shape and self.suits_kernels(x)
-
-        backend, dtype = self.choose(x, suits)
+        if residual.dtype is not x.dtype or residual.shape != (x.shape[0], self.weight.shape[0], *x.shape[2:]):
+            return residual + self.compute(x)
+        backend, dtype = self.choose(x)
         if backend is Backend.PLAIN:
-            return residual + self._plain(x)
+            return residual + self._by_torch(x)
         wide, wide_residual = cast(x, dtype), cast(residual, dtype)
         if backend is Backend.KERNELS:
-            return cast(own_kernels().linear(wide, self.operands(dtype), False, wide_residual), x.dtype)
+            return cast(own_kernels().linear(wide, self.kernel_weights(dtype), False, wide_residual), x.dtype)
         operation = torch.ops.mkldnn._linear_pointwise.binary
-        added = operation(to_nhwc(wide), to_nhwc(wide_residual), *self.packed(wide), 'add')
+        added = operation(to_nhwc(wide), to_nhwc(wide_residual), *self.onednn_weights(wide), 'add')
         return cast(to_nchw(added), x.dtype)
 
     def _by_kernels(self, x: Tensor) -> Tensor:
-        return own_kernels().linear(x, self.operands(x.dtype), self.relu)
+        return own_kernels().linear(x, self.kernel_weights(x.dtype), self.relu)
 
     def _by_onednn(self, x: Tensor) -> Tensor:
         operation = torch.ops.mkldnn._linear_pointwise
-        return to_nchw(operation(to_nhwc(x), *self.packed(x), *(ONEDNN_RELU if self.relu else ONEDNN_NONE)))
+        return to_nchw(operation(to_nhwc(x), *self.onednn_weights(x), *(ONEDNN_RELU if self.relu else ONEDNN_NONE)))
 
-    def _pack(self, weight: Tensor, x: Tensor) -> Tensor:
+    def _reorder_for_onednn(self, weight: Tensor, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._reorder_linear_weight(weight.flatten(1), x.numel() // x.shape[1])
 
 
-class FusedTransposedConv(Packed):
+class FusedTransposedConv(WeightedLayer):
     """A transposed convolution with bias and, if any, a ReLU.
 
     Args:
@@ -150,38 +143,38 @@ class FusedTransposedConv(Packed):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, padding: int = 0, relu: bool = False) -> None:
         super().__init__(weight, bias, weight.shape[1])
+        self.in_channels = weight.shape[0]
         self.stride = stride
         self.padding = padding
         self.relu = relu
 
-    def suits_kernels(self, x: Tensor) -> bool:
+    def supports_kernels(self, dtype: torch.dtype) -> bool:
         channels, _, height, width = self.weight.shape
-        paired = x.dtype is not torch.bfloat16 or channels % 2 == 0
-        return paired and height == width and x.ndim == 4 and x.shape[1] == channels
+        return height == width and (dtype is not torch.bfloat16 or channels % 2 == 0)
 
     def _by_kernels(self, x: Tensor) -> Tensor:
-        kernel, operands = self.weight.shape[-1], self.operands(x.dtype)
-        return own_kernels().transposed(x, operands, kernel, self.stride, self.padding, self.relu)
+        kernel, weights = self.weight.shape[-1], self.kernel_weights(x.dtype)
+        return own_kernels().transposed(x, weights, kernel, self.stride, self.padding, self.relu)
 
     def _by_onednn(self, x: Tensor) -> Tensor:
         operation = torch.ops.mkldnn._convolution_transpose_pointwise
-        return operation(x, *self.packed(x), *self._geometry(), *(ONEDNN_RELU if self.relu else ONEDNN_NONE))
+        return operation(x, *self.onednn_weights(x), *self._geometry(), *(ONEDNN_RELU if self.relu else ONEDNN_NONE))
 
-    def _plain(self, x: Tensor) -> Tensor:
+    def _by_torch(self, x: Tensor) -> Tensor:
         y = functional.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding)
         return y.relu() if self.relu else y
 
-    def _pack(self, weight: Tensor, x: Tensor) -> Tensor:
+    def _reorder_for_onednn(self, weight: Tensor, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._reorder_convolution_transpose_weight(weight, *self._geometry(), list(x.shape))
 
-    def _pack_for_kernels(self, weight: Tensor, bias: Tensor) -> Operands:
+    def _pack_for_kernels(self, weight: Tensor, bias: Tensor) -> PackedWeights:
         return pack_transposed(weight, bias, self.stride)
 
     def _geometry(self) -> tuple[list[int], list[int], list[int], list[int], int]:
         return [self.padding] * 2, [0, 0], [self.stride] * 2, [1, 1], 1
 
 
-class FusedLinear(Packed):
+class FusedLinear(WeightedLayer):
     """A linear layer with bias.
 
     Shapes:
@@ -193,14 +186,11 @@ class FusedLinear(Packed):
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(weight, bias, weight.shape[0])
 
-    def suits_kernels(self, x: Tensor) -> bool:
-        return False
-
     def _by_onednn(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, *self.packed(x), *ONEDNN_NONE)
+        return torch.ops.mkldnn._linear_pointwise(x, *self.onednn_weights(x), *ONEDNN_NONE)
 
-    def _plain(self, x: Tensor) -> Tensor:
+    def _by_torch(self, x: Tensor) -> Tensor:
         return functional.linear(x, self.weight, self.bias)
 
-    def _pack(self, weight: Tensor, x: Tensor) -> Tensor:
+    def _reorder_for_onednn(self, weight: Tensor, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._reorder_linear_weight(weight, x.numel() // x.shape[-1])

@@ -1,0 +1,194 @@
+"""The keys of anybody's SHViT checkpoint, renamed to ours; whose they are is seen from the keys themselves.
+
+Our keys are those of a complete model in mmdet or mmpretrain: ``backbone.`` and the names of timm's port, ``neck.`` and
+the heads as mmdet calls them, ``head.`` for the classifier. The authors' detectors come from mmdet 2.25, which names a
+Mask R-CNN and a RetinaNet as mmdet 3.x does, so that only their backbone has to be renamed. All functions here are
+pure, from key to key or from dict to dict.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor
+
+from ..common.errors import UsageError
+
+BACKBONE = 'backbone.'
+WRAPPERS = ('module.', '_orig_mod.')  # before every key, by DistributedDataParallel or EMA, and by torch.compile
+DISTILLATION_HEADS = {'head_dist.bn.': 'head.distillation_bn.', 'head_dist.l.': 'head.distillation_l.'}
+# Where a file keeps its weights, the first that is there. The averaged weights (EMA) beside them are not taken: the
+# authors test `model`, and mmengine's hook has already put the averages into `state_dict` when it writes a file.
+AVERAGES = ('model_ema', 'state_dict_ema', 'ema_state_dict')
+CONTAINERS = ('state_dict', 'model', *AVERAGES)
+
+Value = TypeVar('Value')
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a checkpoint under our keys.
+
+    Args:
+        form: What the file is: ``'official classification'``, ``'timm features'``...
+        tensors: Every tensor of the file that is a weight.
+        container: The entry that held the weights; empty where the file is nothing but weights.
+        other_entries: The other entries of the file, none of which was used.
+    """
+
+    form: str
+    tensors: dict[str, Tensor]
+    container: str = ''
+    other_entries: tuple[str, ...] = ()
+
+
+def renamed_weights(content: object) -> Weights:
+    """Return the weights in the content of a checkpoint file, under our keys.
+
+    Raises:
+        UsageError: If there is no state dict in it, or two of its tensors would get the same key.
+    """
+    container, state_dict, other_entries = _unpack(content)
+    unwrapped = without_wrappers(state_dict)
+    if 'steps' in unwrapped and container == 'ema_state_dict':
+        other_entries += (f'{container}.steps',)  # how often mmengine averaged: no weight of the model
+        del unwrapped['steps']
+    form, rename = _recognise(unwrapped)
+    return Weights(form, with_keys(unwrapped, rename), container, other_entries)
+
+
+def _unpack(content: object) -> tuple[str, dict[str, Tensor], tuple[str, ...]]:
+    """Return the entry that holds the state dict, the state dict, and the names of the other entries."""
+    if isinstance(content, Mapping):
+        if _is_state_dict(content):
+            return '', dict(content), ()
+        for key in CONTAINERS:
+            if key in content and _is_state_dict(content[key]):
+                return key, dict(content[key]), tuple(str(other) for other in content if other != key)
+    raise UsageError('it holds no state dict: a mapping of names to tensors, alone or under ' + ', '.join(CONTAINERS))
+
+
+def _is_state_dict(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and len(value) > 0
+        and all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in value.items())
+    )
+
+
+def without_wrappers(weights: Mapping[str, Value]) -> dict[str, Value]:
+    """Take ``module.`` off, as often as every key has it; ``steps`` of averaged weights has none and is kept."""
+    unwrapped = dict(weights)
+    for wrapper in WRAPPERS:
+        while (wrapped := unwrapped.keys() - {'steps'}) and all(key.startswith(wrapper) for key in wrapped):
+            unwrapped = {key.removeprefix(wrapper): value for key, value in unwrapped.items()}
+    return unwrapped
+
+
+def _recognise(keys: Iterable[str]) -> tuple[str, Callable[[str], str]]:
+    """Return what a state dict with these keys is, and the function that renames its keys to ours."""
+    keys = list(keys)
+
+    def has(*prefixes: str) -> bool:
+        return any(key.startswith(prefixes) for key in keys)
+
+    if has('backbone.'):
+        is_detector = has('neck.', 'rpn_head.', 'roi_head.', 'bbox_head.')
+        if has('backbone.blocks1.'):
+            return 'official detection' if is_detector else 'official backbone', official_detector_to_ours
+        if not has('backbone.stages.'):
+            return 'state dict', str
+        return 'mmdet detector' if is_detector else 'mmpretrain classifier' if has('head.') else 'backbone', str
+    if has('blocks1.'):
+        form = 'official classification' if has('head.') else 'official backbone'
+        return form, lambda key: timm_to_ours(official_to_timm(key))
+    if has('stages_0.'):
+        return 'timm features', lambda key: timm_to_ours(features_to_timm(key))
+    if has('stages.') and has('patch_embed.'):
+        return 'timm classification' if has('head.') else 'backbone', timm_to_ours
+    return 'state dict', str
+
+
+def official_to_timm(key: str) -> str:
+    """Rename ``blocks2.3.conv.m.c.weight`` of the official code to timm's ``stages.1.blocks.0.conv.m.c.weight``.
+
+    In the stages after the first the official modules 0.0, 0.1, 1, 2.0 and 2.1 are the downsampling. Other keys are
+    returned as they are.
+    """
+    match = re.fullmatch(r'blocks([123])\.(0|[1-9]\d*)\.(.+)', key, re.ASCII)
+    if not match:
+        return key
+    stage, block, rest = int(match[1]) - 1, int(match[2]), match[3]
+    if stage == 0:
+        return f'stages.0.blocks.{block}.{rest}'
+    if block >= 3:
+        return f'stages.{stage}.blocks.{block - 3}.{rest}'
+    if block == 1:
+        return f'stages.{stage}.downsample.2.{rest}'
+    part = re.fullmatch(r'([01])\.(.+)', rest)
+    return f'stages.{stage}.downsample.{int(part[1]) + (0 if block == 0 else 3)}.{part[2]}' if part else key
+
+
+def timm_to_official(key: str) -> str:
+    """Undo :func:`official_to_timm`; other keys are returned as they are."""
+    match = re.fullmatch(r'stages\.([012])\.(blocks|downsample)\.(0|[1-9]\d*)\.(.+)', key, re.ASCII)
+    if not match:
+        return key
+    stage, kind, index, rest = int(match[1]), match[2], int(match[3]), match[4]
+    if kind == 'blocks':
+        return f'blocks{stage + 1}.{index if stage == 0 else index + 3}.{rest}'
+    modules = ('0.0', '0.1', '1', '2.0', '2.1')
+    return f'blocks{stage + 1}.{modules[index]}.{rest}' if stage > 0 and index < len(modules) else key
+
+
+def features_to_timm(key: str) -> str:
+    """Rename ``stages_0.blocks...`` of a timm model built with ``features_only=True`` to ``stages.0.blocks...``."""
+    return re.sub(r'^(stages|patch_embed)_(\d+)\.', r'\1.\2.', key)
+
+
+def timm_to_ours(key: str) -> str:
+    """Rename a key of timm's classifier to that of a complete model: ``backbone.`` or ``head.``."""
+    for timm, ours in DISTILLATION_HEADS.items():
+        if key.startswith(timm):
+            return ours + key.removeprefix(timm)
+    return BACKBONE + key if key.startswith(('patch_embed.', 'stages.')) else key
+
+
+def ours_to_timm(key: str) -> str:
+    """Undo :func:`timm_to_ours`; other keys are returned as they are."""
+    for timm, ours in DISTILLATION_HEADS.items():
+        if key.startswith(ours):
+            return timm + key.removeprefix(ours)
+    return key.removeprefix(BACKBONE)
+
+
+def official_detector_to_ours(key: str) -> str:
+    """Rename the backbone in the authors' detectors; the neck and the heads have our keys already."""
+    return BACKBONE + official_to_timm(key.removeprefix(BACKBONE)) if key.startswith(BACKBONE) else key
+
+
+def with_keys(weights: Mapping[str, Value], rename: Callable[[str], str]) -> dict[str, Value]:
+    """Return ``weights`` under new keys, in the same order.
+
+    Raises:
+        UsageError: If two tensors would get the same key.
+    """
+    result: dict[str, Value] = {}
+    for key, value in weights.items():
+        new_key = rename(key)
+        if new_key in result:
+            raise UsageError(f'two tensors of the file stand for {new_key!r}, one of them {key!r}')
+        result[new_key] = value
+    return result
+
+
+def part_of(key: str) -> str:
+    """Return the part of the model that one of our keys belongs to: ``backbone``, ``neck``, ``roi_head``..."""
+    return 'distillation head' if key.startswith(tuple(DISTILLATION_HEADS.values())) else key.split('.', 1)[0]
+
+
+def count_by_part(keys: Iterable[str]) -> dict[str, int]:
+    """Return how many of our keys belong to each part, in order of appearance."""
+    return dict(Counter(map(part_of, keys)))

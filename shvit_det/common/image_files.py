@@ -1,0 +1,103 @@
+"""Image files: is one complete, and how does its EXIF say that it is turned.
+
+OpenCV, which loads images for mmdet, answers neither: OpenCV 4 decodes a truncated JPEG with a grey lower part and
+says nothing, and no release says that it has turned an image upright. Pillow does.
+"""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image, UnidentifiedImageError
+
+ORIENTATION = 0x0112  # the tag in EXIF
+JPEG, PNG = b'\xff\xd8', b'\x89PNG'
+END_MARKERS = {JPEG: b'\xff\xd9', PNG: b'IEND\xaeB`\x82'}
+
+
+@dataclass(frozen=True)
+class ImageFault:
+    """Why a file is not a complete image.
+
+    Args:
+        kind: ``'unreadable'`` is any fault without a kind of its own. A file of ``'unknown_format'`` is one that Pillow
+            does not know; OpenCV may.
+        message: A sentence without its subject, such as ``'has zero bytes'``.
+    """
+
+    kind: Literal['missing', 'empty', 'truncated', 'unknown_format', 'unreadable']
+    message: str
+
+
+def find_fault(path: Path) -> ImageFault | None:
+    """Return why a file is not a complete image; None if it is one.
+
+    A JPEG or PNG that ends as it should is taken for complete, so nearly every file costs a few microseconds. All
+    others are decoded.
+    """
+    try:
+        if (fault := file_fault(path)) is not None or has_end_marker(path):
+            return fault
+        with Image.open(path) as image:
+            image.load()
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise what they like on damaged bytes
+        return decoding_fault(error)
+    return None
+
+
+def is_truncated(path: Path) -> bool:
+    """Tell whether a JPEG or PNG ends before its image does; False for other formats, which only decoding can tell."""
+    return has_end_marker(path) is False and (fault := find_fault(path)) is not None and fault.kind == 'truncated'
+
+
+def file_fault(path: Path) -> ImageFault | None:
+    """Return what is wrong with a file before anyone looks into it."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return ImageFault('missing', 'does not exist')
+    except OSError as error:
+        return ImageFault('unreadable', f'cannot be read: {error.strerror or error}')
+    if not stat.S_ISREG(status.st_mode):
+        return ImageFault('unreadable', 'is no file')
+    return None if status.st_size else ImageFault('empty', 'has zero bytes')
+
+
+def decoding_fault(error: Exception) -> ImageFault:
+    """Return the fault behind an exception of Pillow's."""
+    if isinstance(error, UnidentifiedImageError):
+        return ImageFault('unknown_format', 'is no image that PIL knows')
+    if isinstance(error, OSError) and error.strerror:  # of the file, where those of the decoder have a text only
+        return ImageFault('unreadable', f'cannot be read: {error.strerror}')
+    lines = str(error).splitlines() or [type(error).__name__]
+    kind: Literal['truncated', 'unreadable'] = 'truncated' if 'truncated' in str(error).lower() else 'unreadable'
+    return ImageFault(kind, f'cannot be decoded: {lines[0][:160]}')
+
+
+def has_end_marker(path: Path) -> bool | None:
+    """Tell whether a JPEG or PNG ends with its format's end marker; None for other formats.
+
+    A complete file may have something else behind the marker, as some cameras write it.
+    """
+    with path.open('rb') as file:
+        head = file.read(4)
+        marker = next((marker for start, marker in END_MARKERS.items() if head.startswith(start)), None)
+        if marker is None:
+            return None
+        file.seek(-min(32, os.fstat(file.fileno()).st_size), os.SEEK_END)
+        return file.read().rstrip(b'\0').endswith(marker)
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """Return the orientation in the EXIF of an opened image, 1 for upright.
+
+    It is 1 for TIFF, which Pillow turns itself. ``image.getexif()`` would decode a PNG, and this does not.
+    """
+    exif = Image.Exif()
+    if image.format != 'TIFF':
+        exif.load(image.info.get('exif', b''))
+    return int(exif.get(ORIENTATION, 1))

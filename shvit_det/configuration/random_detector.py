@@ -1,0 +1,68 @@
+"""Detectors with random weights, for whatever needs a model but no training: timing, and exports made on trial."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmdet.models.detectors import BaseDetector
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+
+from ..common.errors import UsageError
+from ..models.zero_init import undo_zero_init
+from .detection import Detection
+from .detector_or_classifier import task_of
+
+
+def build_random_detector(config: Config, source: str) -> Any:
+    """Build the detector of a config with random weights, the same ones each time; nothing is downloaded.
+
+    Args:
+        config: The config; pretrained weights are taken out of it.
+        source: What the user named it by.
+
+    Raises:
+        UsageError: If the config has no mmdet detector, or it cannot be built.
+    """
+    if 'model' not in config:
+        raise UsageError(f'{source} has no model: this times detectors of mmdet')
+    if not isinstance(task_of(config), Detection):
+        raise UsageError(f'{source} has a classifier, no detector: for its backbone alone name shvit:s1 to shvit:s4')
+    _remove_pretrained(config.model)
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        detector = Detection().build(config)
+        if not isinstance(detector, BaseDetector):
+            raise UsageError(f'{source} has a {type(detector).__name__}, which is no detector of mmdet')
+        with _log_only_warnings():
+            detector.init_weights()
+    undo_zero_init(detector)
+    return detector
+
+
+@contextmanager
+def _log_only_warnings() -> Iterator[None]:
+    """Keep mmengine from logging a line for every parameter that it initializes."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _remove_pretrained(node: Any) -> None:
+    """Remove every entry of a model's config that loads or downloads weights, at any depth."""
+    if isinstance(node, dict):
+        init_cfg = node.get('init_cfg')
+        if isinstance(init_cfg, dict) and 'checkpoint' in init_cfg:
+            node['init_cfg'] = None
+        if isinstance(node.get('pretrained'), str):
+            node['pretrained'] = None
+    values = node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ()
+    for value in values:
+        _remove_pretrained(value)

@@ -1,0 +1,133 @@
+"""An annotation file in COCO's form: how it is read, and which values in it can be used at all."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...common.errors import UsageError
+from ...common.garbage_collection import collector_paused
+
+SECTIONS = ('images', 'annotations', 'categories')
+WHERE_TO_GET_DATA = (
+    'name the folder of a COCO-layout data set with --data-root DIR, or draw the sample set with shvit-det make-sample'
+)
+LARGEST_SIDE = 2**20  # pixels; OpenCV decodes no larger image
+LARGEST_ID = 2**63
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a config does with an annotation file, which decides what is a fault in it.
+
+    Attributes:
+        masks: Masks are loaded or scored.
+        polygons_only: Run lengths are ignored (``poly2mask=False``).
+        evaluated: The evaluator reads the file too.
+    """
+
+    masks: bool = False
+    polygons_only: bool = False
+    evaluated: bool = False
+
+    def __or__(self, other: 'Use') -> 'Use':
+        return Use(
+            self.masks or other.masks, self.polygons_only or other.polygons_only, self.evaluated or other.evaluated
+        )
+
+
+class NotCocoError(UsageError):
+    """The content of an annotation file is not COCO JSON."""
+
+
+def require_annotations(path: Path) -> None:
+    """Raise ``UsageError`` if an annotation file does not exist."""
+    if not path.is_file():
+        raise UsageError(f'no annotation file {path}: {WHERE_TO_GET_DATA}')
+
+
+def read_annotations(path: Path) -> dict[str, Any]:
+    """Return the content of a COCO annotation file.
+
+    Raises:
+        UsageError: If the file does not exist, or cannot be read.
+        NotCocoError: If it is not COCO JSON.
+    """
+    require_annotations(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f'cannot read {path}: {error.strerror}') from error
+    return parse_annotations(data, path)
+
+
+def parse_annotations(data: bytes, path: Path) -> dict[str, Any]:
+    """Return the content of a COCO annotation file from its bytes; ``path`` is its name in messages.
+
+    Raises:
+        NotCocoError: If it is not JSON in UTF-8, or lacks one of the three lists.
+    """
+    try:
+        # not json.loads(data), which takes UTF-16 and byte-order marks too: pycocotools does not
+        with collector_paused():
+            content = json.loads(data.decode('utf-8'))
+    except ValueError as error:  # covers broken JSON and broken UTF-8
+        raise NotCocoError(f'{path} is not COCO JSON: {error}') from error
+    except RecursionError as error:
+        raise NotCocoError(f'{path} is not COCO JSON: its lists are nested too deeply') from error
+    for section in SECTIONS:
+        if not isinstance(content, dict) or not isinstance(content.get(section), list):
+            raise NotCocoError(f'{path} is not COCO JSON: it has no list {section!r}')
+    return content
+
+
+def is_id(value: Any) -> bool:
+    """Tell whether a value can be an id: an integer, also one that was written as 3.0."""
+    if type(value) is float:
+        return value.is_integer() and abs(value) < LARGEST_ID
+    return type(value) is int and abs(value) < LARGEST_ID
+
+
+def have_ids(entries: Sequence[Any]) -> Iterator[bool]:
+    """Tell for each image or category whether its id is usable; strings are where no id is a number."""
+    ids = [entry.get('id') if type(entry) is dict else None for entry in entries]
+    if any(is_id(value) for value in ids):
+        return (is_id(value) for value in ids)
+    return (type(value) is str for value in ids)
+
+
+def is_hashable(value: Any) -> bool:
+    """Tell whether a value from JSON could be an id that something is looked up by."""
+    return type(value) in (int, str, float)
+
+
+def is_file_name(value: Any) -> bool:
+    """Tell whether a value could be the name of a file here: text without NUL that the file system can spell."""
+    if type(value) is not str or not value or '\0' in value:
+        return False
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+    return True
+
+
+def size_of(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the width and height that an image's entry lists, in pixels, or None where they are not usable."""
+    sides = (image.get('width'), image.get('height'))
+    if not all(is_id(side) and 0 < side <= LARGEST_SIDE for side in sides):  # type: ignore[operator]
+        return None
+    return int(sides[0]), int(sides[1])  # type: ignore[arg-type]
+
+
+def image_sizes(content: Mapping[str, Any]) -> dict[Any, tuple[int, int]]:
+    """Return width and height, in pixels, by image id, where both are usable."""
+    sized = ((image, size_of(image)) for image in content['images'] if type(image) is dict)
+    return {image['id']: size for image, size in sized if size is not None and is_hashable(image.get('id'))}
+
+
+def annotations_of(content: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    """Return the annotations that are JSON objects by their place in the list."""
+    return {index: entry for index, entry in enumerate(content['annotations']) if type(entry) is dict}

@@ -1,0 +1,230 @@
+"""The check of a whole data set: its annotation file and its images, what to tell of it, and the cleaned copy."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ...common.atomic_files import save_json
+from ...common.errors import UsageError
+from ..coco_dataset import ignored_objects
+from .annotation_file import SECTIONS, NotCocoError, Use, read_annotations
+from .cleaning import clean
+from .content_checks import check_content, check_file
+from .findings import KINDS, Finding, as_phrase, count_by_kind, errors_among
+from .image_checks import Loader, check_images, check_presence
+
+Images = Literal['decode', 'headers', 'presence']
+SCOPES: dict[Images, str] = {
+    'decode': 'annotations, and all images decoded',
+    'headers': 'annotations, and the headers of all images',
+    'presence': 'annotations, and that the images exist',
+}
+
+
+@dataclass
+class CocoSet:
+    """An annotation file with its folder of images, and what a config does with them.
+
+    Attributes:
+        annotations: The file.
+        images: The folder, or None if it is on remote storage.
+        classes: The classes of the config, or None where it states none.
+        bad_data: What happens to bad data in a run.
+        loader: How images are decoded.
+        is_standard: The class of the dataset reads the file as ``CocoDataset`` does, and not in its own way.
+        use: What the config does with the annotations.
+        splits: The splits that use it.
+        keys: The keys of the config that name the file, as ``--cfg-options`` spells them.
+    """
+
+    annotations: Path
+    images: Path | None
+    classes: tuple[str, ...] | None
+    bad_data: str
+    loader: Loader
+    is_standard: bool = True
+    use: Use = field(default_factory=Use)
+    splits: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+
+    def check_content(self, content: Mapping[str, Any]) -> list[Finding]:
+        """Return what is wrong with the content of the file, as far as its class reads it as COCO's."""
+        if self.is_standard:
+            return check_content(content, self.use, self.annotations, self.classes)
+        return list(check_file(content, self.annotations, self.classes))
+
+
+@dataclass
+class CheckedSet:
+    """A data set with what was found in it.
+
+    Attributes:
+        data: The data set.
+        scope: How far the check went, for people.
+        content: What the annotation file holds, or None where it cannot be read.
+        findings: What is wrong.
+        file_sizes: Width and height of the image files, in pixels, by their place in the list.
+        target: Where a cleaned copy of the annotation file is to go, if one was asked for.
+    """
+
+    data: CocoSet
+    scope: str
+    content: Mapping[str, Any] | None = None
+    findings: list[Finding] = field(default_factory=list)
+    file_sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    target: Path | None = None
+
+    @property
+    def has_errors(self) -> bool:
+        return bool(errors_among(self.findings))
+
+    def totals(self) -> dict[str, int]:
+        """Return how many entries each list of the file has."""
+        return {} if self.content is None else {section: len(self.content[section]) for section in SECTIONS}
+
+    def ignored(self) -> dict[str, int]:
+        """Return how many objects mmdet ignores, by reason; known only where no error ends the run before."""
+        if self.content is None or self.has_errors or self.data.classes is None or not self.data.is_standard:
+            return {}
+        return ignored_objects(self.content, self.data.classes)
+
+    def examples(self, kind: str, number: int) -> list[Finding]:
+        return [finding for finding in self.findings if finding.kind == kind][:number]
+
+    def as_text(self, num_examples: int) -> str:
+        """Return lines for people: totals, then each kind with its count and the first examples."""
+        lines = [f'{", ".join(self.data.splits)}: {self.data.annotations}']
+        if self.content is not None:
+            totals = ', '.join(f'{count} {section}' for section, count in self.totals().items())
+            lines.append(f'  {totals}; checked: {self.scope}')
+        if ignored := self.ignored():
+            reasons = ', '.join(f'{count} {reason}' for reason, count in ignored.items())
+            lines.append(f'  mmdet passes over {sum(ignored.values())} of the objects: {reasons}')
+        for kind, count in count_by_kind(self.findings).items():
+            lines.append(f'  {KINDS[kind].severity:<7}  {kind:<23} {count:>7}  {KINDS[kind].meaning}')
+            lines += [f'{"":11}{finding.message}' for finding in self.examples(kind, num_examples)]
+            if count > num_examples > 0:
+                lines.append(f'{"":11}...')
+        if not self.findings:
+            lines.append('  nothing wrong')
+        return '\n'.join(lines)
+
+    def as_record(self, num_examples: int) -> dict[str, Any]:
+        """Return what was found as JSON can hold it."""
+        findings = {
+            kind: {
+                'severity': KINDS[kind].severity,
+                'count': count,
+                'examples': [
+                    {'message': each.message, 'image_id': each.image_id, 'annotation_id': each.annotation_id}
+                    for each in self.examples(kind, num_examples)
+                ],
+            }
+            for kind, count in count_by_kind(self.findings).items()
+        }
+        return {
+            'splits': ', '.join(self.data.splits),
+            'annotations': str(self.data.annotations),
+            'images': self.data.images and str(self.data.images),
+            'checked': self.scope,
+            'totals': self.totals(),
+            'passed_over_by_mmdet': self.ignored(),
+            'findings': findings,
+        }
+
+
+def check_set(data: CocoSet, images: Images, workers: int, progress: Callable[[str], None]) -> CheckedSet:
+    """Check one annotation file and its images.
+
+    Raises:
+        UsageError: If the file cannot be read.
+    """
+    name = ', '.join(data.splits)
+    scope = SCOPES[images] if data.images else 'annotations, and not the images, which are on remote storage'
+    checked = CheckedSet(data, scope)
+    progress(f'{name}: reading {data.annotations}')
+    try:
+        checked.content = content = read_annotations(data.annotations)
+    except NotCocoError as error:
+        checked.findings = [Finding('file', str(error))]
+        return checked
+    progress(f'{name}: checking annotations')
+    checked.findings = data.check_content(content)
+    if data.images is None:
+        return checked
+    if images == 'presence':
+        checked.findings += check_presence(content, data.images)
+    else:
+        found, checked.file_sizes = check_images(
+            content,
+            data.images,
+            data.loader,
+            headers_only=images == 'headers',
+            workers=workers,
+            progress=lambda done, total: progress(f'{name}: image {done} of {total}'),
+        )
+        checked.findings += found
+    return checked
+
+
+def name_copies(sets: Sequence[CocoSet], folder: Path) -> list[Path]:
+    """Return the paths of the cleaned copies, one for each data set.
+
+    Raises:
+        UsageError: If one of them exists, or the folder is a file or cannot be written to.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise UsageError(f'--fix takes a folder, and {existing} is a file')
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f'--fix {folder}: nothing can be written into {existing}')
+    targets: list[Path] = []
+    for data in sets:
+        name, number = data.annotations.name, 2
+        while folder / name in targets:  # two splits may have files of one name in different folders
+            name, number = f'{data.annotations.stem}_{number}{data.annotations.suffix}', number + 1
+        targets.append(folder / name)
+    for target in targets:
+        if target.exists():
+            raise UsageError(f'{target} exists, and --fix overwrites nothing: name another folder')
+    return targets
+
+
+def write_copy(checked: CheckedSet, target: Path) -> tuple[str, bool]:
+    """Write the cleaned copy of one annotation file; return what was done and whether there was anything to clean.
+
+    Raises:
+        UsageError: If it cannot be written.
+    """
+    data = checked.data
+    if checked.content is None or not data.is_standard:
+        why = 'it cannot be read' if checked.content is None else 'its dataset reads it in a way of its own'
+        return f'{data.annotations}: cannot be cleaned, because {why}', False
+    cleaned = clean(
+        checked.content, checked.findings, data.use, data.annotations, data.classes, file_sizes=checked.file_sizes
+    )
+    errors = errors_among(cleaned.left)
+    still_wrong = f'; left for a hand: {as_phrase(count_by_kind(errors))}' if errors else ''
+    if not cleaned.is_changed:
+        return f'{data.annotations}: nothing to repair{still_wrong}', False
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f'cannot write {target}: {error.strerror}') from error
+    save_json(target, cleaned.content, separators=(',', ':'))
+    sizes = ', '.join(
+        f'{len(cleaned.content[section])} of {total} {section}' for section, total in checked.totals().items()
+    )
+    return f'{target}: {sizes}; {cleaned.summary()}{still_wrong}', True
+
+
+def write_record(path: str, checked: Sequence[CheckedSet], done: Sequence[str], num_examples: int) -> None:
+    """Write what was found as JSON.
+
+    Raises:
+        UsageError: If it cannot be written.
+    """
+    record = {'sets': [each.as_record(num_examples) for each in checked], 'fixed': list(done)}
+    save_json(path, record, indent=1, default=str)

@@ -1,0 +1,255 @@
+"""Checks of the image files that an annotation file lists: do they exist, decode, and have the size that is listed.
+
+mmdet loads images by ``mmcv.imfrombytes``: through OpenCV, with three channels of 8 bits, turned as EXIF says. Pillow
+is asked as well, because OpenCV does not report truncated files, EXIF orientations and lost channels or bits.
+"""
+
+import contextlib
+import io
+import itertools
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mmcv
+from mmengine.fileio import LocalBackend, get_file_backend
+from PIL import Image
+
+from ...common.errors import UsageError
+from ...common.image_files import ImageFault, decoding_fault, exif_orientation, file_fault
+from .annotation_file import WHERE_TO_GET_DATA, is_file_name, size_of
+from .findings import Finding
+
+Size = tuple[int, int]  # width and height in pixels
+IMAGES_AT_ONCE = 1024  # between two reports of progress
+TRANSPOSED = (5, 6, 7, 8)  # the EXIF orientations that exchange width and height
+MIRRORED = (2, 3, 4)  # the others that are not upright
+MOST_PIXELS = 2**28  # to decode of an image whose size the annotation file does not list
+
+
+@dataclass(frozen=True)
+class Loader:
+    """How a pipeline decodes images: the arguments of its ``LoadImageFromFile``."""
+
+    color_type: str = 'color'
+    backend: str | None = 'cv2'
+
+    @property
+    def follows_exif(self) -> bool:
+        """Whether images are turned as their EXIF says."""
+        return self.backend in ('cv2', 'pillow', None) and self.color_type in ('color', 'grayscale')
+
+
+@dataclass
+class Inspection:
+    """What is wrong with one image file, as kinds of findings with texts, and its size when loaded, if known."""
+
+    found: list[tuple[str, str]] = field(default_factory=list)
+    size: Size | None = None
+
+
+def is_local(path: str, backend_args: Mapping[str, Any] | None = None) -> bool:
+    """Tell whether mmengine would read a file from a disk of this machine and not from remote storage.
+
+    Raises:
+        UsageError: If mmengine has no such storage, or lacks the package that talks to it.
+    """
+    try:
+        backend = get_file_backend(path, backend_args=dict(backend_args or {}), enable_singleton=True)
+    except (ImportError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(f'{path} cannot be reached with backend_args={backend_args}: {error!r}') from error
+    return isinstance(backend, LocalBackend)
+
+
+def require_folder(folder: Path) -> None:
+    """Raise ``UsageError`` if the folder of the images does not exist."""
+    if not folder.is_dir():
+        raise UsageError(f'no image folder {folder}: {WHERE_TO_GET_DATA}')
+
+
+def check_presence(content: Mapping[str, Any], folder: Path) -> Iterator[Finding]:
+    """Look for every image that the annotation file lists, without opening any.
+
+    Raises:
+        UsageError: If the folder does not exist.
+    """
+    require_folder(folder)
+    # strings, since making 118 000 paths takes seconds
+    paths = {index: os.path.join(folder, name) for index, name in _listed_files(content).items()}
+    # one listing per folder: a question per file takes minutes on a network drive with all of COCO
+    present: set[str] = set()
+    for parent in {os.path.split(path)[0] for path in paths.values()}:
+        with contextlib.suppress(OSError):  # its images are then looked for one by one
+            present.update(entry.path for entry in os.scandir(parent))
+    for index, path in paths.items():
+        if path not in present and not _exists(Path(path)):
+            yield _finding('image_missing', 'does not exist', index, content, Path(path))
+
+
+def check_images(
+    content: Mapping[str, Any],
+    folder: Path,
+    loader: Loader,
+    headers_only: bool = False,
+    workers: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[list[Finding], dict[int, Size]]:
+    """Open every image that the annotation file lists, and decode it too unless only headers are asked for.
+
+    Returns the findings, and the size of each readable file by its place in the list.
+
+    Args:
+        content: The content of the annotation file.
+        folder: Where the images are.
+        loader: How the config's pipeline loads them.
+        headers_only: Decode nothing: what is truncated or broken behind its header goes unnoticed.
+        workers: Threads.
+        progress: Called now and then with the number of images that are done and of all.
+
+    Raises:
+        UsageError: If the folder does not exist.
+    """
+    require_folder(folder)
+    names = _listed_files(content)
+    findings: list[Finding] = []
+    sizes: dict[int, Size] = {}
+
+    def inspect(index: int) -> tuple[int, Path, Inspection]:
+        path = folder / names[index]
+        return index, path, inspect_image(path, size_of(content['images'][index]), loader, headers_only)
+
+    with ThreadPoolExecutor(workers) as pool, _no_size_limit():
+        remaining, done = iter(names), 0
+        while block := list(itertools.islice(remaining, IMAGES_AT_ONCE)):
+            for index, path, inspection in pool.map(inspect, block):
+                if inspection.size is not None:
+                    sizes[index] = inspection.size
+                findings += [_finding(kind, text, index, content, path) for kind, text in inspection.found]
+            done += len(block)
+            progress(done, len(names))
+    return findings, sizes
+
+
+def inspect_image(path: Path, listed: Size | None, loader: Loader, headers_only: bool = False) -> Inspection:
+    """Open an image file, and decode it by Pillow and by mmcv unless only the header is asked for.
+
+    Args:
+        path: The file.
+        listed: Its size in the annotation file, if usable.
+        loader: How the config's pipeline loads it.
+        headers_only: Decode nothing.
+    """
+    if (fault := file_fault(path)) is not None:
+        return Inspection([_as_found(fault)])
+    try:
+        with path.open('rb') as file:
+            return _inspect(file if headers_only else io.BytesIO(file.read()), listed, loader, headers_only)
+    except OSError as error:
+        return Inspection([('image_unreadable', f'cannot be read: {error.strerror or error}')])
+
+
+def _inspect(stream: Any, listed: Size | None, loader: Loader, headers_only: bool) -> Inspection:
+    try:
+        image = Image.open(stream)
+        orientation = exif_orientation(image)
+        found = list(_color_findings(image))
+    except Exception as error:  # decoders raise what they like on broken bytes
+        return Inspection([_as_found(decoding_fault(error))])
+    with image:
+        transposed = loader.follows_exif and orientation in TRANSPOSED
+        size = (image.height, image.width) if transposed else image.size
+        if listed is not None and size != listed:
+            return Inspection([_size_fault(image.size, size, listed), *found], size)
+        if loader.follows_exif and (orientation in MIRRORED or (transposed and (size[0] == size[1] or listed is None))):
+            found.append(('image_orientation', f'has the EXIF orientation {orientation}'))
+        if headers_only:
+            return Inspection(found, size)
+        if listed is None and size[0] * size[1] > MOST_PIXELS:
+            return Inspection([('image_unreadable', f'claims {size[0]} x {size[1]} pixels'), *found])
+        try:
+            image.load()
+        except Exception as error:
+            return Inspection([_as_found(decoding_fault(error)), *found])
+    return _decode_as_mmdet(stream.getvalue(), size, listed, loader, found)
+
+
+def _decode_as_mmdet(
+    data: bytes, size: Size, listed: Size | None, loader: Loader, found: list[tuple[str, str]]
+) -> Inspection:
+    try:
+        pixels = mmcv.imfrombytes(data, flag=loader.color_type, backend=loader.backend)
+    except Exception as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        return Inspection([('image_unreadable', f'cannot be decoded by mmcv: {first_line}'), *found])
+    if pixels is None:
+        return Inspection([('image_unreadable', 'cannot be decoded by mmcv, though by PIL'), *found])
+    loaded = (pixels.shape[1], pixels.shape[0])
+    if listed is not None and loaded != listed:
+        return Inspection([_size_fault(size, loaded, listed), *found], loaded)
+    return Inspection(found, loaded)
+
+
+def _as_found(fault: ImageFault) -> tuple[str, str]:
+    kind = 'unreadable' if fault.kind == 'unknown_format' else fault.kind
+    return f'image_{kind}', fault.message
+
+
+def _size_fault(stored: Size, loaded: Size, listed: Size) -> tuple[str, str]:
+    if stored == listed:
+        return (
+            'image_rotated',
+            f'is {loaded[0]} x {loaded[1]} once turned as its EXIF says, but listed as {listed[0]} x {listed[1]}: '
+            f"load it with color_type='color_ignore_orientation', or save it without EXIF",
+        )
+    return 'image_size_differs', f'is {loaded[0]} x {loaded[1]}, but listed as {listed[0]} x {listed[1]}'
+
+
+def _color_findings(image: Image.Image) -> Iterator[tuple[str, str]]:
+    """Yield what of an image's colours is lost when it is loaded as three channels of 8 bits."""
+    bits = image.tag_v2.get(258, (8,)) if image.format == 'TIFF' else ()  # type: ignore[attr-defined]
+    rawmode = str(image.tile[0][3]) if image.tile else ''  # type: ignore[attr-defined]
+    if image.mode[0] in 'IF' or re.search(';16[BLN]', rawmode) or max(bits, default=8) > 8:
+        yield 'image_deep', f'has more than 8 bits per channel (PIL mode {image.mode})'
+    elif image.mode in ('L', '1', 'LA', 'La'):
+        yield 'image_grey', 'is greyscale'
+    elif image.mode == 'CMYK':
+        yield 'image_cmyk', 'is CMYK'
+    if image.mode in ('RGBA', 'RGBa', 'LA', 'La', 'PA') or 'transparency' in image.info:
+        yield 'image_alpha', 'has transparency'
+
+
+def _listed_files(content: Mapping[str, Any]) -> dict[int, str]:
+    """Return the usable file names of the images by their place in the list."""
+    return {
+        index: image['file_name']
+        for index, image in enumerate(content['images'])
+        if type(image) is dict and is_file_name(image.get('file_name'))
+    }
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # the file system does not take such a name
+        return False
+
+
+def _finding(kind: str, text: str, index: int, content: Mapping[str, Any], path: Path) -> Finding:
+    return Finding(kind, f'{path} {text}', 'images', index, content['images'][index].get('id'))
+
+
+@contextlib.contextmanager
+def _no_size_limit() -> Iterator[None]:
+    """Let Pillow open images of any size, which is compared before they are decoded, without its warnings."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit

@@ -1,0 +1,268 @@
+"""The base of all deployed layers: constant weights, packed once, and a backend that is chosen once.
+
+Eager PyTorch hands most convolutions with small batches to general matrix products, or lays their weights out anew at
+every call. Deployed layers keep their packed weights, together with the choice of the backend, until a state dict is
+loaded or the layer is moved to another device or data type. Nothing else may change the weights.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ... import kernels
+from ...common.errors import UsageError
+from ...kernels.execution_plan import CannotPlanError, PlannedMap
+from ...kernels.functions import Kernels
+from ...kernels.packed_weights import PackedWeights, pack_convolution
+from .choice import Backend, Choice, Processor, choose_backend, say_if_slow, this_processor
+
+Value = TypeVar('Value')
+
+
+class WeightChanges:
+    """Counts how often weights of deployed layers were loaded or moved, in this process.
+
+    Execution plans and compiled graphs hold the weights of many layers, and are made anew when the count has changed.
+    """
+
+    count = 0
+
+
+class ConstantWeights(nn.Module):
+    """A module whose weights only loading and moving may change, and a cache of what is computed from them.
+
+    Loading and moving empty the cache. Copies and files do not carry it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._constants: dict[Any, Any] = {}
+
+    def constant(self, key: Any, make: Callable[[], Value]) -> Value:
+        """Return what ``make`` returns for the present weights; it is called at most once for them."""
+        found: Value | None = self._constants.get(key)
+        if found is None:
+            found = self._constants[key] = make()
+        return found
+
+    def drop_constants(self) -> None:
+        """Empty the cache of what was computed from the weights."""
+        self._constants = {}
+        WeightChanges.count += 1
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:  # by which torch moves modules, whatever the method is
+        try:
+            return super()._apply(*args, **kwargs)
+        finally:
+            self.drop_constants()
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super()._load_from_state_dict(*args, **kwargs)
+        finally:
+            self.drop_constants()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, '_constants': {}}
+
+
+class DeployedLayer(ConstantWeights):
+    """A layer that a backend computes, chosen once for a device and a data type.
+
+    Attributes:
+        native: Whether our own kernels may compute it.
+        operations: Those of oneDNN that it needs.
+        in_channels: Of its inputs (B, in_channels, H, W); None where the kernels take others.
+    """
+
+    native = True
+    operations: tuple[str, ...] = ()
+    in_channels: int | None = None
+
+    def supports_kernels(self, dtype: torch.dtype) -> bool:
+        """Return whether our own kernels have such a layer for inputs of a data type."""
+        return False
+
+    def supports_input(self, x: Any, dtype: torch.dtype) -> bool:
+        """Return whether our own kernels, if chosen, compute an input of this shape in a data type.
+
+        Shapes that no backend takes are left to torch, which says what is wrong with them.
+        """
+        return self.in_channels is None or (x.ndim == 4 and x.shape[1] == self.in_channels)
+
+    def chosen(self, device_type: str, dtype: torch.dtype) -> Choice:
+        """Return the layer's backend for inputs on a device and in a data type."""
+
+        def choose() -> Choice:
+            processor = this_processor(self.native) if device_type == 'cpu' else Processor((), ())
+            choice = choose_backend(self, device_type, dtype, processor)
+            if choice.dtype is not dtype:
+                say_if_slow(dtype)
+            return choice
+
+        return self.constant(('backend', device_type, dtype), choose)
+
+    def choose(self, x: Any) -> Choice:
+        """Return who computes the layer for ``x``: the chosen backend where the input allows it.
+
+        Graphs and gradients are torch's. Our own kernels do not pass torch's dispatcher: they are left out while
+        operations are being watched, because a counter of operations, for instance, would not see them.
+
+        Raises:
+            CannotPlanError: If ``x`` is a planned map and our own kernels do not compute the layer.
+        """
+        if not runs_eagerly(x):
+            return Choice(Backend.PLAIN, x.dtype)
+        choice = self.chosen(x.device.type, x.dtype)
+        if choice.backend is Backend.KERNELS and (
+            torch._C._len_torch_dispatch_stack() or not self.supports_input(x, choice.dtype)
+        ):
+            choice = choose_backend(self, x.device.type, x.dtype, this_processor(with_kernels=False))
+        if isinstance(x, PlannedMap) and choice != (Backend.KERNELS, x.dtype):
+            raise CannotPlanError
+        return choice
+
+
+class WeightedLayer(DeployedLayer):
+    """A deployed layer with a weight and a bias, which are packed for the backend at the first call.
+
+    Args:
+        weight: As the plain layer has it.
+        bias: Zeros if None.
+        out_channels: The length of the bias.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, out_channels: int) -> None:
+        super().__init__()
+        bias = weight.new_zeros(out_channels) if bias is None else bias
+        self.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+        self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.compute(x) if x.dtype is self.weight.dtype else self._by_torch(x)  # which refuses it
+
+    def compute(self, x: Tensor) -> Tensor:
+        """Return the result for ``x``, in its data type, whichever the weights have."""
+        backend, dtype = self.choose(x)
+        if backend is Backend.PLAIN:
+            return self._by_torch(x)
+        run = self._by_kernels if backend is Backend.KERNELS else self._by_onednn
+        return cast(run(cast(x, dtype)), x.dtype)
+
+    def _by_torch(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _by_onednn(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _by_kernels(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def onednn_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return weight and bias in oneDNN's layout for inputs like ``x``."""
+
+        def make() -> tuple[Tensor, Tensor]:
+            return self._reorder_for_onednn(self.weight.to(x.dtype), x), self.bias.to(x.dtype)
+
+        return self.constant(('onednn', x.dtype), make)
+
+    def kernel_weights(self, dtype: torch.dtype) -> PackedWeights:
+        """Return weight and bias in the layout of our own kernels for inputs of a data type."""
+        return self.constant(('kernels', dtype), lambda: self._pack_for_kernels(self.weight.to(dtype), self.bias))
+
+    def _reorder_for_onednn(self, weight: Tensor, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _pack_for_kernels(self, weight: Tensor, bias: Tensor) -> PackedWeights:
+        return pack_convolution(weight, bias)
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        name = f'{prefix}weight'
+        destination[name] = destination[name].contiguous()  # safetensors takes no other layout
+
+
+class RefusesTraining:
+    """Stands in for a module's ``train``: before anything is changed, it refuses all but evaluation.
+
+    Args:
+        module: The deployed model or a part of it.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, mode: bool = True) -> nn.Module:
+        if mode:
+            raise UsageError('a deployed model cannot be trained: train the model it was made from and deploy that')
+        return type(self.module).train(self.module, False)
+
+
+def layer_backends(model: nn.Module, processor: Processor | None = None) -> dict[str, str]:
+    """Return for each layer of a deployed model which backend computes it: ``kernels``, ``onednn`` or ``plain``.
+
+    A feed-forward block, an attention or a squeeze-excite is one layer where our own kernels compute it at once, and
+    several elsewhere. In parts that run compiled, and where gradients are computed, torch computes all layers.
+
+    Args:
+        model: What :func:`shvit_det.deploy` returned.
+        processor: Another processor than this one, to learn what would be chosen there.
+    """
+    found: dict[str, str] = {}
+    reference = next(model.parameters())
+
+    def visit(module: nn.Module, name: str) -> None:
+        if isinstance(module, DeployedLayer):
+            weight = next(module.parameters(), reference)
+            if processor is None:
+                backend = module.chosen(weight.device.type, weight.dtype).backend
+            else:
+                backend = choose_backend(module, weight.device.type, weight.dtype, processor).backend
+            has_layers = any(isinstance(part, DeployedLayer) for part in module.children())
+            if backend is Backend.KERNELS or not has_layers:
+                found[name] = backend.value
+                return
+        for child_name, child in module.named_children():
+            visit(child, f'{name}.{child_name}' if name else child_name)
+
+    visit(model, '')
+    return found
+
+
+def own_kernels() -> Kernels:
+    """Return our own kernels, where they have been chosen."""
+    library = kernels.load()
+    assert library is not None
+    return library
+
+
+def runs_eagerly(x: Tensor) -> bool:
+    """Return whether ``x`` is to be computed at once and without a gradient, as packed weights and kernels do."""
+    return isinstance(x, PlannedMap) or (
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and x.numel() > 0
+        and not (x.requires_grad and torch.is_grad_enabled())
+    )
+
+
+def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return ``x`` in a data type; itself where it has that, even if it is only planned."""
+    return x if x.dtype is dtype else x.to(dtype)
+
+
+def to_nhwc(x: Tensor) -> Tensor:
+    """Return (B, C, H, W) as (B, H, W, C), without a copy."""
+    return x.permute(0, 2, 3, 1)
+
+
+def to_nchw(x: Tensor) -> Tensor:
+    """Return (B, H, W, C) as (B, C, H, W), without a copy."""
+    return x.permute(0, 3, 1, 2)
+
+
+def in_layout(x: Tensor, channels_last: bool) -> Tensor:
+    """Return ``x`` in memory as NHWC or NCHW."""
+    return x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)

@@ -1,0 +1,288 @@
+"""The parts of a model that are exported for phones: networks of a fixed size, from pixels to features or classes.
+
+What follows them in a detector (proposals, suppression, masks) depends on the image and is left to the app.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from ..checkpoint import check_checkpoint
+from ..checkpoint.loading import load_content
+from ..common.errors import UsageError
+from ..configuration.detection import Detection
+from ..configuration.detector_or_classifier import Task, task_of
+from ..configuration.reading import load_config, named_classes
+from ..deployment import deploy
+from ..models.backbone import SHViT
+from ..models.batch_norm_folding import fold_batch_norms
+from ..models.neck import SHViTFPN
+from ..models.zero_init import undo_zero_init
+from .detector_weights import RANDOM
+from .phone_attention import replace_attention
+
+PARTS = ('backbone', 'backbone+neck', 'classifier')
+DETECTION_SHAPE = (512, 512)  # of the paper's latencies
+SIZE_DIVISOR = 32
+TOLERANCE = 1e-3  # of the largest magnitude, between a part and the trained layers that it was made of
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a model, ready to be traced.
+
+    Args:
+        name: One of ``PARTS``.
+        module: (1, 3, H, W) with values 0 to 255 in float32 -> a tuple of tensors; it normalises the image itself.
+        shape: H and W, the only ones that the part takes.
+        output_names: ``stride_16`` and so on, or ``probabilities``.
+        colors: ``'RGB'`` or ``'BGR'``, the order of the channels.
+        mean: The mean of each channel, which the module subtracts.
+        std: The standard deviation of each channel, by which the module divides.
+        classes: The names of the classes in the order of the probabilities; None if they are not known.
+        config: The name of the config.
+        weights: The name of the checkpoint, or ``'random'``.
+    """
+
+    name: str
+    module: nn.Module
+    shape: tuple[int, int]
+    output_names: tuple[str, ...]
+    colors: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...] | None
+    config: str
+    weights: str
+
+    def example(self) -> Tensor:
+        """Return an image of noise, (1, 3, H, W) with whole numbers from 0 to 255; it is the same at every call."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(0, 256, (1, 3, *self.shape), generator=generator).float()
+
+    def outputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs of the part in PyTorch."""
+        with torch.no_grad():
+            outs: tuple[Tensor, ...] = self.module(images)
+        return outs
+
+
+class FromPixels(nn.Module):
+    """A network that normalises its images itself.
+
+    Args:
+        network: Normalised images -> a tensor or several.
+        mean: Of each channel.
+        std: Of each channel.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer('mean', torch.tensor(mean)[None, :, None, None])
+        self.register_buffer('scale', 1 / torch.tensor(std)[None, :, None, None])
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        outs = self.network((images - self.mean) * self.scale)
+        return (outs,) if isinstance(outs, Tensor) else tuple(outs)
+
+
+class Probabilities(nn.Module):
+    """A classifier's head as one linear layer and a softmax: its norms are folded, and two heads are averaged.
+
+    Args:
+        head: A :class:`shvit_det.models.classifier.SHViTHead`, which is not changed.
+
+    Shapes:
+        A tuple whose last feature is (B, C, H, W) -> (B, num_classes).
+    """
+
+    def __init__(self, head: Any) -> None:
+        super().__init__()
+        folded = [_fold_before(head.bn, head.l)]
+        if head.distillation:
+            folded.append(_fold_before(head.distillation_bn, head.distillation_l))
+        weight, bias = (torch.stack(values).mean(0).float() for values in zip(*folded, strict=True))
+        self.linear = nn.Linear(head.in_channels, head.num_classes)
+        self.linear.weight, self.linear.bias = nn.Parameter(weight), nn.Parameter(bias)
+
+    def forward(self, features: tuple[Tensor, ...]) -> Tensor:
+        pooled = features[-1].mean((2, 3), keepdim=True).flatten(1)  # XNNPACK has no other mean
+        return self.linear(pooled).softmax(dim=1)
+
+
+def _fold_before(norm: Any, linear: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of ``linear(norm(x))`` as one linear layer, in float64."""
+    scale = norm.weight.double() * torch.rsqrt(norm.running_var.double() + norm.eps)
+    weight = linear.weight.detach().double()
+    shift = norm.bias.double() - norm.running_mean.double() * scale
+    return (weight * scale).detach(), (linear.bias.detach().double() + weight @ shift).detach()
+
+
+def build_part(
+    config_path: str, checkpoint: str | None = None, name: str | None = None, shape: tuple[int, int] | None = None
+) -> Part:
+    """Build the model of a config and return a part of it, in its deployed form by plain operations of torch.
+
+    Of other backbones than SHViT, BatchNorms are folded.
+
+    Args:
+        config_path: A config of mmdet or of mmpretrain.
+        checkpoint: The weights; None for random ones, which suffice to measure latency.
+        name: One of ``PARTS``; None for the classifier of a classifier and the backbone of a detector.
+        shape: Height and width; None for the crop of a classifier's test pipeline, and 512x512 for a detector.
+
+    Raises:
+        UsageError: If the model cannot be built, has no such part, or does not take images of this size.
+    """
+    config = load_config(config_path)
+    if 'model' not in config:
+        raise UsageError(f'{config_path} has no model: name the config of a detector or a classifier')
+    task = task_of(config)
+    detector = isinstance(task, Detection)
+    name = name or ('backbone' if detector else 'classifier')
+    if name not in PARTS:
+        raise UsageError(f'no part {name!r} for a phone: choose from {", ".join(PARTS)}')
+    if name == ('classifier' if detector else 'backbone+neck'):
+        raise UsageError(f'{config_path} has a {task.noun}, which has no part {name!r}: choose another one with --part')
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(0)
+        model: Any = task.build(config)
+    content = None
+    if checkpoint is None:
+        undo_zero_init(model)
+    else:
+        content = check_checkpoint(model, checkpoint)
+        load_content(model, content, checkpoint)
+    model.eval()
+    preprocessor = model.data_preprocessor
+    shape = shape or (DETECTION_SHAPE if detector else _crop(config))
+    _check_shape(shape, preprocessor)
+    mean, std = _normalisation(preprocessor)
+    module = FromPixels(_network(model, name, shape, config_path), mean, std).eval().requires_grad_(False)
+    converts = getattr(preprocessor, '_channel_conversion', None)  # mmdet's, by mmengine
+    swapped = getattr(preprocessor, 'to_rgb', False) if converts is None else converts  # mmpretrain's
+    part = Part(
+        name=name,
+        module=module,
+        shape=shape,
+        output_names=(),
+        colors='RGB' if swapped else 'BGR',  # the pipelines read images as BGR
+        mean=mean,
+        std=std,
+        classes=_classes(config, task, model, content) if name == 'classifier' else None,
+        config=Path(config_path.rsplit('::', 1)[-1]).stem,
+        weights=RANDOM if checkpoint is None else Path(checkpoint).name,
+    )
+    outs, expected = part.outputs(part.example()), _trained_outputs(model, part)
+    assert (worst := largest_difference(outs, expected)) <= TOLERANCE, f'the part differs from the model by {worst:.2g}'
+    return replace(part, output_names=_output_names(name, shape, outs))
+
+
+def _network(model: Any, name: str, shape: tuple[int, int], config_path: str) -> nn.Module:
+    backbone = _plain_backbone(model.backbone, shape)
+    if name == 'backbone':
+        return backbone
+    if name == 'classifier':
+        from ..models.classifier import SHViTHead  # which needs mmpretrain
+
+        if not isinstance(model.head, SHViTHead) or model.with_neck:
+            raise UsageError(f'{config_path} has a {type(model.head).__name__}: only a SHViTHead can be exported')
+        return nn.Sequential(backbone, Probabilities(model.head))
+    if not model.with_neck:
+        raise UsageError(f'{config_path} has no neck: use --part backbone')
+    neck = deploy(model.neck, channels_last=False) if isinstance(model.neck, SHViTFPN) else model.neck
+    return nn.Sequential(backbone, neck)
+
+
+def _plain_backbone(backbone: nn.Module, shape: tuple[int, int]) -> nn.Module:
+    if not isinstance(backbone, SHViT):
+        folded, _ = fold_batch_norms(backbone, torch.zeros(1, 3, *shape))
+        return folded
+    deployed: nn.Module = deploy(backbone, channels_last=False)
+    replace_attention(deployed)
+    return deployed
+
+
+def _trained_outputs(model: Any, part: Part) -> tuple[Tensor, ...]:
+    """Return the outputs of the trained layers for the part's example."""
+    mean, std = (torch.tensor(values)[None, :, None, None] for values in (part.mean, part.std))
+    with torch.no_grad():
+        features = model.backbone((part.example() - mean) / std)
+        if part.name == 'backbone+neck':
+            return tuple(model.neck(features))
+        return tuple(features) if part.name == 'backbone' else (model.head(features).softmax(dim=1),)
+
+
+def largest_difference(found: Iterable[Tensor], expected: Iterable[Tensor]) -> float:
+    """Return the largest difference of some outputs, each over its largest expected magnitude; NaN if there is one."""
+    pairs = [(out.double(), wanted.double()) for out, wanted in zip(found, expected, strict=True)]
+    return float(torch.stack([(out - wanted).abs().max() / wanted.abs().max() for out, wanted in pairs]).max())
+
+
+def _check_shape(shape: tuple[int, int], preprocessor: Any) -> None:
+    divisor = math.lcm(SIZE_DIVISOR, getattr(preprocessor, 'pad_size_divisor', 1))
+    if min(shape) < 64 or any(size % divisor for size in shape):
+        raise UsageError(
+            f'--shape {shape[0]} {shape[1]}: height and width must be at least 64 and multiples of {divisor}, as the '
+            f'images of training are'
+        )
+
+
+def _crop(config: Config) -> tuple[int, int]:
+    """Return the size to which a classifier's test pipeline crops."""
+    for step in config.get('test_pipeline') or ():
+        crop = step.get('crop_size')
+        if crop is not None:
+            return (crop, crop) if isinstance(crop, int) else (crop[0], crop[1])
+    raise UsageError('the test pipeline of this config crops to no size: name one with --shape H W')
+
+
+def _normalisation(preprocessor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel; zeros and ones where images are taken as they are."""
+    mean, std = getattr(preprocessor, 'mean', None), getattr(preprocessor, 'std', None)
+    if mean is None or std is None:
+        return (0.0,) * 3, (1.0,) * 3
+    return _numbers(mean), _numbers(std)
+
+
+def _numbers(buffer: Tensor) -> tuple[float, ...]:
+    """Return the values of a buffer as they stand in the config, without the rounding to float32."""
+    return tuple(round(float(value), 4) for value in buffer.flatten())
+
+
+def _classes(config: Config, task: Task, model: Any, content: Any) -> tuple[str, ...] | None:
+    """Return the names of the classes, the checkpoint's or the config's test data's; None if neither has them all."""
+    found: list[tuple[str, ...]] = []
+    meta = content.get('meta') if isinstance(content, Mapping) else None
+    if isinstance(meta, Mapping) and (stated := (meta.get('dataset_meta') or {}).get('classes')):
+        found.append(tuple(stated))
+    found += [names for _, dataset, kind in task.datasets(config, ('test',)) if (names := named_classes(dataset, kind))]
+    return next((distinct(names) for names in found if len(names) == model.head.num_classes), None)
+
+
+def distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Add its index to every name that several classes have, as ``crane`` in ImageNet.
+
+    Runtimes return probabilities by name and would lose all but one of them.
+    """
+    return tuple(f'{name} ({index})' if names.count(name) > 1 else name for index, name in enumerate(names))
+
+
+def _output_names(name: str, shape: tuple[int, int], outs: tuple[Tensor, ...]) -> tuple[str, ...]:
+    if name == 'classifier':
+        return ('probabilities',)
+    strides: list[int] = []
+    for out in outs:  # fine to coarse; odd sizes are rounded up, so the stride is the nearest power of two
+        stride = 2 ** round(math.log2(shape[0] / out.shape[2]))
+        strides.append(max(stride, 2 * strides[-1]) if strides else stride)  # several levels may have one pixel
+    return tuple(f'stride_{stride}' for stride in strides)

@@ -1,0 +1,159 @@
+"""Predictions as a file in COCO's format, written as they come."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+from pycocotools import mask as mask_utils
+
+from ..common.atomic_files import PART, part_of, settle
+from ..version import __version__
+
+IMAGES = b'\n], "images": [\n'
+END = b'\n]}\n'
+
+
+class Entry(NamedTuple):
+    """An image of the results: its entry, the number of annotations after it, and where both parts end after it."""
+
+    image: dict[str, Any]
+    num_annotations: int
+    annotations_end: int
+    images_end: int
+
+
+class ResultsFile:
+    """A file in COCO's format whose annotations have scores. Whatever ends a run, it has what was predicted before.
+
+    ``categories`` are the detector's classes with ids from 1, ``images`` the predicted pictures, ``annotations`` the
+    objects found in them. Annotations are not held in memory.
+
+    Until it is closed, the file exists as two parts, which are complete after every picture: the annotations, and the
+    images, which the whole file has at its end. If the disk is full then, the second part is deleted to make room. A
+    process that is killed leaves both parts.
+
+    Args:
+        path: The file. An earlier one is replaced when this one is closed, unless nothing was predicted.
+        classes: The names of the classes by label.
+        info: Further content of ``info``.
+    """
+
+    def __init__(self, path: Path, classes: tuple[str, ...], info: dict[str, Any]) -> None:
+        categories = [dict(id=number, name=name) for number, name in enumerate(classes, start=1)]
+        head = dict(info=dict(description='predictions', shvit_det=__version__, **info), categories=categories)
+        self.path, self.is_saved = path, False
+        self.entries: list[Entry] = []
+        self.annotations = PartFile(part_of(path), json.dumps(head)[:-1].encode() + b', "annotations": [')
+        try:  # with three spaces the second part is as long as its content in the whole file
+            self.images = PartFile(path.with_name(f'{path.name}.images{PART}'), IMAGES + b'   ')
+        except OSError:
+            self.annotations.delete()
+            raise
+
+    @property
+    def num_annotations(self) -> int:
+        return self.entries[-1].num_annotations if self.entries else 0
+
+    def add(self, image: dict[str, Any], result: Any, score: float) -> None:
+        """Add a picture and its detections: both, or after an error neither.
+
+        Args:
+            image: Its entry: ``id``, ``file_name``, ``width``, ``height``, and what else is known.
+            result: A ``DetDataSample``.
+            score: Detections with a lower score are left out.
+        """
+        found = result.pred_instances
+        found = found[found.scores >= score].numpy()
+        number, last = self.num_annotations, self.entries[-1] if self.entries else None
+        lines = [json.dumps(_annotation(found, index, image['id'], number + index + 1)) for index in range(len(found))]
+        text = ''.join((',\n' if number + index else '\n') + line for index, line in enumerate(lines))
+        annotations_end = self.annotations.write(text.encode(), last and last.annotations_end)
+        images_end = self.images.write(json.dumps(image).encode() + b',\n', last and last.images_end)
+        self.entries.append(Entry(image, number + len(lines), annotations_end, images_end))
+
+    def close(self) -> None:
+        """Complete the file and give it its name; without the last pictures where the disk has no room for them."""
+        while True:
+            images = sorted((entry.image for entry in self.entries), key=lambda image: image['id'])
+            end = self.entries[-1].annotations_end if self.entries else None
+            try:
+                self.annotations.write(IMAGES + ',\n'.join(map(json.dumps, images)).encode() + END, end)
+                break
+            except OSError:
+                if self.images.path.exists():
+                    self.images.delete()
+                elif self.entries:
+                    self.entries = self.entries[: len(self.entries) * 9 // 10]
+                else:
+                    raise
+        self.annotations.file.close()
+        settle(self.path)
+        self.is_saved = True
+        self.images.delete()
+
+    def __enter__(self) -> 'ResultsFile':
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close the file, whatever has happened; where nothing was predicted, an earlier file stays."""
+        if self.entries or (kind is None and not self.path.exists()):
+            self.close()
+        else:
+            self.annotations.delete()
+            self.images.delete()
+
+
+class PartFile:
+    """A file whose end is written again and again, without a buffer, which would fail once more when it is closed.
+
+    Args:
+        path: The file.
+        start: What it begins with.
+    """
+
+    def __init__(self, path: Path, start: bytes) -> None:
+        self.path, self.start = path, len(start)
+        self.file = path.open('wb', buffering=0)
+        try:
+            self.write(start, 0)
+        except OSError:
+            self.delete()
+            raise
+
+    def write(self, content: bytes, place: int | None) -> int:
+        """Replace everything from a place on (None: after the start) by some content; return where it ends."""
+        place = self.start if place is None else place
+        self.file.seek(place)
+        self.file.truncate()
+        remainder = memoryview(content)
+        try:
+            while remainder:
+                remainder = remainder[self.file.write(remainder) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+        return place + len(content)
+
+    def delete(self) -> None:
+        self.file.close()
+        self.path.unlink(missing_ok=True)
+
+
+def _annotation(found: Any, index: int, image_id: int, number: int) -> dict[str, Any]:
+    """Return the entry of one detection."""
+    left, top, right, bottom = found.bboxes[index].tolist()
+    annotation: dict[str, Any] = dict(
+        id=number,
+        image_id=image_id,
+        category_id=int(found.labels[index]) + 1,
+        bbox=[round(value, 3) for value in (left, top, right - left, bottom - top)],
+        score=round(float(found.scores[index]), 6),
+        area=round((right - left) * (bottom - top), 3),
+        iscrowd=0,
+    )
+    if 'masks' in found:
+        encoded = mask_utils.encode(np.asfortranarray(found.masks[index], dtype=np.uint8))
+        annotation['area'] = int(mask_utils.area(encoded))
+        annotation['segmentation'] = dict(size=encoded['size'], counts=encoded['counts'].decode())
+    return annotation

@@ -1,0 +1,170 @@
+"""A checkpoint as a detector for inference: its config, its weights, the names and colours of its classes."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine import registry
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import Registry
+from torch import nn
+
+from ..checkpoint import find_checkpoint, load_content
+from ..checkpoint.reading import read_content
+from ..checkpoint.stored_config import stored_config
+from ..common.errors import UsageError
+from ..configuration.detector_or_classifier import Task, task_of
+from ..configuration.reading import load_config, named_classes, warn_if_new
+from ..deployment import check_deployable, deploy
+from .drawing import Color, class_colors
+
+SCOPES = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'shvit_det')
+EVALUATED = ('dtype', 'warp_mode')  # arguments whose text mmpretrain (of a transform) and mmdet (of a tracker) evaluate
+DATA = ('metainfo',)  # the key of a dataset from whose content nothing is built
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A detector for inference.
+
+    Args:
+        model: In eval mode, on its device.
+        config: The config that it was built from.
+        classes: The names of the classes by label; empty if neither the checkpoint nor the config has them.
+        colors: A colour for each class.
+    """
+
+    model: Any
+    config: Config
+    classes: tuple[str, ...]
+    colors: tuple[Color, ...]
+
+
+def load_detector(
+    weights: str | Path,
+    config_path: str | None,
+    options: Mapping[str, Any] | None,
+    device: torch.device,
+    deployed: bool,
+) -> Detector:
+    """Build the detector of a checkpoint; see :class:`shvit_det.Predictor` for the arguments.
+
+    Raises:
+        UsageError: If the file cannot be had or read, has no config, or does not fit its config.
+    """
+    content = read_content(find_checkpoint(weights))
+    config = load_config(config_path, options) if config_path else config_of_checkpoint(content, weights, options)
+    if 'model' not in config:
+        raise UsageError(f'{config_path or weights} has no model in its config')
+    task = task_of(config)
+    if task.scope != 'mmdet':
+        raise UsageError(f'{weights} is a {task.noun}: pictures are predicted by detectors')
+    task.register()
+    if config_path is None:
+        check_types(config, weights)
+    model = task.build(config)
+    load_content(model, content, str(weights))
+    model.eval().requires_grad_(False).to(device)
+    if deployed:
+        model = deployed_if_possible(model)
+    classes, palette = classes_and_palette(content, config, task)
+    return Detector(model, config, classes, class_colors(palette, max(len(classes), 1)))
+
+
+def config_of_checkpoint(content: Any, weights: str | Path, options: Mapping[str, Any] | None) -> Config:
+    """Return the config in a checkpoint, with ``--cfg-options`` merged into it.
+
+    Raises:
+        UsageError: If there is none, or it is more than plain data.
+    """
+    stored = stored_config(content)
+    if stored is None:
+        raise UsageError(f'{weights} does not carry its config: name it with --config CONFIG')
+    try:
+        config = Config(stored)
+        for key in options or {}:
+            warn_if_new(config, key)
+        config.merge_from_dict(dict(options or {}))
+    except (KeyError, TypeError, AssertionError) as error:
+        raise UsageError(f'the config in {weights}, or --cfg-options for it, cannot be used: {error}') from error
+    return config
+
+
+def check_types(config: Config, weights: str | Path) -> None:
+    """Check that a config from a checkpoint names nothing but registered parts of the installed projects.
+
+    mmengine imports a ``type`` or ``_scope_`` by its name, mmcv evaluates the type of an NMS, and a few arguments are
+    evaluated too: without this check, a file could run code. All other text is data: names of classes, folders, files.
+
+    Raises:
+        UsageError: Naming the first other part.
+    """
+    from mmcv import ops
+
+    trees = (registry.MODELS, registry.WEIGHT_INITIALIZERS, registry.TASK_UTILS, registry.TRANSFORMS, registry.DATASETS)
+    known = {name for tree in trees for name in registered_in(tree)} | set(vars(ops))
+    used = [config.model, config.get('data_preprocessor'), config.get('test_dataloader', {}).get('dataset')]
+    for part in used:
+        for name, value in strings_in(part):
+            scope, _, last = value.rpartition('.')
+            is_part = last in known and (not scope or (is_dotted_name(scope) and scope.split('.')[0] in SCOPES))
+            if (name == 'type' and not is_part) or (name == '_scope_' and value not in SCOPES):
+                raise UsageError(
+                    f'the config in {weights} names the type {value!r}, which no installed project registers: import '
+                    f'the module that has it, or name the config with --config CONFIG'
+                )
+            if name in EVALUATED and not is_dotted_name(value):
+                raise UsageError(f'the config in {weights} holds code, {value!r}: name the config with --config CONFIG')
+
+
+def is_dotted_name(text: str) -> bool:
+    return all(part.isidentifier() for part in text.split('.'))
+
+
+def registered_in(tree: Registry) -> Iterator[str]:
+    yield from tree.module_dict
+    for child in tree.children.values():
+        yield from registered_in(child)
+
+
+def strings_in(node: Any, name: str = '') -> Iterator[tuple[str, str]]:
+    """Yield the strings in nested dicts and lists, each with its key, except for those under ``DATA``."""
+    if isinstance(node, str):
+        yield name, node
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            if key not in DATA:
+                yield from strings_in(value, str(key))
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from strings_in(value, name)
+
+
+def deployed_if_possible(model: nn.Module) -> nn.Module:
+    """Return the deployed form of a model; if it has none, the model itself, and the log says so."""
+    try:
+        check_deployable(model)
+    except UsageError as error:
+        print_log(f'predicting with the model as it is: {error}', 'current')
+        return model
+    deployed: nn.Module = deploy(model)
+    return deployed
+
+
+def classes_and_palette(content: Any, config: Config, task: Task) -> tuple[tuple[str, ...], Any]:
+    """Return the names of the classes, from the checkpoint or else from the config, and the checkpoint's palette."""
+    meta = content.get('meta') if isinstance(content, Mapping) else None
+    meta = meta if isinstance(meta, Mapping) else {}
+    stored = meta.get('dataset_meta')
+    named = {str(key).lower(): value for key, value in (stored if isinstance(stored, Mapping) else meta).items()}
+    classes = named.get('classes')
+    if isinstance(classes, str):
+        classes = (classes,)
+    if not isinstance(classes, list | tuple):
+        classes = next(
+            (found for _, d, kind in task.datasets(config, ('test',)) if (found := named_classes(d, kind))), ()
+        )
+    return tuple(str(name) for name in classes), named.get('palette')

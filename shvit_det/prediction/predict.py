@@ -1,0 +1,268 @@
+"""The prediction behind ``tools/predict.py``: of files, folders, patterns and URLs, into a folder."""
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+import cv2
+
+from ..checkpoint.fetch import HopelessDownloadError, download
+from ..checkpoint.reading import head_of, wrong_kind
+from ..common.atomic_files import replacing
+from ..common.errors import RunError, UsageError
+from .coco_results import ResultsFile
+from .drawing import Picture
+from .image_reader import reason_of
+from .inputs import Input, find_inputs, output_names
+from .predictor import Prediction, Predictor
+from .progress import Progress
+from .video import VideoReader, VideoWriter
+
+DEFAULT_SCORE = 0.3
+MAX_DOWNLOAD = 1 << 30  # bytes
+JPEG_QUALITY = 95
+FOLDER, FILE = 'pictures', 'predictions.json'
+
+
+@dataclass
+class Summary:
+    """The end of a run.
+
+    Args:
+        out: The folder of the results.
+        inputs: How many pictures and videos were named.
+        failed: How many of them could not be read or predicted.
+        objects: How many objects were found.
+    """
+
+    out: Path
+    inputs: int
+    failed: int = 0
+    objects: int = 0
+
+
+def predict(
+    named: Sequence[str],
+    weights: str,
+    out: str,
+    config: str | None = None,
+    score: float = DEFAULT_SCORE,
+    batch: int = 1,
+    device: str | None = None,
+    deploy: bool = True,
+    cfg_options: Mapping[str, Any] | None = None,
+    stream: TextIO | None = None,
+) -> Summary:
+    """Predict pictures and videos, draw the detections into ``OUT/pictures``, and write ``OUT/predictions.json``.
+
+    Files of an earlier run with the same names are replaced; nothing else in the folder is touched. What cannot be read
+    or predicted is named and left out. Whatever ends the run early, the results so far are in the file; where nothing
+    was predicted, an earlier file stays.
+
+    Args:
+        named: Files, folders, patterns, URLs.
+        weights: A checkpoint.
+        out: The folder for the results.
+        config: As for :class:`shvit_det.Predictor`, with ``batch``, ``device``, ``deploy`` and ``cfg_options``.
+        score: Detections with a lower score are left out of pictures and results.
+        stream: Where progress and failures are shown; None for stderr.
+
+    Raises:
+        UsageError: If the run cannot start, or the first result cannot be written; nothing has been written then.
+        RunError: If further results cannot be written.
+    """
+    if not 0 <= score <= 1:
+        raise UsageError(f'--score is between 0 and 1, but got {score:g}')
+    inputs = find_inputs(named)
+    folder = Path(out)
+    targets = [folder / FOLDER / name for name in output_names(inputs)]
+    check_targets(inputs, [*targets, folder / FILE])
+    predictor = Predictor(weights, config, device, deploy, batch, cfg_options)
+    try:
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        file = ResultsFile(folder / FILE, predictor.classes, dict(weights=Path(weights).name, score=score))
+    except OSError as error:
+        raise UsageError(f'cannot write {error.filename}: {error.strerror}') from error
+    run = Run(predictor, file, score, inputs, targets, stream or sys.stderr)
+    try:
+        with file:
+            run.pictures()
+            for index, item in enumerate(inputs):
+                if item.is_video:
+                    run.video(index)
+    except OSError as error:
+        sentence = f'cannot write {error.filename}: {error.strerror or error}'
+        if not file.entries:
+            raise UsageError(sentence) from error
+        raise RunError(f'{sentence}; {run.so_far()}') from error
+    except BaseException:
+        print(f'stopped: {run.so_far()}', file=run.stream, flush=True)
+        raise
+    return Summary(folder, len(inputs), len(run.failed), file.num_annotations)
+
+
+def check_targets(inputs: Sequence[Input], targets: Sequence[Path]) -> None:
+    """Check that nothing that is to be read would be written over, and that no folder or file is in the way.
+
+    Raises:
+        UsageError: Naming the first.
+    """
+    sources = {Path(item.source).resolve() for item in inputs if not item.is_url}
+    for target in targets:
+        if target.resolve() in sources:
+            raise UsageError(f'{target} would be written over, and it is to be predicted: choose another --out')
+        if target.is_dir():
+            raise UsageError(f'{target} is a folder where a file is to be written: choose another --out')
+        for folder in target.parents:
+            if folder.exists() and not folder.is_dir():
+                raise UsageError(f'{folder} is a file and no folder: choose another --out')
+
+
+@dataclass
+class Run:
+    """One run over all inputs.
+
+    Args:
+        predictor: The predictor.
+        file: The file of results.
+        score: Detections with a lower score are left out.
+        inputs: What is predicted.
+        targets: The file for the drawing of each input.
+        stream: Where progress and failures are shown.
+        failed: The indices of inputs that could not be read or predicted.
+        done: How many inputs are predicted.
+        frames: How many frames of videos are predicted.
+    """
+
+    predictor: Predictor
+    file: ResultsFile
+    score: float
+    inputs: Sequence[Input]
+    targets: Sequence[Path]
+    stream: TextIO
+    failed: list[int] = field(default_factory=list)
+    done: int = 0
+    frames: int = 0
+
+    def so_far(self) -> str:
+        """Return how much is done and where the results are: the end of a sentence on why the run ended."""
+        if not self.file.entries:
+            return f'nothing was predicted, and {self.file.path} is as it was'
+        where = self.file.path if self.file.is_saved else self.file.annotations.path
+        return (
+            f'{self.done} of {len(self.inputs)} predicted, {len(self.file.entries)} entries of results are in {where}'
+        )
+
+    def pictures(self) -> None:
+        """Predict all pictures; several of one size share a batch."""
+        indices = [index for index, item in enumerate(self.inputs) if not item.is_video]
+        progress = Progress(len(indices), 'pictures', self.stream)
+        for prediction in self.predictor.stream(self._files(indices, progress)):
+            index = prediction.key
+            image = dict(id=index + 1, file_name=self.inputs[index].source)
+            save = partial(save_picture, self.targets[index])
+            self._count(index, self._keep(prediction, image, self.targets[index], save), progress)
+            progress.advance()
+        progress.clear()
+
+    def video(self, index: int) -> None:
+        """Predict a video frame by frame, and write one; frames that fail are left out."""
+        item, target = self.inputs[index], self.targets[index]
+        progress = Progress(None, f'frames of {item.path.name}', self.stream)
+        reasons = []
+        try:
+            with self._local(item) as path:
+                reader = VideoReader(path)
+                progress.total = reader.declared
+                with VideoWriter(target, reader.rate) as writer:
+                    for prediction in self.predictor.stream(enumerate(reader)):
+                        number = len(self.inputs) + self.frames + 1  # after those of the pictures
+                        image = dict(id=number, file_name=item.source, frame_index=prediction.key)
+                        reason = self._keep(prediction, image, target, writer.add)
+                        if reason is not None:
+                            reasons.append(f'frame {prediction.key}: {reason}')
+                        else:
+                            self.frames += 1
+                        progress.advance()
+        except UsageError as error:
+            reasons.append(str(error))
+        more = f', and {len(reasons) - 1} more' if len(reasons) > 1 else ''
+        self._count(index, reasons[0] + more if reasons else None, progress)
+        progress.clear()
+
+    def _keep(
+        self, prediction: Prediction, image: dict[str, Any], target: Path, save: Callable[[Picture], None]
+    ) -> str | None:
+        """Draw and save a prediction and add it to the results; return why it failed, None if it did not.
+
+        Raises:
+            OSError: If the disk takes no more.
+            UsageError: If a video takes no more.
+        """
+        if prediction.picture is None or prediction.error is not None:
+            return prediction.error
+        height, width = prediction.picture.shape[:2]
+        try:
+            save(self.predictor.draw(prediction.picture, prediction.result, self.score))
+            image = {**image, 'width': width, 'height': height, 'picture': target.name}
+            self.file.add(image, prediction.result, self.score)
+        except (OSError, UsageError):
+            raise
+        except Exception as error:  # the result of a user's own model may be anything
+            return f'its result cannot be drawn ({reason_of(error)})'
+        return None
+
+    def _files(self, indices: Sequence[int], progress: Progress) -> Iterator[tuple[int, Path]]:
+        """Yield the pictures as local files; each is there until the next one is asked for."""
+        for index in indices:
+            try:
+                with self._local(self.inputs[index]) as path:
+                    yield index, path
+            except UsageError as error:
+                self._count(index, str(error), progress)
+                progress.advance()
+
+    @contextmanager
+    def _local(self, item: Input) -> Iterator[Path]:
+        """Give the local file of an input; a download is deleted in the end.
+
+        Raises:
+            UsageError: If it cannot be downloaded.
+        """
+        if not item.is_url:
+            yield Path(item.source)
+            return
+        with tempfile.TemporaryDirectory(prefix='shvit_det-') as folder:
+            path = Path(folder) / f'download{item.path.suffix}'
+            try:
+                with path.open('wb') as file:
+                    download(item.source, file, MAX_DOWNLOAD)
+                if wrong := wrong_kind(head_of(path)):
+                    raise HopelessDownloadError(wrong)
+            except (HopelessDownloadError, OSError, ValueError) as error:  # ValueError: the URL is malformed
+                raise UsageError(f'it cannot be downloaded ({error})') from error
+            yield path
+
+    def _count(self, index: int, reason: str | None, progress: Progress) -> None:
+        """Count an input as done, or as failed for a reason, which is shown."""
+        if reason is None:
+            self.done += 1
+        else:
+            self.failed.append(index)
+            progress.print(f'failed: {self.inputs[index].source}: {reason}')
+
+
+def save_picture(path: Path, picture: Picture) -> None:
+    """Write a picture in the format of the file's suffix, completely or not at all."""
+    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix == '.jpg' else []
+    _, encoded = cv2.imencode(path.suffix, picture, quality)
+    try:
+        with replacing(path) as part:
+            part.write_bytes(encoded.tobytes())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk's error names no file

@@ -1,0 +1,268 @@
+"""Networks as Core ML packages: converted on any system, and run operation by operation in PyTorch to check them.
+
+Core ML itself runs on Apple's systems only. :meth:`Package.run` shows that a package as it lies on the disk (its
+operations, their order and arguments, its weights) computes what it should; not how Core ML's own kernels round, and
+not their speed. Operations mean what coremltools' reference of MIL operations says.
+"""
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..common.errors import UsageError
+from .packages import first_line, quiet, require
+
+INPUT = 'image'
+Values = dict[str, Any]
+
+
+def require_coremltools() -> Any:
+    """Import coremltools and return it.
+
+    Raises:
+        UsageError: If it is not installed.
+    """
+    logging.getLogger('coremltools').setLevel(logging.ERROR)  # it warns of everything that only Apple's systems have
+    with quiet():
+        return require('coremltools', 'Core ML', 'coreml')
+
+
+def convert(
+    module: nn.Module,
+    image: Tensor,
+    name: str,
+    colors: str,
+    output_names: Sequence[str],
+    classes: Sequence[str] | None = None,
+) -> Any:
+    """Return a module as coremltools' ``MLModel``, in float16 for iOS 16 and later.
+
+    Its input is an image, which Core ML passes as pixels. Its outputs are arrays of float16, or of a classifier with
+    names the best class and the probabilities by name.
+
+    Args:
+        module: In eval mode; (1, 3, H, W) with values 0 to 255 -> a tuple of tensors.
+        image: An example; the model takes this size only.
+        name: What errors call the module.
+        colors: ``'RGB'`` or ``'BGR'``, the order of the channels.
+        output_names: Of the model.
+        classes: The names of a classifier's classes.
+
+    Raises:
+        UsageError: If coremltools cannot express it.
+    """
+    tools = require_coremltools()
+    layout = getattr(tools.colorlayout, colors)
+    options = {} if classes is None else dict(classifier_config=tools.ClassifierConfig(list(classes)))
+    try:
+        with quiet():
+            return tools.convert(
+                torch.jit.trace(module, image, check_trace=False),
+                convert_to='mlprogram',
+                inputs=[tools.ImageType(name=INPUT, shape=tuple(image.shape), color_layout=layout)],
+                outputs=[tools.TensorType(name=name) for name in output_names],
+                compute_precision=tools.precision.FLOAT16,
+                minimum_deployment_target=tools.target.iOS16,
+                skip_model_load=True,
+                **options,
+            )
+    except (NotImplementedError, ValueError, RuntimeError) as error:
+        raise UsageError(f'the {name} cannot be converted to Core ML: {first_line(error)}') from error
+
+
+@contextmanager
+def saved_package(model: Any, path: Path) -> Iterator['Package']:
+    """Write a model beside ``path`` and give the package as it is read again; it gets its name if the block ends well.
+
+    A package that is there is replaced.
+
+    Raises:
+        UsageError: If it cannot be written.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=f'.{path.name}-', dir=path.parent) as folder:
+            new = Path(folder, 'new', path.name)
+            new.parent.mkdir()
+            with quiet():
+                model.save(str(new))
+                package = Package(new)
+            yield package
+            replace_folder(path, new, aside=Path(folder, path.name))
+    except OSError as error:
+        raise UsageError(f'cannot write {path}: {error.strerror or error}') from error
+
+
+def replace_folder(path: Path, new: Path, aside: Path) -> None:
+    """Rename a new folder to ``path``; the old one is moved aside, since folders cannot be replaced in one step."""
+    try:
+        if path.exists():
+            path.rename(aside)
+        new.rename(path)
+    except BaseException:
+        if aside.exists():
+            aside.rename(path)
+        raise
+
+
+class Package:
+    """An ``.mlpackage`` that holds an ML program.
+
+    Args:
+        path: The package, which is a folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import coremltools
+        from coremltools.converters.mil.frontend.milproto.load import load
+
+        model = coremltools.models.MLModel(str(path), skip_model_load=True)
+        self.description = model.get_spec()
+        program = load(self.description, self.description.specificationVersion, model.weights_dir)
+        self._function = program.functions['main']
+        self.operations = [operation for operation in self._function.operations if operation.op_type != 'const']
+
+    def weight_types(self) -> set[str]:
+        """Return the types of the constants that are arrays of floating-point numbers."""
+        values = (operation.outputs[0].val for operation in self._function.operations if operation.op_type == 'const')
+        arrays = [np.asarray(value) for value in values]
+        return {array.dtype.name for array in arrays if array.dtype.kind == 'f' and array.size > 1}
+
+    def run(self, image: Tensor, dtype: torch.dtype) -> Values:
+        """Return the outputs by name.
+
+        Args:
+            image: (1, 3, H, W), the values of the pixels.
+            dtype: The type to which the result of every operation is rounded, float32 or float16. Within an operation
+                everything is float32.
+
+        Raises:
+            UsageError: If the program has an operation that is not in ``OPERATIONS``.
+        """
+        (input_name,) = self._function.inputs
+        known: Values = {input_name: image}
+
+        def value(variable: Any) -> Any:
+            if isinstance(variable, list | tuple):
+                return [value(item) for item in variable]
+            if variable.name in known:
+                return known[variable.name]
+            constant = variable.val
+            return torch.from_numpy(constant) if isinstance(constant, np.ndarray) else constant
+
+        for operation in self.operations:
+            compute = OPERATIONS.get(operation.op_type)
+            if compute is None:
+                raise UsageError(f'the package has the operation {operation.op_type}, which cannot be checked here')
+            arguments = {name: _as_float32(value(given)) for name, given in operation.inputs.items()}
+            results = compute(**arguments)
+            results = results if isinstance(results, tuple) else (results,)
+            for variable, result in zip(operation.outputs, results, strict=True):
+                known[variable.name] = _rounded(result, dtype)
+        return {variable.name: known[variable.name] for variable in self._function.outputs}
+
+
+def _as_float32(given: Any) -> Any:
+    if isinstance(given, list):
+        return [_as_float32(item) for item in given]
+    return given.float() if isinstance(given, Tensor) and given.is_floating_point() else given
+
+
+def _rounded(result: Any, dtype: torch.dtype) -> Any:
+    return result.to(dtype).float() if isinstance(result, Tensor) and result.is_floating_point() else result
+
+
+def _numbers(values: Any) -> list[int]:
+    return [int(number) for number in values]
+
+
+def _conv(x: Tensor, weight: Tensor, bias: Any = None, **how: Any) -> Tensor:
+    strides, dilations = _numbers(how['strides']), _numbers(how['dilations'])
+    return functional.conv2d(_padded(x, how), weight, bias, strides, 0, dilations, int(how['groups']))
+
+
+def _padded(x: Tensor, how: Values) -> Tensor:
+    if how['pad_type'] == 'valid':
+        return x
+    if how['pad_type'] != 'custom':
+        raise UsageError(f'the package has a padding {how["pad_type"]}, which cannot be checked here')
+    top, bottom, left, right = _numbers(how['pad'])
+    return functional.pad(x, (left, right, top, bottom))
+
+
+def _conv_transpose(x: Tensor, weight: Tensor, bias: Any = None, **how: Any) -> Tensor:
+    strides, dilations = _numbers(how['strides']), _numbers(how['dilations'])
+    full = functional.conv_transpose2d(x, weight, bias, strides, 0, 0, int(how['groups']), dilations)
+    top, bottom, left, right = _numbers(how['pad']) if how['pad_type'] == 'custom' else (0, 0, 0, 0)
+    cropped = full[:, :, top : full.shape[2] - bottom, left : full.shape[3] - right]
+    shape = how.get('output_shape')
+    if shape is not None and list(cropped.shape) != _numbers(shape):
+        raise UsageError(f'the package states an output of {_numbers(shape)} for one of {list(cropped.shape)}')
+    return cropped
+
+
+def _slice(x: Tensor, begin: Any, end: Any, **how: Any) -> Tensor:
+    dims = range(x.dim())
+    begins = [None if _flag(how.get('begin_mask'), dim) else int(begin[dim]) for dim in dims]
+    ends = [None if _flag(how.get('end_mask'), dim) else int(end[dim]) for dim in dims]
+    stride = how.get('stride')
+    steps = [None if stride is None else int(stride[dim]) for dim in dims]
+    return x[tuple(slice(*bounds) for bounds in zip(begins, ends, steps, strict=True))]
+
+
+def _flag(mask: Any, dim: int) -> bool:
+    return mask is not None and bool(mask[dim])
+
+
+def _matmul(x: Tensor, y: Tensor, transpose_x: Any = False, transpose_y: Any = False) -> Tensor:
+    return (x.mT if transpose_x else x) @ (y.mT if transpose_y else y)
+
+
+def _classify(probabilities: Tensor, classes: Any) -> tuple[str, Tensor]:
+    names = [str(name) for name in classes]
+    return names[int(probabilities.argmax())], probabilities
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    'add': lambda x, y: x + y,
+    'cast': lambda x, dtype: x,  # all results are rounded to one type anyway
+    'classify': _classify,
+    'concat': lambda values, axis, interleave=False: torch.cat(values, int(axis)),
+    'conv': _conv,
+    'conv_transpose': _conv_transpose,
+    'fill_like': lambda ref_tensor, value: torch.full_like(ref_tensor, float(value)),
+    'linear': lambda x, weight, bias=None: functional.linear(x, weight, bias),
+    'matmul': _matmul,
+    'max_pool': lambda x, kernel_sizes, **how: functional.max_pool2d(
+        functional.pad(x, [p for pair in reversed(_pairs(how)) for p in pair], value=-torch.inf),
+        _numbers(kernel_sizes),
+        _numbers(how['strides']),
+    ),
+    'mul': lambda x, y: x * y,
+    'reduce_mean': lambda x, axes, keep_dims: x.mean(_numbers(axes), keepdim=bool(keep_dims)),
+    'relu': lambda x: x.relu(),
+    'reshape': lambda x, shape: x.reshape(_numbers(shape)),
+    'rsqrt': lambda x, epsilon: torch.rsqrt(x + float(epsilon)),
+    'sigmoid': lambda x: x.sigmoid(),
+    'slice_by_index': _slice,
+    'softmax': lambda x, axis: x.softmax(int(axis)),
+    'squeeze': lambda x, axes: x.squeeze(_numbers(axes)),
+    'sub': lambda x, y: x - y,
+    'transpose': lambda x, perm: x.permute(_numbers(perm)),
+    'upsample_nearest_neighbor': lambda x, scale_factor_height, scale_factor_width: functional.interpolate(
+        x, scale_factor=(float(scale_factor_height), float(scale_factor_width)), mode='nearest'
+    ),
+}
+
+
+def _pairs(how: Values) -> list[list[int]]:
+    """Return the padding of height and of width, each before and after."""
+    pad = _numbers(how['pad']) if how['pad_type'] == 'custom' else [0, 0, 0, 0]
+    return [pad[:2], pad[2:]]

@@ -1,0 +1,180 @@
+"""The parts of mmdet's detectors, such as backbone, neck and mask head: which methods they are, and how to wrap those.
+
+While a detector is instrumented, the methods of its parts are wrapped. Each moment of a run then belongs to the
+innermost wrapped method that is running, and to no part (*unattributed*) outside of all of them. So the parts of a run
+add up to the run, and a small unattributed time shows that they are the right methods.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial, reduce
+from typing import Any
+
+from torch import nn
+
+from ..configuration.batches import copy_containers
+
+
+@dataclass(frozen=True)
+class Span:
+    """A method that belongs to a part.
+
+    Args:
+        part: The part's name.
+        owner: Dotted path from the detector to the object with the method; ``''`` is the detector.
+        method: The method's name.
+        alone: Whether the part is run alone by calling this method; the other methods of a part only claim the time
+            between such calls.
+    """
+
+    part: str
+    owner: str
+    method: str = 'forward'
+    alone: bool = False
+
+
+_calls = partial(Span, alone=True)
+
+COMMON = (
+    _calls('preprocess', 'data_preprocessor'),
+    _calls('backbone', 'backbone'),
+    _calls('neck', 'neck'),
+)
+TWO_STAGE = (
+    _calls('RPN conv', 'rpn_head'),
+    _calls('proposals', 'rpn_head', 'predict_by_feat'),
+    Span('proposals', 'rpn_head', 'predict'),
+    _calls('RoI features', 'roi_head.bbox_roi_extractor'),
+    _calls('RoI features', 'roi_head.mask_roi_extractor'),
+    _calls('RoI features', 'roi_head.semantic_roi_extractor'),
+    _calls('shared head', 'roi_head.shared_head'),
+    _calls('semantic head', 'roi_head.semantic_head'),
+    _calls('box head', 'roi_head.bbox_head'),
+    _calls('mask head', 'roi_head.mask_head'),
+    _calls('mask head', 'roi_head.mask_iou_head'),
+    _calls('mask head', 'roi_head.point_head'),
+    _calls('post-processing', 'roi_head.bbox_head', 'predict_by_feat'),
+    _calls('post-processing', 'roi_head.mask_head', 'predict_by_feat'),
+    Span('post-processing', 'roi_head', 'predict'),
+)
+ONE_STAGE = (
+    Span('queries', '', 'forward_transformer'),  # of transformer detectors
+    _calls('encoder', 'encoder'),
+    _calls('decoder', 'decoder'),
+    _calls('head', 'bbox_head'),
+    _calls('head', 'mask_head'),
+    _calls('head', 'panoptic_head', 'predict'),
+    _calls('post-processing', 'bbox_head', 'predict_by_feat'),
+    _calls('post-processing', 'mask_head', 'predict_by_feat'),
+    _calls('post-processing', 'panoptic_fusion_head', 'predict'),
+    Span('post-processing', 'bbox_head', 'predict'),
+    Span('post-processing', 'mask_head', 'predict'),
+)
+PREDICTION = (Span('post-processing', '', 'add_pred_to_datasample'),)
+LOSSES = (
+    Span('losses', 'rpn_head', 'loss_by_feat'),
+    Span('losses', 'roi_head', 'loss'),
+    Span('losses', 'roi_head.bbox_head', 'loss_and_target'),
+    Span('losses', 'roi_head.mask_head', 'loss_and_target'),
+    Span('losses', 'bbox_head', 'loss'),
+    Span('losses', 'mask_head', 'loss'),
+    Span('losses', 'panoptic_head', 'loss'),
+    Span('losses', '', 'parse_losses'),
+)
+
+
+def spans_of(detector: nn.Module, training: bool) -> tuple[Span, ...]:
+    """Return the methods that divide a run of a detector among its parts; the detector need not have all of them."""
+    heads = TWO_STAGE if getattr(detector, 'rpn_head', None) is not None else ONE_STAGE
+    return COMMON + heads + (LOSSES if training else PREDICTION)
+
+
+def owners_of(root: Any, span: Span) -> list[Any]:
+    """Return the objects that have the method of a span: none, one, or the stages of a cascade."""
+    try:
+        owner = reduce(getattr, span.owner.split('.'), root) if span.owner else root
+    except AttributeError:
+        return []
+    owners = list(owner) if isinstance(owner, nn.ModuleList) else [owner]
+    return [owner for owner in owners if callable(getattr(owner, span.method, None))]
+
+
+def modules_by_part(detector: nn.Module, spans: Sequence[Span]) -> dict[str, list[nn.Module]]:
+    """Return the modules that each part runs: those whose ``forward`` belongs to it."""
+    parts: dict[str, list[nn.Module]] = {}
+    for span in spans:
+        if span.method == 'forward':
+            parts.setdefault(span.part, []).extend(owners_of(detector, span))
+    return {part: modules for part, modules in parts.items() if modules}
+
+
+Wrapper = Callable[[Span, Callable[..., Any]], Callable[..., Any]]
+
+
+@contextmanager
+def instrumented(root: Any, spans: Sequence[Span], wrapper: Wrapper) -> Iterator[None]:
+    """Replace each method of ``spans`` by ``wrapper(span, method)`` inside a ``with`` block.
+
+    A method of two spans is wrapped once, for the first. The end of the block restores everything, also after an error.
+    """
+    seen = set()
+    with ExitStack() as stack:
+        for span in spans:
+            for owner in owners_of(root, span):
+                if (id(owner), span.method) not in seen:
+                    seen.add((id(owner), span.method))
+                    original = getattr(owner, span.method)
+                    stack.callback(_restore, owner, span.method, vars(owner).get(span.method))
+                    setattr(owner, span.method, wrapper(span, original))
+        yield
+
+
+def _restore(owner: Any, method: str, previous: Any) -> None:
+    if previous is None:
+        delattr(owner, method)
+    else:
+        setattr(owner, method, previous)
+
+
+class RecordedCalls:
+    """The calls that one part of a run consists of, with their arguments, to make them again."""
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[Callable[..., Any], tuple, dict[str, Any]]] = []
+
+    def add(self, method: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> None:
+        self._calls.append((method, copy_containers(args), copy_containers(kwargs)))
+
+    def prepare(self) -> Callable[[], list[Any]]:
+        """Return a function that makes the calls, once, on copies of the arguments, which are made here."""
+        calls = [(method, copy_containers(args), copy_containers(kwargs)) for method, args, kwargs in self._calls]
+        return lambda: [method(*args, **kwargs) for method, args, kwargs in calls]
+
+
+def record_calls(detector: nn.Module, spans: Sequence[Span], run: Callable[[], Any]) -> dict[str, RecordedCalls]:
+    """Run a detector once and return the calls of each part that can run alone.
+
+    Args:
+        detector: The detector.
+        spans: The methods of its parts; only those with ``alone`` are recorded.
+        run: The run, which calls the detector.
+    """
+    parts: dict[str, RecordedCalls] = {}
+    active: list[str] = []
+
+    def recording(span: Span, method: Callable[..., Any]) -> Callable[..., Any]:
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            if not active:  # a call inside another part's call is repeated with that one
+                parts.setdefault(span.part, RecordedCalls()).add(method, args, kwargs)
+            active.append(span.part)
+            try:
+                return method(*args, **kwargs)
+            finally:
+                active.pop()
+
+        return recorded
+
+    with instrumented(detector, [span for span in spans if span.alone], recording):
+        run()
+    return parts

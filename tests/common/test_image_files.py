@@ -1,0 +1,40 @@
+"""Image files that are complete, and the faults of those that are not."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shvit_det.common.image_files import exif_orientation, find_fault, is_truncated
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.png', '.bmp', '.webp', '.tif', '.ppm'])
+def test_a_truncated_image_is_noticed_in_every_format(suffix, tmp_path):
+    path = tmp_path / f'image{suffix}'
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    assert find_fault(path) is None and not is_truncated(path)
+    content = path.read_bytes()
+    path.write_bytes(content + b'an appended video' * 50)  # phones do so
+    assert find_fault(path) is None and not is_truncated(path)
+    path.write_bytes(content[: len(content) // 2])
+    fault = find_fault(path)
+    assert fault.kind in ('truncated', 'unreadable') and fault.message.startswith('cannot be decoded: ')
+    assert is_truncated(path) == (suffix in ('.jpg', '.png'))
+
+
+def test_files_that_are_no_images_have_faults_of_their_own(tmp_path):
+    (tmp_path / 'empty.png').touch()
+    (tmp_path / 'text.jpg').write_text('no image')
+    found = {name: find_fault(tmp_path / name) for name in ('empty.png', 'text.jpg', 'nowhere.jpg', '.')}
+    assert [fault.kind for fault in found.values()] == ['empty', 'unknown_format', 'missing', 'unreadable']
+    assert found['empty.png'].message == 'has zero bytes' and found['.'].message == 'is no file'
+
+
+@pytest.mark.parametrize('suffix, expected', [('.jpg', 6), ('.png', 6), ('.tif', 1), ('.webp', 6)])
+def test_the_orientation_is_that_of_the_exif(suffix, expected, tmp_path):
+    path = tmp_path / f'image{suffix}'
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((8, 4, 3), np.uint8)).save(path, exif=exif)
+    with Image.open(path) as image:
+        assert exif_orientation(image) == expected

@@ -1,0 +1,63 @@
+"""Which steps a deployed backbone would run on our own kernels, on any processor: the kernels here compute nothing."""
+
+import pytest
+import torch
+from deployed_models import TINY, backbone
+
+from shvit_det import deploy, kernels
+from shvit_det.deployment import layer_backends
+from shvit_det.kernels.functions import Kernels
+from shvit_det.kernels.steps import Kind
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """The kinds of the steps of each call of the kernels."""
+    calls = []
+    library = object.__new__(Kernels)
+    library.dtypes = (torch.float32, torch.bfloat16)
+    library.run = lambda steps, count, addresses: calls.append(
+        [Kind(step.kind) for step in (steps if count > 1 else [steps])]
+    )
+    monkeypatch.setattr(kernels, 'load', lambda: library)
+    return calls
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_a_backbone_is_one_call(runs, dtype):
+    deployed = deploy(backbone(TINY), dtype=dtype)
+    assert set(layer_backends(deployed).values()) == {'kernels'}
+    with torch.no_grad():
+        found = deployed(torch.zeros(1, 3, 64, 96, dtype=dtype))
+    assert [out.shape for out in found] == [(1, 16, 4, 6), (1, 24, 2, 3), (1, 32, 1, 2)]
+    (kinds,) = runs
+    assert kinds[:5] == [Kind.INTERLEAVE] + [Kind.CONVOLVE] * 4
+    assert kinds.count(Kind.ATTENTION) == 3 and kinds.count(Kind.SQUEEZE_EXCITE) == 2
+
+
+def test_with_a_hook_the_layers_are_called_one_by_one(runs):
+    deployed = deploy(backbone(TINY))
+    deployed.stages[1][0].register_forward_hook(lambda *_: None)
+    with torch.no_grad():
+        deployed(torch.zeros(1, 3, 64, 96))
+    assert len(runs) > 20 and {len(kinds) for kinds in runs} == {1}
+
+
+def test_a_foreign_layer_ends_the_plan(runs):
+    deployed = deploy(backbone(TINY))
+    deployed.stages[1].append(torch.nn.Identity())
+    with torch.no_grad():
+        deployed(torch.zeros(1, 3, 64, 96))
+    assert {len(kinds) for kinds in runs} == {1}
+
+
+@pytest.mark.parametrize(
+    'change', [lambda model: model.load_state_dict(model.state_dict()), lambda model: model.to('cpu')]
+)
+def test_loading_and_moving_make_a_new_plan(runs, change):
+    deployed, x = deploy(backbone(TINY)), torch.zeros(1, 3, 64, 96)
+    with torch.no_grad():
+        first = deployed._plan_for(x)
+        assert first is not None and deployed._plan_for(x) is first
+        change(deployed)
+        assert deployed._plan_for(x) is not first
