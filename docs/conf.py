@@ -17,6 +17,7 @@ html_copy_source = False
 html_show_copyright = False
 
 nitpicky = True
+nitpick_ignore_regex = [('py:mod', '.*')]  # modules have no entries of their own in the reference
 myst_heading_anchors = 4
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'none'  # signatures and texts say it; mmengine's base classes have types of their own
