@@ -260,14 +260,14 @@ def _ratios(ratios: Sequence[Ratio]) -> list[Block]:
             'over base': [ratio['base'] for ratio in ratios],
             'figure': [ratio['figure'] for ratio in ratios],
             'ratio': [significant(ratio['ratio']) for ratio in ratios],
-            f'{100 * (coverage or 0):.0f} % interval': [interval(ratio) for ratio in ratios],
+            f'{100 * (coverage or 0):.0f} % interval': [_interval(ratio) for ratio in ratios],
         },
         text=['model', 'over base', 'figure'],
     )
     return [table, f'- {RATIO_MEANING} {certainty}']
 
 
-def interval(ratio: Ratio) -> str:
+def _interval(ratio: Ratio) -> str:
     """Return the interval of a ratio; empty without one."""
     low, high = ratio['low'], ratio['high']
     return f'{significant(low)} .. {significant(high)}' if low and high else ''
