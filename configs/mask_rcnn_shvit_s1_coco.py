@@ -3,9 +3,6 @@
 _base_ = './mask_rcnn_shvit_s4_coco.py'
 
 model = dict(
-    backbone=dict(
-        arch='s1',
-        init_cfg=dict(checkpoint='https://github.com/ysj9909/SHViT/releases/download/v1.0/shvit_s1.pth'),
-    ),
-    neck=dict(in_channels=[128, 224, 320]),
+    backbone=dict(arch='s1', init_cfg=dict(checkpoint=_base_.variants.s1.weights)),
+    neck=dict(in_channels=_base_.variants.s1.channels),
 )

@@ -1,30 +1,5 @@
 # Mask R-CNN, SHViT-S1, sample set, from random weights: what `make demo` trains.
 #   python tools/train.py configs/mask_rcnn_shvit_s1_sample.py
-_base_ = ['./_base_/mask_rcnn_shvit.py', './_base_/sample.py', './_base_/runtime.py']
+_base_ = ['./_base_/mask_rcnn_sample.py', './_base_/sample.py', './_base_/runtime.py']
 
-# A quarter of the COCO detectors' width and few regions per image are enough for five shapes; the RoI heads have norms,
-# because nothing is pretrained; objects go to coarser levels than in COCO's large images.
-group_norm = dict(type='GN', num_groups=8)
-model = dict(
-    backbone=dict(arch='s1', norm_eval=False, init_cfg=None),
-    neck=dict(in_channels=[128, 224, 320], out_channels=64),
-    rpn_head=dict(in_channels=64, feat_channels=64),
-    roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=64, finest_scale=28, roi_layer=dict(sampling_ratio=2)),
-        bbox_head=dict(
-            type='ConvFCBBoxHead',
-            num_shared_convs=1,
-            num_shared_fcs=1,
-            in_channels=64,
-            conv_out_channels=64,
-            fc_out_channels=256,
-            norm_cfg=group_norm,
-            num_classes=5,
-        ),
-        mask_roi_extractor=dict(out_channels=64, finest_scale=28, roi_layer=dict(sampling_ratio=2)),
-        mask_head=dict(in_channels=64, conv_out_channels=64, num_convs=2, norm_cfg=group_norm, num_classes=5),
-    ),
-    train_cfg=dict(rpn_proposal=dict(nms_pre=500, max_per_img=100), rcnn=dict(sampler=dict(num=32))),
-    test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=100)),
-)
 default_hooks = dict(logger=dict(interval=10))  # short epochs

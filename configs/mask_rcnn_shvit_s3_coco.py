@@ -3,9 +3,6 @@
 _base_ = './mask_rcnn_shvit_s4_coco.py'
 
 model = dict(
-    backbone=dict(
-        arch='s3',
-        init_cfg=dict(checkpoint='https://github.com/ysj9909/SHViT/releases/download/v1.0/shvit_s3.pth'),
-    ),
-    neck=dict(in_channels=[192, 352, 448]),
+    backbone=dict(arch='s3', init_cfg=dict(checkpoint=_base_.variants.s3.weights)),
+    neck=dict(in_channels=_base_.variants.s3.channels),
 )

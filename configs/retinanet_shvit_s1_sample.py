@@ -4,7 +4,7 @@ _base_ = ['./_base_/retinanet_shvit.py', './_base_/sample.py', './_base_/runtime
 
 model = dict(
     backbone=dict(arch='s1', norm_eval=False, init_cfg=None),
-    neck=dict(in_channels=[128, 224, 320], out_channels=128),
+    neck=dict(in_channels=_base_.variants.s1.channels, out_channels=128),
     bbox_head=dict(in_channels=128, feat_channels=128, num_classes=5),
 )
 val_evaluator = dict(metric='bbox')

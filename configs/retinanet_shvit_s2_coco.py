@@ -3,9 +3,6 @@
 _base_ = './retinanet_shvit_s4_coco.py'
 
 model = dict(
-    backbone=dict(
-        arch='s2',
-        init_cfg=dict(checkpoint='https://github.com/ysj9909/SHViT/releases/download/v1.0/shvit_s2.pth'),
-    ),
-    neck=dict(in_channels=[128, 308, 448]),
+    backbone=dict(arch='s2', init_cfg=dict(checkpoint=_base_.variants.s2.weights)),
+    neck=dict(in_channels=_base_.variants.s2.channels),
 )

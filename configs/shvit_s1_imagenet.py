@@ -2,5 +2,5 @@
 # 8 GPUs with 256 images each:  torchrun --nproc-per-node 8 tools/train.py configs/shvit_s1_imagenet.py
 _base_ = ['./_base_/shvit_imagenet.py', './_base_/imagenet_224.py']
 
-model = dict(backbone=dict(arch='s1'), head=dict(in_channels=320))
+model = dict(backbone=dict(arch='s1'), head=dict(in_channels=_base_.variants.s1.channels[-1]))
 optim_wrapper = dict(optimizer=dict(weight_decay=0.025))

@@ -57,6 +57,8 @@ MODELS = _child_of(
 )
 WEIGHT_INITIALIZERS = _child_of(root.WEIGHT_INITIALIZERS, SHViTPretrained='checkpoint.initializer')
 DATASETS = _child_of(root.DATASETS, CheckedCocoDataset='data.coco_dataset')
+RUNNERS = _child_of(root.RUNNERS, SHViTRunner='training.runner')
+LOOPS = _child_of(root.LOOPS, ResumableEpochLoop='training.loop')
 HOOKS = _child_of(
     root.HOOKS,
     AdaptiveGradientClippingHook='training.hooks.adaptive_clipping',

@@ -1,5 +1,5 @@
 # RetinaNet with SHViT-S4: mmdet's, with our backbone and neck. Levels at strides 8 to 128.
-_base_ = 'mmdet::_base_/models/retinanet_r50_fpn.py'
+_base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py', './shvit_variants.py']
 
 model = dict(
     backbone=dict(
@@ -7,15 +7,12 @@ model = dict(
         type='SHViT',
         arch='s4',
         norm_eval=True,
-        init_cfg=dict(
-            type='SHViTPretrained',
-            checkpoint='https://github.com/ysj9909/SHViT/releases/download/v1.0/shvit_s4.pth',
-        ),
+        init_cfg=dict(type='SHViTPretrained', checkpoint=_base_.variants.s4.weights),
     ),
     neck=dict(
         _delete_=True,
         type='SHViTFPN',
-        in_channels=[224, 336, 448],
+        in_channels=_base_.variants.s4.channels,
         num_outs=5,
         num_upsamples=1,
         add_extra_convs='on_input',

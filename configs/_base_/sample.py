@@ -54,7 +54,7 @@ test_evaluator = val_evaluator
 
 # From random weights in minutes: a higher rate than the 1x schedule's, gradients clipped, a few epochs.
 max_epochs = 13
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=7)
+train_cfg = dict(type='ResumableEpochLoop', max_epochs=max_epochs, val_interval=7)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(

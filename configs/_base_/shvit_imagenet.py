@@ -2,6 +2,7 @@
 _base_ = [
     'mmpretrain::_base_/schedules/imagenet_bs2048_adamw_levit.py',
     'mmpretrain::_base_/default_runtime.py',
+    './shvit_variants.py',
 ]
 custom_imports = dict(imports=['shvit_det'], allow_failed_imports=False)
 
@@ -11,7 +12,7 @@ model = dict(
     head=dict(
         type='SHViTHead',
         num_classes=1000,
-        in_channels=448,
+        in_channels=_base_.variants.s4.channels[-1],
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
         topk=(1, 5),
     ),
@@ -28,8 +29,15 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6 / learning_rate, by_epoch=True, end=5, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, begin=5, end=max_epochs),
 ]
-train_cfg = dict(max_epochs=max_epochs)
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))
+train_cfg = dict(_delete_=True, type='ResumableEpochLoop', max_epochs=max_epochs)
+# As in runtime.py, which is for mmdet.
+runner_type = 'SHViTRunner'
+default_hooks = dict(
+    checkpoint=dict(type='SafeCheckpointHook', max_keep_ckpts=3),
+    step_seed=dict(type='StepSeedHook'),
+    finite_check=dict(type='FiniteCheckHook'),
+    termination=dict(type='TerminationHook'),
+)
 # Validation and the saved state_dict are the moving average's.
 custom_hooks = [
     dict(type='AdaptiveGradientClippingHook', clip_factor=0.02),

@@ -15,7 +15,7 @@ from ..common.errors import RunError, UsageError
 from ..common.processors import usable_processors
 from ..configuration.cfg_options import add_cfg_options
 from ..training.hooks.termination import REQUESTS, Terminated, listening
-from ..training.launching import find_launcher
+from ..training.launchers import find_launcher
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 FAILED_STATUS = 1

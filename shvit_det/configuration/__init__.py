@@ -1,1 +1,1 @@
-"""What a config says: reading and changing it, the published configs, and the task and the data sets that it names."""
+"""What a config says: reading and changing it, our published configs, and its kind of model and data sets."""

@@ -1,4 +1,4 @@
-"""``--cfg-options``: values of a config as they are typed, read here, and written so that they can be pasted back."""
+"""``--cfg-options KEY=VALUE``: parsed from the command line, and formatted so that it can be pasted into one."""
 
 import argparse
 import re
@@ -14,7 +14,7 @@ SPECIAL = {*PAIRS, *PAIRS.values(), *QUOTES, ','}
 
 
 class OptionsAction(argparse.Action):
-    """``KEY=VALUE`` pairs into a dict, the values as :func:`.parse_value` reads them. Nothing is evaluated."""
+    """Collect ``KEY=VALUE`` pairs in a dict, with values from :func:`.parse_value`. Nothing is evaluated."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         options = dict(getattr(namespace, self.dest) or {})
@@ -33,20 +33,20 @@ class OptionsAction(argparse.Action):
 
 
 def add_cfg_options(parser: Any, help: str = 'changes of the config: a.b.c=value') -> None:
-    """Add ``--cfg-options`` to the arguments of a tool, or to a group of them."""
+    """Add ``--cfg-options`` to a parser or to a group of its arguments."""
     parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE', help=help)
 
 
 def parse_value(text: str) -> Any:
-    """Return the value that stands for ``VALUE`` in ``KEY=VALUE``.
+    """Return the Python value of ``VALUE`` in ``KEY=VALUE``.
 
-    Numbers, ``True``, ``False`` and ``None`` are these; ``[a, b]`` is a list, ``(a, b)`` a tuple, and ``a, b`` a list
-    too, of such values again. All else is a string, with the spaces in it. What is in quotes is a string as it stands,
-    with its commas, digits and backslashes; only the quote itself is doubled in it. Double quotes around a whole list
-    are left off as mmengine does, for where no shell has taken them.
+    Numbers, ``True``, ``False`` and ``None`` are parsed; ``[a, b]`` and ``a, b`` are lists and ``(a, b)`` is a tuple,
+    of such values again. Everything else is a string, spaces included. A text in quotes is a string with all its
+    characters; a quote inside it is doubled. Double quotes around a whole list are dropped, as in mmengine, for command
+    lines that no shell has read.
 
     Raises:
-        ValueError: If it is a dict, brackets of a list are not closed, or commas stand in those of a text, ``f(a, b)``.
+        ValueError: If it is a dict, brackets of a list are not closed, or it has commas in other brackets, ``f(a, b)``.
     """
     text = text.strip()
     inner = unquoted(text)
@@ -59,7 +59,7 @@ def parse_value(text: str) -> Any:
 def parse_elements(text: str, commas: list[int]) -> list[Any]:
     parts = [text[start + 1 : end] for start, end in zip([-1, *commas], [*commas, len(text)], strict=True)]
     if not parts[-1].strip():
-        parts.pop()  # after the last comma, or of an empty list
+        parts.pop()  # nothing follows the last comma, or the list is empty
     return [parse_element(part) for part in parts]
 
 
@@ -79,14 +79,14 @@ def parse_element(text: str) -> Any:
 
 
 def unquoted(text: str) -> str | None:
-    """Return what is in the quotes of a text; None if it is not in quotes from its first to its last character."""
+    """Return a text without its quotes, or None if it is not in quotes from its first to its last character."""
     if text[:1] not in QUOTES or end_of_quoted(text, 0) != len(text):
         return None
     return text[1:-1].replace(text[0] * 2, text[0])
 
 
 def end_of_quoted(text: str, start: int) -> int:
-    """Return the place after the quotes that open at ``start``, or ``start`` if they are not closed."""
+    """Return the index after the quotes that open at ``start``, or ``start`` if they are not closed."""
     quote, place = text[start], start + 1
     while (place := text.find(quote, place)) >= 0:
         if text[place + 1 : place + 2] != quote:
@@ -96,10 +96,10 @@ def end_of_quoted(text: str, start: int) -> int:
 
 
 def is_list(text: str) -> bool:
-    """Tell whether a text is in brackets of a list or tuple.
+    """Return whether a text is in the brackets of a list or tuple.
 
     Raises:
-        ValueError: If it looks so, and brackets in it are not closed.
+        ValueError: If it is, but brackets inside it are not closed.
     """
     if not text or PAIRS.get(text[0]) != text[-1]:
         return False
@@ -110,9 +110,9 @@ def is_list(text: str) -> bool:
 
 
 def scan(text: str) -> tuple[list[int], int | None, bool]:
-    """Return the places of the commas outside of brackets, where the first bracket closes, and if all are closed.
+    """Return the indices of commas outside of brackets, where the first bracket closes, and whether all are closed.
 
-    Quotes count where an element begins and another one, or nothing, follows: not those of ``it's``.
+    Quotes count only around a whole element, unlike that of ``it's``.
 
     Raises:
         ValueError: If there are commas, and brackets that are not closed.
@@ -146,10 +146,10 @@ def scan(text: str) -> tuple[list[int], int | None, bool]:
 
 
 def format_value(value: Any) -> str:
-    """Return the text that :func:`.parse_value` reads as ``value``."""
+    """Return a text that :func:`.parse_value` parses as ``value``."""
     if not isinstance(value, str):
         return format_element(value)
-    # not in double quotes where these would be left off, as around '[a, b]'
+    # in single quotes if parse_value would drop double ones, as around '[a, b]'
     return next(text for text in (value, format_element(value), quoted(value, "'")) if parses_as(text, value))
 
 
@@ -161,14 +161,14 @@ def parses_as(text: str, value: str) -> bool:
 
 
 def format_element(value: Any) -> str:
-    """Return the text of a value within a list."""
+    """Return a text that is parsed as ``value`` as an element of a list."""
     if isinstance(value, list | tuple):
         left, right = '[]' if isinstance(value, list) else '()'
         return left + ', '.join(map(format_element, value)) + right
     if isinstance(value, str):
         is_plain = value and not SPECIAL & set(value) and parse_element(value) == value
         return value if is_plain else quoted(value, '"')
-    assert value is None or isinstance(value, int | float), value  # there are no options of other kinds
+    assert value is None or isinstance(value, int | float), value  # the only other kinds that parse_value returns
     return str(value)
 
 
@@ -177,5 +177,5 @@ def quoted(text: str, quote: str) -> str:
 
 
 def pasteable(options: Mapping[str, Any]) -> str:
-    """Return options as a part of a command that can be pasted into a shell: ``--cfg-options a.b=1 'c=d e'``."""
+    """Return options as part of a shell command: ``--cfg-options a.b=1 'c=d e'``."""
     return '--cfg-options ' + shlex.join(f'{key}={format_value(value)}' for key, value in options.items())

@@ -1,4 +1,4 @@
-"""Classification: data in ImageNet's layout, top-1 and top-5 accuracy, models of mmpretrain."""
+"""The task of a classifier's config: models of mmpretrain, data in ImageNet's layout, top-1 and top-5 accuracy."""
 
 import os
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.evaluator import DumpResults
 from torch import nn
 
 from ..common.errors import UsageError
 from ..compat.mmpretrain_import import require_mmpretrain
 from ..data.class_folders import check_listed, class_folders
-from .config import evaluators_of, type_of
-from .prediction_dump import WholeDump
-from .scores import accuracy_table
-from .task import Task, draw_by_hook, named_classes
+from .changing import draw_by_hook
+from .detector_or_classifier import Task, table_of_numbers
+from .reading import evaluators_of, named_classes, type_of
 
 TOP_K = (1, 5)
+ACCURACY = 'accuracy/top'  # and k: mmpretrain's names of metrics
 IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')  # mmpretrain's
 
 
@@ -26,6 +27,7 @@ class Classification(Task):
     scope = 'mmpretrain'
     noun = 'classifier'
     metrics = ('accuracy',)
+    dump_type = DumpResults
 
     def register(self) -> None:
         require_mmpretrain()
@@ -72,10 +74,10 @@ class Classification(Task):
                     )
 
     def check_data(self, config: Config, model: nn.Module, splits: Sequence[str]) -> None:
-        """Look at the class folders or image lists of mmpretrain's folder data sets.
+        """Check the class folders or image lists of mmpretrain's folder data sets.
 
         Raises:
-            UsageError: If a folder or file is missing, or its classes are not those of the head or of the other splits.
+            UsageError: If one is missing, or has other classes than the head or another split.
         """
         from mmpretrain.datasets import CustomDataset
 
@@ -84,7 +86,7 @@ class Classification(Task):
         for _, dataset, kind in self.datasets(config, splits):
             if not issubclass(kind, CustomDataset) or num_classes is None:
                 continue
-            if '://' in str(dataset.get('data_root')):  # mmpretrain asks remote storage itself
+            if '://' in str(dataset.get('data_root')):  # on remote storage, which mmpretrain reads itself
                 continue
             images, listing = places_of(dataset)
             if listing is not None:
@@ -107,14 +109,11 @@ class Classification(Task):
                 )
 
     def set_metrics(self, config: Config, model: nn.Module, metrics: Sequence[str]) -> None:
-        """Let the accuracy be computed, top-5 too where there are that many classes."""
+        """Let the accuracy be computed, top-5 only if there are as many classes."""
         num_classes = num_classes_of(model) or max(TOP_K)
         top_k = tuple(k for k in TOP_K if k <= num_classes)
         named = [evaluator for _, evaluator in evaluators_of(config, 'test') if type_of(evaluator) == 'Accuracy']
         config.test_evaluator = named or [ConfigDict(type='Accuracy', topk=top_k)]
-
-    def dump(self, path: str) -> WholeDump:
-        return WholeDump(out_file_path=path)
 
     def draw_into(self, config: Config, folder: str) -> None:
         draw_by_hook(config, enable=True, interval=1, out_dir=str(Path(folder).resolve()))
@@ -124,12 +123,12 @@ class Classification(Task):
 
 
 def num_classes_of(classifier: Any) -> int | None:
-    """Return the number of classes that the head of a classifier tells apart, or None where it does not say."""
+    """Return the number of classes of a classifier's head, or None if it does not say."""
     return getattr(classifier.head, 'num_classes', None)
 
 
 def places_of(dataset: MutableMapping) -> tuple[Path, Path | None]:
-    """Return where mmpretrain takes the images of a dataset dict from, and its list of them or None."""
+    """Return the folder from which mmpretrain reads the images of a dataset dict, and the list of them or None."""
     root, split = dataset.get('data_root') or '', dataset.get('split') or ''
     prefix = dataset.get('data_prefix') or split
     if isinstance(prefix, Mapping):
@@ -143,3 +142,14 @@ def places_of(dataset: MutableMapping) -> tuple[Path, Path | None]:
 
 def as_tuple(value: int | Sequence[int]) -> tuple[int, ...]:
     return (value,) if isinstance(value, int) else tuple(value)
+
+
+def accuracy_table(metrics: Mapping[str, float]) -> str:
+    """Return the accuracies among ``metrics`` (mmpretrain's names, percent) as a table of one row."""
+    found = {
+        f'top-{name.removeprefix(ACCURACY)}': value for name, value in metrics.items() if name.startswith(ACCURACY)
+    }
+    if not found:
+        return table_of_numbers(metrics, 'no accuracy was measured')
+    header = ' ' * 10 + '  '.join(f'{name:>6}' for name in found)
+    return header + '\naccuracy  ' + '  '.join(f'{value:6.2f}' for value in found.values()) + '  (%)'

@@ -1,4 +1,4 @@
-"""The COCO data sets of a config: where they are, and what the config does with them."""
+"""The COCO data sets of a config: where their files are, what the config uses of them, and the check before a run."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +20,8 @@ from ..data.checking.image import Loader
 from ..data.checking.objects import Use
 from ..data.checking.reading import read_annotations
 from ..data.coco_dataset import BAD_DATA, CHECK, CheckedCocoDataset
-from .config import dataset_places, evaluators_of, type_of
-from .task import Task, named_classes
+from .detector_or_classifier import Task
+from .reading import dataset_places, evaluators_of, named_classes, type_of
 
 
 @dataclass
@@ -32,9 +32,9 @@ class CocoSet:
         annotations: The file.
         images: The folder, or None if it is on remote storage.
         classes: The classes of the config, or None where it states none.
-        bad_data: What becomes of bad data in a run.
+        bad_data: What a run does with bad data, ``'refuse'`` or ``'skip'``.
         loader: How images are decoded.
-        is_plain: The class of the dataset reads the file as COCO's, and not in a way of its own.
+        is_plain: Whether the dataset's class reads the file as ``CocoDataset`` does.
         use: What the config does with the annotations.
         splits: The splits that use it.
         places: Where the config names the file, as ``--cfg-options`` spells it.
@@ -52,9 +52,9 @@ class CocoSet:
 
 
 def coco_sets(task: Task, config: Config, splits: Sequence[str]) -> list[CocoSet]:
-    """Return the COCO data sets of the splits, each once, however many loaders share it.
+    """Return the COCO data sets of the splits, each once even if several loaders share it.
 
-    An annotation file on remote storage is left out with a line in the log: a run checks it when it has got it.
+    An annotation file on remote storage is left out with a line in the log: the run checks it after reading it.
 
     Raises:
         UsageError: If ``bad_data`` of the config is none of the choices, or there is no such storage.
@@ -99,21 +99,21 @@ def storage_of_images(dataset: Mapping) -> Mapping | None:
 
 
 def is_plain(kind: type[CocoDataset]) -> bool:
-    """Tell whether a class reads annotations as ``CocoDataset`` does: LVIS for instance has other keys."""
+    """Return whether a class reads annotations as ``CocoDataset`` does, unlike for instance LVIS's with other keys."""
     return kind.parse_data_info is CocoDataset.parse_data_info and (
         kind.load_data_list in (CocoDataset.load_data_list, CheckedCocoDataset.load_data_list)
     )
 
 
 def check_annotations_of(data: CocoSet, content: Mapping[str, Any]) -> list[Finding]:
-    """Return what is wrong with the content of a set's annotation file, as far as its class reads it as COCO's."""
+    """Return what is wrong with an annotation file; one that is not plain gets the checks of its structure only."""
     if data.is_plain:
         return check_content(content, data.use, data.annotations, data.classes)
     return list(check_file(content, data.annotations, data.classes))
 
 
 def bad_data_of(config: Config, dataset: Mapping) -> str:
-    """Return what a run is to do with bad data: what the dataset dict says, else what the config says for all.
+    """Return ``bad_data`` of the dataset dict, or else of the config.
 
     Raises:
         UsageError: If it is none of the choices.
@@ -125,29 +125,29 @@ def bad_data_of(config: Config, dataset: Mapping) -> str:
 
 
 def check_before_run(task: Task, config: Config, splits: Sequence[str]) -> None:
-    """Look at the annotations of the splits, and for their images without opening any, before a run starts.
+    """Check the annotations of the splits, and that their images exist without opening any, before a run starts.
 
     Raises:
-        UsageError: If there is an error that ``bad_data`` does not pass over.
+        UsageError: If there is an error that ``bad_data`` does not allow to skip.
     """
     for data in coco_sets(task, config, splits):
         content = read_annotations(data.annotations)
         findings = check_annotations_of(data, content)
         if data.images is not None:
             findings += check_presence(content, data.images)
-        refused = [finding for finding in errors_among(findings) if not _is_passed_over(finding, data)]
+        refused = [finding for finding in errors_among(findings) if not _is_skipped(finding, data)]
         if refused:
             raise UsageError(refusal(refused, data.annotations, CHECK))
 
 
-def _is_passed_over(finding: Finding, data: CocoSet) -> bool:
+def _is_skipped(finding: Finding, data: CocoSet) -> bool:
     if data.bad_data == 'refuse' or finding.repair == Repair.NONE:
         return False
-    return finding.kind == 'image_missing' or data.splits == ['train']  # an evaluator reads the annotations itself
+    return finding.kind == 'image_missing' or data.splits == ['train']  # evaluators read the whole annotation file
 
 
-def let_runs_check(task: Task, config: Config, splits: Sequence[str]) -> None:
-    """Replace mmdet's ``CocoDataset`` in a config by ours, which asks more of each image that it loads."""
+def check_during_run(task: Task, config: Config, splits: Sequence[str]) -> None:
+    """Replace mmdet's ``CocoDataset`` in a config by ours, which checks each image that it loads."""
     for split in splits:
         for _, dataset in dataset_places(config, split):
             if task.dataset_class(dataset) is CocoDataset:
@@ -156,7 +156,7 @@ def let_runs_check(task: Task, config: Config, splits: Sequence[str]) -> None:
 
 
 def transforms_of(dataset: Mapping, name: str) -> Iterator[Mapping]:
-    """Yield the dicts of the transforms called ``name`` in a pipeline, however deeply it is nested."""
+    """Yield the dicts of the transforms called ``name`` in a pipeline, however deeply nested."""
     pending = [dataset.get('pipeline')]
     while pending:
         node: Any = pending.pop(0)
@@ -176,7 +176,7 @@ def loader_of(dataset: Mapping) -> Loader:
 
 
 def use_of(config: Config, split: str, dataset: Mapping) -> Use:
-    """Return what a split does with the annotation file of a dataset dict."""
+    """Return what a split uses of the annotation file of a dataset dict."""
     loading = [t for t in transforms_of(dataset, 'LoadAnnotations') if t.get('with_mask', False)]
     coco = [evaluator for _, evaluator in evaluators_of(config, split) if type_of(evaluator) == 'CocoMetric']
     metrics = [str(metric) for evaluator in coco for metric in _as_list(evaluator.get('metric'))]

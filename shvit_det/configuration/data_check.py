@@ -17,10 +17,11 @@ from ..data.checking.files import check_files, check_presence, require_folder
 from ..data.checking.findings import Finding, counts_of, errors_among, in_words
 from ..data.checking.reading import parse_annotations, read_bytes, require_annotations
 from ..data.sample import ensure_sample
-from . import config as changes
 from .cfg_options import pasteable
+from .changing import set_data_root
 from .coco_sets import CocoSet, check_annotations_of, coco_sets
-from .task_choice import task_of
+from .detector_or_classifier import task_of
+from .reading import SPLITS, load_config
 
 Images = Literal['decode', 'headers', 'presence']
 SCOPES: dict[Images, str] = {
@@ -57,16 +58,16 @@ def check_data(
     progress: Callable[[str], None] = lambda text: None,
     tell: Callable[[Checked], None] = lambda checked: None,
 ) -> list[Checked]:
-    """Check the COCO data sets that a detector's config would use, in all splits; :func:`.write_copies` mends them.
+    """Check the COCO data sets of a detector's config, in all splits; :func:`.write_copies` repairs them.
 
     Args:
         config_path: The config file.
         data_root: Another folder of the layout that the config expects.
         cfg_options: Changes of single values, dotted names.
-        images: How closely images are looked at.
-        workers: Threads; by default as many as there are processors for this process.
-        fix: The folder that cleaned copies of the annotation files are to go into.
-        progress: Called with a line about how far it is.
+        images: How thoroughly images are checked.
+        workers: Threads; by default one per processor that this process may use.
+        fix: The folder for cleaned copies of the annotation files.
+        progress: Called with a line of progress.
         tell: Called with each data set as soon as it is checked.
 
     Raises:
@@ -74,11 +75,11 @@ def check_data(
     """
     if workers is not None and workers < 1:
         raise UsageError(f'--workers is {workers}: it takes at least one to look at images')
-    config = changes.load_config(config_path, cfg_options)
+    config = load_config(config_path, cfg_options)
     if data_root is not None:
-        changes.set_data_root(config, data_root)
+        set_data_root(config, data_root)
     sets = find_sets(config)
-    for data in sets:  # before the first of them is decoded, which may take an hour
+    for data in sets:  # before any image is decoded, which may take an hour
         require_annotations(data.annotations)
         if data.images is not None:
             require_folder(data.images)
@@ -92,7 +93,7 @@ def check_data(
 
 
 def write_copies(checked: Sequence[Checked], done: list[str]) -> None:
-    """Write the cleaned copies that were asked for, and add sentences about them to ``done``.
+    """Write the requested cleaned copies, and add sentences about them to ``done``.
 
     Raises:
         UsageError: If one cannot be written.
@@ -109,14 +110,14 @@ def write_copies(checked: Sequence[Checked], done: list[str]) -> None:
 
 
 def find_sets(config: Config) -> list[CocoSet]:
-    """Return the COCO data sets of all splits of a config; a sample set is drawn if it is not there yet.
+    """Return the COCO data sets of all splits of a config; a missing sample set is drawn.
 
     Raises:
         UsageError: If there is none.
     """
     task = task_of(config)
     task.register()
-    sets = coco_sets(task, config, changes.SPLITS) if task.scope == 'mmdet' else []
+    sets = coco_sets(task, config, SPLITS) if task.scope == 'mmdet' else []
     if not sets:
         raise UsageError('this config has no data set in the form of COCO, which is what can be checked here')
     if 'sample_set' in config:

@@ -1,4 +1,4 @@
-"""Detection: data in COCO's format, average precision, models of mmdet."""
+"""The task of a detector's config: models of mmdet, data in COCO's format, average precision."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,14 +12,12 @@ from torch import nn
 
 from ..common.errors import UsageError
 from ..data.sample import ensure_sample
-from .coco_sets import check_before_run, let_runs_check
-from .prediction_dump import WholeDump
-from .scores import coco_table
-from .task import Task, coco_evaluators, draw_by_hook, named_classes
+from .changing import draw_by_hook
+from .coco_sets import check_before_run, check_during_run
+from .detector_or_classifier import Task, table_of_numbers
+from .reading import coco_evaluators, named_classes
 
-
-class DetectionDump(WholeDump, DumpDetResults):
-    """mmdet's, with masks as RLE."""
+AP_COLUMNS = {'mAP': 'AP', 'mAP_50': 'AP50', 'mAP_75': 'AP75', 'mAP_s': 'APs', 'mAP_m': 'APm', 'mAP_l': 'APl'}
 
 
 class Detection(Task):
@@ -28,15 +26,16 @@ class Detection(Task):
     scope = 'mmdet'
     noun = 'detector'
     metrics = ('bbox', 'segm', 'proposal', 'proposal_fast')
+    dump_type = DumpDetResults  # with masks as RLE
 
     def register(self) -> None:
         register_all_modules(init_default_scope=False)
 
     def check_model(self, config: Config, model: nn.Module, splits: Sequence[str]) -> None:
-        """Compare the classes of the data with those the heads were made for, and the precision with the evaluators.
+        """Compare the number of classes of data and heads, and the precision with what the evaluators can take.
 
         Raises:
-            UsageError: If the classes differ in number, or the predictions would be in a type that numpy lacks.
+            UsageError: If the numbers differ, or predictions would be of a type that numpy lacks.
         """
         for split in splits:
             if config[f'{split}_cfg'].get('fp16') and not torch.cuda.is_available():
@@ -59,17 +58,17 @@ class Detection(Task):
                     )
 
     def check_data(self, config: Config, model: nn.Module, splits: Sequence[str]) -> None:
-        """Look at the annotation files and for the images of COCO data sets, and let the run check what it loads.
+        """Check the annotations of COCO data sets and that their images exist; the run checks what it loads.
 
-        A config with ``sample_set`` gets its data drawn first, where it is not there yet.
+        The data of a config with ``sample_set`` are drawn first if they are missing.
 
         Raises:
-            UsageError: If a file or folder is missing, or its content has errors or does not fit the config.
+            UsageError: If a file or folder is missing, or has errors, or contradicts the config.
         """
         if 'sample_set' in config:
             ensure_sample(config.data_root, **config.sample_set)
         check_before_run(self, config, splits)
-        let_runs_check(self, config, splits)
+        check_during_run(self, config, splits)
 
     def set_metrics(self, config: Config, model: nn.Module, metrics: Sequence[str]) -> None:
         """Let the COCO evaluators compute ``metrics``.
@@ -84,9 +83,6 @@ class Detection(Task):
         for evaluator in coco_evaluators(config, '--eval'):
             evaluator['metric'] = list(metrics)
 
-    def dump(self, path: str) -> WholeDump:
-        return DetectionDump(out_file_path=path)
-
     def draw_into(self, config: Config, folder: str) -> None:
         draw_by_hook(config, draw=True, test_out_dir=str(Path(folder).resolve()))
 
@@ -95,8 +91,20 @@ class Detection(Task):
 
 
 def has_masks(detector: nn.Module) -> bool:
-    """Tell whether a detector predicts masks; True for the kinds that this cannot be seen of."""
+    """Return whether a detector predicts masks; True for kinds of detectors that do not tell."""
     if not isinstance(detector, SingleStageDetector | TwoStageDetector):
         return True
     heads = [getattr(detector, name, None) for name in ('roi_head', 'bbox_head', 'mask_head')]
     return detector.with_mask or any(hasattr(head, 'mask_head') for head in heads)
+
+
+def coco_table(metrics: Mapping[str, float]) -> str:
+    """Return the COCO average precisions among ``metrics`` (mmdet's names) as a table, one row per kind of output."""
+    rows = []
+    for kind in ('bbox', 'segm'):
+        values = [metrics.get(f'coco/{kind}_{key}') for key in AP_COLUMNS]
+        if values[0] is not None:
+            cells = ['  none' if value is None or value < 0 else f'{value:6.3f}' for value in values]
+            rows.append(f'{kind:<6}' + '  '.join(cells))
+    header = ' ' * 6 + '  '.join(f'{name:>6}' for name in AP_COLUMNS.values())
+    return '\n'.join([header, *rows]) if rows else table_of_numbers(metrics, 'no average precision was measured')

@@ -1,4 +1,4 @@
-"""The configs of this package, in a checkout and in an installed wheel, and what the metafile says of their weights."""
+"""The configs of this package, in a checkout and in an installed wheel, and their published weights."""
 
 from pathlib import Path
 
@@ -16,15 +16,15 @@ def config_names() -> list[str]:
 
 
 def is_config(name: str) -> bool:
-    """Tell whether a name, with or without ``shvit_det::`` and ``.py``, is that of a config or of a base of ours."""
+    """Tell whether a config or a base of ours has this name, with or without ``shvit_det::`` and ``.py``."""
     return path_of(name).is_file()
 
 
 def config_file(name: str) -> str:
-    """Return the path of a config of this package, for whatever takes the path of a config.
+    """Return the path of a config of this package.
 
     Args:
-        name: ``'mask_rcnn_shvit_s4_coco'``; ``shvit_det::`` before it and ``.py`` after it may be there.
+        name: ``'mask_rcnn_shvit_s4_coco'``, with or without ``shvit_det::`` and ``.py``.
 
     Raises:
         UsageError: If there is no such config.
@@ -35,7 +35,7 @@ def config_file(name: str) -> str:
 
 
 def weights_url(name: str) -> str | None:
-    """Return where the published weights of a config are, or None if nobody has published any."""
+    """Return the URL of the published weights of a config, from the metafile, or None if there are none."""
     from mmengine.fileio import load  # here, because mmengine's import ends with an import of this module
 
     stem = path_of(name).stem

@@ -1,8 +1,7 @@
-"""The configs of this package by name, where mmengine takes the names of its own projects only.
+"""``_base_ = 'shvit_det::NAME.py'`` and ``DetInferencer('shvit_det::NAME')``: our configs by name in mmengine.
 
-``_base_ = 'shvit_det::NAME.py'`` and ``DetInferencer('shvit_det::NAME')`` both end in errors otherwise: mmengine wants
-a folder in the first, and in the second looks among the models of the scope, mmdet, and wants weights for each. What is
-ours is answered here, all else left to mmengine.
+mmengine itself would refuse both: the first needs a folder for it, and the second searches the models of mmdet only and
+wants weights for each. Names that are not ours are left to mmengine.
 
 This module imports nothing of mmengine at its top: :mod:`..on_import` calls it when mmengine has been imported.
 """
@@ -67,12 +66,12 @@ def add_to_checkpoint_loader() -> None:
 
 
 def load_from_shvit_checkpoint(filename: str, map_location: object = None) -> dict[str, Any]:
-    """Read any SHViT checkpoint, a file or a URL after ``shvit_det:``, for what loads checkpoints through mmengine.
+    """Read any SHViT checkpoint, ``shvit_det:`` and a path or URL, for mmengine's own loading.
 
-    mmengine would load of the authors' files what fits by name, which is nothing of the backbone, and go on.
+    mmengine loads only tensors whose names agree, which of the authors' files would be none of the backbone's.
 
     Raises:
-        UsageError: If it cannot be had or read; see :func:`.checkpoint.load_checkpoint`.
+        UsageError: If it cannot be fetched or read; see :func:`.checkpoint.load_checkpoint`.
     """
     from ..checkpoint.fetch import find_checkpoint
     from ..checkpoint.loading import weights_of

@@ -12,13 +12,13 @@ from mmengine.model import is_model_wrapper
 from ..checkpoint import check_checkpoint, load_checkpoint
 from ..common.atomic_files import PART
 from ..common.errors import UsageError
-from ..configuration import config as changes
-from ..configuration.prediction_dump import save_partial
-from ..configuration.task import coco_evaluators
-from ..configuration.task_choice import task_of
+from ..configuration.changing import set_data_root
+from ..configuration.detector_or_classifier import task_of
+from ..configuration.reading import coco_evaluators, load_config, name_of, splits_of
 from ..deployment import check_deployable, deploy
 from ..runtimes.onnx_runtimes import is_exported
-from ..training.starting import launch, runner_of
+from ..training.build_runner import built_runner, set_launcher
+from .prediction_dump import prediction_dump, save_partial
 
 
 def evaluate(
@@ -56,13 +56,13 @@ def evaluate(
     Raises:
         UsageError: If the run cannot start; nothing has been written then.
     """
-    config = changes.load_config(config_path, cfg_options)
-    if 'test' not in changes.splits_of(config):
+    config = load_config(config_path, cfg_options)
+    if 'test' not in splits_of(config):
         raise UsageError(f'{config_path} has no test_dataloader, test_cfg and test_evaluator: there is nothing to test')
     if data_root is not None:
-        changes.set_data_root(config, data_root)
-    config.work_dir = str(work_dir or config.get('work_dir') or Path('work_dirs') / changes.name_of(config_path))
-    choices = launch(config, launcher)
+        set_data_root(config, data_root)
+    config.work_dir = str(work_dir or config.get('work_dir') or Path('work_dirs') / name_of(config_path))
+    log = set_launcher(config, launcher)
     config.load_from, config.resume = None, False
     task = task_of(config)
     config.setdefault('default_scope', task.scope)
@@ -89,8 +89,7 @@ def evaluate(
             evaluator['classwise'] = True
     if format_only:
         for evaluator in coco_evaluators(config, '--format-only'):
-            evaluator['format_only'] = True
-            evaluator['outfile_prefix'] = str(Path(config.work_dir) / f'results{PART}')
+            evaluator.update(format_only=True, outfile_prefix=str(Path(config.work_dir) / f'results{PART}'))
     if deployed:
         check_deployable(checked)
     if exported is None:
@@ -98,19 +97,17 @@ def evaluate(
     task.check_model(config, checked, ('test',))
     task.check_data(config, checked, ('test',))
 
-    with runner_of(config) as runner:
-        for choice in choices:
-            print_log(choice, 'current')
+    with built_runner(config, log=log) as runner:
         if exported is not None:
             runner.model = exported
         else:
             load_checkpoint(runner.model, checkpoint)
         if deployed:
-            trained = runner.model.module if is_model_wrapper(runner.model) else runner.model
-            runner.model = deploy(trained, dtype=getattr(torch, dtype) if dtype else None)
-        dump = task.dump(out) if out is not None else None
+            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+            runner.model = deploy(model, dtype=getattr(torch, dtype) if dtype else None)
+        dump = prediction_dump(task.dump_type, out) if out is not None else None
         if dump is not None:
-            runner.test_evaluator.metrics.insert(0, dump)  # predictions are written before anything is computed of them
+            runner.test_evaluator.metrics.insert(0, dump)  # before evaluators that may fail
         try:
             results: dict[str, float] = runner.test()
         except BaseException:

@@ -17,8 +17,9 @@ from mmengine.runner import Runner
 
 from ..common.environment import describe_environment
 from ..common.errors import UsageError
-from ..configuration.config import load_config, remove_pretrained, set_data_root
+from ..configuration.changing import remove_pretrained, set_data_root
 from ..configuration.detection import Detection, has_masks
+from ..configuration.reading import load_config
 from ..deployment import deploy
 from ..timing.inputs import fresh
 from .comparison_report import FORMAT

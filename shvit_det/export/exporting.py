@@ -14,10 +14,10 @@ from torch import nn
 
 from ..common.atomic_files import saving
 from ..common.errors import UsageError
-from ..configuration.config import load_config, remove_pretrained
+from ..configuration.changing import remove_pretrained
 from ..configuration.detection import Detection
-from ..configuration.task import named_classes
-from ..configuration.task_choice import task_of
+from ..configuration.detector_or_classifier import task_of
+from ..configuration.reading import load_config, named_classes
 from ..deployment import check_deployable, deploy
 from ..runtimes.onnx_file import finish, trace
 from ..runtimes.onnx_runtimes import require

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from ..checkpoint import check_checkpoint
 from ..checkpoint.loading import load_content
 from ..common.errors import UsageError
-from ..configuration.config import load_config
 from ..configuration.detection import Detection
-from ..configuration.task import Task, named_classes
-from ..configuration.task_choice import task_of
+from ..configuration.detector_or_classifier import Task, task_of
+from ..configuration.reading import load_config, named_classes
 from ..deployment import deploy
 from ..models.backbone import SHViT
 from ..models.batch_norm_folding import fold_batch_norms

@@ -12,9 +12,8 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from ..common.errors import UsageError
-from ..configuration.config import type_of
 from ..configuration.detection import Detection
-from ..configuration.task import named_classes
+from ..configuration.reading import named_classes, type_of
 from ..runtimes.onnx_runtimes import RUNTIME_OF, RUNTIMES, check_installed, is_exported
 from .metadata import KEY, Metadata, resized
 

@@ -17,9 +17,8 @@ from ..checkpoint import find_checkpoint, load_content
 from ..checkpoint.reading import read_content
 from ..checkpoint.stored_config import stored_config
 from ..common.errors import UsageError
-from ..configuration.config import load_config, warn_if_new
-from ..configuration.task import Task, named_classes
-from ..configuration.task_choice import task_of
+from ..configuration.detector_or_classifier import Task, task_of
+from ..configuration.reading import load_config, named_classes, warn_if_new
 from ..deployment import check_deployable, deploy
 
 Color = tuple[int, int, int]  # red, green, blue

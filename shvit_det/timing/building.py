@@ -17,9 +17,9 @@ from torch import nn
 
 from ..checkpoint import load_checkpoint
 from ..common.errors import UsageError
-from ..configuration.config import load_config, name_of
 from ..configuration.detection import Detection
-from ..configuration.task_choice import task_of
+from ..configuration.detector_or_classifier import task_of
+from ..configuration.reading import load_config, name_of
 from ..deployment import deploy, is_deployed
 from ..deployment.compilation import runs_own_kernels
 from ..models.backbone import SHViT

@@ -1,4 +1,4 @@
-"""What ``--amp`` and ``--fast`` change in a config, by what the hardware at hand can do."""
+"""``--amp`` and ``--fast``: what they change in a config, depending on the hardware."""
 
 import inspect
 from typing import Any
@@ -8,21 +8,21 @@ from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS
 
 from ..common.errors import UsageError
-from ..configuration.config import type_of
+from ..configuration.reading import type_of
 
-MIXED = ('AmpOptimWrapper', 'BFloat16OptimWrapper')
-ONLY_OF_AMP = ('loss_scale', 'dtype', 'use_fsdp')  # arguments of mmengine's AmpOptimWrapper
+FLOAT16 = ('AmpOptimWrapper', 'LossScaleOptimWrapper')
+FLOAT16_ARGUMENTS = ('loss_scale', 'dtype', 'use_fsdp')
 
 
 def native_bfloat16() -> tuple[bool, str]:
-    """Return whether what trains here computes in bfloat16 by itself, and the reason, for the log.
+    """Return whether the GPU, or else the CPU, has bfloat16 instructions, and the reason for the log.
 
-    Elsewhere bfloat16 is emulated, slower than float32.
+    Without them bfloat16 is emulated, slower than float32.
     """
     if torch.cuda.is_available():
         has = torch.cuda.is_bf16_supported(including_emulation=False)
         return has, f'this {torch.cuda.get_device_name()} {"has" if has else "lacks"} bfloat16'
-    # private to torch, since there is no other way to ask
+    # functions private to torch: there is no public way to ask
     for feature, name in (('_is_amx_tile_supported', 'AMX'), ('_is_avx512_bf16_supported', 'AVX512-BF16')):
         if getattr(torch.cpu, feature, bool)():
             return True, f'this CPU has {name}'
@@ -30,33 +30,33 @@ def native_bfloat16() -> tuple[bool, str]:
 
 
 def enable_amp(config: Config) -> str:
-    """Train in mixed precision, and return which and why: bfloat16, or float16 on a GPU that lacks it.
+    """Set mixed precision: bfloat16, or float16 on a GPU that lacks it. Return which and why, for the log.
 
     Raises:
-        UsageError: If the config has an optimizer wrapper of its own kind, which cannot just be replaced.
+        UsageError: If the config has an optimizer wrapper of another kind, which must not be replaced.
     """
     wrapper = config.optim_wrapper
     kind = type_of(wrapper, 'OptimWrapper')
-    if kind not in ('OptimWrapper', *MIXED):
+    if kind not in ('OptimWrapper', 'BFloat16OptimWrapper', *FLOAT16):
         raise UsageError(f'--amp works with optim_wrapper.type OptimWrapper, but this config has {kind!r}')
     on_gpu = torch.cuda.is_available()
-    if kind == 'AmpOptimWrapper' and on_gpu:
+    if kind in FLOAT16 and on_gpu:
         return 'mixed precision as in the config'
     native, reason = native_bfloat16()
     if on_gpu and not native:
-        wrapper.type = 'AmpOptimWrapper'
+        wrapper.type = 'LossScaleOptimWrapper'
         return f'float16 with scaled losses, since {reason}'
     wrapper.type = 'BFloat16OptimWrapper'
-    for name in ONLY_OF_AMP:
+    for name in FLOAT16_ARGUMENTS:
         wrapper.pop(name, None)
     return f'bfloat16 autocast, since {reason}' if native else f'bfloat16 autocast, though slowly: {reason}'
 
 
 def enable_fast(config: Config) -> str:
-    """Train as fast as the hardware allows, and return what was chosen.
+    """Set what trains fastest on this hardware, and return what was chosen, for the log.
 
-    The layout in memory is NHWC, the optimizer fused; both change no more than the rounding. The precision is mixed
-    only where bfloat16 is native. What the config settles itself stays.
+    That is channels-last and a fused optimizer, which change results by rounding only, and mixed precision where
+    bfloat16 is native. Settings that the config makes itself stay.
     """
     config.channels_last = True
     chosen = ['channels-last', _precision(config)]

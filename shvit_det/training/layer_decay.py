@@ -17,12 +17,12 @@ PREFIX = 'backbone.'
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Multiply the learning rate of the backbone's parameters by ``layer_decay_rate`` for every depth below the top.
 
-    Pretrained early layers are general and need small steps; neck and heads are new and get the full rate. The depths
-    are those of the backbone's ``get_layer_depth``. It works with detectors and classifiers alike, unlike mmdet's
-    constructor of that kind, which knows two backbones by name, and mmpretrain's, which wants the method on the model.
+    For fine-tuning: pretrained early layers are general and need small steps, while neck and heads are new and get the
+    full rate. The backbone's ``get_layer_depth`` gives the depths. It works for detectors and classifiers, whereas
+    mmdet's constructor knows two backbones by name, and mmpretrain's needs that method on the model.
 
-    Parameters with the same settings share a group. All other options of ``paramwise_cfg`` mean what they mean in
-    mmengine: ``norm_decay_mult``, ``bias_decay_mult``, ``custom_keys``, ...
+    Parameters with equal settings share a group. The other options of ``paramwise_cfg`` are mmengine's:
+    ``norm_decay_mult``, ``bias_decay_mult``, ``custom_keys``, ...
 
     Args:
         optim_wrapper_cfg: The optimizer wrapper's config; its optimizer needs a ``lr``.
@@ -46,7 +46,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def add_params(
         self, params: list[dict], module: nn.Module, prefix: str = '', is_dcn_module: bool | None = None
     ) -> None:
-        """Add the groups of ``module`` to ``params``; mmengine calls it for the model, and then for every child."""
+        """Add the groups of ``module`` to ``params``; mmengine calls it for the model and then for every child."""
         super().add_params(params, module, prefix, is_dcn_module)
         if prefix == '':
             params[:] = merge_groups(self._decayed(params, module))
@@ -69,7 +69,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 
 def merge_groups(groups: list[dict]) -> list[dict]:
-    """Return the groups with those of equal settings made one: optimizers are faster with few groups."""
+    """Return the groups with those of equal settings merged: optimizers are faster with few groups."""
     merged: dict[str, dict] = {}
     for group in groups:
         settings = {key: value for key, value in group.items() if key != 'params'}

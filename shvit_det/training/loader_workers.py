@@ -1,5 +1,6 @@
-"""Workers of a loader: which signals reach them, and how they end with the process that they work for."""
+"""Workers of a data loader: shielded from signals to the whole run, and ended together with the main process."""
 
+import copy
 import multiprocessing
 import os
 import signal
@@ -10,27 +11,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import resource_tracker
-from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.context import SpawnProcess
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from torch.utils.data import DataLoader
 
-EVERY_S = 2.0
-# A terminal, slurm, systemd and torchrun signal all processes of a run, and it is the main process that has to answer:
-# until then it needs the batches of its workers.
-NOT_FOR_WORKERS = {
+POLL_INTERVAL_S = 2.0
+# A terminal, slurm, systemd and torchrun signal all processes of a run. Only the main process acts on that, and until
+# it has saved a checkpoint it needs the batches of its workers.
+BLOCKED_SIGNALS = {
     getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2') if hasattr(signal, name)
 }
 
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Block the signals that are not for workers; a process that is started within keeps them blocked."""
-    if not hasattr(signal, 'pthread_sigmask'):  # Windows signals no groups of processes
+    """Block these signals; a process that is started within the context keeps them blocked."""
+    if not hasattr(signal, 'pthread_sigmask'):  # Windows does not signal groups of processes
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_FOR_WORKERS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
     try:
         yield
     finally:
@@ -38,9 +39,9 @@ def signals_blocked() -> Iterator[None]:
 
 
 class Worker(BaseProcess):
-    """A process that no signal to the whole run reaches, from its first moment on, and that its parent ends by a kill.
+    """A process that is shielded from signals to the whole run from its start, and that its parent ends with SIGKILL.
 
-    torch and multiprocessing would end it by SIGTERM.
+    torch and multiprocessing would end it with SIGTERM, which is blocked.
     """
 
     _popen: Any
@@ -52,58 +53,49 @@ class Worker(BaseProcess):
 
 
 def kill(worker: Any) -> None:
-    """Kill a worker, given as multiprocessing's ``Popen``, also one that is stuck in C."""
+    """Kill a worker, given as multiprocessing's ``Popen``, even one that is stuck in C code."""
     in_main = threading.current_thread() is threading.main_thread() and hasattr(signal, 'SIGCHLD')
-    # torch has a handler that takes this end of a worker for a failure
+    # torch's handler would report the killed worker as a failure
     before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if in_main else None
     worker.kill()
-    worker.wait(EVERY_S)
+    worker.wait(POLL_INTERVAL_S)
     if before is not None:
         signal.signal(signal.SIGCHLD, before)
 
 
-class SpawnedWorker(Worker, SpawnProcess):
-    """A worker in a new Python."""
+class SpawnWorker(Worker, SpawnProcess):
+    """A worker in a new Python process."""
 
 
-class SpawnedWorkers(SpawnContext):
-    """Starts workers in new Pythons."""
-
-    Process = SpawnedWorker
-
-
-CONTEXTS: dict[str, Any] = {'spawn': SpawnedWorkers()}
+WORKERS: dict[str, type[Worker]] = {'spawn': SpawnWorker}
 
 if sys.platform != 'win32':
-    from multiprocessing.context import ForkContext, ForkProcess, ForkServerContext, ForkServerProcess
+    from multiprocessing.context import ForkProcess, ForkServerProcess
 
-    class ForkedWorker(Worker, ForkProcess):
+    class ForkWorker(Worker, ForkProcess):
         """A worker that is a copy of this process."""
 
-    class ForkedWorkers(ForkContext):
-        """Starts workers as copies of this process."""
+    class ForkServerWorker(Worker, ForkServerProcess):
+        """A worker that multiprocessing's fork server forks."""
 
-        Process = ForkedWorker
-
-    class ServedWorker(Worker, ForkServerProcess):
-        """A worker that a server process forks."""
-
-    class ServedWorkers(ForkServerContext):
-        """Lets a server process fork workers."""
-
-        Process = ServedWorker
-
-    CONTEXTS.update(fork=ForkedWorkers(), forkserver=ServedWorkers())
+    WORKERS.update(fork=ForkWorker, forkserver=ForkServerWorker)
 
 
-class EndingWithParent:
-    """What a loader calls in each worker at its start: the worker ends soon after its parent, however that ended.
+def context_of(method: str) -> Any:
+    """Return multiprocessing's context of a start method, with our workers as its processes."""
+    context: Any = copy.copy(multiprocessing.get_context(method))
+    context.Process = WORKERS[method]
+    return context
 
-    torch's worker sees by itself that its parent was killed, but then waits until the samples that it has loaded are
-    taken, which nobody does any more: with samples larger than a pipe holds it stays for ever, with its memory.
+
+class WatchParent:
+    """A ``worker_init_fn`` that ends the worker soon after its parent, however the parent ended.
+
+    torch's worker notices a killed parent by itself, but then waits until its loaded samples are taken. With samples
+    larger than a pipe's buffer it would stay forever, with all its memory.
 
     Args:
-        then: What the loader would have called.
+        then: The ``worker_init_fn`` of the loader.
     """
 
     def __init__(self, then: Callable[[int], Any] | None) -> None:
@@ -115,29 +107,29 @@ class EndingWithParent:
             self._then(worker)
 
 
-def guard(loader: DataLoader) -> None:
-    """Let the workers of a loader end with this process and keep from them the signals that are for this process."""
-    if loader.num_workers and not isinstance(loader.worker_init_fn, EndingWithParent):
+def guard_workers(loader: DataLoader) -> None:
+    """Let the workers of a loader end with this process, and shield them from the signals that it acts on."""
+    if loader.num_workers and not isinstance(loader.worker_init_fn, WatchParent):
         context: Any = loader.multiprocessing_context or multiprocessing
         method = context.get_start_method()
         if method != 'fork' and sys.platform != 'win32':
-            with signals_blocked():  # for the process that keeps count of what the others share
+            with signals_blocked():  # for multiprocessing's resource tracker, a process too
                 resource_tracker.ensure_running()
-        loader.multiprocessing_context = CONTEXTS[method]
-        loader.worker_init_fn = EndingWithParent(loader.worker_init_fn)
+        loader.multiprocessing_context = context_of(method)
+        loader.worker_init_fn = WatchParent(loader.worker_init_fn)
 
 
 def end_with_parent() -> None:
-    """End this process, without any more work, once its parent is gone."""
+    """End this process at once when its parent is gone."""
     parent: Any = multiprocessing.parent_process()
-    started_by = os.getppid()  # the parent, or the server that forks for it
+    started_by = os.getppid()  # the parent, or the fork server
     while parent.is_alive() and os.getppid() == started_by:
-        parent.join(EVERY_S)
+        parent.join(POLL_INTERVAL_S)
     os._exit(1)
 
 
 def kill_workers() -> None:
-    """Kill the workers of this process, which ends now and waits for nobody."""
+    """Kill all workers of this process, before it ends without waiting for them."""
     for process in multiprocessing.active_children():
         if isinstance(process, Worker):
             process.terminate()

@@ -1,17 +1,19 @@
-"""The training loop that can begin within an epoch."""
+"""The epoch loop that can resume within an epoch."""
 
 from itertools import islice
 from typing import Any
 
 from mmengine.runner import EpochBasedTrainLoop
 
-from .hooks.step_seed import NumberedBatches
+from ..registry import LOOPS, register
+from .seeding import ResumableBatches
 
 
+@register(LOOPS)
 class ResumableEpochLoop(EpochBasedTrainLoop):
-    """mmengine's ``EpochBasedTrainLoop``, which our runner has in its place, resumed where a checkpoint was written.
+    """mmengine's ``EpochBasedTrainLoop``, resumed exactly where a checkpoint was written. It takes the same arguments.
 
-    mmengine resumes at the beginnings of epochs only and passes over the evaluation that a killed run still owed.
+    mmengine resumes only at the start of an epoch, and skips the evaluation that a killed run had not finished.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -20,22 +22,21 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         self._owes_evaluation = False
 
     def resume_at(self, first_batch: int, owes_evaluation: bool) -> None:
-        """Set the batch of the epoch that comes next, and whether the epoch before is still to be evaluated."""
+        """Set the batch to begin with, and whether the epoch before it still has to be evaluated."""
         self._first_batch, self._owes_evaluation = first_batch, owes_evaluation
 
     def run(self) -> Any:
         self.runner.call_hook('before_train')
         if self._owes_evaluation:
-            self._decide_current_val_interval()
             self._evaluate_if_due()
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()
-            self._decide_current_val_interval()
             self._evaluate_if_due()
         self.runner.call_hook('after_train')
         return self.runner.model
 
     def _evaluate_if_due(self) -> None:
+        self._decide_current_val_interval()
         if self.runner.val_loop is None or self._epoch < self.val_begin:
             return
         if self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs:
@@ -46,7 +47,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         batches = self.dataloader.batch_sampler
-        if isinstance(batches, NumberedBatches):
+        if isinstance(batches, ResumableBatches):
             batches.start(self._epoch, first)
             loaded = iter(self.dataloader)
         else:

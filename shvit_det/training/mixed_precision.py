@@ -1,4 +1,4 @@
-"""Mixed precision: in bfloat16, on a CPU too, and in float16 with scaled losses."""
+"""Mixed precision: bfloat16, also on a CPU, and float16 with scaled losses."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +12,9 @@ from ..registry import OPTIM_WRAPPERS, register
 
 @register(OPTIM_WRAPPERS)
 class BFloat16OptimWrapper(OptimWrapper):
-    """Train under bfloat16 autocast, wherever the model is; weights, gradients and optimizer stay float32.
+    """Train under bfloat16 autocast on any device; weights, gradients and optimizer stay float32.
 
-    bfloat16 has float32's range, so that no loss is scaled. Takes the arguments of mmengine's ``OptimWrapper``.
+    bfloat16 has float32's range, so that losses need no scale. It takes the arguments of mmengine's ``OptimWrapper``.
     """
 
     @contextmanager
@@ -26,10 +26,10 @@ class BFloat16OptimWrapper(OptimWrapper):
 
 @register(OPTIM_WRAPPERS)
 class LossScaleOptimWrapper(AmpOptimWrapper):
-    """mmengine's wrapper with scaled losses, which our runner has in its place: an overflow is not clipped.
+    """mmengine's ``AmpOptimWrapper`` without clipping of infinite gradients. It takes the same arguments.
 
-    The scaler leaves such a step out. mmengine clips before that, logs an infinite norm, and ends the run with
-    ``clip_grad=dict(error_if_nonfinite=True)``. Takes the same arguments.
+    The scaler skips a step whose gradients overflow. mmengine clips them before that, logs an infinite norm, and ends
+    the run if ``clip_grad`` has ``error_if_nonfinite=True``.
     """
 
     def _clip_grad(self) -> None:

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from shvit_det import UsageError
-from shvit_det.configuration.config import pretrained_arguments
+from shvit_det.configuration.reading import pretrained_arguments
 from shvit_det.training.resuming import check_resumable
 from shvit_det.training.runner import SHViTRunner
 

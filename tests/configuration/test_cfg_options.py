@@ -17,8 +17,7 @@ from shvit_det.commands import COMMANDS
 from shvit_det.configuration.cfg_options import add_cfg_options, format_value, parse_value, pasteable
 from shvit_det.data.sample import draw_sample
 from shvit_det.prediction.inputs import find_inputs
-from shvit_det.training.resuming import check_resumable
-from shvit_det.training.train import take_seed
+from shvit_det.training.resuming import check_resumable, take_seed
 
 MASK_RCNN = ROOT / 'tests' / 'data' / 'tiny_mask_rcnn.py'
 NASTY = 'my (clean) set, [1] it\'s "$HOME" {{a}} é=1'  # a folder

@@ -14,7 +14,7 @@ from paths import ROOT
 
 from shvit_det import UsageError, commands, config_file, on_import
 from shvit_det.configuration import model_zoo, names_for_mmengine
-from shvit_det.configuration.config import load_config, name_of
+from shvit_det.configuration.reading import load_config, name_of
 
 pytestmark = pytest.mark.slow
 

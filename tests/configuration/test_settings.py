@@ -12,13 +12,14 @@ from typing import ClassVar
 
 import pytest
 import torch
-from line_model import line_runner
+from line_model import HOOKS, line_runner
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.fileio import BaseStorageBackend, FileClient, register_backend
 from mmengine.hooks import CheckpointHook, LoggerHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from mmengine.utils import get_object_from_string
+from paths import ROOT
 from tool_runs import RETINANET
 from torch import distributed
 from torch.utils.data import DataLoader
@@ -26,15 +27,15 @@ from training_runs import run
 
 from shvit_det import UsageError
 from shvit_det.checkpoint.reading import read_content
-from shvit_det.configuration.config import dotted_name, load_config, splits_of, type_of
-from shvit_det.configuration.scores import coco_table
+from shvit_det.configuration.detection import coco_table
+from shvit_det.configuration.reading import dotted_name, load_config, splits_of, type_of
 from shvit_det.data.sample import ensure_sample
 from shvit_det.evaluation.evaluate import evaluate
-from shvit_det.training.hooks.safe_checkpoint import SafeCheckpointHook
-from shvit_det.training.hooks.step_seed import reproducible
+from shvit_det.training.build_runner import name_runner
 from shvit_det.training.loop import ResumableEpochLoop
-from shvit_det.training.resuming import Place, checkpoints_of, last_checkpoint, place_of
+from shvit_det.training.resuming import CheckpointPlace, checkpoints_of, last_checkpoint, place_of
 from shvit_det.training.runner import SHViTRunner
+from shvit_det.training.seeding import with_seeded_samples
 from shvit_det.training.train import train
 
 pytestmark = pytest.mark.slow
@@ -116,7 +117,7 @@ def test_where_checkpoints_are_looked_for(tmp_path):
         each.mkdir(parents=True)
     hook = dict(type='CheckpointHook', out_dir=str(tmp_path / 'far'), filename_tmpl='model-{}.pt')
     place = place_of(Config(dict(work_dir=str(work_dir), default_hooks=dict(checkpoint=hook))))
-    assert place == Place(work_dir, far, 'model-{}.pt')
+    assert place == CheckpointPlace(work_dir, far, 'model-{}.pt')
     for name in ('model-7.pt', 'iter_3.pth', 'best_model-7.pt', 'model-x.pt'):
         (far / name).touch()
     assert {path.name for path in checkpoints_of(place)} == {'model-7.pt', 'iter_3.pth'}
@@ -218,7 +219,7 @@ def test_a_run_that_saves_no_checkpoint_ends_well_and_says_so(hook, words, folde
     ],
 )
 def test_a_warning_before_a_run_without_checkpoints(hook, warned, tmp_path):
-    runner = line_runner(tmp_path, default_hooks=dict(checkpoint=dict(type='CheckpointHook', **hook)))
+    runner = line_runner(tmp_path, default_hooks=dict(checkpoint=dict(type='SafeCheckpointHook', **hook)))
     runner.train()
     assert ('saves no checkpoint to go on from' in logged(tmp_path)) == warned
     assert bool(list(tmp_path.glob('*.pth'))) != warned
@@ -391,7 +392,7 @@ def test_a_loader_with_seeds_keeps_its_settings():
 
     options = dict(num_workers=1, pin_memory=True, timeout=5, prefetch_factor=3, in_order=False)
     loader = Own(Numbers(range(4)), 2, collate_fn=list, generator=torch.Generator(), **options)
-    seeded = reproducible(loader, 0)
+    seeded = with_seeded_samples(loader, 0)
     assert type(seeded) is Own and loader.batch_sampler is not seeded.batch_sampler
     for name in (*options, 'generator', 'collate_fn', 'persistent_workers', 'sampler', 'dataset', 'batch_size'):
         assert getattr(seeded, name) == getattr(loader, name)
@@ -406,22 +407,47 @@ class Numbers(list):
 
 
 def test_hooks_that_are_none_are_left_out(tmp_path):
-    names = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint', 'visualization')
-    runner = line_runner(tmp_path, default_hooks=dict.fromkeys(names), custom_hooks=None)
+    names = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'visualization')
+    runner = line_runner(tmp_path, default_hooks=dict.fromkeys([*names, *HOOKS]), custom_hooks=None)
     runner.train()
-    found = {type(hook).__module__.split('.')[0] for hook in runner.hooks}
-    assert found == {'shvit_det'}
+    assert runner.hooks == []
     assert list(tmp_path.glob('*.pth')) == []
 
 
-@pytest.mark.parametrize(
-    'kind', ['CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook, dotted_name(CheckpointHook)]
-)
-def test_every_checkpoint_hook_is_the_safe_one(kind, tmp_path):
-    own = dict(type=kind, interval=3, by_epoch=False, save_last=False)
-    runner = line_runner(tmp_path, default_hooks=dict(checkpoint=dict(type=kind)), custom_hooks=[own])
-    hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
-    assert [type(hook) for hook in hooks] == [SafeCheckpointHook] * 2 and hooks[1].interval == 3
+def names_of(config: Config) -> tuple:
+    """Return what a config names of what our configs name."""
+    hooks = {name: hook.get('type') for name, hook in config.default_hooks.items() if name in HOOKS}
+    return config.runner_type, config.train_cfg.get('type'), hooks
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmpretrain'])
+def test_a_config_that_names_no_runner_gets_what_ours_name(scope):
+    names = {
+        'mmdet': ('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', 'retinanet_shvit_s4_coco'),
+        'mmpretrain': ('mmpretrain::resnet/resnet50_8xb32_in1k.py', 'shvit_s4_imagenet'),
+    }[scope]
+    plain, ours = (load_config(str(name)) for name in (names[0], ROOT / 'configs' / f'{names[1]}.py'))
+    assert 'names no runner' in name_runner(plain)
+    assert names_of(plain) == names_of(ours)
+    before = ours.to_dict()
+    assert name_runner(ours) is None and ours.to_dict() == before
+
+
+@pytest.mark.parametrize('kind', ['CheckpointHook', 'mmengine.CheckpointHook', dotted_name(CheckpointHook)])
+def test_every_checkpoint_hook_of_such_a_config_becomes_the_safe_one(kind):
+    own = dict(type=kind, interval=3)
+    config = Config(dict(default_hooks=dict(checkpoint=dict(type=kind)), custom_hooks=[own, dict(type='EMAHook')]))
+    name_runner(config)
+    assert config.default_hooks.checkpoint.type == config.custom_hooks[0].type == 'SafeCheckpointHook'
+    assert config.custom_hooks[0].interval == 3 and config.custom_hooks[1].type == 'EMAHook'
+
+
+def test_a_config_may_name_mmengines_runner_or_drop_our_hooks():
+    config = Config(dict(runner_type='Runner', default_hooks=dict(checkpoint=dict(type='CheckpointHook'))))
+    assert name_runner(config) is None and list(config.default_hooks) == ['checkpoint']
+    config = Config(dict(default_hooks=dict(termination=None, checkpoint=None)))
+    name_runner(config)
+    assert config.default_hooks.termination is config.default_hooks.checkpoint is None
 
 
 class OwnCheckpointHook(CheckpointHook):
@@ -433,11 +459,14 @@ class OwnLoop(EpochBasedTrainLoop):
 
 
 def test_own_classes_are_not_replaced(tmp_path):
-    runner = line_runner(
-        tmp_path,
-        default_hooks=dict(checkpoint=dict(type=OwnCheckpointHook)),
-        train_cfg=dict(type=OwnLoop, max_epochs=1),
+    config = Config(
+        dict(
+            default_hooks=dict(checkpoint=dict(type=dotted_name(OwnCheckpointHook))),
+            train_cfg=dict(type=dotted_name(OwnLoop), max_epochs=1),
+        )
     )
+    name_runner(config)
+    runner = line_runner(tmp_path, default_hooks=config.default_hooks, train_cfg=config.train_cfg)
     runner.train()
     assert type(runner.train_loop) is OwnLoop
     assert any(type(hook) is OwnCheckpointHook for hook in runner.hooks)
@@ -449,14 +478,23 @@ def test_own_classes_are_not_replaced(tmp_path):
         (dict(by_epoch=True, max_epochs=1), ResumableEpochLoop),
         (dict(type='EpochBasedTrainLoop', max_epochs=1), ResumableEpochLoop),
         (dict(type='mmengine.EpochBasedTrainLoop', max_epochs=1), ResumableEpochLoop),
-        (dict(type=EpochBasedTrainLoop, max_epochs=1), ResumableEpochLoop),
         (dict(type=dotted_name(EpochBasedTrainLoop), max_epochs=1), ResumableEpochLoop),
         (dict(by_epoch=False, max_iters=1), IterBasedTrainLoop),
         (dict(type='IterBasedTrainLoop', max_iters=1), IterBasedTrainLoop),
     ],
 )
 def test_which_loop_trains(loop, expected, tmp_path):
-    assert type(line_runner(tmp_path, train_cfg=loop).train_loop) is expected
+    config = Config(dict(train_cfg=loop))
+    name_runner(config)
+    assert type(line_runner(tmp_path, train_cfg=config.train_cfg).train_loop) is expected
+
+
+def test_our_runner_leaves_the_loop_and_the_hooks_that_are_named(tmp_path):
+    plain = dict(type='CheckpointHook', interval=1)
+    runner = line_runner(tmp_path, train_cfg=dict(by_epoch=True, max_epochs=1), default_hooks=dict(checkpoint=plain))
+    runner.train()
+    assert type(runner.train_loop) is EpochBasedTrainLoop
+    assert {type(hook).__module__.split('.')[0] for hook in runner.hooks} == {'mmengine'}
 
 
 @pytest.mark.parametrize('loop', [dict(max_epochs=1), dict(type='IterBasedTrainLoop', by_epoch=True, max_iters=1)])

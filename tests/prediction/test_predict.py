@@ -407,7 +407,7 @@ def test_an_interrupted_video_leaves_no_half_file(weights, images, tmp_path, mon
 def test_a_detector_without_our_parts_is_predicted_as_it_is(images, tmp_path, log):
     from mmengine.registry import MODELS, DefaultScope
 
-    from shvit_det.configuration.config import load_config
+    from shvit_det.configuration.reading import load_config
 
     config = load_config(str(ROOT / 'tests' / 'data' / 'tiny_r18.py'))
     torch.manual_seed(0)

@@ -17,7 +17,7 @@ from mmengine.utils import get_installed_path
 
 import shvit_det
 from shvit_det.configuration.data_check import check_data
-from shvit_det.configuration.task_choice import task_of
+from shvit_det.configuration.detector_or_classifier import task_of
 
 COMMANDS = [command for page in pages() for command in commands_of(page) if 'NAME' not in command.text]
 TOOLS = [

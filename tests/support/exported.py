@@ -9,7 +9,7 @@ from mmdet.structures import DetDataSample
 from norms import randomise_norms
 from torch import nn
 
-from shvit_det.configuration.config import load_config
+from shvit_det.configuration.reading import load_config
 from shvit_det.export.random_weights import spread_scores
 from shvit_det.timing.building import build_detector
 

@@ -8,6 +8,13 @@ from torch import nn
 
 from shvit_det.training.runner import SHViTRunner
 
+HOOKS = dict(
+    checkpoint=dict(type='SafeCheckpointHook', interval=1),
+    step_seed=dict(type='StepSeedHook'),
+    finite_check=dict(type='FiniteCheckHook'),
+    termination=dict(type='TerminationHook'),
+)  # as configs/_base_/runtime.py names them
+
 
 class Line(BaseModel):
     """A model of one weight that notes in which type it computed."""
@@ -30,8 +37,8 @@ def line_runner(work_dir, **settings) -> SHViTRunner:
         train_dataloader=dict(data, collate_fn=lambda batch: dict(inputs=torch.stack(batch))),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
         **dict(
-            train_cfg=dict(by_epoch=True, max_epochs=2),
-            default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)),
+            train_cfg=dict(type='ResumableEpochLoop', max_epochs=2),
+            default_hooks=HOOKS,
             experiment_name=f'{work_dir.name}-{time.monotonic_ns()}',
         )
         | settings,

@@ -6,8 +6,8 @@ import torch
 from norms import randomise_norms
 from paths import ROOT
 
-from shvit_det.configuration.config import load_config
-from shvit_det.configuration.task_choice import task_of
+from shvit_det.configuration.detector_or_classifier import task_of
+from shvit_det.configuration.reading import load_config
 
 DATA = ROOT / 'tests' / 'data'
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import torch
+from line_model import HOOKS
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
@@ -74,7 +75,9 @@ def run(
         Noisy(),
         str(work_dir),
         train_dataloader=dict(data, sampler=dict(type=sampler, shuffle=True)),
-        train_cfg=dict(by_epoch=False, max_iters=12) if iterations else dict(by_epoch=True, max_epochs=max_epochs),
+        train_cfg=dict(by_epoch=False, max_iters=12)
+        if iterations
+        else dict(type='ResumableEpochLoop', max_epochs=max_epochs),
         val_dataloader=dict(data, sampler=dict(type='DefaultSampler', shuffle=False)),
         val_cfg=dict(),
         val_evaluator=[LastValue()],
@@ -83,7 +86,7 @@ def run(
             dict(type='LinearLR', start_factor=0.5, end=5, by_epoch=False),
             dict(type='MultiStepLR', milestones=[2], by_epoch=not iterations),
         ],
-        default_hooks=dict(checkpoint=dict(type='CheckpointHook', **dict(dict(interval=1), **(checkpoint or {})))),
+        default_hooks=dict(HOOKS, checkpoint=dict(HOOKS['checkpoint'], **(checkpoint or {}))),
         custom_hooks=[dict(type='EMAHook', momentum=0.5), *hooks],
         experiment_name=f'{work_dir.name}-{len(list(work_dir.glob("*")))}-{time.monotonic_ns()}',
         **options,

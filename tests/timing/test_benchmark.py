@@ -11,7 +11,7 @@ from processes import tool
 from timed import TINY_MASK_RCNN, TINY_RETINANET, SteppedClock, settings
 
 from shvit_det import UsageError
-from shvit_det.configuration.config import load_config
+from shvit_det.configuration.reading import load_config
 from shvit_det.timing import benchmark as module
 from shvit_det.timing.benchmark import benchmark
 from shvit_det.timing.benchmark_report import terminal_report

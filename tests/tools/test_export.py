@@ -16,7 +16,7 @@ from processes import tool
 from timed import TINY_MASK_RCNN, TINY_RETINANET
 
 from shvit_det import UsageError
-from shvit_det.configuration.config import load_config
+from shvit_det.configuration.reading import load_config
 from shvit_det.export import comparing
 from shvit_det.export.comparing import Agreement, match
 from shvit_det.export.comparison_report import comparison_table

@@ -19,7 +19,7 @@ from processes import tool
 from tool_runs import succeeded
 
 from shvit_det import SHViT, load_checkpoint
-from shvit_det.configuration import scores
+from shvit_det.training.curves import read_curves
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +60,7 @@ def test_training_leaves_checkpoints_accuracy_and_curves(trained, checkpoint):
     assert header.split() == ['top-1', 'top-5'] and row.startswith('accuracy ') and row.endswith('(%)')
     assert 'epoch_2.pth' in last and 'curves.png' in curves
     assert 'paramwise_options' not in output
-    found = scores.read_curves(folder / 'run')
+    found = read_curves(folder / 'run')
     assert set(found) == {'loss', 'accuracy/top1', 'accuracy/top5'} and list(found['accuracy/top1']) == [6, 12]
     assert [float(cell) for cell in row.split()[1:3]] == [round(found[f'accuracy/top{k}'][12], 2) for k in (1, 5)]
 

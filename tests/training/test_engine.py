@@ -13,9 +13,11 @@ from mmengine.hooks import CheckpointHook
 
 from shvit_det import BFloat16OptimWrapper, UsageError
 from shvit_det.commands.cli import add_run_arguments
-from shvit_det.configuration import scores
-from shvit_det.configuration.config import datasets_of, enable_auto_scale_lr, load_config, set_data_root, warn_if_new
-from shvit_det.configuration.detection import has_masks
+from shvit_det.configuration.changing import enable_auto_scale_lr, set_data_root
+from shvit_det.configuration.classification import accuracy_table
+from shvit_det.configuration.detection import coco_table, has_masks
+from shvit_det.configuration.reading import datasets_of, load_config, warn_if_new
+from shvit_det.training.curves import plot_curves, read_curves
 from shvit_det.training.resuming import last_checkpoint
 
 
@@ -73,12 +75,10 @@ def test_a_data_root_needs_something_to_replace(tmp_path):
 @pytest.mark.parametrize(
     'key, is_new', [('a.b', False), ('a.c', True), ('list.1', False), ('list.7', True), ('x.y', True)]
 )
-def test_an_option_that_names_nothing_is_warned_of(key, is_new, monkeypatch):
-    logged = []
-    monkeypatch.setattr('shvit_det.configuration.config.print_log', lambda *args: logged.append(args[0]))
+def test_an_option_that_names_nothing_is_warned_of(key, is_new, log):
     warn_if_new(Config(dict(a=dict(b=1), list=[1, 2])), key)
-    assert bool(logged) == is_new
-    assert not is_new or key in logged[0]
+    assert bool(log.messages) == is_new
+    assert not is_new or key in log.text
 
 
 @pytest.mark.parametrize('content', ['model = dict(', "_base_ = 'nowhere.py'", 'model = undefined_name'])
@@ -136,14 +136,14 @@ def test_which_detectors_predict_masks(name, expected, tmp_path):
     assert has_masks(MODELS.build(model)) == expected
 
 
-def log(work_dir, run: str, *records: dict) -> None:
+def write_log(work_dir, run: str, *records: dict) -> None:
     folder = work_dir / run / 'vis_data'
     folder.mkdir(parents=True)
     (folder / 'scalars.json').write_text('\n'.join(json.dumps(record) for record in records))
 
 
 def test_curves_go_on_after_a_resume_and_start_anew_with_a_new_run(tmp_path):
-    log(
+    write_log(
         tmp_path,
         '1',
         dict(loss=3, step=10),
@@ -151,29 +151,31 @@ def test_curves_go_on_after_a_resume_and_start_anew_with_a_new_run(tmp_path):
         {'coco/bbox_mAP': 0.1, 'step': 1},
         dict(loss=9, step=30),
     )
-    log(tmp_path, '2', dict(loss=1, loss_cls=0.5, step=30), {'coco/bbox_mAP': 0.2, 'coco/bbox_mAP_50': 0.4, 'step': 2})
-    assert scores.read_curves(tmp_path) == {
+    write_log(
+        tmp_path, '2', dict(loss=1, loss_cls=0.5, step=30), {'coco/bbox_mAP': 0.2, 'coco/bbox_mAP_50': 0.4, 'step': 2}
+    )
+    assert read_curves(tmp_path) == {
         'loss': {10: 3, 20: 2, 30: 1}, 'loss_cls': {30: 0.5}, 'coco/bbox_mAP': {20: 0.1, 30: 0.2}
     }  # fmt: skip
-    log(tmp_path, '3', dict(loss=7, step=5))
+    write_log(tmp_path, '3', dict(loss=7, step=5))
     (tmp_path / '3' / 'vis_data' / 'scalars.json').open('a').write('\n{"loss": 6, "st')
-    assert scores.read_curves(tmp_path) == {'loss': {5: 7}}
-    assert scores.plot_curves(tmp_path).read_bytes().startswith(b'\x89PNG')
-    assert scores.plot_curves(tmp_path / 'empty') is None
+    assert read_curves(tmp_path) == {'loss': {5: 7}}
+    assert plot_curves(tmp_path).read_bytes().startswith(b'\x89PNG')
+    assert plot_curves(tmp_path / 'empty') is None
 
 
 def test_the_table_has_a_row_per_kind_and_no_number_where_there_is_none():
     metrics = {'coco/bbox_mAP': 0.5, 'coco/bbox_mAP_50': 0.75, 'coco/bbox_mAP_l': -1.0, 'coco/segm_mAP': 0.25}
-    header, boxes, masks = scores.coco_table(metrics).splitlines()
+    header, boxes, masks = coco_table(metrics).splitlines()
     assert header.split() == ['AP', 'AP50', 'AP75', 'APs', 'APm', 'APl']
     assert boxes.split() == ['bbox', '0.500', '0.750', 'none', 'none', 'none', 'none']
     assert masks.split()[:2] == ['segm', '0.250']
 
 
 def test_the_accuracies_make_a_row_of_percent():
-    header, row = scores.accuracy_table({'accuracy/top1': 72.814, 'accuracy/top5': 91.0, 'time': 3}).splitlines()
+    header, row = accuracy_table({'accuracy/top1': 72.814, 'accuracy/top5': 91.0, 'time': 3}).splitlines()
     assert header.split() == ['top-1', 'top-5'] and row.split() == ['accuracy', '72.81', '91.00', '(%)']
-    assert scores.accuracy_table({}) == 'no accuracy was measured'
+    assert accuracy_table({}) == 'no accuracy was measured'
 
 
 def test_a_cpu_trains_in_bfloat16_with_weights_in_float32():

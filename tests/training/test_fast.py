@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from line_model import HOOKS
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from paths import ROOT
 from torch import nn
 
 from shvit_det import UsageError
-from shvit_det.configuration.config import load_config
+from shvit_det.configuration.reading import load_config
 from shvit_det.training.fast_options import enable_amp, enable_fast, native_bfloat16
 from shvit_det.training.runner import SHViTRunner
 
@@ -42,7 +43,7 @@ def hardware(monkeypatch):
         (False, True, 'BFloat16OptimWrapper', 'bfloat16 autocast, since this CPU has AVX512-BF16'),
         (False, False, 'BFloat16OptimWrapper', 'bfloat16 autocast, though slowly: this CPU is not known'),
         (True, True, 'BFloat16OptimWrapper', 'bfloat16 autocast, since this Abacus has bfloat16'),
-        (True, False, 'AmpOptimWrapper', 'float16 with scaled losses, since this Abacus lacks bfloat16'),
+        (True, False, 'LossScaleOptimWrapper', 'float16 with scaled losses, since this Abacus lacks bfloat16'),
     ],
 )
 def test_mixed_precision_by_hardware(gpu, bfloat16, kind, words, hardware):
@@ -140,9 +141,9 @@ def run(work_dir, epochs: int, quick: bool, resume: bool = False) -> SHViTRunner
         Convolutions(),
         str(work_dir),
         train_dataloader=data,
-        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        train_cfg=dict(type='ResumableEpochLoop', max_epochs=epochs),
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1, fused=quick)),
-        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)),
+        default_hooks=HOOKS,
         load_from=str(work_dir / 'epoch_2.pth') if resume else None,
         resume=resume,
         cfg=dict(channels_last=quick),

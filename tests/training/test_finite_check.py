@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from line_model import HOOKS
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.optim import AmpOptimWrapper
+from mmengine.optim import AmpOptimWrapper, build_optim_wrapper
 from paths import MASK_RCNN
 from PIL import Image
 from processes import tool
@@ -16,6 +18,8 @@ from tool_runs import RETINANET, succeeded
 from torch import nn
 
 from shvit_det.common.errors import RunError
+from shvit_det.configuration.reading import dotted_name
+from shvit_det.training.build_runner import name_runner
 from shvit_det.training.hooks.finite_check import all_finite, image_names
 from shvit_det.training.mixed_precision import LossScaleOptimWrapper
 from shvit_det.training.resuming import last_checkpoint
@@ -62,8 +66,9 @@ def run(work_dir: Path, what: str, count=1, epochs=2, hooks=(), optimizer=None, 
             batch_size=2,
             collate_fn=collate,
         ),
-        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        train_cfg=dict(type='ResumableEpochLoop', max_epochs=epochs),
         optim_wrapper=dict(optimizer=optimizer or dict(type='SGD', lr=1e-3), **wrapper),
+        default_hooks=HOOKS,
         custom_hooks=[Weights(), *hooks],
         experiment_name=work_dir.name,
     )
@@ -179,11 +184,12 @@ def test_gradients_that_stay_infinite_are_no_overflow(fixed, step, optimizer, tm
     assert 'images: images/' in str(caught.value)
 
 
-@pytest.mark.parametrize('kind', ['AmpOptimWrapper', 'mmengine.AmpOptimWrapper', AmpOptimWrapper])
-def test_the_wrapper_of_the_runner_is_in_the_place_of_mmengines(kind, tmp_path, monkeypatch):
+@pytest.mark.parametrize('kind', ['AmpOptimWrapper', 'mmengine.AmpOptimWrapper', dotted_name(AmpOptimWrapper)])
+def test_a_config_that_names_no_runner_gets_the_wrapper_that_clips_no_overflow(kind, monkeypatch):
     monkeypatch.setattr('mmengine.optim.optimizer.amp_optimizer_wrapper.is_cuda_available', lambda: True)
-    runner = run(tmp_path, '')
-    wrapper = runner.build_optim_wrapper(dict(type=kind, loss_scale=512.0, optimizer=dict(type='SGD', lr=0.1)))
+    config = Config(dict(optim_wrapper=dict(type=kind, loss_scale=512.0, optimizer=dict(type='SGD', lr=0.1))))
+    name_runner(config)
+    wrapper = build_optim_wrapper(Spoilt('', 1), config.optim_wrapper)
     assert type(wrapper) is LossScaleOptimWrapper and wrapper._scale_update_param == 512
 
 

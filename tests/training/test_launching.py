@@ -23,13 +23,14 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from shvit_det import SHViT, UsageError
-from shvit_det.configuration.config import load_config, set_data_root
+from shvit_det.configuration.changing import set_data_root
 from shvit_det.configuration.detection import Detection
+from shvit_det.configuration.reading import load_config
 from shvit_det.data.sample import draw_sample
-from shvit_det.training.hooks.step_seed import reproducible, seed_everything
-from shvit_det.training.launching import find_launcher, first_host, port_of_job
+from shvit_det.training.launchers import find_launcher, first_host, port_of_job
 from shvit_det.training.resuming import last_checkpoint
 from shvit_det.training.runner import SHViTRunner
+from shvit_det.training.seeding import seed_everything, with_seeded_samples
 
 pytestmark = pytest.mark.slow
 
@@ -202,7 +203,7 @@ def batches_of(config: Config, batch_size: int) -> list[dict]:
     """Return the first epoch's batches of this process."""
     with DefaultScope.overwrite_default_scope('mmdet'):
         loader = SHViTRunner.build_dataloader(dict(config.train_dataloader, batch_size=batch_size), seed=0)
-        return list(reproducible(loader, 0))
+        return list(with_seeded_samples(loader, 0))
 
 
 def gradients_of(model: nn.Module, batch: dict, seed: int = 0) -> Gradients:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-from shvit_det.training.hooks import step_seed as randomness
-from shvit_det.training.hooks.step_seed import NumberedBatches, reproducible, seed_everything
+from shvit_det.training import seeding
+from shvit_det.training.seeding import ResumableBatches, seed_everything, with_seeded_samples
 
 
 class Noise(Dataset):
@@ -37,7 +37,7 @@ class Shuffled(torch.utils.data.Sampler):
 
 def epochs_of(num_workers: int, count: int = 2, **options) -> list[list]:
     sampler = Shuffled()
-    loader = reproducible(
+    loader = with_seeded_samples(
         DataLoader(Noise(), 2, sampler=sampler, num_workers=num_workers, collate_fn=list, **options), seed=5
     )
     epochs = []
@@ -60,7 +60,7 @@ def test_an_epoch_begins_at_any_batch():
     whole = epochs_of(0, 3)
     sampler = Shuffled()
     sampler.epoch = 2
-    loader = reproducible(DataLoader(Noise(), 2, sampler=sampler, collate_fn=list), seed=5)
+    loader = with_seeded_samples(DataLoader(Noise(), 2, sampler=sampler, collate_fn=list), seed=5)
     loader.batch_sampler.start(2, first=3)
     assert [sample for batch in loader for sample in batch] == whole[2][6:]
     sampler.epoch = 3
@@ -71,23 +71,23 @@ def test_several_processes_share_the_samples_of_one(monkeypatch):
     (whole,) = epochs_of(0, 1)
     samples = []
     for rank in range(2):
-        monkeypatch.setattr(randomness, 'get_dist_info', lambda rank=rank: (rank, 2))
-        loader = reproducible(DataLoader(Noise(), 1, sampler=Shuffled(rank, 2), collate_fn=list), seed=5)
+        monkeypatch.setattr(seeding, 'get_dist_info', lambda rank=rank: (rank, 2))
+        loader = with_seeded_samples(DataLoader(Noise(), 1, sampler=Shuffled(rank, 2), collate_fn=list), seed=5)
         samples.extend(sample for batch in loader for sample in batch)
     assert sorted(samples) == sorted(whole)
 
 
 def test_a_data_set_stays_what_it_is_and_takes_another_pipeline():
     loader = DataLoader(Noise(), 2)
-    seeded = reproducible(loader, 5)
+    seeded = with_seeded_samples(loader, 5)
     assert seeded.dataset is loader.dataset and isinstance(seeded.dataset, Noise)
-    assert reproducible(DataLoader([1, 2, 3], 2, collate_fn=list), 5).__iter__().__next__() == [1, 2]
+    assert with_seeded_samples(DataLoader([1, 2, 3], 2, collate_fn=list), 5).__iter__().__next__() == [1, 2]
     no_batches = DataLoader(Noise(), batch_size=None)
-    assert reproducible(no_batches, 5) is no_batches
+    assert with_seeded_samples(no_batches, 5) is no_batches
 
 
 def test_batches_keep_what_others_ask_of_a_batch_sampler():
-    batches = NumberedBatches(BatchSampler(Shuffled(), 3, drop_last=True))
+    batches = ResumableBatches(BatchSampler(Shuffled(), 3, drop_last=True))
     assert (len(batches), batches.batch_size, batches.drop_last) == (2, 3, True)
     assert isinstance(batches.sampler, Shuffled)
 

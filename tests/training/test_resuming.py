@@ -22,15 +22,15 @@ from training_runs import RETINANET, Noisy, SignalAt, run
 from shvit_det import UsageError
 from shvit_det.common.atomic_files import write_text
 from shvit_det.training.hooks.termination import Terminated, listening
+from shvit_det.training.optimizer_state import check_optimizer
 from shvit_det.training.resuming import (
-    Place,
-    check_optimizer,
+    CheckpointPlace,
     check_resumable,
     checkpoints_of,
     last_checkpoint,
-    newest_whole,
+    newest_resumable,
+    take_seed,
 )
-from shvit_det.training.train import take_seed
 
 pytestmark = pytest.mark.slow
 
@@ -313,9 +313,9 @@ def flip(path: Path) -> None:
 def test_a_damaged_checkpoint_is_passed_over_and_named(damage, tmp_path):
     run(tmp_path).train()
     model = Noisy()
-    assert newest_whole(Place(tmp_path, tmp_path), model)[0].name == 'epoch_4.pth'
+    assert newest_resumable(CheckpointPlace(tmp_path, tmp_path), model)[0].name == 'epoch_4.pth'
     damage(tmp_path / 'epoch_4.pth')
-    path, content = newest_whole(Place(tmp_path, tmp_path), model)
+    path, content = newest_resumable(CheckpointPlace(tmp_path, tmp_path), model)
     assert path.name == 'epoch_3.pth' and content['meta']['epoch'] == 3
     if damage is not Path.unlink:
         logged = ''.join(file.read_text() for file in tmp_path.glob('*/*.log'))
@@ -323,21 +323,21 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(damage, tmp_path):
     for path in tmp_path.glob('*.pth'):
         path.write_bytes(b'')
     with pytest.raises(UsageError, match=r'epoch_\d\.pth cannot be read as a checkpoint: it is empty'):
-        newest_whole(Place(tmp_path, tmp_path), model)
+        newest_resumable(CheckpointPlace(tmp_path, tmp_path), model)
 
 
 def test_the_order_in_which_checkpoints_are_tried(tmp_path):
-    assert list(checkpoints_of(Place(tmp_path, tmp_path))) == []
+    assert list(checkpoints_of(CheckpointPlace(tmp_path, tmp_path))) == []
     for seconds, name in enumerate(('epoch_9.pth', 'epoch_10.pth', 'interrupted.pth', 'epoch_1.pth', 'mine.pth')):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (seconds, seconds))
     (tmp_path / 'last_checkpoint').write_text('/elsewhere/epoch_10.pth')
-    names = [path.name for path in checkpoints_of(Place(tmp_path, tmp_path))]
+    names = [path.name for path in checkpoints_of(CheckpointPlace(tmp_path, tmp_path))]
     assert names == ['epoch_10.pth', 'epoch_1.pth', 'interrupted.pth', 'epoch_9.pth']
     for damaged in ('', '\0' * 30, 'epoch_77.pth'):
         (tmp_path / 'last_checkpoint').write_text(damaged)
         assert last_checkpoint(tmp_path) is None
-        assert next(checkpoints_of(Place(tmp_path, tmp_path))).name == 'epoch_1.pth'
+        assert next(checkpoints_of(CheckpointPlace(tmp_path, tmp_path))).name == 'epoch_1.pth'
 
 
 def test_a_run_keeps_its_seed():

@@ -1,1 +1,1 @@
-"""Hooks of a training run, registered by name; configs/_base_/runtime.py lists those that our configs use."""
+"""Hooks of a training run, each in a file of its own; configs/_base_/runtime.py names those that our configs use."""

@@ -1,4 +1,4 @@
-"""Adaptive gradient clipping, which the authors' ImageNet recipe uses and mmengine does not have."""
+"""Adaptive gradient clipping, which the authors' ImageNet recipe uses and mmengine lacks."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,7 +15,7 @@ from ...registry import HOOKS, register
 
 
 def unit_norms(tensor: Tensor) -> Tensor:
-    """Return the norm of every output unit of a weight, in a shape that broadcasts; of a vector the norm of it all.
+    """Return the norm of every output unit of a weight, in a shape that broadcasts, or the one norm of a vector.
 
     Shapes:
         (N, ...) -> (N, 1, ...); (N,) or () -> ().
@@ -34,10 +34,10 @@ def clip_adaptively(
     (Brock et al., High-Performance Large-Scale Image Recognition Without Normalization, Equation 3.)
 
     Args:
-        parameters: Parameters; those without a gradient are passed over.
+        parameters: Parameters; those without a gradient are skipped.
         clip_factor: The largest ratio of gradient to weight.
-        min_norm: The norm that a unit near zero is taken to have, so that it can leave zero.
-        grad_scale: What the gradients are still multiplied with, and stay so.
+        min_norm: The smallest norm assumed for a unit, so that a unit of zeros can still learn.
+        grad_scale: The loss scale that the gradients still contain, and keep.
     """
     for parameter in parameters:
         if parameter.grad is None:
@@ -51,9 +51,8 @@ def clip_adaptively(
 class AdaptiveGradientClippingHook(Hook):
     """Clip the gradients of all parameters by :func:`.clip_adaptively` before every step of the optimizer.
 
-    A hook rather than an optimizer wrapper, so that it goes with mixed precision and gradient accumulation: it runs
-    inside the optimizer's step, after a loss scale was taken off, or with the scale known where a fused optimizer takes
-    it off by itself.
+    It runs inside the optimizer's step, and so works with mixed precision and gradient accumulation: the gradients have
+    been divided by the loss scale there, or the scale is known if a fused optimizer divides by it.
 
     Args:
         clip_factor: The largest ratio of gradient to weight.

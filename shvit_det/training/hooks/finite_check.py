@@ -1,4 +1,4 @@
-"""The end of a run whose numbers are none any more, before they reach the weights."""
+"""NaN and infinity in losses or gradients: the run ends before they reach the weights."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,23 +17,23 @@ from ...common.errors import RunError
 from ...registry import HOOKS, register
 
 NUM_NAMED = 3
-# A loss scale is halved at each overflow. Below this one the gradients of float16 vanish; a fixed one gets no smaller.
-# What is left out from there on is no overflow.
+# A loss scale is halved at each overflow, unless it is fixed. Below the smallest useful scale, or after this many
+# skipped steps in a row, infinite gradients are no overflow but an error.
 SMALLEST_SCALE = 1e-4
-MOST_LEFT_OUT = 100  # steps in a row
+MAX_SKIPPED = 100
 
 
 def image_names(batch: Any) -> list[str]:
-    """Return the paths of the images of a batch as the loader gave it; empty where it does not say."""
+    """Return the paths of the images of a loader's batch; empty if the data set gives none."""
     samples = batch.get('data_samples') if isinstance(batch, Mapping) else None
     names = (getattr(sample, 'img_path', None) for sample in samples or ())
     return [str(name) for name in names if name]
 
 
 def all_finite(losses: Mapping[str, Tensor], gradients: list[Tensor]) -> bool:
-    """Tell whether losses and gradients hold no NaN and no infinity, with one question to the device.
+    """Return whether losses and gradients hold no NaN and no infinity, with one synchronisation of the device.
 
-    A sum is not finite if one of its terms is not. The sums can also overflow, which is no better.
+    A sum is not finite if one of its terms is not. A sum that overflows counts as not finite too.
     """
     total = torch.zeros(())
     if gradients:
@@ -43,10 +43,10 @@ def all_finite(losses: Mapping[str, Tensor], gradients: list[Tensor]) -> bool:
     return bool(total.isfinite())
 
 
-def is_left_out(optimizer: Optimizer) -> bool:
-    """Tell whether a fused optimizer leaves the step out that it is about to make, as torch's GradScaler told it.
+def is_skipped(optimizer: Optimizer) -> bool:
+    """Return whether a fused optimizer will skip the step that it is about to make, as torch's GradScaler told it.
 
-    Of other optimizers the scaler itself leaves steps out, and does not call them.
+    With other optimizers the scaler skips the step itself and does not call them.
     """
     found_inf = getattr(optimizer, 'found_inf', None)
     return found_inf is not None and bool(found_inf)
@@ -54,13 +54,13 @@ def is_left_out(optimizer: Optimizer) -> bool:
 
 @register(HOOKS)
 class FiniteCheckHook(Hook):
-    """Stop before the step of the optimizer that a loss or gradient would spoil. Part of our runner.
+    """End the run before an optimizer's step with a loss or a gradient that is not finite.
 
-    The error names the iteration, the images of the batch and the loss terms. Losses and gradients are looked at
-    together, inside the optimizer's step: on a GPU this waits for the device once a step, as the norm of clipped
-    gradients and the samplers of two-stage detectors do anyway. Under a loss scale the scaler finds infinite gradients
-    first and leaves the step out, which is part of its work until the scale can get no smaller; then, and in steps that
-    only gather gradients, the losses alone are looked at.
+    The error names the iteration, the images of the batch and the loss terms. Losses and gradients are checked
+    together, inside the optimizer's step; on a GPU this waits for the device once a step, as gradient clipping and the
+    samplers of two-stage detectors do anyway. Under a loss scale, the scaler skips steps with infinite gradients. That
+    is normal until the scale can get no smaller. After a skipped step, and after one that only accumulates gradients,
+    the losses alone are checked.
 
     Raises:
         RunError: At the step where it happens.
@@ -71,7 +71,7 @@ class FiniteCheckHook(Hook):
     def __init__(self) -> None:
         self._losses: dict[str, Tensor] = {}
         self._checked = False
-        self._num_left_out = 0
+        self._num_skipped = 0
         self._names: dict[int, str] = {}
         self._runner: Runner | None = None
         self._batch: Any = None
@@ -80,21 +80,21 @@ class FiniteCheckHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self._runner = runner
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
-        self._note_losses_of(model)
+        self._record_losses_of(model)
         wrapper = runner.optim_wrapper
         wrappers: Iterable[OptimWrapper] = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         for each in wrappers:
             each.optimizer.register_step_pre_hook(self._before_step)
 
-    def _note_losses_of(self, model: nn.Module) -> None:
+    def _record_losses_of(self, model: nn.Module) -> None:
         parse: Any = model.parse_losses
 
-        def parse_and_note(losses: dict) -> tuple[Tensor, dict[str, Tensor]]:
+        def parse_and_record(losses: dict) -> tuple[Tensor, dict[str, Tensor]]:
             total, terms = parse(losses)
             self._losses = {name: value.detach() for name, value in terms.items() if 'loss' in name}
             return total, terms
 
-        model.parse_losses = parse_and_note  # type: ignore[assignment]
+        model.parse_losses = parse_and_record  # type: ignore[assignment]
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None) -> None:
         self._batch, self._checked = data_batch, False
@@ -103,24 +103,22 @@ class FiniteCheckHook(Hook):
         gradients = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
         if all_finite(self._losses, gradients):
             self._checked = True
-        elif not is_left_out(optimizer):
+        elif not is_skipped(optimizer):
             raise RunError(self._sentence(f'the gradient of {self._bad_parameters(optimizer)}'))
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None, outputs: dict | None = None
     ) -> None:
         if self._checked:
-            self._num_left_out = 0
+            self._num_skipped = 0
         elif not all_finite(self._losses, []):
             raise RunError(self._sentence('the losses'))
         elif isinstance(runner.optim_wrapper, AmpOptimWrapper) and runner.optim_wrapper.should_update():
-            self._num_left_out += 1
+            self._num_skipped += 1
             scale = runner.optim_wrapper.loss_scaler.get_scale()
-            if scale < SMALLEST_SCALE or self._num_left_out == MOST_LEFT_OUT:
-                left_out = f'{self._num_left_out} steps in a row' if self._num_left_out > 1 else 'the step'
-                raise RunError(
-                    self._sentence(f'the gradients even at a loss scale of {scale:.2g}, {left_out} left out')
-                )
+            if scale < SMALLEST_SCALE or self._num_skipped == MAX_SKIPPED:
+                skipped = f'{self._num_skipped} steps in a row' if self._num_skipped > 1 else 'the step'
+                raise RunError(self._sentence(f'the gradients even at a loss scale of {scale:.2g}, {skipped} left out'))
 
     def _sentence(self, not_finite: str) -> str:
         assert self._runner is not None

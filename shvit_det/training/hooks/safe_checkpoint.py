@@ -1,4 +1,4 @@
-"""Checkpoints of which there is a good one at any moment."""
+"""Checkpoints saved so that a complete one exists at any moment, in a layout that any program can resume."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +8,8 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from ...common.atomic_files import PART, write_text
 from ...common.errors import UsageError
@@ -22,8 +24,8 @@ def point_at(runner: Runner, checkpoint: str) -> None:
     write_text(Path(runner.work_dir) / POINTER, checkpoint)
 
 
-class RemoveLater:
-    """A file backend that only notes what it should remove."""
+class DeferredRemoval:
+    """A file backend that only lists what it is asked to remove."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
@@ -38,11 +40,11 @@ class RemoveLater:
 
 @register(HOOKS)
 class SafeCheckpointHook(CheckpointHook):
-    """mmengine's hook in an order that survives a failure: write, point at what was written, then remove the oldest.
+    """mmengine's ``CheckpointHook`` that saves, then points at the new file, then removes the oldest one.
 
-    mmengine removes first, so that a full disk or a kill during the save costs two checkpoints, with
-    ``max_keep_ckpts=1`` all of them. Our runner puts it in the place of every ``CheckpointHook``; the arguments and
-    the files are the same.
+    mmengine removes first: a full disk or a kill during the save then costs two checkpoints, and all of them with
+    ``max_keep_ckpts=1``. Arguments and files are the same. Tensors are saved as NCHW, also those of a run in
+    channels-last.
     """
 
     file_backend: Any
@@ -52,7 +54,7 @@ class SafeCheckpointHook(CheckpointHook):
         if is_main_process() and isinstance(self.file_backend, LocalBackend):
             names = self.filename_tmpl.format('*')
             for name in (names, f'best_*_{names}', INTERRUPTED):
-                for part in Path(self.out_dir).glob(name + PART):  # of a run that was killed while it saved
+                for part in Path(self.out_dir).glob(name + PART):  # left by a run that was killed during a save
                     part.unlink(missing_ok=True)
         length, unit = (runner.max_epochs, 'epochs') if self.by_epoch else (runner.max_iters, 'iterations')
         if not self.save_last and not 0 < (self.save_begin or self.interval) <= length:
@@ -61,13 +63,20 @@ class SafeCheckpointHook(CheckpointHook):
                 f'interval={self.interval}, save_begin={self.save_begin} and save_last=False'
             )
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        for weights in (content for key, content in checkpoint.items() if key.endswith('state_dict')):
+            for name, value in weights.items():
+                weights[name] = _contiguous(value)
+        if 'optimizer' in checkpoint:
+            checkpoint['optimizer'] = tree_map(_contiguous, checkpoint['optimizer'])
+
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         keep = getattr(self, 'keep_ckpt_ids', None)
         ids = [] if keep is None else list(keep)
         if keep is not None and step not in ids:
             ids.append(step)
-            # the file holds also the number of the one that is removed next: a run that is killed before it could
-            # do so is resumed by mmengine's `before_train`, which removes what is too much
+            # The file also lists the checkpoint that is removed next. If the run is killed before that, mmengine's
+            # `before_train` of the resumed run removes it.
             runner.message_hub.update_info('keep_ckpt_ids', ids)
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
@@ -99,16 +108,20 @@ class SafeCheckpointHook(CheckpointHook):
                     f'save_best of CheckpointHook is {name}, which is not measured: choose from {", ".join(metrics)}'
                 )
         backend = self.file_backend
-        self.file_backend = later = RemoveLater(backend)
+        self.file_backend = deferred = DeferredRemoval(backend)
         try:
             super()._save_best_checkpoint(runner, metrics)
         finally:
             self.file_backend = backend
         current = {getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()}
-        for path in later.outdated:
+        for path in deferred.outdated:
             if path not in current:  # an evaluation that is repeated after a resume writes the same name again
                 self._remove(path)
 
     def _remove(self, path: str) -> None:
         if is_main_process() and self.file_backend.isfile(path):
             self.file_backend.remove(path)
+
+
+def _contiguous(value: Any) -> Any:
+    return value.contiguous() if isinstance(value, Tensor) else value

@@ -1,7 +1,12 @@
-"""The signals that clusters and terminals send before they take a machine away: the run saves where it is and ends."""
+"""What happens at SIGTERM, and at the other signals that clusters and terminals send before they end a process.
+
+:func:`listening` notes the signal, :class:`TerminationHook` saves a checkpoint after the present step and raises
+:exc:`Terminated`, and the process ends with status 128 + the signal's number. ``--resume`` continues from there.
+"""
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,26 +27,28 @@ from .safe_checkpoint import INTERRUPTED, point_at
 
 # Slurm can warn by SIGUSR1 and Grid Engine by SIGUSR2, a terminal that is closed sends SIGHUP, all others SIGTERM.
 REQUESTS = [getattr(signal, name) for name in ('SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2') if hasattr(signal, name)]
-# Slurm signals every process and torchrun hands on what it got: one request reaches a process twice.
+# Slurm signals every process and torchrun passes on what it got, so that one request can reach a process twice.
 SAME_REQUEST_S = 5.0
 
 
-class Terminated(BaseException):
-    """The run was told to end; what there was to save has been saved.
+class Terminated(SystemExit):
+    """The run was told to end, and what there was to save has been saved.
+
+    A program that does not catch it ends with the status that a shell reports for the signal.
 
     Args:
         number: The signal.
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(number)
         self.status = 128 + number
+        super().__init__(self.status)
 
 
 class Requests:
-    """Receives signals to end. The first is noted, or ends the process where there is nothing to save.
+    """Receives the signals. The first one is noted, or raises :exc:`Terminated` where there is nothing to save.
 
-    The same signal again is impatience, and ends the process at once; another one is a second warning of one event.
+    The same signal again, later, ends the process at once; another signal is a second warning of the same event.
     """
 
     def __init__(self) -> None:
@@ -67,8 +74,8 @@ class Requests:
             raise Terminated(number)
 
 
-def is_ours_to_receive(handler: Any) -> bool:
-    """Return whether nobody but us handles a signal, from what :func:`signal.getsignal` returned."""
+def may_be_replaced(handler: Any) -> bool:
+    """Return whether a handler, as :func:`signal.getsignal` returns it, is the default one or ours."""
     return handler == signal.SIG_DFL or isinstance(getattr(handler, '__self__', None), Requests)
 
 
@@ -77,19 +84,20 @@ _active: list[Requests] = []
 
 @contextmanager
 def listening() -> Iterator[Requests]:
-    """Receive signals to end within the context; :class:`TerminationHook` acts on them while a run trains.
+    """Receive the signals within the context. Our runner trains in one, and the tools run in one.
 
-    Those that are ignored stay so, as SIGHUP under ``nohup``, and so does what the program around has its own use for;
-    but SIGTERM is always received.
+    A signal that is ignored stays so, as SIGHUP under ``nohup``, and so does one for which the program has a handler of
+    its own; SIGTERM is always received. In another thread than the main one Python allows no handlers.
 
     Raises:
-        Terminated: Where the process is when the signal comes, if there is nothing to save.
+        Terminated: Wherever the process is when the signal comes, if there is nothing to save.
     """
     requests = Requests()
+    numbers = REQUESTS if threading.current_thread() is threading.main_thread() else []
     before = {
         number: signal.signal(number, requests.receive)
-        for number in REQUESTS
-        if number == signal.SIGTERM or is_ours_to_receive(signal.getsignal(number))
+        for number in numbers
+        if number == signal.SIGTERM or may_be_replaced(signal.getsignal(number))
     }
     _active.append(requests)
     try:
@@ -102,10 +110,10 @@ def listening() -> Iterator[Requests]:
 
 @register(HOOKS)
 class TerminationHook(Hook):
-    """Save after the present step and raise :exc:`.Terminated`, once a signal to end came. Part of our runner.
+    """Save after the present step and raise :exc:`Terminated`, once a signal has come within :func:`listening`.
 
-    Several processes stop after the same step: each hands on which signal it got, through a group of its own on
-    the CPU, and reads what came of that one step later, so that nothing waits for it.
+    Several processes stop after the same step: each passes its signal on through a process group on the CPU, and reads
+    the result one step later, so that no step waits for it.
     """
 
     priority = 'LOWEST'
@@ -125,14 +133,14 @@ class TerminationHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None, outputs: dict | None = None
     ) -> None:
-        if signalled := self._all_know():
+        if number := self._signal_of_any_process():
             meta = dict(epoch=runner.epoch, iter=runner.iter + 1)
             if isinstance(runner.train_loop, ResumableEpochLoop):
                 meta.update(batch=batch_idx + 1, num_batches=len(runner.train_dataloader))
             self._save(runner, meta)
             if self._group is not None:
                 distributed.barrier(self._group)
-            raise Terminated(signalled)
+            raise Terminated(number)
 
     def after_val_iter(
         self,
@@ -144,7 +152,7 @@ class TerminationHook(Hook):
         if self._requests and self._requests.received:
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):
-                    hook.after_val_epoch(runner)  # puts the averages out of the model again
+                    hook.after_val_epoch(runner)  # takes the averaged weights out of the model again
             self._save(runner, dict(epoch=runner.epoch, iter=runner.iter))
             raise Terminated(self._requests.received)
 
@@ -154,20 +162,20 @@ class TerminationHook(Hook):
         if self._requests:
             self._requests.can_save = False
 
-    def _all_know(self) -> int:
-        """Return the signal that a process got, the highest of several, or 0; all of them hear the same."""
+    def _signal_of_any_process(self) -> int:
+        """Return the highest signal that any process has received, or 0; the same in all processes."""
         own = self._requests.received if self._requests else 0
         if self._group is None:
             return own
-        known = 0
+        highest = 0
         if self._pending:
-            signalled, work = self._pending
+            result, work = self._pending
             work.wait()
-            known = int(signalled.item())
-        signalled = torch.tensor([own])
-        work = distributed.all_reduce(signalled, distributed.ReduceOp.MAX, group=self._group, async_op=True)
-        self._pending = signalled, work
-        return known
+            highest = int(result.item())
+        result = torch.tensor([own])
+        work = distributed.all_reduce(result, distributed.ReduceOp.MAX, group=self._group, async_op=True)
+        self._pending = result, work
+        return highest
 
     def _save(self, runner: Runner, meta: dict) -> None:
         if getattr(runner, 'saved_iter', None) == meta['iter']:

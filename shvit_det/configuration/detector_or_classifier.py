@@ -1,27 +1,33 @@
-"""What the tools ask of a task, detection or classification: one class answers for each."""
+"""What training and testing need to know about the kind of a config's model: a detector or a classifier.
+
+:func:`task_of` returns the :class:`Task` of a config, :class:`.Detection` or :class:`.Classification`.
+"""
 
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from numbers import Real
+from typing import Any
 
 from mmengine.config import Config
+from mmengine.evaluator import DumpResults
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
 
 from ..common.errors import UsageError
-from .config import datasets_of, evaluators_of, type_of
-from .prediction_dump import WholeDump
+from .reading import datasets_of
 
 
 class Task(ABC):
-    """The part of training and testing that knows what the model predicts.
+    """The part of training and testing that depends on what the model predicts.
 
-    Everything here either answers or raises ``UsageError``, before a run starts and writes anything.
+    Every method either answers or raises ``UsageError``, before a run starts and writes anything.
     """
 
     scope: str
     noun: str
     metrics: tuple[str, ...]
+    dump_type: type[DumpResults]  # the evaluator that writes all predictions into a file
 
     @abstractmethod
     def register(self) -> None:
@@ -33,15 +39,11 @@ class Task(ABC):
 
     @abstractmethod
     def check_data(self, config: Config, model: nn.Module, splits: Sequence[str]) -> None:
-        """Look at the files of the data sets."""
+        """Check the files of the data sets."""
 
     @abstractmethod
     def set_metrics(self, config: Config, model: nn.Module, metrics: Sequence[str]) -> None:
         """Set the metrics of the test evaluator, all of them among ``self.metrics``."""
-
-    @abstractmethod
-    def dump(self, path: str) -> WholeDump:
-        """Return the evaluator that writes all predictions into a ``.pkl`` file."""
 
     @abstractmethod
     def draw_into(self, config: Config, folder: str) -> None:
@@ -52,10 +54,10 @@ class Task(ABC):
         """Return the scores among ``metrics`` as a table."""
 
     def build(self, config: Config) -> nn.Module:
-        """Build the model of a config once, to see that it can be built.
+        """Build the model of a config.
 
         Raises:
-            UsageError: If it cannot.
+            UsageError: If it cannot be built.
         """
         self.register()
         model = copy.deepcopy(config.model)
@@ -90,7 +92,7 @@ class Task(ABC):
                     yield split, dataset, kind
 
     def dataset_class(self, dataset: Mapping) -> type | None:
-        """Return the class that a dataset dict names, or None where it is none."""
+        """Return the class that a dataset dict names, or None if there is no such class."""
         kind = dataset['type']
         if isinstance(kind, str):
             scope = DefaultScope.overwrite_default_scope(self.scope)
@@ -99,35 +101,23 @@ class Task(ABC):
         return kind if isinstance(kind, type) else None
 
 
-def named_classes(dataset: MutableMapping, kind: type) -> tuple[str, ...] | None:
-    """Return the names of the classes that a dataset dict or its class states, or None where neither does."""
-    classes: str | Sequence[str] | None = (dataset.get('metainfo') or {}).get('classes')
-    if classes is None:
-        classes = (getattr(kind, 'METAINFO', None) or {}).get('classes')
-    if classes is None:
-        return None
-    return (classes,) if isinstance(classes, str) else tuple(classes)
+def task_of(config: Config) -> Task:
+    """Return the task of a config, by the project that it is for; the other project need not be installed.
 
-
-def coco_evaluators(config: Config, option: str) -> list[MutableMapping]:
-    """Return the COCO evaluators of the test split; ``option`` is what needs them.
-
-    Raises:
-        UsageError: If there is none.
+    A config without ``default_scope`` names its classes in full, so that the model's name tells.
     """
-    found = [evaluator for _, evaluator in evaluators_of(config, 'test') if type_of(evaluator) == 'CocoMetric']
-    if not found:
-        raise UsageError(f'{option} needs a CocoMetric in test_evaluator, and this config has none')
-    return found
+    scope = config.get('default_scope') or str((config.get('model') or {}).get('type')).partition('.')[0]
+    if scope == 'mmpretrain':
+        from .classification import Classification
+
+        return Classification()
+    from .detection import Detection
+
+    return Detection()
 
 
-def draw_by_hook(config: Config, **settings: object) -> None:
-    """Change the visualization hook of a config.
-
-    Raises:
-        UsageError: If the config has none.
-    """
-    hook = (config.get('default_hooks') or {}).get('visualization')
-    if hook is None:
-        raise UsageError('--show-dir needs default_hooks.visualization in the config, and this one has none')
-    hook.update(settings)
+def table_of_numbers(metrics: Mapping[str, Any], if_empty: str) -> str:
+    """Return the numbers among ``metrics``, one per line, or ``if_empty`` if there are none."""
+    numbers = {name: value for name, value in metrics.items() if isinstance(value, Real)}
+    width = max(map(len, numbers), default=0)
+    return '\n'.join(f'{name:<{width}}  {value:.4g}' for name, value in numbers.items()) or if_empty

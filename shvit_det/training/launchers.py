@@ -1,4 +1,4 @@
-"""Which of several processes this one is, from what started it."""
+"""Launchers of several processes (torchrun, slurm, MPI): which one started this process, and as which rank."""
 
 import os
 import re
@@ -10,39 +10,39 @@ from ..common.errors import UsageError
 DEFAULT_PORT = 29500
 
 
-class Names(NamedTuple):
-    """The variables in which a launcher says what torch wants to know."""
+class RankVariables(NamedTuple):
+    """The environment variables in which a launcher gives a process its rank."""
 
     world_size: str
     rank: str
     local_rank: str
 
 
-SLURM = Names('SLURM_STEP_NUM_TASKS', 'SLURM_PROCID', 'SLURM_LOCALID')
-MPI = Names('OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK')
-TORCH = Names('WORLD_SIZE', 'RANK', 'LOCAL_RANK')
+SLURM = RankVariables('SLURM_STEP_NUM_TASKS', 'SLURM_PROCID', 'SLURM_LOCALID')
+MPI = RankVariables('OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK')
+TORCH = RankVariables('WORLD_SIZE', 'RANK', 'LOCAL_RANK')
 
 
 def find_launcher(named: str | None, environment: MutableMapping[str, str] = os.environ) -> str:
-    """Return ``'pytorch'`` where this is one of several processes, else ``'none'``; settle torch's variables.
+    """Return ``'pytorch'`` if this is one of several processes, else ``'none'``, and set torch's variables.
 
-    torchrun, or whoever sets torch's variables, comes first: it may itself run under slurm or MPI, one on each node.
-    Under slurm a step of several tasks counts (``srun``), not the script of a batch job, which is a single process.
+    torch's variables come first, since torchrun may itself run under slurm or MPI, once on each node. Under slurm only
+    a step of several tasks counts (``srun``): the script of a batch job is a single process.
 
     Args:
-        named: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'`` where the user said it, or None.
-        environment: Changed so that it has torch's variables.
+        named: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'`` if the user named a launcher, or None.
+        environment: Gets torch's variables.
 
     Raises:
-        UsageError: If the environment lacks what the launcher that was named sets.
+        UsageError: If the environment lacks the variables of the launcher that was named.
     """
     if named is None:
         named = 'none'
-        if 'TORCHELASTIC_RUN_ID' in environment or several(environment, TORCH):
+        if 'TORCHELASTIC_RUN_ID' in environment or is_one_of_several(environment, TORCH):
             named = 'pytorch'
-        elif several(environment, SLURM):
+        elif is_one_of_several(environment, SLURM):
             named = 'slurm'
-        elif several(environment, MPI):
+        elif is_one_of_several(environment, MPI):
             named = 'mpi'
     if named == 'none':
         return 'none'
@@ -68,8 +68,8 @@ def find_launcher(named: str | None, environment: MutableMapping[str, str] = os.
     return 'pytorch'
 
 
-def several(environment: MutableMapping[str, str], names: Names) -> bool:
-    """Tell whether the variables are there and speak of more than one process."""
+def is_one_of_several(environment: MutableMapping[str, str], names: RankVariables) -> bool:
+    """Return whether the variables are set, for more than one process."""
     count = environment.get(names.world_size, '')
     return names.rank in environment and count.isdigit() and int(count) > 1
 

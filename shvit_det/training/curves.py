@@ -1,50 +1,18 @@
-"""What a run leaves for the eye: a table of its scores and a picture of its curves."""
+"""The scores that a run logged: read back from its work dir, and drawn as curves."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
-ACCURACY = 'accuracy/top'
+ACCURACY = 'accuracy/top'  # as mmpretrain names its metrics; mmdet's begin with coco/
 CURVES = {'coco/bbox_mAP': 'bbox', 'coco/segm_mAP': 'segm', f'{ACCURACY}1': 'top-1', f'{ACCURACY}5': 'top-5'}
-AP_COLUMNS = {'mAP': 'AP', 'mAP_50': 'AP50', 'mAP_75': 'AP75', 'mAP_s': 'APs', 'mAP_m': 'APm', 'mAP_l': 'APl'}
-
-
-def other_table(metrics: Mapping[str, Any], nothing: str) -> str:
-    """Return the numbers among ``metrics`` a row each, or ``nothing`` if there are none."""
-    numbers = {name: value for name, value in metrics.items() if isinstance(value, Real)}
-    width = max(map(len, numbers), default=0)
-    return '\n'.join(f'{name:<{width}}  {value:.4g}' for name, value in numbers.items()) or nothing
-
-
-def coco_table(metrics: Mapping[str, float]) -> str:
-    """Return the COCO average precisions among ``metrics`` (mmdet's names) as a table, one row per kind of output."""
-    rows = []
-    for kind in ('bbox', 'segm'):
-        values = [metrics.get(f'coco/{kind}_{key}') for key in AP_COLUMNS]
-        if values[0] is not None:
-            cells = ['  none' if value is None or value < 0 else f'{value:6.3f}' for value in values]
-            rows.append(f'{kind:<6}' + '  '.join(cells))
-    header = ' ' * 6 + '  '.join(f'{name:>6}' for name in AP_COLUMNS.values())
-    return '\n'.join([header, *rows]) if rows else other_table(metrics, 'no average precision was measured')
-
-
-def accuracy_table(metrics: Mapping[str, float]) -> str:
-    """Return the accuracies among ``metrics`` (mmpretrain's names, percent) as a table of one row."""
-    found = {
-        f'top-{name.removeprefix(ACCURACY)}': value for name, value in metrics.items() if name.startswith(ACCURACY)
-    }
-    if not found:
-        return other_table(metrics, 'no accuracy was measured')
-    header = ' ' * 10 + '  '.join(f'{name:>6}' for name in found)
-    return header + '\naccuracy  ' + '  '.join(f'{value:6.2f}' for value in found.values()) + '  (%)'
 
 
 def read_runs(work_dir: Path) -> Iterator[list[dict[str, Any]]]:
-    """Yield what each run in a work dir logged, in order of time; a torn last line of a killed run is left out."""
+    """Yield the records that each run in a work dir logged, the oldest run first; a line cut by a kill is skipped."""
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
         records = []
         for line in path.read_text(encoding='utf-8').splitlines():
@@ -65,8 +33,8 @@ def was_evaluated(work_dir: Path, epoch: int, iteration: int) -> bool:
 def read_curves(work_dir: Path) -> dict[str, dict[int, float]]:
     """Return losses and validation scores by name, each as values by iteration.
 
-    A run that starts at an iteration which an earlier run had passed takes its place from there on: a resumed run goes
-    on with the curve, one from the beginning replaces it.
+    From the first iteration of a run on, its values replace those of earlier runs: a resumed run continues the curve,
+    a run that starts anew replaces it.
     """
     curves: dict[str, dict[int, float]] = {}
     for records in read_runs(work_dir):

@@ -1,0 +1,114 @@
+"""The runner of a config, built by the tools: one sentence if that fails, and nothing left behind."""
+
+import errno
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import print_log
+from mmengine.optim import AmpOptimWrapper
+from mmengine.registry import HOOKS, LOOPS, OPTIM_WRAPPERS, RUNNERS, Registry
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from ..common.errors import RunError, UsageError
+from ..common.output_paths import check_output_folder
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+DEFAULT_HOOKS = dict(
+    checkpoint=dict(type='SafeCheckpointHook', interval=1),
+    step_seed=dict(type='StepSeedHook'),
+    finite_check=dict(type='FiniteCheckHook'),
+    termination=dict(type='TerminationHook'),
+)
+
+
+def name_runner(config: Config) -> str | None:
+    """Give a config that names no runner what configs/_base_/runtime.py names: our runner, loop and hooks.
+
+    A config of mmdet's then trains with our tool as one of ours does. A config with a ``runner_type``, for instance
+    ``Runner`` for mmengine's own, is left as it is.
+
+    Returns:
+        A line for the log, or None if nothing was changed.
+    """
+    if config.get('runner_type'):
+        return None
+    config.runner_type = 'SHViTRunner'
+    config.default_hooks = DEFAULT_HOOKS | (config.get('default_hooks') or {})
+    for hook in (*config.default_hooks.values(), *(config.get('custom_hooks') or ())):
+        _replace(hook, CheckpointHook, 'SafeCheckpointHook', HOOKS)
+    _replace(config.get('optim_wrapper'), AmpOptimWrapper, 'LossScaleOptimWrapper', OPTIM_WRAPPERS)
+    loop = config.get('train_cfg')
+    if loop and loop.get('by_epoch') and 'type' not in loop:
+        del loop['by_epoch']
+        loop['type'] = 'EpochBasedTrainLoop'
+    _replace(loop, EpochBasedTrainLoop, 'ResumableEpochLoop', LOOPS)
+    return 'runner_type, train_cfg.type and default_hooks are those of our configs, since this one names no runner'
+
+
+def _replace(node: Any, original: type, name: str, registry: Registry) -> None:
+    """Let a dict of a config name another class, if it names exactly ``original``."""
+    if isinstance(node, Mapping) and isinstance(node.get('type'), str) and registry.get(node['type']) is original:
+        node['type'] = name  # type: ignore[index]
+
+
+def set_launcher(config: Config, launcher: str) -> list[str]:
+    """Set how this process was started; return a line for the log if the config says otherwise."""
+    named, config.launcher = config.get('launcher', 'none'), launcher
+    if (named == 'none') == (launcher == 'none'):
+        return []
+    return [f'launcher: {launcher} in place of {named}, since that is how this process was started']
+
+
+@contextmanager
+def built_runner(config: Config, checkpoints: Path | None = None, log: Sequence[str] = ()) -> Iterator[Runner]:
+    """Build the runner of a config for one run.
+
+    If the run ends before its first step, the folders that were made for it are removed.
+
+    Args:
+        config: The config, with a ``work_dir``.
+        checkpoints: The folder of checkpoints, or None if none are written or they go to remote storage.
+        log: Lines to log as soon as there is a log.
+
+    Raises:
+        UsageError: If a folder cannot be written, or settings of the config do not go together.
+    """
+    work_dir = Path(config.work_dir).absolute()
+    folders = [work_dir] if checkpoints in (None, work_dir) else [work_dir, checkpoints]
+    new = [each for folder in folders for each in (folder, *folder.parents) if not each.exists()]
+    runner = None
+    try:
+        lines = [*log, name_runner(config)]
+        check_output_folder(work_dir, 'the work dir', '--work-dir')
+        if checkpoints not in (None, work_dir):
+            check_output_folder(checkpoints, 'the folder of checkpoints', 'default_hooks.checkpoint.out_dir')
+        runner = RUNNERS.build(config)
+        for line in filter(None, lines):
+            print_log(line, 'current')
+        yield runner
+    except Exception as error:
+        has_begun = runner is not None and getattr(runner, 'has_begun', True)  # only our runner tells
+        if has_begun or getattr(error, 'errno', None) in NO_ROOM:
+            raise
+        if is_main_process():
+            remove_new(folders, new)
+        if isinstance(error, UsageError | RunError):
+            raise
+        reason = ' '.join(str(error).split())
+        raise UsageError(f'no run can be built of this config: {type(error).__name__}: {reason}') from error
+
+
+def remove_new(folders: Sequence[Path], new: Sequence[Path]) -> None:
+    """Remove those of the folders that are new, and the new folders above them if nothing else is in them."""
+    for folder in folders:
+        if folder in new:
+            shutil.rmtree(folder, ignore_errors=True)
+    for folder in new:
+        with suppress(OSError):  # it is gone already, or another program uses it by now
+            folder.rmdir()
