@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from mmengine.fileio import load
-
 from ..common.errors import UsageError
 
 PREFIX = 'shvit_det::'
@@ -18,7 +16,7 @@ def config_names() -> list[str]:
 
 
 def is_config(name: str) -> bool:
-    """Return whether a config or a base of ours has this name, with or without ``shvit_det::`` and ``.py``."""
+    """Tell whether a config or a base of ours has this name, with or without ``shvit_det::`` and ``.py``."""
     return path_of(name).is_file()
 
 
@@ -38,6 +36,8 @@ def config_file(name: str) -> str:
 
 def weights_url(name: str) -> str | None:
     """Return the URL of the published weights of a config, from the metafile, or None if there are none."""
+    from mmengine.fileio import load  # here, because mmengine's import ends with an import of this module
+
     stem = path_of(name).stem
     models = load(FOLDER / 'metafile.yml')['Models']
     return next((model.get('Weights') for model in models if model['Name'] == stem), None)

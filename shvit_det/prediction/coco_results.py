@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from ..common.atomic_files import PART, part_of, settle
+from ..common.atomic_files import PART, partial_path, publish
 from ..version import __version__
 
 IMAGES = b'\n], "images": [\n'
@@ -25,14 +25,14 @@ class Entry(NamedTuple):
 
 
 class ResultsFile:
-    """A file in COCO's format whose annotations have scores. Whatever ends a run, it has what was predicted before.
+    """A file in COCO's format whose annotations have scores. Whatever ends a run, the file has all earlier predictions.
 
     ``categories`` are the detector's classes with ids from 1, ``images`` the predicted pictures, ``annotations`` the
     objects found in them. Annotations are not held in memory.
 
-    Until it is closed, the file exists as two parts, which are complete after every picture: the annotations, and the
-    images, which the whole file has at its end. If the disk is full then, the second part is deleted to make room. A
-    process that is killed leaves both parts.
+    Until it is closed, the file exists as two parts, which are up to date after every picture: the annotations, and the
+    images, with which the complete file ends. If the disk is full when it is closed, the second part is deleted to make
+    room. A process that is killed leaves both parts.
 
     Args:
         path: The file. An earlier one is replaced when this one is closed, unless nothing was predicted.
@@ -45,8 +45,8 @@ class ResultsFile:
         head = dict(info=dict(description='predictions', shvit_det=__version__, **info), categories=categories)
         self.path, self.is_saved = path, False
         self.entries: list[Entry] = []
-        self.annotations = PartFile(part_of(path), json.dumps(head)[:-1].encode() + b', "annotations": [')
-        try:  # with three spaces the second part is as long as its content in the whole file
+        self.annotations = PartFile(partial_path(path), json.dumps(head)[:-1].encode() + b', "annotations": [')
+        try:  # three spaces more make this part as long as its content in the complete file
             self.images = PartFile(path.with_name(f'{path.name}.images{PART}'), IMAGES + b'   ')
         except OSError:
             self.annotations.delete()
@@ -89,7 +89,7 @@ class ResultsFile:
                 else:
                     raise
         self.annotations.file.close()
-        settle(self.path)
+        publish(self.annotations.path, self.path)
         self.is_saved = True
         self.images.delete()
 

@@ -2,7 +2,6 @@
 
 import errno
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from mmengine.registry import HOOKS, LOOPS, OPTIM_WRAPPERS, RUNNERS, Registry
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..common.errors import RunError, UsageError
+from ..common.output_paths import check_output_folder
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 DEFAULT_HOOKS = dict(
@@ -85,9 +85,9 @@ def built_runner(config: Config, checkpoints: Path | None = None, log: Sequence[
     runner = None
     try:
         lines = [*log, name_runner(config)]
-        check_writable(work_dir, 'the work dir', '--work-dir')
+        check_output_folder(work_dir, 'the work dir', '--work-dir')
         if checkpoints not in (None, work_dir):
-            check_writable(checkpoints, 'the folder of checkpoints', 'default_hooks.checkpoint.out_dir')
+            check_output_folder(checkpoints, 'the folder of checkpoints', 'default_hooks.checkpoint.out_dir')
         runner = RUNNERS.build(config)
         for line in filter(None, lines):
             print_log(line, 'current')
@@ -112,20 +112,3 @@ def remove_new(folders: Sequence[Path], new: Sequence[Path]) -> None:
     for folder in new:
         with suppress(OSError):  # it is gone already, or another program uses it by now
             folder.rmdir()
-
-
-def check_writable(folder: Path, what: str, option: str) -> None:
-    """Make a folder and write into it; ``option`` is the setting that names another one.
-
-    Raises:
-        UsageError: If that fails.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b'a checkpoint will be larger')
-            file.flush()
-    except OSError as error:
-        raise UsageError(
-            f'cannot write into {what} {folder} ({error.strerror}): name another one with {option}'
-        ) from error

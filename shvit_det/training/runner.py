@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ..checkpoint import check_checkpoint, load_checkpoint, load_content
-from ..common.atomic_files import part_of, settle
+from ..common.atomic_files import partial_path, publish
 from ..common.errors import RunError, UsageError
 from ..registry import RUNNERS, register
 from .curves import was_evaluated
@@ -231,11 +231,11 @@ class SHViTRunner(Runner):
         storage = get_file_backend(str(out_dir), backend_args=kwargs.get('backend_args'), enable_singleton=True)
         if isinstance(storage, LocalBackend) and not any(args):
             path = Path(out_dir) / filename
-            part = part_of(path)
+            part = partial_path(path)
             try:
                 super().save_checkpoint(str(part.parent), part.name, **kwargs)
                 if is_main_process():
-                    settle(path)
+                    publish(part, path)
             finally:
                 if is_main_process():
                     part.unlink(missing_ok=True)
