@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from ..common.atomic_files import PART, part_of, settle
+from ..common.atomic_files import PART, partial_path, publish
 from ..version import __version__
 
 IMAGES = b'\n], "images": [\n'
@@ -45,7 +45,7 @@ class ResultsFile:
         head = dict(info=dict(description='predictions', shvit_det=__version__, **info), categories=categories)
         self.path, self.is_saved = path, False
         self.entries: list[Entry] = []
-        self.annotations = PartFile(part_of(path), json.dumps(head)[:-1].encode() + b', "annotations": [')
+        self.annotations = PartFile(partial_path(path), json.dumps(head)[:-1].encode() + b', "annotations": [')
         try:  # with three spaces the second part is as long as its content in the whole file
             self.images = PartFile(path.with_name(f'{path.name}.images{PART}'), IMAGES + b'   ')
         except OSError:
@@ -89,7 +89,7 @@ class ResultsFile:
                 else:
                     raise
         self.annotations.file.close()
-        settle(self.path)
+        publish(self.annotations.path, self.path)
         self.is_saved = True
         self.images.delete()
 
