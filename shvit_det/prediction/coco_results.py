@@ -25,14 +25,14 @@ class Entry(NamedTuple):
 
 
 class ResultsFile:
-    """A file in COCO's format whose annotations have scores. Whatever ends a run, it has what was predicted before.
+    """A file in COCO's format whose annotations have scores. Whatever ends a run, the file has all earlier predictions.
 
     ``categories`` are the detector's classes with ids from 1, ``images`` the predicted pictures, ``annotations`` the
     objects found in them. Annotations are not held in memory.
 
-    Until it is closed, the file exists as two parts, which are complete after every picture: the annotations, and the
-    images, which the whole file has at its end. If the disk is full then, the second part is deleted to make room. A
-    process that is killed leaves both parts.
+    Until it is closed, the file exists as two parts, which are up to date after every picture: the annotations, and the
+    images, with which the complete file ends. If the disk is full when it is closed, the second part is deleted to make
+    room. A process that is killed leaves both parts.
 
     Args:
         path: The file. An earlier one is replaced when this one is closed, unless nothing was predicted.
@@ -46,7 +46,7 @@ class ResultsFile:
         self.path, self.is_saved = path, False
         self.entries: list[Entry] = []
         self.annotations = PartFile(partial_path(path), json.dumps(head)[:-1].encode() + b', "annotations": [')
-        try:  # with three spaces the second part is as long as its content in the whole file
+        try:  # three spaces more make this part as long as its content in the complete file
             self.images = PartFile(path.with_name(f'{path.name}.images{PART}'), IMAGES + b'   ')
         except OSError:
             self.annotations.delete()
