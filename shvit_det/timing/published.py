@@ -43,7 +43,9 @@ class Published(NamedTuple):
 
 # Table 5 does not say the size of MobileNetV3, which timm's names have.
 PUBLISHED = (
-    Published(REFERENCE, ('shvit_s4',), Latency(0.28, 5.0, 3.3), 38.8, 39.0, 35.9, classifier=Classifier(14283, 509, 1.6)),
+    Published(
+        REFERENCE, ('shvit_s4',), Latency(0.28, 5.0, 3.3), 38.8, 39.0, 35.9, classifier=Classifier(14283, 509, 1.6)
+    ),
     Published('MobileNetV3', (), Latency(0.34, 7.5, 7.5), 29.9, None, None),
     Published('EfficientViT-M4', ('efficientvit_m4',), Latency(0.33, 7.3, 7.8), 32.7, 32.8, 31.0),
     Published('PVTv2-B0', ('pvt_v2_b0', 'pvtv2_b0'), Latency(0.73, 115.4, 27.5), 37.2, None, None),
