@@ -1,4 +1,4 @@
-"""Hold exported files against PyTorch: python tools/compare_export.py CONFIG CHECKPOINT FILE.onnx FILE.xml"""
+"""Compare exported files with PyTorch: python tools/compare_export.py CONFIG CHECKPOINT FILE.onnx FILE.xml"""
 
 from shvit_det.commands import run
 

@@ -1,4 +1,4 @@
-"""Hold exported files against PyTorch: python tools/compare_export.py CONFIG CHECKPOINT FILE.onnx FILE.xml"""
+"""Compare exported files with PyTorch: python tools/compare_export.py CONFIG CHECKPOINT FILE.onnx FILE.xml"""
 
 import argparse
 import shlex
@@ -18,10 +18,10 @@ def main() -> None:
         'config: compare detections, average precision and time.'
     )
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='the checkpoint that the files were made of, or random')
+    parser.add_argument('checkpoint', help='the checkpoint that the files were exported from, or random')
     parser.add_argument('files', nargs='+', metavar='FILE', help='what tools/export.py wrote')
     parser.add_argument('--limit', type=int, metavar='N', help='the first N images [all]')
-    parser.add_argument('--threads', type=int, default=1, help='of every form [1]')
+    parser.add_argument('--threads', type=int, default=1, help='threads of PyTorch and of the other runtimes [1]')
     parser.add_argument('--data-root', metavar='DIR', help='another folder in the same layout')
     parser.add_argument('--json', metavar='FILE', help='write the record into this file')
     add_cfg_options(parser, 'as the files were exported with')
@@ -51,5 +51,5 @@ def main() -> None:
 
 
 def _without_folder(argument: str) -> str:
-    """A record is published, and paths outside the project say nothing there."""
+    """Return an argument as it is published: of an absolute path, which means nothing elsewhere, only the name."""
     return Path(argument).name if Path(argument).is_absolute() else argument

@@ -290,8 +290,8 @@ def _agreement_cells(agreement: Mapping[str, Any] | None, masks: bool) -> list[s
 
 
 def comparison_block(record: Any) -> str:
-    """Return what a page of the documents has of a record: its command, where and of what it was made, its table."""
+    """Return a record as the documents show it: its command, its config, weights, machine and versions, its table."""
     settings = record['settings']
     options = ''.join(f', {key}={format_value(value)}' for key, value in settings['options'].items())
-    made = f'{settings["config"]}, {settings["weights"]}{options}; {conditions(record)}; {origin(record)}.'
-    return f'```sh\n{record["command"]}\n```\n\n{made}\n\n{comparison_table(record)}'
+    subject = f'{settings["config"]}, {settings["weights"]}{options}; {conditions(record)}; {origin(record)}.'
+    return f'```sh\n{record["command"]}\n```\n\n{subject}\n\n{comparison_table(record)}'

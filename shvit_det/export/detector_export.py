@@ -98,7 +98,7 @@ def export_detector(
 
 
 def graph_of(detector: Any) -> DetectorGraph:
-    """Return a detector as a module from images to detections; a detector that can be deployed in that form.
+    """Return a detector as a module from images to detections, by the networks of its deployed form if it has one.
 
     Raises:
         UsageError: If it cannot be exported.

@@ -1,4 +1,4 @@
-"""The metadata in an exported detector's file: its classes, how images are resized for it, what it was made of."""
+"""The metadata in an exported detector's file: its classes, the resizing of its images, its config and weights."""
 
 import json
 from dataclasses import asdict, dataclass

@@ -68,14 +68,7 @@ def grouped_nms_flat(
 ) -> tuple[Tensor, Tensor]:
     """Do what :func:`grouped_nms` does for boxes of all images in one row.
 
-    Args:
-        boxes: Left, top, right, bottom.
-        scores: From 0 to 1.
-        groups: The class of each box.
-        images: The image of each box.
-        batch: The number of images.
-        iou_threshold: A box that overlaps a better one by more than this is dropped.
-        limit: The largest number of survivors of an image.
+    ``images`` is the image of each box, and ``batch`` the number of images.
 
     Shapes:
         (N, 4) and three times (N,), N may be 0 -> the image and the index of each survivor, (M,) each.

@@ -92,7 +92,7 @@ def export_part(
 
 
 def write_program(part: Part, path: Path) -> str:
-    """Write a part as ExecuTorch's ``.pte`` file, if it computes the same here; return what was checked.
+    """Write a part as ExecuTorch's ``.pte`` file, if the program computes the same; return a line on that.
 
     Raises:
         UsageError: If ExecuTorch cannot express it, or the program computes something else.
@@ -107,7 +107,7 @@ def write_program(part: Part, path: Path) -> str:
 
 
 def write_package(part: Part, path: Path) -> str:
-    """Write a part as Core ML's ``.mlpackage``, if its program computes the same in PyTorch; return what was checked.
+    """Write a part as Core ML's ``.mlpackage``, if its program computes the same; return a line on that.
 
     Args:
         part: What to write.
@@ -145,7 +145,7 @@ def _describe(model: Any, part: Part) -> None:
 
 
 def _check_package(package: Package, part: Part) -> str:
-    """Compare what a package holds and computes with the part that it was made of; return a line on it.
+    """Compare the content and the outputs of a package with its part; return a line on that.
 
     Raises:
         UsageError: If the outputs differ by more than rounding explains; most often float16 overflowed.

@@ -30,7 +30,7 @@ from .phone_attention import replace_attention
 PARTS = ('backbone', 'backbone+neck', 'classifier')
 DETECTION_SHAPE = (512, 512)  # of the paper's latencies
 SIZE_DIVISOR = 32
-TOLERANCE = 1e-3  # of the largest magnitude, between a part and the trained layers that it was made of
+TOLERANCE = 1e-3  # of the largest magnitude, between a part and the model's own layers
 
 
 @dataclass(frozen=True)

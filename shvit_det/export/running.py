@@ -43,7 +43,7 @@ class ExportedDetector:
         threads: How many the runtime uses.
 
     Raises:
-        UsageError: If the file is missing, it is another one, or its runtime is not installed.
+        UsageError: If the file is missing or no exported detector, or its runtime is not installed.
     """
 
     def __init__(self, path: str | Path, threads: int = 1) -> None:
@@ -58,7 +58,7 @@ class ExportedDetector:
             self.runtime = RUNTIMES[name](path, threads)
         except UsageError:
             raise
-        except Exception as error:  # the runtimes have many kinds of their own
+        except Exception as error:  # each runtime has many kinds of errors
             raise UsageError(f'{path} cannot be read by {name}: {first_line(error)}') from error
         self.metadata = Metadata.load(self.runtime.metadata(KEY), path)
 

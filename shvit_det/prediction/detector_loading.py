@@ -53,7 +53,7 @@ def load_detector(
     """Build the detector of a checkpoint; see :class:`shvit_det.Predictor` for the arguments.
 
     Raises:
-        UsageError: If the file cannot be had or read, has no config, or does not fit its config.
+        UsageError: If the file cannot be found or read, has no config, or does not fit its config.
     """
     content = read_content(find_checkpoint(weights))
     config = load_config(config_path, options) if config_path else config_of_checkpoint(content, weights, options)
@@ -121,10 +121,12 @@ def check_types(config: Config, weights: str | Path) -> None:
 
 
 def is_dotted_name(text: str) -> bool:
+    """Tell whether a text is a name such as ``mmdet.RetinaNet``, and no other expression."""
     return all(part.isidentifier() for part in text.split('.'))
 
 
 def registered_in(tree: Registry) -> Iterator[str]:
+    """Yield the names in a registry and in its children."""
     yield from tree.module_dict
     for child in tree.children.values():
         yield from registered_in(child)

@@ -75,7 +75,7 @@ class ImageReader:
             if 'scale_factor' not in sample and sample.get('img_shape') == sample.get('ori_shape'):
                 sample.set_metainfo(dict(scale_factor=(1.0, 1.0)))  # which heads need and only Resize sets
             assert pixels is not None, 'no step of the test pipeline loads it'
-        except Exception as error:  # a pipeline may have steps of the user's own
+        except Exception as error:  # a user's own steps may raise anything
             raise UsageError(f'it cannot be read as a picture ({reason_of(error)})') from error
         return pixels, item
 

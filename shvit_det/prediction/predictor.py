@@ -54,17 +54,17 @@ class Predictor:
 
     Args:
         weights: A checkpoint, a file or a URL.
-        config: The config, a file or ``mmdet::...``; None takes the one that the checkpoint carries, which is read as
-            data: nothing of it is run.
+        config: The config, a file or ``mmdet::...``; None takes the one in the checkpoint, which is read as data:
+            nothing in it is run.
         device: ``'cpu'``, ``'cuda'`` or ``'cuda:N'``; None takes a GPU if there is one.
         deploy: Whether to predict with the deployed form: the same results, faster.
         batch: How many pictures are predicted at once. Only those that the test pipeline makes equally large share a
-            batch, so that none is padded, which would change its result. A batch that fails is tried again one picture
-            at a time, and for want of memory the next ones are half as large.
+            batch: padding would change their results. A batch that fails is tried again one picture at a time; if it
+            failed for lack of memory, the next ones are half as large.
         cfg_options: Changes of single values of the config, dotted names.
 
     Raises:
-        UsageError: If the checkpoint cannot be had or read, has no config, or does not fit it.
+        UsageError: If the checkpoint cannot be found or read, has no config, or does not fit it.
     """
 
     def __init__(
@@ -138,6 +138,7 @@ class Predictor:
             yield from self._predict(alike)
 
     def _predict(self, pending: list[tuple[Any, Picture, dict]]) -> Iterator[Prediction]:
+        """Predict a batch: the key, the picture and the pipeline's item of each; after an error, one by one."""
         items = [item for _, _, item in pending]
         batch = {name: [item[name] for item in items] for name in items[0]}
         reason = None
@@ -148,7 +149,7 @@ class Predictor:
                 Prediction(key, picture, result.cpu())
                 for (key, picture, _), result in zip(pending, results, strict=True)
             ]
-        except Exception as error:  # a model may be the user's own, and one picture is not to cost the others
+        except Exception as error:  # a user's own model may raise anything, and the other pictures go on
             reason, lacks_memory = reason_of(error), is_out_of_memory(error)
         if reason is None:
             yield from done

@@ -7,6 +7,7 @@ from types import TracebackType
 
 import cv2
 
+from ..common.atomic_files import publish
 from ..common.errors import UsageError
 from .drawing import Picture
 
@@ -52,7 +53,9 @@ class VideoReader:
 
 
 class VideoWriter:
-    """An mp4 file. It gets its name at the end of a ``with`` block; after another error than of its source, never.
+    """An mp4 file, which gets its name at the end of a ``with`` block.
+
+    If another error than ``UsageError``, which is one of the frames' source, ends the block, the file is deleted.
 
     Args:
         path: The file.
@@ -94,7 +97,7 @@ class VideoWriter:
             if kind is None or issubclass(kind, UsageError):
                 if frames_in(self.part) < self.count:
                     raise UsageError(f'not all of the video {self.path} could be written: is the disk full?')
-                self.part.replace(self.path)
+                publish(self.part, self.path)
         finally:
             self.part.unlink(missing_ok=True)
 

@@ -6,7 +6,6 @@ not their speed. Operations mean what coremltools' reference of MIL operations s
 """
 
 import logging
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..common.atomic_files import replacing_folder
 from ..common.errors import UsageError
 from .packages import first_line, quiet, require
 
@@ -80,7 +80,7 @@ def convert(
 
 @contextmanager
 def saved_package(model: Any, path: Path) -> Iterator['Package']:
-    """Write a model beside ``path`` and give the package as it is read again; it gets its name if the block ends well.
+    """Write a model and give the package as it is read again; it gets its name if the block ends well.
 
     A package that is there is replaced.
 
@@ -88,28 +88,13 @@ def saved_package(model: Any, path: Path) -> Iterator['Package']:
         UsageError: If it cannot be written.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix=f'.{path.name}-', dir=path.parent) as folder:
-            new = Path(folder, 'new', path.name)
-            new.parent.mkdir()
+        with replacing_folder(path) as folder:
             with quiet():
-                model.save(str(new))
-                package = Package(new)
+                model.save(str(folder))
+                package = Package(folder)
             yield package
-            replace_folder(path, new, aside=Path(folder, path.name))
     except OSError as error:
         raise UsageError(f'cannot write {path}: {error.strerror or error}') from error
-
-
-def replace_folder(path: Path, new: Path, aside: Path) -> None:
-    """Rename a new folder to ``path``; the old one is moved aside, since folders cannot be replaced in one step."""
-    try:
-        if path.exists():
-            path.rename(aside)
-        new.rename(path)
-    except BaseException:
-        if aside.exists():
-            aside.rename(path)
-        raise
 
 
 class Package:

@@ -20,7 +20,6 @@ from shvit_det.configuration.detection import Detection
 from shvit_det.data.sample import draw_sample
 from shvit_det.evaluation.evaluate import evaluate
 from shvit_det.export.comparison import compare
-from shvit_det.runtimes.coreml import replace_folder
 from shvit_det.timing import benchmark as timing
 from shvit_det.timing.record import Ceilings
 
@@ -164,12 +163,14 @@ def test_a_conversion_on_a_full_disk_is_one_sentence(suffix, place, tmp_path):
     assert target.read_bytes() == b'before' and list(tmp_path.iterdir()) == [target]
 
 
-def test_a_package_stays_until_the_new_one_has_its_name(tmp_path):
-    for name in ('path', 'new'):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / 'a').write_text(name)
-    with pytest.raises(FileNotFoundError):
-        replace_folder(tmp_path / 'path', tmp_path / 'nowhere', tmp_path / 'aside')
-    assert (tmp_path / 'path' / 'a').read_text() == 'path'
-    replace_folder(tmp_path / 'path', tmp_path / 'new', tmp_path / 'aside')
-    assert (tmp_path / 'path' / 'a').read_text() == 'new'
+def test_a_folder_stays_until_the_new_one_is_complete(tmp_path):
+    path = tmp_path / 'path'
+    path.mkdir()
+    (path / 'a').write_text('old')
+    with pytest.raises(EndError), atomic.replacing_folder(path) as folder:
+        (folder / 'a').write_text('new')
+        raise EndError
+    assert (path / 'a').read_text() == 'old'
+    with atomic.replacing_folder(path) as folder:
+        (folder / 'a').write_text('new')
+    assert (path / 'a').read_text() == 'new' and list(tmp_path.iterdir()) == [path]

@@ -13,12 +13,13 @@ import pytest
 import torch
 from mmdet.apis import init_detector
 from mmengine.config import Config
-from paths import ROOT
+from paths import MASK_RCNN, ROOT
 from PIL import Image
 from processes import tool
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from serving import head, serving
+from tool_runs import succeeded
 
 from shvit_det import Predictor, UsageError
 from shvit_det.checkpoint import fetch
@@ -27,13 +28,6 @@ from shvit_det.prediction import predict as run
 from shvit_det.prediction.predict import Progress, predict
 
 pytestmark = pytest.mark.slow
-
-MASK_RCNN = ROOT / 'tests' / 'data' / 'tiny_mask_rcnn.py'
-
-
-def succeeded(result):
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout
 
 
 @pytest.fixture(scope='module')

@@ -15,7 +15,7 @@ import torch
 from mmdet.models.detectors import MaskRCNN
 from mmengine.config import Config
 from mmengine.registry import MODELS, TRANSFORMS
-from paths import ROOT
+from paths import MASK_RCNN as CONFIG
 from processes import Running
 from pycocotools.coco import COCO
 
@@ -29,7 +29,6 @@ from shvit_det.training.hooks.termination import Terminated
 
 pytestmark = pytest.mark.slow
 
-CONFIG = ROOT / 'tests' / 'data' / 'tiny_mask_rcnn.py'
 NO_ROOM = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
 failures: dict[int, BaseException] = {}  # by the number of a picture
 largest_batch = [99]
