@@ -1,4 +1,8 @@
-"""What setup.cfg cannot say: a wheel carries configs, tools and the index of models in ``shvit_det/.mim``, for mim."""
+"""What setup.cfg cannot say: a wheel carries files in ``shvit_det/.mim`` that stand beside the package in a checkout.
+
+mim looks there for configs, tools and the index of models, ``_base_ = 'shvit_det::...'`` for configs, the doctor for
+the tested releases.
+"""
 
 import shutil
 from pathlib import Path
@@ -10,21 +14,19 @@ ROOT = Path(__file__).parent
 
 
 class BuildWithConfigs(build_py):
-    """The modules, and beside them what ``mim train`` and ``_base_ = 'shvit_det::...'`` look for."""
-
     def run(self) -> None:
         super().run()
-        if self.editable_mode:  # the checkout is the package then, and its configs are found beside it
+        if self.editable_mode:  # the checkout is the package then, and these files are found beside it
             return
         carried = Path(self.build_lib) / 'shvit_det' / '.mim'
         if carried.exists():
             shutil.rmtree(carried)  # of an earlier build
         shutil.copytree(ROOT / 'configs', carried / 'configs', ignore=shutil.ignore_patterns('__pycache__'))
-        shutil.copy(ROOT / 'model-index.yml', carried)
+        for name in ('model-index.yml', 'constraints.txt'):
+            shutil.copy(ROOT / name, carried)
         (carried / 'tools').mkdir()
-        for tool in sorted((ROOT / 'tools').glob('*.py')):
-            if (ROOT / 'shvit_det' / 'commands' / tool.name).is_file():  # the others are for work on the package
-                shutil.copy(tool, carried / 'tools')
+        for tool in (ROOT / 'tools').glob('*.py'):
+            shutil.copy(tool, carried / 'tools')
 
 
 setup(cmdclass={'build_py': BuildWithConfigs})

@@ -1,51 +1,27 @@
-"""SHViT for MMDetection: ``custom_imports = dict(imports=['shvit_det'])``, then ``backbone=dict(type='SHViT')``."""
+"""SHViT for MMDetection: ``custom_imports = dict(imports=['shvit_det'])``, then ``backbone=dict(type='SHViT')``.
 
-import sys
+The import registers the names of our classes with mmengine (:mod:`.on_import`). Classes and functions are imported when
+they are first used, so that this works where torch is broken, and ``python -m shvit_det.doctor`` can tell why.
+"""
+
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from .commands import needs_stack
+from . import on_import
+from .common.errors import UsageError
+from .version import __version__
 
 if TYPE_CHECKING:
-    from .prediction import Predictor
-
-if needs_stack(sys.argv, sys.orig_argv):
-    from . import compat
-
-    compat.prepare()  # before anything that imports mmcv.ops
-
     from .checkpoint import SHViTPretrained, load_checkpoint
-    from .common.errors import UsageError
-    from .configuration import names_for_mmengine
     from .configuration.model_zoo import config_file
     from .deployment import deploy
-    from .models import detector_check
     from .models.arch import ARCHS, Arch
     from .models.backbone import SHViT
     from .models.neck import SHViTFPN
-    from .registry import MODELS, register_lazily
+    from .prediction import Predictor
     from .training.hooks.adaptive_clipping import AdaptiveGradientClippingHook
     from .training.layer_decay import LayerDecayOptimWrapperConstructor
     from .training.mixed_precision import BFloat16OptimWrapper
-    from .version import __version__
-
-    detector_check.install()
-    names_for_mmengine.install()
-    register_lazily(
-        MODELS, 'SHViTHead', 'shvit_det.models.classifier'
-    )  # needs mmpretrain, which detector users may not have
-    register_lazily(
-        MODELS, 'SHViTRPNHead', 'shvit_det.models.rpn'
-    )  # needs mmdet, which users of backbones may not have
-
-
-def __getattr__(name: str) -> Any:
-    """Import what draws and reads pictures only where it is asked for; it needs mmdet."""
-    if name == 'Predictor':
-        from .prediction import Predictor
-
-        return Predictor
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-
 
 __all__ = [
     'ARCHS',
@@ -63,3 +39,33 @@ __all__ = [
     'deploy',
     'load_checkpoint',
 ]
+
+# The modules of the names above that are imported at first use.
+MODULES = {
+    'ARCHS': 'models.arch',
+    'AdaptiveGradientClippingHook': 'training.hooks.adaptive_clipping',
+    'Arch': 'models.arch',
+    'BFloat16OptimWrapper': 'training.mixed_precision',
+    'LayerDecayOptimWrapperConstructor': 'training.layer_decay',
+    'Predictor': 'prediction',
+    'SHViT': 'models.backbone',
+    'SHViTFPN': 'models.neck',
+    'SHViTPretrained': 'checkpoint',
+    'config_file': 'configuration.model_zoo',
+    'deploy': 'deployment',
+    'load_checkpoint': 'checkpoint',
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in MODULES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    value = globals()[name] = getattr(importlib.import_module(f'{__name__}.{MODULES[name]}'), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+on_import.install()

@@ -1,69 +1,91 @@
 """Registration: ``type='SHViT'`` and ``type='shvit_det.SHViT'`` both resolve, from any OpenMMLab project.
 
-mmengine looks a plain name up in the project's own registry and then in the root; it looks a scoped name up in the
-child of the root that carries the scope. So every class of ours is entered twice: in the root and in our child of it.
+mmengine looks for a plain name in the project's own registry and then in the root; it looks for a scoped name in the
+child of the root that has the scope. So every class of ours is entered twice: in the root and in our child of it.
+
+The names are entered here, with the modules that define them. A module is imported when one of its names is used, since
+most need torch, and some mmdet or mmpretrain, which not every user has.
 """
 
 import importlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from mmengine.registry import DATASETS as ROOT_DATASETS
-from mmengine.registry import HOOKS as ROOT_HOOKS
-from mmengine.registry import MODELS as ROOT_MODELS
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
-from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
-from mmengine.registry import WEIGHT_INITIALIZERS as ROOT_WEIGHT_INITIALIZERS
+from mmengine import registry as root
 from mmengine.registry import Registry
 
 SCOPE = 'shvit_det'
 
-MODELS = Registry(
-    'model', parent=ROOT_MODELS, scope=SCOPE, locations=['shvit_det.models.backbone', 'shvit_det.models.neck']
-)
-OPTIM_WRAPPERS = Registry(
-    'optimizer wrapper', parent=ROOT_OPTIM_WRAPPERS, scope=SCOPE, locations=['shvit_det.training.mixed_precision']
-)
-OPTIM_WRAPPER_CONSTRUCTORS = Registry(
-    'optimizer wrapper constructor',
-    parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS,
-    scope=SCOPE,
-    locations=['shvit_det.training.layer_decay'],
-)
-DATASETS = Registry('dataset', parent=ROOT_DATASETS, scope=SCOPE, locations=['shvit_det.data.coco_dataset'])
-HOOKS = Registry(
-    'hook',
-    parent=ROOT_HOOKS,
-    scope=SCOPE,
-    locations=[
-        f'shvit_det.training.{name}' for name in ('clipping', 'checkpoint_hook', 'finite', 'randomness', 'termination')
-    ],
-)
-WEIGHT_INITIALIZERS = Registry(
-    'weight initializer', parent=ROOT_WEIGHT_INITIALIZERS, scope=SCOPE, locations=['shvit_det.checkpoint']
-)
-
 Registered = TypeVar('Registered', bound=type)
 
 
+class _Unimported(type):
+    """The type of classes that stand in the registries until the class of that name has been imported.
+
+    Calling one, or asking for an attribute, imports the module and uses the real class.
+    """
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        return cls.real()(*args, **kwargs)
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith('__'):
+            raise AttributeError(name)
+        return getattr(cls.real(), name)
+
+    def real(cls) -> type:
+        real: type = getattr(importlib.import_module(cls.__module__), cls.__name__)
+        return real
+
+
+def _child_of(parent: Registry, **modules: str) -> Registry:
+    """Return our child of a root registry and enter the classes in both; ``modules`` has their modules by name."""
+    child = Registry(parent.name, parent=parent, scope=SCOPE, locations=[__name__])  # no other module has to fill it
+    for name, module in modules.items():
+        unimported = _Unimported(name, (), {'__module__': f'{SCOPE}.{module}'})
+        for registry in (child, parent):
+            registry.register_module(module=unimported)
+    return child
+
+
+MODELS = _child_of(
+    root.MODELS,
+    SHViT='models.backbone',
+    SHViTFPN='models.neck',
+    SHViTRPNHead='models.rpn',
+    SHViTHead='models.classifier',
+)
+WEIGHT_INITIALIZERS = _child_of(root.WEIGHT_INITIALIZERS, SHViTPretrained='checkpoint.initializer')
+DATASETS = _child_of(root.DATASETS, CheckedCocoDataset='data.coco_dataset')
+HOOKS = _child_of(
+    root.HOOKS,
+    AdaptiveGradientClippingHook='training.hooks.adaptive_clipping',
+    FiniteCheckHook='training.hooks.finite_check',
+    SafeCheckpointHook='training.hooks.safe_checkpoint',
+    StepSeedHook='training.hooks.step_seed',
+    TerminationHook='training.hooks.termination',
+)
+OPTIM_WRAPPERS = _child_of(
+    root.OPTIM_WRAPPERS,
+    BFloat16OptimWrapper='training.mixed_precision',
+    LossScaleOptimWrapper='training.mixed_precision',
+)
+OPTIM_WRAPPER_CONSTRUCTORS = _child_of(
+    root.OPTIM_WRAPPER_CONSTRUCTORS, LayerDecayOptimWrapperConstructor='training.layer_decay'
+)
+
+
 def register(registry: Registry) -> Callable[[Registered], Registered]:
-    """Return a class decorator that enters the class in ``registry`` and in the root registry above it."""
+    """Return a class decorator that enters the class in ``registry`` and in the root registry above it.
+
+    The name has to stand above, so that it is found before the class has been imported.
+    """
 
     def enter(cls: Registered) -> Registered:
-        registry.register_module(module=cls)
         assert registry.parent is not None
-        registry.parent.register_module(module=cls)
+        for target in (registry, registry.parent):
+            assert cls.__name__ in target.module_dict, f'add {cls.__name__} to {__name__}'
+            target.register_module(module=cls, force=True)
         return cls
 
     return enter
-
-
-def register_lazily(registry: Registry, name: str, module: str) -> None:
-    """Enter the class ``name`` of ``module``, whose import needs an optional package: it happens at the first build."""
-
-    def build(**kwargs: Any) -> Any:
-        return getattr(importlib.import_module(module), name)(**kwargs)
-
-    for target in (registry, registry.parent):
-        assert target is not None
-        target.register_module(name=name, module=build)

@@ -1,7 +1,5 @@
 """Writing a checkpoint in our form, timm's or the authors': the keys change, no bit of a value does."""
 
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..common.atomic_files import partial_file, publish
 from ..common.errors import UsageError
+from ..common.output_paths import check_output_file
 from .fetch import find_checkpoint, hash_of
 from .key_renaming import AVERAGES, BACKBONE, count_by_part, ours_to_timm, part_of, timm_to_official
 from .loading import weights_of
@@ -61,8 +61,7 @@ def convert_checkpoint(source: str | Path, target: str | Path, to: str, publish:
         raise UsageError(f'unknown target {to!r}: choose from {", ".join(TARGETS)}')
     if target.suffix not in SUFFIXES:
         raise UsageError(f'the new file has to end in one of {", ".join(SUFFIXES)}, but got {target}')
-    if not target.parent.is_dir():
-        raise UsageError(f'no such folder: {target.parent}')
+    check_output_file(target)
 
     content = read_content(find_checkpoint(source))
     weights = weights_of(content, str(source))
@@ -121,20 +120,15 @@ def _write(
     Raises:
         UsageError: If it cannot be written.
     """
-    handle, name = tempfile.mkstemp(prefix=f'{target.name}.', suffix='.part', dir=target.parent)
-    os.close(handle)
-    part = Path(name)
     try:
-        if target.suffix == '.safetensors':
-            save_file(tensors, part, metadata={'format': 'pt'})
-        else:
-            torch.save({container: tensors, **others} if container else tensors, part)
-        if hash_in_name:
-            target = target.with_name(f'{target.stem}-{hash_of(part)[:8]}{target.suffix}')
-        part.chmod(0o644)  # temporary files are for their owner alone
-        part.replace(target)
+        with partial_file(target, unique=True) as part:
+            if target.suffix == '.safetensors':
+                save_file(tensors, part, metadata={'format': 'pt'})
+            else:
+                torch.save({container: tensors, **others} if container else tensors, part)
+            if hash_in_name:
+                target = target.with_name(f'{target.stem}-{hash_of(part)[:8]}{target.suffix}')
+            publish(part, target)
     except (OSError, RuntimeError, SafetensorError) as error:  # a full disk has three names
         raise UsageError(f'cannot write {target}: {str(error).splitlines()[0]}') from error
-    finally:
-        part.unlink(missing_ok=True)
     return target

@@ -5,7 +5,6 @@ import os
 import re
 import string
 import sys
-import tempfile
 import time
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -17,6 +16,7 @@ from urllib.request import Request, urlopen
 import torch
 from torch.hub import tqdm  # the real one where it is installed
 
+from ..common.atomic_files import partial_file, publish
 from ..common.errors import UsageError
 from .reading import head_of, open_file, wrong_kind
 
@@ -145,19 +145,14 @@ def fetch(url: str, path: Path, sha256: str | None = None) -> None:
     Raises:
         UsageError: If it fails after a few attempts; it says what was tried and what else can be done.
     """
-    part = path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f'{path.name}.', suffix='.part', dir=path.parent)
-        part = Path(name)
-        with os.fdopen(handle, 'wb') as file:
-            download(url, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if wrong := wrong_kind(head_of(part)) or wrong_hash(part, sha256):
-            raise HopelessDownloadError(wrong)
-        part.chmod(0o644)  # temporary files are for their owner alone
-        part.replace(path)
+        with partial_file(path, unique=True) as part:
+            with part.open('wb') as file:
+                download(url, file)
+            if wrong := wrong_kind(head_of(part)) or wrong_hash(part, sha256):
+                raise HopelessDownloadError(wrong)
+            publish(part, path)
     except HopelessDownloadError as error:
         raise UsageError(
             f'cannot download the weights {url} ({error}): put the file at {path}, {LOCAL_FILE}, or train from random '
@@ -167,9 +162,6 @@ def fetch(url: str, path: Path, sha256: str | None = None) -> None:
         raise UsageError(
             f'cannot keep the weights {url} in {path.parent} ({error.strerror}): set {OTHER_CACHE}, or {LOCAL_FILE}'
         ) from error
-    finally:
-        if part != path:
-            part.unlink(missing_ok=True)
 
 
 def download(url: str, file: IO[bytes], limit: int | None = None) -> None:

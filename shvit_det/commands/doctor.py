@@ -1,4 +1,4 @@
-"""Check the stack and the machine: shvit-det doctor"""
+"""Check the installation and the machine: shvit-det doctor"""
 
 from ..doctor.__main__ import main
 

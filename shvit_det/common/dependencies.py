@@ -1,14 +1,27 @@
-"""The releases below us: what each is called, which serve, which are tested. It imports nothing of them.
+"""The packages that this one depends on: names, releases that it works with, releases that it was tested with.
 
-setup.cfg has the ranges and constraints.txt the tested releases too; a test holds that they agree.
+Standard library only, since the doctor reads it where nothing else can be imported.
 """
 
+import configparser
 import re
 import sys
 from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 
-PYTHON = '>=3.10,<3.15'
-LAST_FOR_PYTHON_310 = sys.version_info < (3, 11)  # several packages have no newer releases for it
+PACKAGE = Path(__file__).parents[1]
+CHECKOUT = PACKAGE.parent
+# Other names under which a package can be installed, the last being OneDL's.
+OTHER_NAMES = {
+    'opencv-python': ('opencv-python-headless', 'opencv-contrib-python', 'opencv-contrib-python-headless'),
+    'mmengine': ('onedl-mmengine',),
+    'mmcv': ('mmcv-lite', 'onedl-mmcv'),
+    'mmdet': ('onedl-mmdetection',),
+    'mmpretrain': ('onedl-mmpretrain',),
+}
+MODULES = {'opencv-python': 'cv2', 'pillow': 'PIL', 'setuptools': 'pkg_resources'}  # the part that mmengine imports
+OPENCV = 'opencv-python>=4.9'  # not in the metadata: it comes with mmengine, in whichever of its builds
 
 
 @dataclass(frozen=True)
@@ -16,57 +29,65 @@ class Package:
     """A package that has to be there.
 
     Args:
-        module: What is imported.
-        distributions: Under which names it can be installed; the first is the import name where there is such a one.
-        wanted: The releases that serve, for the distributions that setup.cfg gives a range for.
-        tested: What to install where there is none, as pip takes it.
         name: What it is called.
-        needed_for: Where it is needed, if not everywhere.
+        wanted: The range of releases that work, such as ``'>=2.0.0,<2.2'``.
+        tested: What to install where it is missing, as pip takes it.
     """
 
-    module: str
-    distributions: tuple[str, ...]
+    name: str
     wanted: str
     tested: str
-    name: str
-    needed_for: str = ''
+
+    @property
+    def module(self) -> str:
+        return MODULES.get(self.name, self.name)
+
+    @property
+    def distributions(self) -> tuple[str, ...]:
+        """The names under which it can be installed."""
+        return (self.name, *OTHER_NAMES.get(self.name, ()))
 
 
-def _package(name: str, wanted: str, tested: str, *others: str, module: str = '', needed_for: str = '') -> Package:
-    return Package(module or name, (name, *others), wanted, tested, name, needed_for)
+def requirements() -> tuple[str, list[str]]:
+    """Return the range of Pythons and the requirements with the extra ``lite``, of the checkout or the installation."""
+    setup = configparser.ConfigParser()
+    setup.read(CHECKOUT / 'setup.cfg', encoding='utf-8')
+    if setup.get('metadata', 'name', fallback='') == 'shvit_det':
+        lines = f'{setup["options"]["install_requires"]}\n{setup["options.extras_require"]["lite"]}'.splitlines()
+        return setup['options']['python_requires'], [line for line in lines if line and not line.startswith('#')]
+    try:
+        distribution = metadata.distribution('shvit_det')
+    except metadata.PackageNotFoundError:  # a copy of the files
+        return '', []
+    entries = (entry.partition(';') for entry in distribution.requires or ())
+    required = [line.strip() for line, _, marker in entries if 'extra' not in marker or re.search(r'\blite\b', marker)]
+    return distribution.metadata['Requires-Python'] or '', required
 
 
-PACKAGES = (
-    _package('torch', '>=2.6', 'torch==2.11.0'),
-    _package('torchvision', '>=0.21', 'torchvision==0.26.0'),
-    _package('numpy', '>=2.0', 'numpy==2.2.6' if LAST_FOR_PYTHON_310 else 'numpy==2.4.6'),
-    _package(
-        'opencv-python',
-        '>=4.9',
-        'opencv-python==5.0.0.93',
-        'opencv-python-headless',
-        'opencv-contrib-python',
-        'opencv-contrib-python-headless',
-        module='cv2',
-    ),
-    _package('matplotlib', '>=3.8', 'matplotlib==3.10.9' if LAST_FOR_PYTHON_310 else 'matplotlib==3.11.2'),
-    _package('pillow', '>=10', 'pillow==12.3.0' if LAST_FOR_PYTHON_310 else 'pillow==13.0.0', module='PIL'),
-    _package('safetensors', '>=0.4', 'safetensors==0.8.0'),
-    _package('pycocotools', '>=2.0.7', 'pycocotools==2.0.11'),
-    _package('setuptools', '>=68,<82', 'setuptools<82', module='pkg_resources'),  # the part of it that mmengine imports
-    _package('mmengine', '>=0.10.4,<0.11', 'mmengine==0.10.7', 'onedl-mmengine'),
-    _package('mmcv', '>=2.0.0,<2.2', 'mmcv-lite==2.1.0', 'mmcv-lite', 'onedl-mmcv'),
-    _package('mmdet', '>=3.3,<3.4', 'mmdet==3.3.0', 'onedl-mmdetection'),
-    _package(
-        'mmpretrain', '>=1.2,<1.3', 'mmpretrain==1.2.0', 'onedl-mmpretrain', needed_for='only ImageNet classification'
-    ),
-)
+def tested_releases() -> dict[str, str]:
+    """Return the lines of constraints.txt that are for this Python, by the names of the distributions."""
+    files = (CHECKOUT / 'constraints.txt', PACKAGE / '.mim' / 'constraints.txt')
+    text = next((file.read_text(encoding='utf-8') for file in files if file.is_file()), '')
+    found = {}
+    for line in text.splitlines():
+        pin, _, marker = line.partition(';')
+        bound = re.search(r"(<|>=) '3\.(\d+)'", marker)
+        if bound is None or (sys.version_info[1] < int(bound[2])) == (bound[1] == '<'):
+            found[split(pin)[0]] = pin.strip()
+    return found
+
+
+def split(requirement: str) -> tuple[str, str]:
+    """Return the name and the range of a requirement, as metadata of any age write it."""
+    match = re.match(r'\s*([\w.-]*)\s*\(?([^)]*)', requirement)
+    assert match is not None  # it matches anything
+    return match[1], match[2].strip()
 
 
 def release(version: str) -> tuple[int, ...]:
     """Return the numbers of a version, without what marks pre-releases and builds; nothing where it has none.
 
-    So the ``2.7.0a0+nv25.2`` of a vendor's image counts as 2.7, which it is.
+    So ``2.7.0a0+nv25.2``, which comes with a vendor's image, counts as 2.7.
     """
     found = re.search(r'\d+(\.\d+)*', version)
     numbers = [int(part) for part in found[0].split('.')] if found else []
@@ -78,7 +99,7 @@ def release(version: str) -> tuple[int, ...]:
 def fits(version: str, wanted: str) -> bool:
     """Tell whether a version lies in a range such as ``>=2.0.0,<2.2``."""
     found = release(version)
-    for bound in wanted.split(','):
+    for bound in filter(None, wanted.split(',')):
         if bound.startswith('>='):
             if found < release(bound):
                 return False
@@ -88,3 +109,11 @@ def fits(version: str, wanted: str) -> bool:
         else:
             raise ValueError(f'a range is made of >= and <, but got {wanted!r}')
     return True
+
+
+PYTHON, _REQUIRED = requirements()
+_TESTED = tested_releases()
+PACKAGES = tuple(
+    Package(name.removesuffix('-lite'), wanted, _TESTED.get(name, f'{name}{wanted}'))
+    for name, wanted in map(split, [*_REQUIRED, OPENCV])
+)

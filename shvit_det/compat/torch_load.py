@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
-from mmengine.runner.checkpoint import CheckpointLoader
 from numpy._core import multiarray  # type: ignore[attr-defined]  # private, but what pickled arrays name
 
 CHANGING = threading.Lock()  # of two threads that change torch's list at once, one change could be lost
@@ -94,7 +93,9 @@ def classes_allowed(*classes: type) -> Iterator[None]:
 
 
 def let_mmengine_load_runs() -> None:
-    """Let all that loads checkpoints through mmengine read those of its runs: its own runner, inferencers, tools."""
+    """Let everything that loads checkpoints through mmengine read those of its runs: runner, inferencers, tools."""
+    from mmengine.runner.checkpoint import CheckpointLoader  # when this is imported, this function is called
+
     original = CheckpointLoader.load_checkpoint.__func__  # type: ignore[attr-defined]
     if hasattr(original, 'reads_runs'):
         return

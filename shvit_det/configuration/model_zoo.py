@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from mmengine.fileio import load
-
 from ..common.errors import UsageError
 
 PREFIX = 'shvit_det::'
@@ -38,6 +36,8 @@ def config_file(name: str) -> str:
 
 def weights_url(name: str) -> str | None:
     """Return where the published weights of a config are, or None if nobody has published any."""
+    from mmengine.fileio import load  # here, because mmengine's import ends with an import of this module
+
     stem = path_of(name).stem
     models = load(FOLDER / 'metafile.yml')['Models']
     return next((model.get('Weights') for model in models if model['Name'] == stem), None)

@@ -5,10 +5,8 @@ everything that COCO has: small, medium and large objects, occlusion, objects in
 without any object, category ids with gaps. Scores on it say that the pieces work together; they say nothing about COCO.
 """
 
-import contextlib
 import json
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
+from ..common.atomic_files import replacing_folder
 from ..common.errors import UsageError
 from . import sample_images
 
@@ -166,21 +165,16 @@ def _refuse_to_replace(root: Path, marker: dict[str, Any], force: bool) -> None:
 def _draw(root: Path, marker: dict[str, Any], replace: bool) -> bool:
     """Draw a set beside `root` and rename it; False if another process was there first."""
     root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f'.{root.name}-', dir=root.parent) as workplace:
-        drawn = Path(workplace, 'drawn')
-        (drawn / 'annotations').mkdir(parents=True)
-        for split, count in zip(SPLITS, (marker['num_train'], marker['num_val']), strict=True):
-            _draw_split(drawn, split, count, marker['image_size'], marker['seed'])
-        (drawn / MARKER).write_text(json.dumps(marker, indent=1) + '\n', encoding='utf-8')
-        if replace:
-            with contextlib.suppress(FileNotFoundError):  # another process is replacing it, too
-                root.rename(Path(workplace, 'replaced'))
-        try:
-            drawn.rename(root)
-        except OSError:
-            if _read_marker(root) != marker:
-                raise
-            return False
+    try:
+        with replacing_folder(root, replace) as drawn:
+            (drawn / 'annotations').mkdir()
+            for split, count in zip(SPLITS, (marker['num_train'], marker['num_val']), strict=True):
+                _draw_split(drawn, split, count, marker['image_size'], marker['seed'])
+            (drawn / MARKER).write_text(json.dumps(marker, indent=1) + '\n', encoding='utf-8')
+    except OSError:
+        if _read_marker(root) != marker:
+            raise
+        return False
     return True
 
 

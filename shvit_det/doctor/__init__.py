@@ -1,5 +1,5 @@
-"""``python -m shvit_det.doctor``: what is wrong with the stack, and the command that mends each of it.
+"""``shvit-det doctor``: what is wrong with the installation and the machine, and the command that repairs each of it.
 
-It has to answer where nothing of the stack can be imported. So it is made of the standard library, ``shvit_det``
-imports nothing for it, and everything below us is imported by another process, which may fail or crash.
+It has to answer where no dependency can be imported. So it uses the standard library only, ``import shvit_det`` imports
+nothing else, and the dependencies are imported by another process, which may fail or crash (:mod:`.probing`).
 """

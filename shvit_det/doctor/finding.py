@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class Status(enum.Enum):
-    """How it stands; only FAIL makes the doctor fail."""
+    """Only FAIL makes the doctor fail."""
 
     OK = 'OK'
     WARN = 'WARN'
@@ -23,11 +23,11 @@ class Finding:
     """One line of the report.
 
     Args:
-        name: What was looked at.
-        status: How it stands.
+        name: What was checked.
+        status: The result.
         found: What was found, in a few words.
-        command: What mends it, or installs what is optional; empty where nothing has to be mended, or where another
-            finding's command does it.
+        command: What repairs it, or installs what is optional; empty where nothing has to be repaired, or where the
+            command of another finding does it.
     """
 
     name: str
@@ -43,7 +43,7 @@ def python() -> str:
 
 
 def pip(action: str, *arguments: str) -> str:
-    """Return the command that runs pip, or what stands in where there is none, for this Python."""
+    """Return the command that runs pip for this Python, or uv where there is no pip."""
     quoted = ' '.join(shlex.quote(argument) for argument in arguments)
     if sys.prefix == sys.base_prefix and Path(sysconfig.get_path('stdlib'), 'EXTERNALLY-MANAGED').exists():
         return f'{python()} -m venv .venv && .venv/bin/python -m pip {action} {quoted}'  # pip refuses the system's
@@ -53,3 +53,8 @@ def pip(action: str, *arguments: str) -> str:
         options = f'--python {shlex.quote(sys.executable)}'
         return f'uv pip {action} {options} {quoted}'.replace(' -y ', ' ')
     return f'{python()} -m ensurepip && {python()} -m pip {action} {quoted}'
+
+
+def replace(old: tuple[str, ...], *new: str) -> str:
+    """Return the command that uninstalls packages and installs others."""
+    return f'{pip("uninstall", "-y", *old)} && {pip("install", *new)}'

@@ -1,12 +1,11 @@
-"""Import the stack step by step and write what happens as lines of JSON: the doctor runs this file by ``python -c``.
+"""What the doctor runs in another process, by ``python -c``: imports and small computations, a step at a time.
 
-Of every step there is a line when it starts and one when it ends, so that a step that ends the process is known. What
-the imports print goes nowhere.
+It writes a line of JSON when a step starts and one when it ends, so that a step that ends the process is known. What
+the imports print is dropped.
 """
 
 import contextlib
 import importlib
-import importlib.util
 import io
 import json
 import os
@@ -29,22 +28,21 @@ def main(steps: list[str]) -> None:
 
 
 def take(step: str) -> dict[str, Any]:
-    """Return what a step found, or how it failed, and what it warned of."""
+    """Return the fields of :class:`.probing.Outcome`."""
+    outcome: dict[str, Any] = {'facts': {}, 'error': '', 'missing': None}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         try:
-            facts = SPECIAL[step]() if step in SPECIAL else imported(step)
-            outcome: dict[str, Any] = {'facts': facts, 'error': ''}
+            outcome['facts'] = STEPS[step]() if step in STEPS else imported(step)
         except BaseException as error:  # whatever a broken package raises, SystemExit included
-            outcome = {
-                'facts': {},
-                'error': ' '.join(f'{type(error).__name__}: {error}'.split()),
-                'missing': getattr(error, 'name', None) if isinstance(error, ModuleNotFoundError) else None,
-            }
-    outcome['warnings'] = [
-        ' '.join(str(warning.message).split()) for warning in caught if issubclass(warning.category, RuntimeWarning)
-    ]
+            outcome['error'] = one_line(f'{type(error).__name__}: {error}')
+            outcome['missing'] = error.name if isinstance(error, ModuleNotFoundError) else None
+    outcome['warnings'] = [one_line(each.message) for each in caught if issubclass(each.category, RuntimeWarning)]
     return outcome
+
+
+def one_line(text: object) -> str:
+    return ' '.join(str(text).split())
 
 
 def imported(name: str) -> dict[str, Any]:
@@ -56,7 +54,7 @@ def imported(name: str) -> dict[str, Any]:
 
 
 def torch_facts() -> dict[str, Any]:
-    """Import torch and describe how it was built and set."""
+    """Describe how torch was built and is set."""
     facts = imported('torch')
     import torch
 
@@ -71,7 +69,7 @@ def torch_facts() -> dict[str, Any]:
 
 
 def torchvision_facts() -> dict[str, Any]:
-    """Import torchvision and use one of its compiled ops, which are not there if it was built for another torch."""
+    """Use one of torchvision's compiled ops, which are not there if it was built for another torch."""
     facts = imported('torchvision')
     import torch
     import torchvision
@@ -87,7 +85,7 @@ def gpu_facts() -> dict[str, Any]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         available = torch.cuda.is_available()
-    said = ' '.join(str(caught[0].message).split()) if caught else ''
+    said = one_line(caught[0].message) if caught else ''
     facts = {'available': available, 'said': said, 'devices': [], 'error': ''}
     if not available:
         return facts
@@ -101,9 +99,20 @@ def gpu_facts() -> dict[str, Any]:
     return facts
 
 
+def shvit_det_facts() -> dict[str, Any]:
+    """Import what the package offers, except the predictor, which needs mmdet."""
+    importlib.import_module('torch')  # nothing of the rest works without it
+    facts = imported('shvit_det')
+    module = sys.modules['shvit_det']
+    for name in module.__all__:
+        if name != 'Predictor':
+            getattr(module, name)
+    return facts
+
+
 def ops_facts() -> dict[str, Any]:
     """Use mmcv's ops as a detector does, on the GPU too if there is one."""
-    importlib.import_module('shvit_det')  # before the ops, which may need the stand-in
+    importlib.import_module('shvit_det')  # which replaces them if need be
     import torch
     from mmcv.ops import nms, roi_align
 
@@ -133,7 +142,6 @@ def bases_facts() -> dict[str, Any]:
 
 def resume_facts() -> dict[str, Any]:
     """Save what a checkpoint of a run has beside the weights, and load it as resuming does."""
-    importlib.import_module('shvit_det')
     import torch
     from mmengine.logging import HistoryBuffer
 
@@ -150,7 +158,7 @@ def resume_facts() -> dict[str, Any]:
 
 
 def weights_facts() -> dict[str, Any]:
-    """Look into the cache of weights: each of ours with what is wrong with it, seen from its first bytes."""
+    """Return our files in torch's cache, each with what is wrong with it, as its first bytes tell."""
     import torch
 
     from shvit_det.checkpoint.reading import head_of, wrong_kind
@@ -164,21 +172,22 @@ def weights_facts() -> dict[str, Any]:
     return {'folder': str(folder), 'files': found}
 
 
-def models_facts() -> dict[str, Any]:
-    """Import mmpretrain's models, which may need the stand-in for mmcv's ops."""
-    importlib.import_module('shvit_det')
+def mmpretrain_models_facts() -> dict[str, Any]:
+    importlib.import_module('shvit_det')  # they may need our ops
     return imported('mmpretrain.models')
 
 
-SPECIAL: dict[str, Callable[[], dict[str, Any]]] = {
+# What is not only an import.
+STEPS: dict[str, Callable[[], dict[str, Any]]] = {
     'torch': torch_facts,
     'torchvision': torchvision_facts,
     'gpu': gpu_facts,
+    'shvit_det': shvit_det_facts,
     'ops': ops_facts,
     'bases': bases_facts,
     'resume': resume_facts,
     'weights': weights_facts,
-    'mmpretrain.models': models_facts,
+    'mmpretrain.models': mmpretrain_models_facts,
 }
 
 if __name__ == '__main__':

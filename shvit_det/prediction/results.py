@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from ..common.atomic_files import PART, part_of, settle
+from ..common.atomic_files import PART, partial_path, publish
 from ..version import __version__
 
 IMAGES = b'\n], "images": [\n'
@@ -36,7 +36,7 @@ class ResultsFile:
         head = dict(info=dict(description='predictions', shvit_det=__version__, **info), categories=categories)
         start = json.dumps(head)[:-1].encode() + b', "annotations": ['
         self.path, self.is_saved = path, False
-        self.annotations = Part(part_of(path), start)
+        self.annotations = Part(partial_path(path), start)
         try:
             self.images = Part(
                 path.with_name(f'{path.name}.images{PART}'), IMAGES + b'   '
@@ -87,7 +87,7 @@ class ResultsFile:
                 else:
                     raise
         self.annotations.file.close()
-        settle(self.path)
+        publish(self.annotations.path, self.path)
         self.is_saved = True
         self.images.delete()
 

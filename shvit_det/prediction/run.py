@@ -13,7 +13,7 @@ import cv2
 
 from ..checkpoint.fetch import HopelessDownloadError, download
 from ..checkpoint.reading import head_of, wrong_kind
-from ..common.atomic_files import part_of
+from ..common.atomic_files import partial_path
 from ..common.errors import RunError, UsageError
 from .inputs import Input, find_inputs, output_names
 from .pictures import Picture, reason_of
@@ -267,7 +267,7 @@ def save_picture(path: Path, picture: Picture) -> None:
     """Write a picture in the format of the file's ending, whole or not at all."""
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix == '.jpg' else []
     _, encoded = cv2.imencode(path.suffix, picture, quality)
-    part = part_of(path)
+    part = partial_path(path)
     try:
         part.write_bytes(encoded.tobytes())
         part.replace(path)

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ..checkpoint import check_checkpoint, load_checkpoint, load_content
-from ..common.atomic_files import part_of, settle
+from ..common.atomic_files import partial_path, publish
 from ..common.errors import RunError, UsageError
 from ..configuration.scores import was_evaluated
 from ..data.checking.image_checks import is_local
@@ -253,11 +253,11 @@ class SHViTRunner(Runner):
             self.saved_iter = kwargs['meta'].get('iter', -1)
 
     def _save_whole(self, path: Path, **kwargs: Any) -> None:
-        part = part_of(path)
+        part = partial_path(path)
         try:
             super().save_checkpoint(str(part.parent), part.name, **kwargs)
             if is_main_process():
-                settle(path)
+                publish(part, path)
         finally:
             if is_main_process():
                 part.unlink(missing_ok=True)

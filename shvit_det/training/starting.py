@@ -2,7 +2,6 @@
 
 import errno
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from ..common.errors import RunError, UsageError
+from ..common.output_paths import check_output_folder
 from .runner import SHViTRunner
 
 # What comes of settings that do not go together: of mmengine, of torch, and of the classes that a config names.
@@ -53,9 +53,9 @@ def runner_of(config: Config, checkpoints: Path | None = None) -> Iterator[SHViT
     new = [each for folder in folders for each in (folder, *folder.parents) if not each.exists()]
     runner = None
     try:
-        check_writable(work_dir, 'the work dir', '--work-dir')
+        check_output_folder(work_dir, 'the work dir', '--work-dir')
         if checkpoints not in (None, work_dir):
-            check_writable(checkpoints, 'the folder of checkpoints', 'default_hooks.checkpoint.out_dir')
+            check_output_folder(checkpoints, 'the folder of checkpoints', 'default_hooks.checkpoint.out_dir')
         runner = SHViTRunner.from_cfg(config)
         yield runner
     except BUILDING_ERRORS as error:
@@ -77,20 +77,3 @@ def remove(folders: Sequence[Path], new: Sequence[Path]) -> None:
     for folder in new:
         with suppress(OSError):  # it is gone already, or somebody else uses it by now
             folder.rmdir()
-
-
-def check_writable(folder: Path, what: str, option: str) -> None:
-    """Make a folder and write something into it; ``option`` is where another one can be named.
-
-    Raises:
-        UsageError: If that does not go.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b'a checkpoint will be larger')
-            file.flush()
-    except OSError as error:
-        raise UsageError(
-            f'cannot write into {what} {folder} ({error.strerror}): name another one with {option}'
-        ) from error

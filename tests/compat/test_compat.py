@@ -16,9 +16,8 @@ from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from shvit_det import UsageError
+from shvit_det import UsageError, on_import
 from shvit_det.checkpoint.reading import read_content
-from shvit_det.compat import prepare
 from shvit_det.compat.torch_load import classes_allowed
 
 
@@ -141,14 +140,14 @@ def test_loads_in_many_threads(tmp_path):
 
 def test_preparing_again_changes_nothing():
     before = CheckpointLoader.load_checkpoint.__func__
-    prepare()
+    on_import.install()
     assert CheckpointLoader.load_checkpoint.__func__ is before
 
 
 def test_configs_of_the_package_can_be_named_as_bases():
     from mmengine.config.utils import MODULE2PACKAGE
 
-    prepare()
+    on_import.install()
     assert MODULE2PACKAGE['shvit_det'] == 'shvit_det'
     assert Config.fromstring("_base_ = 'mmdet::_base_/schedules/schedule_1x.py'", '.py').train_cfg.max_epochs == 12
 

@@ -8,10 +8,11 @@ import torch
 from checkpoint_files import mmdet2, official_detector
 from mmdet.apis import DetInferencer
 from mmengine.config import Config
+from mmengine.infer import BaseInferencer
 from mmengine.registry import DefaultScope
 from paths import ROOT
 
-from shvit_det import UsageError, commands, config_file
+from shvit_det import UsageError, commands, config_file, on_import
 from shvit_det.configuration import model_zoo, names_for_mmengine
 from shvit_det.configuration.config import load_config, name_of
 
@@ -80,9 +81,9 @@ def test_names_of_configs_make_names_of_folders():
 
 
 def test_installing_again_changes_nothing():
-    before = Config._get_cfg_path, names_for_mmengine.BaseInferencer._load_model_from_metafile
-    names_for_mmengine.install()
-    assert (Config._get_cfg_path, names_for_mmengine.BaseInferencer._load_model_from_metafile) == before
+    before = Config._get_cfg_path, BaseInferencer._load_model_from_metafile
+    on_import.install()
+    assert (Config._get_cfg_path, BaseInferencer._load_model_from_metafile) == before
 
 
 def test_the_index_lists_every_config_but_the_examples(models):
@@ -133,50 +134,19 @@ def test_an_inferencer_by_name_without_published_weights_is_as_by_path(scope):
 
 
 def test_every_command_is_a_module_and_a_tool():
-    modules = {path.stem for path in (ROOT / 'shvit_det' / 'commands').glob('*.py')} - {'__init__'}
+    modules = {path.stem for path in (ROOT / 'shvit_det' / 'commands').glob('*.py')} - {'__init__', 'cli'}
     assert modules == {name.replace('-', '_') for name in commands.COMMANDS}
     for name in commands.COMMANDS:
         module = name.replace('-', '_')
         assert callable(importlib.import_module(f'shvit_det.commands.{module}').main)
-        if name not in commands.WITHOUT_STACK:
+        if name != 'doctor':
             tool = (ROOT / 'tools' / f'{module}.py').read_text()
             assert tool.endswith(f"\nif __name__ == '__main__':\n    run({name!r})\n")
             assert f'python tools/{module}.py' in tool.splitlines()[0]
 
 
-@pytest.mark.parametrize(
-    ('started', 'needed'),
-    [
-        ('/bin/shvit-det', False),
-        ('/bin/shvit-det --help', False),
-        ('/bin/shvit-det doctor --json', False),
-        ('/bin/shvit-det trian', False),
-        ('/bin/shvit-det train config.py', True),
-        ('shvit-det.exe check-data config.py', True),
-        ('python -m shvit_det doctor', False),
-        ('python -u -mshvit_det --version', False),
-        ('python -m shvit_det train doctor', True),
-        ('python -m shvit_det.doctor --json', False),
-        ('python -m shvit_det.other doctor', True),
-        ('python -c', True),
-        ('tools/train.py doctor', True),
-        ('python', True),
-    ],
-)
-def test_the_stack_is_imported_where_it_is_needed(started, needed):
-    words = started.split()
-    if words[0] == 'python':  # what Python makes of it while it looks for a module
-        first = next((number for number, word in enumerate(words) if word.startswith(('-m', '-c'))), 0)
-        joined = words[first].startswith('-m') and words[first] != '-m'
-        rest = words[first + 1 :] if joined else words[first + 2 :]
-        seen = [words[first][:2] if first else '', *rest]
-    else:
-        seen = words
-    assert commands.needs_stack(seen, words) is needed
-
-
 def test_a_command_is_written_as_it_was_typed(monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['/somewhere/tools/benchmark.py', 'a b.py', '--runs', '3'])
-    assert commands.cli() == "python tools/benchmark.py 'a b.py' --runs 3"
+    assert commands.command_line() == "python tools/benchmark.py 'a b.py' --runs 3"
     monkeypatch.setattr(sys, 'argv', ['shvit-det benchmark', 'config.py'])
-    assert commands.cli() == 'shvit-det benchmark config.py'
+    assert commands.command_line() == 'shvit-det benchmark config.py'

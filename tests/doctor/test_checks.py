@@ -8,9 +8,10 @@ from broken_stacks import NO_GPU, TORCH, distribution, healthy, stack_metadata
 from simulated_machine import machine_of
 
 from shvit_det.common.dependencies import PACKAGES, fits, release
-from shvit_det.doctor import doctor_report, gpu, machine, packages, stack_checks
+from shvit_det.doctor import __main__ as doctor
+from shvit_det.doctor import machine, packages, use
 from shvit_det.doctor.finding import Finding, Status
-from shvit_det.doctor.imports import Outcome
+from shvit_det.doctor.probing import Outcome
 
 Usage = namedtuple('Usage', 'total used free')
 GIB = 2**30
@@ -60,7 +61,7 @@ def test_ranges_of_another_kind_are_refused():
 
 def test_python_outside_the_range(monkeypatch):
     monkeypatch.setattr('platform.python_version', lambda: '3.9.2')
-    (finding,) = packages.check_python()
+    (finding,) = packages.check_python({})
     assert finding.status is Status.FAIL and finding.found == '3.9.2, wanted >=3.10,<3.15'
 
 
@@ -169,19 +170,19 @@ def test_mmpretrain_broken_by_something_else(site):
     ],
 )  # fmt: skip
 def test_ops(outcome, status, said):
-    (finding,) = stack_checks.check_ops(healthy(ops=outcome))
+    (finding,) = use.check_ops(healthy(ops=outcome))
     assert finding.status is status and said in finding.found and bool(finding.command) is (status is Status.FAIL)
 
 
 def test_checkpoints_that_do_not_load():
-    (finding,) = stack_checks.check_resume(healthy(resume=Outcome('UnpicklingError: Weights only load failed')))
+    (finding,) = doctor.CHECKS['resuming'](healthy(resume=Outcome('UnpicklingError: Weights only load failed')))
     assert finding.status is Status.FAIL and finding.command.endswith(f'install {NUMPY} mmengine==0.10.7')
 
 
 def test_weights(tmp_path):
     good, bad = tmp_path / 'shvit_s1.pth', tmp_path / "shvit 's4'.pth"
     facts = {'folder': str(tmp_path), 'files': {str(good): '', str(bad): 'it is empty'}}
-    wrong, right = stack_checks.check_weights(healthy(weights=Outcome(facts=facts)))
+    wrong, right = use.check_weights(healthy(weights=Outcome(facts=facts)))
     assert (right.status, right.found) == (Status.OK, 'shvit_s1.pth')
     assert wrong.status is Status.FAIL and wrong.found.endswith('it is empty') and wrong.command.startswith("rm '")
 
@@ -192,11 +193,11 @@ def gpu_finding(monkeypatch, tmp_path, text: str, torch=(), found=(), devices=('
         driver.write_text(text)
     for name in devices:
         (tmp_path / name).touch()
-    monkeypatch.setattr(gpu, 'DRIVER', driver)
-    monkeypatch.setattr(gpu, 'DEVICES', tmp_path)
+    monkeypatch.setattr(machine, 'DRIVER', driver)
+    monkeypatch.setattr(machine, 'DEVICES', tmp_path)
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
     outcomes = healthy(torch=Outcome(facts={**TORCH, **dict(torch)}), gpu=Outcome(facts={**NO_GPU, **dict(found)}))
-    (finding,) = gpu.check_gpu(outcomes)
+    (finding,) = machine.check_gpu(outcomes)
     return finding
 
 
@@ -265,14 +266,14 @@ def test_shared_memory(monkeypatch, tmp_path, total, free, container, status, co
     monkeypatch.setattr(machine, 'SHARED_MEMORY', tmp_path)
     monkeypatch.setattr(machine, 'IN_CONTAINER', (tmp_path,) if container else ())
     monkeypatch.setattr('shutil.disk_usage', lambda folder: Usage(total, total - free, free))
-    (finding,) = machine.check_shared_memory()
+    (finding,) = machine.check_shared_memory({})
     assert finding.status is status and command in finding.command
 
 
 @pytest.mark.parametrize('free, status', [(20 * GIB, Status.OK), (5 * GIB, Status.WARN), (2**20, Status.FAIL)])
 def test_disk(monkeypatch, free, status):
     monkeypatch.setattr('shutil.disk_usage', lambda folder: Usage(100 * GIB, 100 * GIB - free, free))
-    (finding,) = machine.check_disk()
+    (finding,) = machine.check_disk({})
     assert finding.status is status and ('--work-dir' in finding.command) is (status is not Status.OK)
 
 
@@ -291,30 +292,30 @@ def test_cache(monkeypatch, tmp_path):
 
 
 def test_a_check_that_fails_itself_hides_no_other():
-    def broken():
+    def broken(outcomes):
         raise OSError('unforeseen')
         yield
 
     good = Finding('good', Status.OK, 'fine')
-    first, second = doctor_report.findings([('bad', broken), ('good', lambda: [good])])
+    first, second = doctor.findings({}, {'bad': broken, 'good': lambda outcomes: [good]})
     assert first.status is Status.WARN and 'unforeseen' in first.found and second == good
 
 
 def test_report():
     found = [Finding('a', Status.OK, 'fine'), Finding('longer', Status.WARN, 'hm', 'mend it')]
-    assert doctor_report.as_text(found).splitlines() == [
+    assert doctor.as_text(found).splitlines() == [
         'OK    a       fine',
         'WARN  longer  hm',
         '              $ mend it',
         '',
         '0 broken, 1 to be warned of.',
     ]
-    assert not doctor_report.is_broken(found) and json.loads(doctor_report.as_json(found))['broken'] is False
-    assert doctor_report.is_broken([*found, Finding('c', Status.FAIL, 'bad')])
-    assert doctor_report.as_text(found[:1]).endswith('Nothing is wrong.')
+    assert not doctor.is_broken(found) and json.loads(doctor.as_json(found))['broken'] is False
+    assert doctor.is_broken([*found, Finding('c', Status.FAIL, 'bad')])
+    assert doctor.as_text(found[:1]).endswith('Nothing is wrong.')
 
 
 def test_all_checks_have_findings(site):
     stack_metadata(site)
-    names = [one.name for one in doctor_report.findings(doctor_report.checks(healthy()))]
-    assert sorted(set(names)) == sorted({name for name, _ in doctor_report.checks(healthy())})
+    names = [one.name for one in doctor.findings(healthy())]
+    assert sorted(set(names)) == sorted(doctor.CHECKS)

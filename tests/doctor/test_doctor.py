@@ -13,10 +13,12 @@ import pytest
 from broken_stacks import ROOT, Environment, distribution, healthy, module, overlay, stack_metadata
 from packaging.requirements import Requirement
 
-from shvit_det.common.dependencies import PACKAGES, PYTHON, fits
-from shvit_det.doctor import doctor_report, packages, stack_checks
+from shvit_det.common import dependencies
+from shvit_det.common.dependencies import PACKAGES, fits
+from shvit_det.doctor import __main__ as doctor
+from shvit_det.doctor import packages, use
 from shvit_det.doctor.finding import Status
-from shvit_det.doctor.imports import STEPS, probe
+from shvit_det.doctor.probing import STEPS, probe
 
 pytestmark = pytest.mark.slow
 
@@ -134,7 +136,7 @@ def test_a_python_that_cannot_be_started_again(monkeypatch, tmp_path):
     monkeypatch.setattr('sys.executable', str(tmp_path / 'python'))
     outcomes = probe()
     assert set(outcomes) == set(STEPS)
-    (finding,) = packages.check_package(packages.BY_MODULE['numpy'], outcomes)
+    (finding,) = packages.check_package(packages.BY_NAME['numpy'], outcomes)
     assert finding.status is Status.FAIL and 'cannot be started' in finding.found and not finding.command
 
 
@@ -150,7 +152,7 @@ def test_setuptools_without_pkg_resources(before):
     )
     outcomes = healthy(**probe(['pkg_resources', 'bases']))
     assert 'pkg_resources' in outcomes['bases'].error  # what users see of it
-    found = {one.name: one for one in doctor_report.findings(doctor_report.checks(outcomes))}
+    found = {one.name: one for one in doctor.findings(outcomes)}
     assert found['setuptools'].status is Status.FAIL and "'setuptools<82'" in found['setuptools'].command
     assert found['mmdet:: bases'].status is Status.FAIL and found['mmdet:: bases'].command == ''
 
@@ -166,7 +168,7 @@ def test_a_new_transformers_and_compiled_ops_of_another_torch(before):
     assert clash.status is Status.FAIL and '5.0.0' in clash.found and 'detectors do not need it' in clash.found
     assert clash.command.endswith('pip uninstall -y transformers')
 
-    (ops,) = stack_checks.check_ops(outcomes)
+    (ops,) = use.check_ops(outcomes)
     assert ops.status is Status.WARN and 'undefined symbol' in ops.found
     assert ops.command.endswith('pip install mmcv-lite==2.1.0')
 
@@ -177,12 +179,12 @@ def test_mmcv_that_mmdet_refuses(before):
     distribution(before, 'mmcv-lite', '2.2.0')
     outcomes = healthy(**probe(['mmdet']))
     assert 'MMCV==2.2.0 is used but incompatible' in outcomes['mmdet'].error
-    (mmcv_finding,) = packages.check_package(packages.BY_MODULE['mmcv'], outcomes)
+    (mmcv_finding,) = packages.check_package(packages.BY_NAME['mmcv'], outcomes)
     assert mmcv_finding.status is Status.FAIL and mmcv_finding.found == 'mmcv-lite 2.2.0, wanted >=2.0.0,<2.2'
     assert mmcv_finding.command.endswith('pip install mmcv-lite==2.1.0')
 
 
-def test_the_table_agrees_with_setup_cfg_and_constraints():
+def test_the_tested_releases_are_in_the_ranges_and_every_variant_is_known():
     setup = configparser.ConfigParser()
     setup.read(ROOT / 'setup.cfg')
     options, extras = setup['options'], setup['options.extras_require']
@@ -193,12 +195,24 @@ def test_the_table_agrees_with_setup_cfg_and_constraints():
     constraints = {f'{pin.name}{pin.specifier}' for pin in pins if pin.marker is None or pin.marker.evaluate()}
     ours = set()
     for package in PACKAGES:
-        assert package.tested in constraints
+        assert package.tested in constraints and package.wanted
         assert fits(package.tested.partition('==')[2] or '81.0', package.wanted)
         for name in package.distributions:
             ours.add(name if name.startswith('onedl-') else f'{name}{package.wanted}')
     assert required <= ours
-    assert options['python_requires'] == PYTHON
+
+
+def test_an_installation_says_the_same_as_the_checkout(tmp_path, monkeypatch):
+    python, required = dependencies.requirements()
+    lines = [f'Requires-Dist: {line}' for line in required[:8]]
+    lines += [f'Requires-Dist: {line}; extra == "lite"' for line in required[8:]]
+    lines += [f'Requires-Python: {python}', 'Requires-Dist: mmcv<2.2,>=2.0.0; extra == "full"']
+    distribution(tmp_path, 'shvit_det', '1.0', lines=lines)
+    monkeypatch.setattr(dependencies, 'CHECKOUT', tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert dependencies.requirements() == (python, required)
+    monkeypatch.setattr('sys.path', [])
+    assert dependencies.requirements() == ('', [])  # a copy of the files: no range is known, and none is claimed
 
 
 def test_the_probe_knows_every_step():

@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import pickle
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +11,10 @@ from mmdet.evaluation import CocoMetric
 from mmdet.models.detectors import MaskRCNN
 from mmengine.config import Config
 from paths import ROOT
-from processes import tool
+from processes import Running, tool
 from timed import TINY_RETINANET, settings
 
 from shvit_det import UsageError
-from shvit_det.checkpoint.convert import convert_checkpoint
 from shvit_det.common import atomic_files as atomic
 from shvit_det.configuration.detection import Detection
 from shvit_det.data.sample import draw_sample
@@ -156,16 +154,14 @@ def test_a_check_tells_of_every_data_set_even_if_a_copy_cannot_be_written(place,
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-def test_a_conversion_on_a_full_disk_is_one_sentence(suffix, place, tmp_path, monkeypatch):
+def test_a_conversion_on_a_full_disk_is_one_sentence(suffix, place, tmp_path):
     target = tmp_path / f'b{suffix}'
     target.write_bytes(b'before')
-    monkeypatch.setattr(
-        'shvit_det.checkpoint.convert.tempfile.mkstemp', lambda **_: (os.open('/dev/null', 0), '/dev/full')
-    )
-    monkeypatch.setattr(Path, 'unlink', lambda *_, **__: None)
-    with pytest.raises(UsageError, match=f'cannot write {target}'):
-        convert_checkpoint('a.pth', target, 'ours')
-    assert target.read_bytes() == b'before'
+    limit = {'FILE_LIMIT': '4096'}
+    ended = Running('convert_checkpoint', 'a.pth', target, '--to', 'ours', cwd=place, environment=limit).finish()
+    assert ended.returncode == 2 and ended.stderr.count('\n') == 1
+    assert ended.stderr.startswith(f'error: cannot write {target}: ')
+    assert target.read_bytes() == b'before' and list(tmp_path.iterdir()) == [target]
 
 
 def test_a_package_stays_until_the_new_one_has_its_name(tmp_path):

@@ -103,6 +103,7 @@ def test_the_wheel_has_the_package_the_configs_and_the_tools(built):
     }
     assert carried - {name for name in carried if name.startswith('configs/')} == {
         'model-index.yml',
+        'constraints.txt',
         *(f'tools/{name}' for name in TOOLS),
     }
     package = {name for name in names if name.startswith('shvit_det/') and '/.mim/' not in name}
@@ -142,6 +143,7 @@ def test_the_list_of_commands_and_the_doctor_need_nothing(installed, tmp_path):
         wrong = run(*start, 'trian', 'tiny.py', cwd=tmp_path, status=2, **variables)
         assert wrong.stderr.startswith(listed.stdout) and "no command 'trian': choose from train" in wrong.stderr
         broken = run(*start, 'doctor', cwd=tmp_path, status=1, **variables)
+        assert re.search(r'pip install torch==\d', broken.stdout)  # a wheel knows the tested releases
         assert re.search('^FAIL +torch +not installed$', broken.stdout, re.MULTILINE) and broken.stderr == ''
     assert 'usage: shvit-det doctor ' in run(*script, 'doctor', '--help', cwd=tmp_path, **variables).stdout
 

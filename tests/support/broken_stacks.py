@@ -3,11 +3,11 @@
 import os
 import subprocess
 import venv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shvit_det.common.dependencies import PACKAGES
-from shvit_det.doctor.imports import STEPS, Outcome
+from shvit_det.doctor.probing import STEPS, Outcome
 
 ROOT = Path(__file__).parents[2]
 TORCH = {'version': '2.11.0', 'threads': 1, 'cuda': '13.0', 'hip': None, 'cache': '/'}
@@ -21,13 +21,13 @@ def healthy(**others: Outcome) -> dict[str, Outcome]:
     return {**outcomes, **{step.replace('_models', '.models'): outcome for step, outcome in others.items()}}
 
 
-def distribution(folder: Path, name: str, version: str, *requirements: str) -> None:
+def distribution(folder: Path, name: str, version: str, *requirements: str, lines: Sequence[str] = ()) -> None:
     """Write what pip leaves of an installed distribution: its metadata."""
     info = folder / f'{name.replace("-", "_")}-{version}.dist-info'
     info.mkdir(parents=True)
-    lines = ['Metadata-Version: 2.1', f'Name: {name}', f'Version: {version}']
-    lines += [f'Requires-Dist: {requirement}' for requirement in requirements]
-    (info / 'METADATA').write_text('\n'.join(lines) + '\n')
+    required = [f'Requires-Dist: {requirement}' for requirement in requirements]
+    text = '\n'.join(['Metadata-Version: 2.1', f'Name: {name}', f'Version: {version}', *required, *lines])
+    (info / 'METADATA').write_text(f'{text}\n')
 
 
 def stack_metadata(folder: Path, leave_out: tuple[str, ...] = (), **versions: str) -> Path:

@@ -1,4 +1,4 @@
-"""Run the probe in a process of its own, as often as a step ends that process."""
+"""Run :mod:`.probe` in a process of its own, and again after each step that ends that process."""
 
 import json
 import signal
@@ -32,7 +32,7 @@ class Outcome:
     error: str = ''
     facts: dict[str, Any] = field(default_factory=dict)
     missing: str | None = None
-    warnings: tuple[str, ...] = ()
+    warnings: Sequence[str] = ()
     tried: bool = True
 
 
@@ -41,27 +41,21 @@ def probe(steps: Sequence[str] = STEPS, timeout_s: float = TIMEOUT_S) -> dict[st
     outcomes: dict[str, Outcome] = {}
     while remaining := [step for step in steps if step not in outcomes]:
         try:
-            ended, output = _run(remaining, timeout_s)
+            ended, lines = _run(remaining, timeout_s)
         except OSError as error:  # a Python that may not be run again, as another user's
             untried = Outcome(f'{sys.executable} cannot be started: {error.strerror}', tried=False)
             return {**outcomes, **dict.fromkeys(remaining, untried)}
-        started = remaining[0]
-        for line in output.splitlines():
-            entry = json.loads(line)
-            started = entry['step']
-            if 'error' in entry:
-                outcomes[started] = Outcome(
-                    entry['error'], entry['facts'], entry.get('missing'), tuple(entry['warnings'])
-                )
-        if len(outcomes) < len(steps):
-            # If it ended between two steps, it is the next one that gets the blame.
-            blamed = started if started not in outcomes else next(step for step in steps if step not in outcomes)
-            outcomes[blamed] = Outcome(f'it {ended}')
+        for fields in map(json.loads, lines):
+            step = fields.pop('step')
+            if fields:
+                outcomes[step] = Outcome(**fields)
+        if unfinished := [step for step in remaining if step not in outcomes]:
+            outcomes[unfinished[0]] = Outcome(f'it {ended}')  # if it ended between two steps, the next gets the blame
     return outcomes
 
 
-def _run(steps: list[str], timeout_s: float) -> tuple[str, str]:
-    """Return how the probe ended and the whole lines that it wrote."""
+def _run(steps: list[str], timeout_s: float) -> tuple[str, list[str]]:
+    """Return how the probe ended and the complete lines that it wrote."""
     # By -c and not as a file: the folder of a file would be searched for modules, before all others.
     command = [sys.executable, '-c', SOURCE.read_text(encoding='utf-8'), *steps]
     try:
@@ -71,7 +65,7 @@ def _run(steps: list[str], timeout_s: float) -> tuple[str, str]:
     except subprocess.TimeoutExpired as expired:
         output, ended = expired.stdout or b'', f'did not end in {timeout_s:g} s'
     text = output.decode(errors='replace')
-    return ended, text[: text.rfind('\n') + 1]
+    return ended, text[: text.rfind('\n') + 1].splitlines()
 
 
 def _signal(number: int) -> str:

@@ -1,0 +1,57 @@
+"""Checks before the work starts that its results can be written where the user wants them."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from .errors import UsageError
+
+
+def check_output_file(path: str | Path, option: str = '') -> None:
+    """Check that a file can be written: its folder exists, and it is not a folder itself.
+
+    Args:
+        path: The file.
+        option: The command-line option that names it.
+
+    Raises:
+        UsageError: If it cannot be written.
+    """
+    path = Path(path)
+    named = f' for {option}' if option else ''
+    if not path.parent.is_dir():
+        raise UsageError(f'cannot write {path}: there is no such folder{named}: {path.parent}')
+    if path.is_dir():
+        raise UsageError(f'cannot write {path}: it is a folder')
+
+
+def check_output_folder(folder: Path, what: str, option: str) -> None:
+    """Make a folder and write a few bytes into it.
+
+    Args:
+        folder: The folder.
+        what: What it is for, such as ``'the work dir'``.
+        option: The option that names another one.
+
+    Raises:
+        UsageError: If that fails.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b'a checkpoint will be larger')
+            file.flush()
+    except OSError as error:
+        raise UsageError(
+            f'cannot write into {what} {folder} ({error.strerror}): name another one with {option}'
+        ) from error
+
+
+def nearest_folder(path: Path) -> Path:
+    """Return the first that exists of ``path`` and what it lies in; this is where new folders would be made."""
+    return next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+
+
+def may_write(folder: Path) -> bool:
+    """Tell whether files can be made in an existing folder; of a file this is not true."""
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
