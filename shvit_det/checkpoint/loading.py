@@ -41,7 +41,7 @@ def load_checkpoint(
         sha256: The hash that the file must have, in full or its first digits.
 
     Raises:
-        UsageError: If the file cannot be had, is damaged, wants to run code, holds values that are no weights, or does
+        UsageError: If the file is not there or cannot be downloaded, is damaged, wants to run code, holds values that are no weights, or does
             not fit the model; the sentence says which.
     """
     content = read_content(find_checkpoint(path, sha256))

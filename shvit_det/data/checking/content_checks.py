@@ -42,7 +42,7 @@ def check_content(
 
 
 def check_file(content: Mapping[str, Any], path: Path, classes: Sequence[str] | None) -> Iterator[Finding]:
-    """Look at what concerns the whole file: whether it lists images, and the classes of the config."""
+    """Look at what concerns the file and no single entry: whether it lists images, and the classes of the config."""
     if not content['images']:
         yield Finding('file', f'{path} lists no image')
     if classes is not None and (fault := _class_fault(content, classes, path)):

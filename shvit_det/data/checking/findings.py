@@ -15,7 +15,7 @@ LONGEST_VALUE = 100  # characters
 class Repair(str, Enum):
     """What cleaning does with the entry that a finding is about; the texts are those of the documentation."""
 
-    __str__ = str.__str__  # the text alone, as enum.StrEnum of Python 3.11 has it
+    __str__ = str.__str__  # the text without the class, as in enum.StrEnum of Python 3.11
 
     NONE = 'nothing: it needs a hand'
     KEEP = 'kept'
