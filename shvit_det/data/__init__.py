@@ -1,1 +1,1 @@
-"""Data sets: the drawn sample set, a ``CocoDataset`` that checks what it loads, checks of COCO's and ImageNet's form."""
+"""Data sets: the drawn sample set, a ``CocoDataset`` that checks what it loads, and checks before a run."""
