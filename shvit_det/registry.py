@@ -55,7 +55,7 @@ MODELS = _child_of(
     SHViTRPNHead='models.rpn',
     SHViTHead='models.classifier',
 )
-WEIGHT_INITIALIZERS = _child_of(root.WEIGHT_INITIALIZERS, SHViTPretrained='checkpoint.initializer')
+WEIGHT_INITIALIZERS = _child_of(root.WEIGHT_INITIALIZERS, SHViTPretrained='checkpoint.loading')
 DATASETS = _child_of(root.DATASETS, CheckedCocoDataset='data.coco_dataset')
 RUNNERS = _child_of(root.RUNNERS, SHViTRunner='training.runner')
 LOOPS = _child_of(root.LOOPS, ResumableEpochLoop='training.loop')

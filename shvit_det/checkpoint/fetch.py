@@ -54,7 +54,7 @@ def find_checkpoint(source: str | Path, sha256: str | None = None) -> Path:
         sha256: The hash that the file must have, in full or its first digits (at least 8).
 
     Raises:
-        UsageError: If there is no such file, the URL cannot be had, or the hash is another.
+        UsageError: If there is no such file, the download fails, or the hash is another.
     """
     if sha256 is not None and not re.fullmatch(r'[0-9a-fA-F]{8,64}', sha256):
         raise UsageError(f'sha256 is 8 to 64 hexadecimal digits, but got {sha256!r}')

@@ -41,8 +41,8 @@ def load_checkpoint(
         sha256: The hash that the file must have, in full or its first digits.
 
     Raises:
-        UsageError: If the file cannot be had, is damaged, wants to run code, holds values that are no weights, or does
-            not fit the model; the sentence says which.
+        UsageError: If the file is not there, cannot be downloaded, is damaged, wants to run code, holds values that are
+            no weights, or does not fit the model; the sentence says which.
     """
     content = read_content(find_checkpoint(path, sha256))
     load_content(model, content, str(path), map_location, strict, new_classes)

@@ -38,7 +38,7 @@ def read_content(path: Path) -> Any:
     """
     head = head_of(path)
     if wrong := wrong_kind(head):
-        raise UsageError(f'{path} cannot be read as a checkpoint: {wrong}')
+        raise unreadable(path, wrong)
     if is_safetensors(head):
         return read_safetensors(path, head)
     if head.startswith(ARCHIVE):
@@ -47,10 +47,14 @@ def read_content(path: Path) -> Any:
         try:
             content = torch.load(file, map_location='cpu', weights_only=True)
         except Exception as error:  # anything can come out of an unpickler that is fed arbitrary bytes
-            reason = f'it needs {needed}, {DANGER}' if (needed := refused_name(path)) else reason_of(error)
-            raise UsageError(f'{path} cannot be read as a checkpoint: {reason}') from error
+            reason = f'it needs {needed}, {DANGER}' if (needed := refused_global(path)) else reason_of(error)
+            raise unreadable(path, reason) from error
     check_tensors(path, content)
     return content
+
+
+def unreadable(path: Path, reason: str) -> UsageError:
+    return UsageError(f'{path} cannot be read as a checkpoint: {reason}')
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -97,14 +101,12 @@ def read_safetensors(path: Path, head: bytes) -> dict[str, Tensor]:
     """
     declared, size = int.from_bytes(head[:8], 'little'), path.stat().st_size
     if declared > size - 8:
-        raise UsageError(
-            f'{path} cannot be read as a checkpoint: it is cut off or damaged, its header declares {declared} bytes '
-            f'and the file has {size}'
-        )
+        sizes = f'its header declares {declared} bytes and the file has {size}'
+        raise unreadable(path, f'it is cut off or damaged, {sizes}')
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise UsageError(f'{path} cannot be read as a checkpoint: {reason_of(error)}') from error
+        raise unreadable(path, reason_of(error)) from error
 
 
 def check_archive(path: Path) -> None:
@@ -129,7 +131,7 @@ def check_archive(path: Path) -> None:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, EOFError) as error:
         wrong = f'it is cut off or damaged ({error})'
     if wrong:
-        raise UsageError(f'{path} cannot be read as a checkpoint: {wrong}')
+        raise unreadable(path, wrong)
 
 
 def check_tensors(path: Path, content: Any) -> None:
@@ -151,7 +153,7 @@ def check_tensors(path: Path, content: Any) -> None:
             if max(tensor.numel() * tensor.element_size(), sum(storages.values())) > path.stat().st_size:
                 wrong = f'declares the shape {tuple(tensor.shape)}, more than the file holds'
         if wrong:
-            raise UsageError(f'{path} cannot be read as a checkpoint: its tensor {name!r} {wrong}')
+            raise unreadable(path, f'its tensor {name!r} {wrong}')
 
 
 def tensors_in(content: Any) -> Iterator[tuple[str, Tensor]]:
@@ -167,12 +169,12 @@ def tensors_in(content: Any) -> Iterator[tuple[str, Tensor]]:
             pending.extend((str(key), inner) for key, inner in items)
 
 
-def refused_name(path: Path) -> str | None:
-    """Return the first name in a file of torch's that torch lets no file use, or None.
+def refused_global(path: Path) -> str | None:
+    """Return the first class or function that a file of torch's refers to and that torch refuses, or None.
 
-    torch is asked for each name on its own, because the text of its error for the file differs between releases.
+    torch is asked for each on its own, because the text of its error for the file differs between releases.
     """
-    for module, name in dict.fromkeys(names_in(path)):
+    for module, name in dict.fromkeys(globals_in(path)):
         try:
             torch.load(file_with_reference(module, name), weights_only=True)
         except Exception:  # as above
@@ -181,19 +183,19 @@ def refused_name(path: Path) -> str | None:
     return None
 
 
-def names_in(path: Path) -> Iterator[tuple[str, str]]:
+def globals_in(path: Path) -> Iterator[tuple[str, str]]:
     """Yield the module and the name of every class and function that a file refers to, as far as it can be read."""
     if head_of(path).startswith(ARCHIVE):
         with zipfile.ZipFile(path) as archive:
             pickles = [archive.read(name) for name in archive.namelist() if name.endswith('/data.pkl')]
         for content in pickles:
-            yield from names_in_pickles(BytesIO(content), 1)
+            yield from globals_in_pickles(BytesIO(content), 1)
     else:
         with open_file(path) as file:
-            yield from names_in_pickles(BytesIO(file.read(LARGEST_BEGINNING)), NUM_PICKLES)
+            yield from globals_in_pickles(BytesIO(file.read(LARGEST_BEGINNING)), NUM_PICKLES)
 
 
-def names_in_pickles(file: BytesIO, number: int) -> Iterator[tuple[str, str]]:
+def globals_in_pickles(file: BytesIO, number: int) -> Iterator[tuple[str, str]]:
     try:
         for _ in range(number):
             for operation, argument, _position in pickletools.genops(file):

@@ -17,67 +17,42 @@ from ..data.sample import draw_sample, ensure_sample
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Draw a small data set in the format and layout of COCO: a stand-in, to try '
-        'a detector on until COCO is there.'
+        description='Draw a small data set in the format and layout of COCO: a stand-in, to try a detector on until '
+        'COCO is there.',
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
-        '--out',
-        type=Path,
-        default=Path('data/sample'),
-        metavar='DIR',
-        help='folder to draw into (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--num-train', type=int, default=400, metavar='N', help='images of train2017 (default: %(default)s)'
-    )
-    parser.add_argument(
-        '--num-val', type=int, default=100, metavar='N', help='images of val2017 (default: %(default)s)'
-    )
-    parser.add_argument(
-        '--image-size',
-        type=int,
-        default=192,
-        metavar='PIXELS',
-        help='height and width of the images (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--seed', type=int, default=0, metavar='N', help='the same seed draws the same set (default: %(default)s)'
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add('--out', type=Path, default=Path('data/sample'), metavar='DIR', help='folder to draw into')
+    add('--num-train', type=int, default=400, metavar='N', help='images of train2017')
+    add('--num-val', type=int, default=100, metavar='N', help='images of val2017')
+    add('--image-size', type=int, default=192, metavar='PIXELS', help='height and width of the images')
+    add('--seed', type=int, default=0, metavar='N', help='the same seed draws the same set')
+    add(
         '--force',
         action='store_true',
         help='draw anew, and replace a sample set drawn with other arguments; '
         'a folder that is not a sample set is never replaced',
     )
-    parser.add_argument(
-        '--preview', type=Path, metavar='PNG', help='also write a picture of val2017 with its ground truth'
-    )
+    add('--preview', type=Path, metavar='PNG', help='also write a picture of val2017 with its ground truth')
     return parser.parse_args()
 
 
 def main() -> None:
-    args = parse_arguments()
-    parameters = {
-        'num_train': args.num_train,
-        'num_val': args.num_val,
-        'image_size': args.image_size,
-        'seed': args.seed,
-    }
+    arguments = parse_arguments()
+    num_train, num_val, size = arguments.num_train, arguments.num_val, arguments.image_size
+    parameters = dict(num_train=num_train, num_val=num_val, image_size=size, seed=arguments.seed)
     drawn = True
     start = time.perf_counter()
     try:
-        if args.force:
-            draw_sample(args.out, **parameters, force=True)
+        if arguments.force:
+            draw_sample(arguments.out, **parameters, force=True)
         else:
-            drawn = ensure_sample(args.out, **parameters)
+            drawn = ensure_sample(arguments.out, **parameters)
         duration_s = time.perf_counter() - start
-        if args.preview:
-            draw_preview(args.out, args.preview)
+        if arguments.preview:
+            draw_preview(arguments.out, arguments.preview)
     except OSError as error:
         raise UsageError(f'cannot write {error.filename}: {error.strerror}') from error
-    contents = (
-        f'{args.num_train} train and {args.num_val} val images of {args.image_size} x {args.image_size} pixels '
-        f'in {args.out}'
-    )
+    contents = f'{num_train} train and {num_val} val images of {size} x {size} pixels in {arguments.out}'
     print(f'Drew {contents} in {duration_s:.1f} s.' if drawn else f'Kept {contents}.')
     print('They are a stand-in for COCO, to try things on; scores on them say nothing about COCO.')

@@ -1,1 +1,1 @@
-"""Data: the drawn sample set that stands in for COCO until COCO is there, and what is wrong with data of one's own."""
+"""Data sets: the drawn sample set, a ``CocoDataset`` that checks what it loads, and checks before a run."""

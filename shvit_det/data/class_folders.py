@@ -1,4 +1,4 @@
-"""The check of a data set in ImageNet's layout before a run: a folder of images per class, or a list with labels."""
+"""The check of a data set in ImageNet's layout before a run: a folder for each class, or a list with labels."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -32,13 +32,14 @@ def draw_preview(
         pixels = cv2.imread(str(Path(root, split, image['file_name'])))
         assert pixels is not None  # the set was drawn by us
         cell[:] = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_CUBIC)
-        for annotation in coco.imgToAnns[image['id']]:
-            _draw_annotation(cell, coco, annotation, zoom)
+        for draw in (_draw_mask, _draw_name):
+            for annotation in coco.imgToAnns[image['id']]:
+                draw(cell, coco, annotation, zoom)
         cv2.rectangle(cell, (0, 0), (width - 1, height - 1), (255, 255, 255), 2)
     Path(file).write_bytes(cv2.imencode('.png', sheet)[1].tobytes())
 
 
-def _draw_annotation(cell: NDArray[np.uint8], coco: COCO, annotation: dict[str, Any], zoom: int) -> None:
+def _draw_mask(cell: NDArray[np.uint8], coco: COCO, annotation: dict[str, Any], zoom: int) -> None:
     color = COLORS[list(coco.cats).index(annotation['category_id']) % len(COLORS)]
     mask = coco.annToMask(annotation).repeat(zoom, 0).repeat(zoom, 1)
     cell[mask > 0] = (0.7 * cell[mask > 0] + 0.3 * np.array(color)).astype(np.uint8)
@@ -46,7 +47,11 @@ def _draw_annotation(cell: NDArray[np.uint8], coco: COCO, annotation: dict[str, 
     cv2.drawContours(cell, contours, -1, color, 2, cv2.LINE_AA)
     x, y, width, height = (round(zoom * value) for value in annotation['bbox'])
     cv2.rectangle(cell, (x, y), (x + width - 1, y + height - 1), color, 1)
+
+
+def _draw_name(cell: NDArray[np.uint8], coco: COCO, annotation: dict[str, Any], zoom: int) -> None:
     name = coco.cats[annotation['category_id']]['name'] + (' crowd' if annotation['iscrowd'] else '')
+    x, y = (round(zoom * value) for value in annotation['bbox'][:2])
     place = (x + 3, max(y - 4, 12))
     for thickness, shade in ((3, (0, 0, 0)), (1, (255, 255, 255))):  # white with a black rim
         cv2.putText(cell, name, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, shade, thickness, cv2.LINE_AA)

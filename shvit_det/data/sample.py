@@ -2,7 +2,7 @@
 
 First runs, demonstrations and tests need a data set that is small, learnable within minutes on a processor, and has
 everything that COCO has: small, medium and large objects, occlusion, objects in several parts, a crowd region, images
-without any object, category ids with gaps. Scores on it say that the pieces work together; they say nothing about COCO.
+without any object, category ids with gaps. Scores on it show that the parts fit; they say nothing about COCO.
 """
 
 import json

@@ -24,7 +24,6 @@ from paths import ROOT
 from pycocotools import mask as mask_utils
 
 from shvit_det import UsageError
-from shvit_det.common.image_files import is_truncated
 from shvit_det.data.checking.annotation_file import Use, parse_annotations, read_annotations
 from shvit_det.data.checking.cleaning import area_of, clean
 from shvit_det.data.checking.content_checks import check_content, check_file
@@ -35,9 +34,6 @@ from shvit_det.data.coco_dataset import ignored_objects
 
 PATH = Path('annotations.json')
 USE = Use(masks=True, evaluated=True)
-
-
-# What is wrong: its kind, the change that makes it, and how many of the six objects the cleaned copy still has.
 
 
 def check(content, use=USE, classes=CLASSES):
@@ -266,14 +262,3 @@ def only_finding(path: Path, **size):
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / 'a.jpg')
     assert 'is no file' in only_finding(tmp_path / 'a.jpg').message
-
-
-@pytest.mark.parametrize('extension', ['.jpg', '.png'])
-def test_what_is_cut_off_is_seen_by_its_end(extension, tmp_path):
-    path = tmp_path / f'a{extension}'
-    data = encoded(extension)
-    for content, expected in ((data, False), (data + b'\0\0', False), (data + b'more', False), (data[:-200], True)):
-        path.write_bytes(content)
-        assert is_truncated(path) == expected
-    path.write_bytes(b'BM' + bytes(50))
-    assert not is_truncated(path)

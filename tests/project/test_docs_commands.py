@@ -279,7 +279,7 @@ def test_the_lines_that_make_coco_files_of_masks_run(training_blocks, tmp_path, 
     monkeypatch.setattr(sys, 'argv', ['nuclei_to_coco.py', 'stage1_train', 'data/nuclei'])
     exec(training_blocks['nuclei_to_coco.py'], {})
     config = str(ROOT / 'configs' / 'mask_rcnn_shvit_s1_nuclei.py')
-    assert not any(each.report.has_errors for each in check_data(config))
+    assert not any(each.has_errors for each in check_data(config))
     annotations = Path('data', 'nuclei', 'annotations')
     contents = {split: json.loads((annotations / f'instances_{split}.json').read_text()) for split in SPLITS}
     assert [len(contents[split]['images']) for split in SPLITS] == [4, 2]

@@ -59,6 +59,7 @@ def both(*changes):
 
 SQUARE = [1, 1, 9, 1, 9, 9, 1, 9]
 
+# For each problem the kind of its finding, the change that causes it, and how many objects the cleaned copy still has.
 FAULTS = {
     'no image': ('file', lambda content: content.update(images=[], annotations=[]), 0),
     'classes': ('classes', category(0, name='wolf'), ALL),
@@ -143,6 +144,7 @@ def by_pil(mode: str = 'RGB', kind: str = 'JPEG', orientation: int | None = None
     return stream.getvalue()
 
 
+# For each kind of file its bytes, and the kinds of findings where the annotations say that it has 40 x 30 pixels.
 FILES = {
     'JPEG': (encoded('.jpg'), []),
     'PNG': (encoded('.png'), []),

@@ -1,4 +1,4 @@
-"""The ops that ``mmcv.ops`` does not offer with the stand-in, because none of mmdet's common detectors uses them.
+"""The ops that ``mmcv.ops`` does not offer with the stand-in, because no common detector of mmdet uses them.
 
 ``from mmcv.ops import box_iou_rotated`` in a ``try`` with ``except ImportError`` is how programs choose between mmcv's
 op and one of their own. Without compiled ops they get the ImportError, and so they do with the stand-in.

@@ -1,4 +1,4 @@
-"""The check of a whole data set: its annotation file and its images, what to tell of it, and the cleaned copy."""
+"""The check of a data set, annotation file and images: its report for people and programs, and its cleaned copy."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence

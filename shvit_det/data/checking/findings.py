@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Severity = Literal['error', 'warning']
 LONGEST_VALUE = 100  # characters
@@ -15,7 +15,7 @@ LONGEST_VALUE = 100  # characters
 class Repair(str, Enum):
     """What cleaning does with the entry that a finding is about; the texts are those of the documentation."""
 
-    __str__ = str.__str__  # the text alone, as enum.StrEnum of Python 3.11 has it
+    __str__ = str.__str__  # the text without the class, as in enum.StrEnum of Python 3.11
 
     NONE = 'nothing: it needs a hand'
     KEEP = 'kept'
@@ -127,13 +127,17 @@ class Finding:
         return KINDS[self.kind].repair
 
 
-def about_annotation(
-    kind: str, index: int, annotation: Mapping[str, Any], text: str, part: int | None = None
-) -> Finding:
-    """Return a finding about one annotation; ``text`` continues the sentence after its name."""
-    annotation_id, image_id = annotation.get('id'), annotation.get('image_id')
-    message = f'annotation {short(annotation_id)} of image {short(image_id)} {text}'
-    return Finding(kind, message, 'annotations', index, image_id, annotation_id, part)
+class Fault(NamedTuple):
+    """What is wrong with an annotation: a kind, a text for a sentence that begins with its name, a polygon's number."""
+
+    kind: str
+    text: str
+    part: int | None = None
+
+    def found_in(self, annotation: Mapping[str, Any], index: int) -> Finding:
+        annotation_id, image_id = annotation.get('id'), annotation.get('image_id')
+        message = f'annotation {short(annotation_id)} of image {short(image_id)} {self.text}'
+        return Finding(self.kind, message, 'annotations', index, image_id, annotation_id, self.part)
 
 
 def errors_among(findings: Iterable[Finding]) -> list[Finding]:
