@@ -15,7 +15,7 @@ CONVENTIONS = (
     'One multiply-add is one MAC, two FLOP. GFLOP/s and shares of the ceilings are over the time alone where there is '
     'one, else in place; % copy takes the bytes that each operation by itself reads and writes.'
 )
-RATIO_MEANING = 'Ratios are medians of one interleaved run; above 1 the subject is slower.'
+RATIO_MEANING = 'Ratios are medians of one interleaved run; above 1 the model is slower than the base.'
 
 
 def terminal_report(record: Record) -> str:
@@ -103,13 +103,13 @@ def _facts(subjects: Sequence[Subject]) -> list[Block]:
         'min ms/run': [significant(subject['whole']['min_ms']) for subject in subjects],
         'runs': [str(subject['whole']['runs']) for subject in subjects],
         'warm-up runs': [f'{s["warmup_runs"]}{"" if s["warmup_stable"] else ", NOT stable"}' for s in subjects],
-        'compiled in s': [_number(subject['compile_s']) for subject in subjects],
+        'compile s': [_number(subject['compile_s']) for subject in subjects],
     }
     common = {name: values[0] for name, values in facts.items() if len(set(values)) == 1}
     line = ', '.join(f'{name} {value}' for name, value in common.items() if value)
     own = {name: values for name, values in facts.items() if name not in common}
     names = {'model': [subject['name'] for subject in subjects]}
-    table = Table(names | own, text=['model', 'weights', 'input', 'prepared'])
+    table = Table(names | own, text=['model', 'config sha256', 'weights', 'input', 'prepared'])
     return [f'- {"all" if len(subjects) > 1 else subjects[0]["name"]}: {line}', *([table] if own else [])]
 
 
@@ -256,18 +256,18 @@ def _ratios(ratios: Sequence[Ratio]) -> list[Block]:
     )
     table = Table(
         {
-            'subject': [ratio['subject'] for ratio in ratios],
+            'model': [ratio['subject'] for ratio in ratios],
             'over base': [ratio['base'] for ratio in ratios],
             'figure': [ratio['figure'] for ratio in ratios],
             'ratio': [significant(ratio['ratio']) for ratio in ratios],
-            f'{100 * (coverage or 0):.0f} % interval': [interval(ratio) for ratio in ratios],
+            f'{100 * (coverage or 0):.0f} % interval': [_interval(ratio) for ratio in ratios],
         },
-        text=['subject', 'over base', 'figure'],
+        text=['model', 'over base', 'figure'],
     )
     return [table, f'- {RATIO_MEANING} {certainty}']
 
 
-def interval(ratio: Ratio) -> str:
+def _interval(ratio: Ratio) -> str:
     """Return the interval of a ratio; empty without one."""
     low, high = ratio['low'], ratio['high']
     return f'{significant(low)} .. {significant(high)}' if low and high else ''

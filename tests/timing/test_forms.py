@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-import timing_records as made
+import timing_records as cases
 import torch
 from processes import tool
 from timed import TINY_MASK_RCNN, TINY_RETINANET, settings
@@ -268,8 +268,10 @@ def test_a_subject_in_another_type_is_held_against_the_ceilings_of_that_type():
 
 
 def test_shares_in_the_tables_are_of_the_subjects_own_ceilings():
-    own = made.backbone('shvit:s4', 50, dtype='bfloat16', ceilings=Ceilings(**{**made.CEILINGS, 'matmul_gflop_s': 1e3}))
-    text = markdown_report(made.record([made.backbone('shvit:s4', 50), own]))
+    own = cases.backbone(
+        'shvit:s4', 50, dtype='bfloat16', ceilings=Ceilings(**{**cases.CEILINGS, 'matmul_gflop_s': 1e3})
+    )
+    text = markdown_report(cases.record([cases.backbone('shvit:s4', 50), own]))
     rows = [[cell.strip() for cell in line.split('|')] for line in text.splitlines() if line.startswith('|')]
     column = rows[0].index('% matmul')
     assert [row[column] for row in rows if row[1] == 'shvit:s4'] == ['52.7', '31.6']  # 316 GFLOP/s of 600 and of 1000

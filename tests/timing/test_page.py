@@ -3,7 +3,7 @@
 import importlib.util
 
 import pytest
-import timing_records as made
+import timing_records as cases
 from paths import ROOT
 from processes import tool
 
@@ -36,11 +36,11 @@ def page(tmp_path):
     """A page with two blocks and the records for them."""
     results = tmp_path / 'dev' / 'results'
     results.mkdir(parents=True)
-    save_record(made.detectors_record(), results / 'detectors.json')
-    save_record(made.backbones_record(), results / 'back.bones-1.json')
-    others = [made.backbone('shvit:s1', 20), made.backbone('shvit:s2', 30)]
-    ratios = [made.ratio('shvit:s2', 'shvit:s1', 1.5)]
-    save_record(made.record(others, threads=2, ratios=ratios), results / 'others.json')
+    save_record(cases.detectors_record(), results / 'detectors.json')
+    save_record(cases.backbones_record(), results / 'back.bones-1.json')
+    others = [cases.backbone('shvit:s1', 20), cases.backbone('shvit:s2', 30)]
+    ratios = [cases.ratio('shvit:s2', 'shvit:s1', 1.5)]
+    save_record(cases.record(others, threads=2, ratios=ratios), results / 'others.json')
     path = tmp_path / 'benchmarks.md'
     path.write_text(PAGE)
     return path
@@ -106,7 +106,7 @@ def test_what_does_not_fit_is_named(page, before, after, words):
 def test_a_record_of_the_pages_own_folder_that_no_block_shows_is_named(page):
     own = results_of(page) / page.stem
     own.mkdir()
-    save_record(made.detectors_record(), own / 'forgotten.json')
+    save_record(cases.detectors_record(), own / 'forgotten.json')
     page.write_text('# Title\n')
     with pytest.raises(UsageError, match=r'no block shows forgotten\.json'):
         dict(rendering.rendered_files(page))

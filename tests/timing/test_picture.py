@@ -1,7 +1,7 @@
 """The pictures: bars, colours and labels, looked up in the figure that is drawn."""
 
 import pytest
-import timing_records as made
+import timing_records as cases
 from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer
 from matplotlib.text import Text
@@ -19,7 +19,7 @@ def shown(axes) -> list[Text]:
 
 
 def test_a_detector_is_a_bar_of_its_parts():
-    record = made.detectors_record()
+    record = cases.detectors_record()
     (axes,) = draw_picture(record).axes
     colors = part_colors(record['subjects'])
     for row, subject in enumerate(record['subjects']):
@@ -33,7 +33,7 @@ def test_a_detector_is_a_bar_of_its_parts():
 
 
 def test_labels_stay_within_their_segments():
-    figure = draw_picture(made.detectors_record())
+    figure = draw_picture(cases.detectors_record())
     figure.draw_without_rendering()
     (axes,) = figure.axes
     labels = [text for text in shown(axes) if text.get_ha() == 'center']
@@ -46,7 +46,7 @@ def test_labels_stay_within_their_segments():
 
 
 def test_backward_is_hatched_beside_forward():
-    (axes,) = figure_axes = draw_picture(made.trained_record()).axes
+    (axes,) = figure_axes = draw_picture(cases.trained_record()).axes
     assert len(figure_axes) == 1
     first = [bar for bar in axes.patches if round(bar.get_y() + bar.get_height() / 2) == 0]
     assert [bar.get_hatch() for bar in first[:5]] == [None, None, HATCH, None, HATCH]
@@ -58,7 +58,7 @@ def test_backward_is_hatched_beside_forward():
 
 @pytest.mark.parametrize('batch', [1, 16])
 def test_backbones_are_bars_and_points_of_published_accuracy(batch):
-    figure = draw_picture(made.backbones_record(batch))
+    figure = draw_picture(cases.backbones_record(batch))
     bars, points = figure.axes
     assert [bar.get_width() for bar in bars.patches][:3] == pytest.approx([93, 30, 300])
     bar = next(container for container in bars.containers if isinstance(container, BarContainer))
@@ -74,7 +74,7 @@ def test_backbones_are_bars_and_points_of_published_accuracy(batch):
 
 
 def test_the_legend_names_every_point_outside_of_the_panel():
-    figure = draw_picture(made.record([made.backbone(name, 300 + i) for i, name in enumerate(CROWD)]))
+    figure = draw_picture(cases.record([cases.backbone(name, 300 + i) for i, name in enumerate(CROWD)]))
     figure.draw_without_rendering()
     axes = figure.axes[1]
     legend = axes.get_legend()
@@ -86,12 +86,12 @@ def test_the_legend_names_every_point_outside_of_the_panel():
 
 
 def test_without_published_accuracy_there_is_no_second_panel():
-    single = made.record([made.backbone('shvit:s4', 93), made.backbone('timm:resnet18', 50)])
+    single = cases.record([cases.backbone('shvit:s4', 93), cases.backbone('timm:resnet18', 50)])
     assert len(draw_picture(single).axes) == 1
-    both = made.record([made.detector('a'), made.backbone('shvit:s4', 93), made.backbone('timm:resnet50', 500)])
+    both = cases.record([cases.detector('a'), cases.backbone('shvit:s4', 93), cases.backbone('timm:resnet50', 500)])
     assert len(draw_picture(both).axes) == 3
 
 
 def test_a_png_is_written(tmp_path):
-    save_picture(made.two_stage_record(), tmp_path / 'a.png')
+    save_picture(cases.two_stage_record(), tmp_path / 'a.png')
     assert (tmp_path / 'a.png').read_bytes().startswith(b'\x89PNG')

@@ -1,6 +1,6 @@
 """Time the forms that a deployed backbone could have, against oneDNN's kernels: python tools/dev/time_choices.py
 
-The table in docs/deployment.md is what this prints. Run it again on another machine before believing it there.
+It prints the table in docs/dev/deployment_notes.md. Another machine may give another table: run it there.
 """
 
 import argparse
