@@ -32,7 +32,7 @@ def supports_folding(layer: Any) -> bool:
     return is_simple(layer.c) and layer.bn.affine and layer.bn.running_mean is not None
 
 
-def folded(layer: ConvNorm) -> tuple[Tensor, Tensor]:
+def folded_in_float64(layer: ConvNorm) -> tuple[Tensor, Tensor]:
     """Return weight and bias of a convolution with its norm folded in, in float64, whatever the weights are."""
     double = copy.deepcopy(layer).double()
     weight, bias = folded_weights(double.c, double.bn)
@@ -41,7 +41,7 @@ def folded(layer: ConvNorm) -> tuple[Tensor, Tensor]:
 
 def fold(layer: Any, relu: bool = False) -> FusedConv:
     """Return a :class:`ConvNorm`'s convolution and norm as one layer."""
-    return _fused(layer.c, *folded(layer), relu)
+    return _with_weights(layer.c, *folded_in_float64(layer), relu)
 
 
 def fold_pointwise(layer: Any, relu: bool = False) -> FusedPointwiseConv:
@@ -53,18 +53,18 @@ def fold_pointwise(layer: Any, relu: bool = False) -> FusedPointwiseConv:
 
 def fold_depthwise_residual(layer: ConvNorm) -> FusedConv:
     """Return ``x + norm(depthwise(x))`` as one depthwise convolution: the identity is a kernel too."""
-    weight, bias = folded(layer)
+    weight, bias = folded_in_float64(layer)
     centre = weight.shape[-1] // 2
     weight[:, :, centre, centre] += 1
-    return _fused(layer.c, weight, bias)
+    return _with_weights(layer.c, weight, bias)
 
 
 def plain(conv: Any, relu: bool = False) -> FusedConv:
     """Return a convolution that has no norm, with its own bias."""
-    return _fused(conv, conv.weight, conv.bias, relu)
+    return _with_weights(conv, conv.weight, conv.bias, relu)
 
 
-def _fused(conv: Any, weight: Tensor, bias: Tensor | None, relu: bool = False) -> FusedConv:
+def _with_weights(conv: Any, weight: Tensor, bias: Tensor | None, relu: bool = False) -> FusedConv:
     """Return a layer with the geometry and the data type of a convolution, and another weight and bias."""
     dtype = conv.weight.dtype
     bias = None if bias is None else bias.to(dtype)
@@ -114,7 +114,7 @@ class FusedAttention(DeployedLayer):
         self.eps = norm.eps
         self.norm_weight = nn.Parameter(norm.weight.detach().clone(), requires_grad=False)
         self.norm_bias = nn.Parameter(norm.bias.detach().clone(), requires_grad=False)
-        weight, bias = folded(source.qkv)
+        weight, bias = folded_in_float64(source.qkv)
         queries = self.query_key_value[0]
         weight[:queries] *= source.scale
         bias[:queries] *= source.scale

@@ -142,9 +142,10 @@ def border(conv: Callable[[Tensor], Tensor], edges: Sequence[Tensor]) -> list[Te
 def overwrite_border(result: Tensor, sides: Iterable[Tensor]) -> Tensor:
     """Return ``result`` with its outermost pixels replaced by what :func:`border` returned.
 
-    It is overwritten in place, but not while a graph is traced: other runtimes have no cheap operation for that.
+    It is overwritten in place, but not while a graph is traced, since other runtimes have no cheap operation for that,
+    nor where a gradient may need the pixels that were there.
     """
-    if torch.jit.is_tracing():
+    if torch.jit.is_tracing() or (result.requires_grad and torch.is_grad_enabled()):
         top, bottom, left, right = sides
         middle = torch.cat((left, result[:, :, INNER, INNER], right), dim=3)
         return torch.cat((top, middle, bottom), dim=2)

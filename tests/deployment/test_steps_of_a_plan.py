@@ -1,5 +1,8 @@
 """Which steps a deployed backbone would run on our own kernels, on any processor: the kernels here compute nothing."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from deployed_models import TINY, backbone
@@ -61,3 +64,22 @@ def test_loading_and_moving_make_a_new_plan(runs, change):
         assert first is not None and deployed._plan_for(x) is first
         change(deployed)
         assert deployed._plan_for(x) is not first
+
+
+@pytest.mark.parametrize('copied', [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_make_their_own_plans(runs, copied):
+    deployed, x = deploy(backbone(TINY)), torch.zeros(1, 3, 64, 96)
+    with torch.no_grad():
+        plan = deployed._plan_for(x)
+        other = copied(deployed)
+        assert other._plan_for(x) not in (None, plan) and deployed._plan_for(x) is plan
+
+
+def test_few_plans_are_kept(runs, monkeypatch):
+    monkeypatch.setattr('shvit_det.kernels.execution_plan.MOST', 2)
+    deployed = deploy(backbone(TINY))
+    images = [torch.zeros(1, 3, 64, width) for width in (64, 80, 96)]
+    with torch.no_grad():
+        plans = [deployed._plan_for(x) for x in images]
+        assert [deployed._plan_for(x) is plan for x, plan in zip(images[1:], plans[1:], strict=True)] == [True, True]
+        assert deployed._plan_for(images[0]) is not plans[0]

@@ -174,6 +174,15 @@ def test_the_rpn_sees_what_happens_to_the_levels(two_stage, between, mode):
             agree(outputs[0][part], found[part], 1e-4)
 
 
+def test_gradients_of_the_image_pass_through_the_rpn(two_stage):
+    gradients = []
+    for model in two_stage:
+        image = X.clone().requires_grad_()
+        model.rpn_head(model.extract_feat(image))[0][0].square().mean().backward()
+        gradients.append(image.grad)
+    agree(gradients[:1], gradients[1:], 1e-3)
+
+
 def test_levels_of_another_neck_are_not_taken_for_those_of_its_own(two_stage):
     trained, deployed = two_stage
     for parameter in trained.neck.parameters():
