@@ -1,4 +1,4 @@
-"""``shvit-det COMMAND ...`` and ``python -m shvit_det COMMAND ...``, as torchrun starts it: ``-m shvit_det train``."""
+"""``shvit-det COMMAND ...`` and ``python -m shvit_det COMMAND ...``; torchrun starts ``-m shvit_det train``."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ USAGE_STATUS = 2
 
 
 def main() -> None:
-    """Run the command that the first argument names; without one that exists, list them and exit with status 2."""
+    """Run the command that the first argument names; if there is no such command, list all and exit with 2."""
     program = PROGRAM if Path(sys.argv[0]).stem == PROGRAM else 'python -m shvit_det'
     name = sys.argv[1] if len(sys.argv) > 1 else None
     if name in ('-h', '--help'):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make a virtual environment with the tested stack and this package in editable mode: setup_venv.sh FOLDER
+# Make a virtual environment with the tested releases and this package in editable mode: setup_venv.sh FOLDER
 # CONSTRAINTS names another file of releases than constraints.txt.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,4 +1,4 @@
-"""What the command-line tools share: arguments of the same name and meaning, and how they end."""
+"""What the command-line tools share: arguments of the same name and meaning, threads, exit status."""
 
 import argparse
 import os
@@ -36,27 +36,27 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def launcher_of(arguments: argparse.Namespace) -> str:
-    """Return the launcher that was named or that the environment shows; see :func:`.launching.find_launcher`."""
+    """Return the launcher that was named, or the one that the environment shows."""
     if arguments.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(arguments.local_rank))
     return find_launcher(arguments.launcher)
 
 
 def leave_process_group() -> None:
-    """End the work of several processes together, if there are several.
+    """Wait for the other processes of a distributed run, if there are any, and leave the group.
 
-    A process that just exits may be aborted: gloo's threads need the interpreter to release their last tensors.
-    After an error nobody waits here, since the others may wait for a message that will not come.
+    A process that only exits may be aborted: gloo's threads need the interpreter to release their last tensors.
+    It is not called after an error, when the others may wait for a message that will not come.
     """
     if distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
 
 
-def fit_threads() -> None:
-    """Compute on no more threads than there are processors for this process; what the environment says is kept.
+def limit_threads() -> None:
+    """Let torch use no more threads than there are processors for this process, unless the environment sets a number.
 
-    torch takes all processors of the machine, though a container may have the time of a few only.
+    torch takes all processors of the machine, though a container may have the time of only a few.
     """
     usable, threads = usable_processors(), torch.get_num_threads()
     if threads > usable and not any(os.environ.get(name) for name in THREADS_SET_BY):
@@ -69,21 +69,21 @@ def fit_threads() -> None:
 
 
 def show_progress(text: str) -> None:
-    """Keep one line of a terminal up to date; a log file gets nothing."""
+    """Replace the last line of a terminal; where stderr is a file, nothing is written."""
     if sys.stderr.isatty():
         print(f'\r\033[K{text}', end='', file=sys.stderr, flush=True)
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a tool. A user's mistake ends in one sentence on stderr and status 2, a run that cannot go on in status 1.
+    """Run a tool and exit with its status.
 
-    Ctrl-C gives status 130, SIGTERM 143 and other signals 128 and their number, as in a shell, after what stands in a
-    ``finally``. Under torchrun an error is also noted where torchrun looks for it, so that its summary shows the one
-    that came first.
+    A user's mistake ends in one sentence on stderr and status 2, a run that cannot go on in status 1. Ctrl-C gives
+    status 130, SIGTERM 143, and other signals 128 and their number, as in a shell; every ``finally`` has run by then.
+    Under torchrun an error is also written where torchrun looks for it, so that its summary shows the first one.
     """
     if 'TORCHELASTIC_RUN_ID' in os.environ:
         main = record(main)
-    fit_threads()
+    limit_threads()
     try:
         with listening():
             main()
@@ -96,14 +96,14 @@ def run(main: Callable[[], None]) -> None:
         leave(INTERRUPTED_STATUS)
     except Terminated as terminated:
         for number in REQUESTS:
-            signal.signal(number, signal.SIG_IGN)  # it is on its way
+            signal.signal(number, signal.SIG_IGN)  # this process is ending already
         with suppress(OSError):  # the terminal may be closed
             print('terminated', file=sys.stderr)
         leave(terminated.status)
 
 
 def leave(status: int) -> None:
-    """End the process; at once where others may wait for it, since gloo's threads abort one that ends slowly."""
+    """End the process; in a distributed run at once, since gloo's threads abort a process that ends slowly."""
     if distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,8 +1,8 @@
-"""The exceptions whose message says all there is to say."""
+"""The exceptions whose message is one sentence for the user."""
 
 
 class UsageError(ValueError):
-    """A mistake that the user can mend: one sentence that names the value, the choices and the way out.
+    """A mistake that the user can correct: one sentence that names the value, the choices and the way out.
 
     The tools print it without a traceback and exit with status 2; Python callers see a ``ValueError``.
     """

@@ -1,4 +1,4 @@
-"""Python's garbage collector, out of the way for a while."""
+"""A pause of Python's garbage collection."""
 
 import gc
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Keep Python from looking for cycles: that disturbs what is timed, and takes long among millions of objects."""
+    """Pause the search for reference cycles, which disturbs timing and takes long among millions of objects."""
     enabled = gc.isenabled()
     gc.disable()
     try:

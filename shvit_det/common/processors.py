@@ -1,4 +1,4 @@
-"""How many processors this process may use. Standard library only: the doctor needs it without the stack."""
+"""How many processors this process may use. Standard library only, since the doctor needs it where torch is broken."""
 
 import math
 import os
@@ -10,9 +10,9 @@ LIMITS = (('cpu.max',), ('cpu.cfs_quota_us', 'cpu.cfs_period_us'))  # files of c
 
 
 def usable_processors() -> int:
-    """Return the processors that this process may keep busy: of its affinity, and of its container's quota.
+    """Return how many processors this process may use, by its affinity and the quota of its container.
 
-    Neither Python before 3.13 nor torch asks for the first everywhere, and none of them for the second.
+    Python before 3.13 and torch do not ask for the affinity on every system, and neither asks for the quota.
     """
     if hasattr(os, 'process_cpu_count'):
         count = os.process_cpu_count() or 1
@@ -24,7 +24,7 @@ def usable_processors() -> int:
 
 
 def control_groups() -> Iterator[Path]:
-    """Yield the folders of the control groups that may limit this process: its own and all that it is in."""
+    """Yield the folders of the control groups that may limit this process: its own and those around it."""
     try:
         lines = (ROOT / 'proc/self/cgroup').read_text(encoding='utf-8').splitlines()
     except OSError:  # not Linux
@@ -32,7 +32,7 @@ def control_groups() -> Iterator[Path]:
     for line in lines:
         _, controllers, group = line.split(':', 2)
         inside = PurePosixPath(group.lstrip('/'))
-        # the last is the hierarchy itself: in a container its own group, whatever that is called outside
+        # the last is the root of the hierarchy: in a container its own group, whatever its name is outside
         groups = [part for part in (inside, *inside.parents) if '..' not in part.parts]
         if not controllers or 'cpu' in controllers.split(','):
             for hierarchy in {controllers, 'cpu'} if controllers else ('',):  # version 1, 2
@@ -40,7 +40,7 @@ def control_groups() -> Iterator[Path]:
 
 
 def quotas(group: Path) -> Iterator[float]:
-    """Yield how many processors' time a control group may take, where its folder says so."""
+    """Yield the number of processors that the quota of a control group amounts to, where its folder has one."""
     for names in LIMITS:
         try:
             limit, period = ' '.join((group / name).read_text(encoding='utf-8') for name in names).split()

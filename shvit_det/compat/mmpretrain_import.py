@@ -1,7 +1,7 @@
-"""Symptom: mmpretrain is there and importing its models fails.
+"""Symptom: mmpretrain is installed, and importing its models fails.
 
 Its last release imports names that newer releases of ``transformers`` no longer have, as soon as pycocotools is
-installed beside them. Only ImageNet classification needs mmpretrain, so it is imported where it is used and not before.
+installed beside them. Only ImageNet classification needs mmpretrain, so it is imported only where it is used.
 """
 
 import importlib

@@ -4,8 +4,8 @@ mmengine's checkpoints carry, beside the weights, the smoothed values of the log
 arrays, and the names of that class's own methods. Those few classes run no code when they are rebuilt, so they are
 allowed while a checkpoint is loaded, by us or by mmengine; the safety stays on.
 
-torch has one list of allowed classes for the whole process. It belongs to the program: what stands in it before and
-after a load is the program's alone.
+torch has one list of allowed classes for the whole process. It belongs to the program, so that our classes are in it
+only during a load.
 """
 
 import functools
@@ -40,9 +40,9 @@ class Entry(tuple[Callable, str]):
 
 
 def history_method(cls: type, name: str) -> Callable:
-    """Stand in for ``getattr`` while loading: it gives the statistics of ``HistoryBuffer`` and nothing else.
+    """Take the place of ``getattr`` during a load: return the statistics of ``HistoryBuffer`` and nothing else.
 
-    Where the program itself has allowed ``getattr``, maybe in another thread that loads something else, it is that.
+    If the program itself has allowed ``getattr``, perhaps in another thread, this is ``getattr``.
 
     Raises:
         pickle.UnpicklingError: If anything else is asked for.
@@ -56,7 +56,7 @@ def history_method(cls: type, name: str) -> Callable:
 
 
 def classes_of_runs() -> dict[str, Callable]:
-    """Return what the checkpoints of mmengine need beside what torch allows, by the names in the files."""
+    """Return what mmengine's checkpoints contain beside what torch allows, by the names in the files."""
     dtypes = [type(np.dtype(kind)) for kind in ('float32', 'float64', 'int32', 'int64', 'bool', 'uint8')]
     return {
         **{name_of(each): each for each in (HistoryBuffer, np.ndarray, np.dtype, *dtypes)},
@@ -77,7 +77,7 @@ def name_of(allowed: Any) -> str:
 def classes_allowed(*classes: type) -> Iterator[None]:
     """Let ``torch.load(weights_only=True)`` read the checkpoints that mmengine writes, and ``classes``, for a block.
 
-    Under a name that the program has allowed, files get what the program has chosen.
+    A name that the program has allowed keeps the meaning that the program has given it.
     """
     HistoryBuffer()  # registers its statistics, which happens no earlier
     wanted = classes_of_runs() | {name_of(each): each for each in classes}

@@ -1,4 +1,4 @@
-"""The cures for the stack below us; the ops have a file of their own."""
+"""What mmengine and mmcv need on today's torch and Python; the ops have a file of their own."""
 
 import argparse
 import fractions

@@ -4,7 +4,7 @@ import json
 from collections import namedtuple
 
 import pytest
-from broken_stacks import NO_GPU, TORCH, distribution, healthy, stack_metadata
+from broken_packages import NO_GPU, TORCH, distribution, healthy, write_metadata
 from simulated_machine import machine_of
 
 from shvit_det.common.dependencies import PACKAGES, fits, release
@@ -78,14 +78,14 @@ def test_python_outside_the_range(monkeypatch):
     ],
 )
 def test_releases_outside_the_range(site, module, version, command):
-    stack_metadata(site, **{module: version})
+    write_metadata(site, **{module: version})
     finding = package(module, healthy())
     assert finding.status is Status.FAIL and finding.found.startswith(f'{version}, wanted >=')
     assert finding.command.endswith(command)
 
 
 def test_torch_and_torchvision_that_are_both_too_old_go_together(site):
-    stack_metadata(site, torch='2.5.1+cpu', torchvision='0.20.1+cpu')
+    write_metadata(site, torch='2.5.1+cpu', torchvision='0.20.1+cpu')
     assert package('torchvision', healthy()).command.endswith('install torch==2.11.0 torchvision==0.26.0')
 
 
@@ -97,7 +97,7 @@ def test_mmcv_is_replaced_by_the_one_that_needs_no_compiler(site):
 
 
 def test_two_distributions_over_one_another(site):
-    stack_metadata(site)
+    write_metadata(site)
     distribution(site, 'mmcv', '2.1.0')
     finding = package('mmcv', healthy())
     assert finding.status is Status.WARN and finding.found.startswith('mmcv 2.1.0 and mmcv-lite 2.1.0')
@@ -105,7 +105,7 @@ def test_two_distributions_over_one_another(site):
 
 
 def test_releases_newer_than_the_tested_are_said(site):
-    stack_metadata(site, torch='2.13.0')
+    write_metadata(site, torch='2.13.0')
     assert package('torch', healthy()) == Finding('torch', Status.OK, '2.13.0 (tested: 2.11.0)')
 
 
@@ -115,14 +115,14 @@ def test_a_source_tree_on_the_path(site):
 
 
 def test_what_waits_for_another_package_gets_no_command(site):
-    stack_metadata(site, leave_out=('torch',))
+    write_metadata(site, leave_out=('torch',))
     absent = Outcome("ModuleNotFoundError: No module named 'torch'", missing='torch')
     outcomes = healthy(torch=absent, mmengine=absent)
     assert package('torch', outcomes).command and not package('mmengine', outcomes).command
 
 
 def test_numpy_of_another_binary_interface(site):
-    stack_metadata(site)
+    write_metadata(site)
     finding = package('pycocotools', healthy(pycocotools=Outcome('ValueError: numpy.dtype size changed')))
     assert finding.status is Status.FAIL and '--no-deps --no-cache-dir pycocotools==2.0.11' in finding.command
 
@@ -137,7 +137,7 @@ def test_numpy_of_another_binary_interface(site):
     ],
 )
 def test_torchvision_for_torch(site, torch, torchvision, status, reason):
-    stack_metadata(site, torch=torch, torchvision=torchvision)
+    write_metadata(site, torch=torch, torchvision=torchvision)
     (finding,) = packages.check_torchvision(healthy())
     assert finding.status is status and reason in finding.found
     if status is Status.FAIL:
@@ -146,7 +146,7 @@ def test_torchvision_for_torch(site, torch, torchvision, status, reason):
 
 
 def test_a_mixed_family(site):
-    stack_metadata(site)
+    write_metadata(site)
     distribution(site, 'onedl-mmcv', '2.3.0')
     (finding,) = packages.check_families(healthy())
     assert finding.status is Status.WARN and 'beside onedl-mmcv' in finding.found
@@ -154,7 +154,7 @@ def test_a_mixed_family(site):
 
 
 def test_mmpretrain_broken_by_something_else(site):
-    stack_metadata(site)
+    write_metadata(site)
     (finding,) = packages.check_transformers(healthy(mmpretrain_models=Outcome('ImportError: einops')))
     assert finding.status is Status.FAIL and 'mmpretrain==1.2.0' in finding.command
 
@@ -316,6 +316,6 @@ def test_report():
 
 
 def test_all_checks_have_findings(site):
-    stack_metadata(site)
+    write_metadata(site)
     names = [one.name for one in doctor.findings(healthy())]
     assert sorted(set(names)) == sorted(doctor.CHECKS)

@@ -1,4 +1,4 @@
-"""The doctor as users run it, where little or nothing of the stack works, and what the probe sees of the real one."""
+"""The doctor as users run it, where few packages or none work, and what the probe finds in the real installation."""
 
 import configparser
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import mmcv
 import pytest
-from broken_stacks import ROOT, Environment, distribution, healthy, module, overlay, stack_metadata
+from broken_packages import ROOT, Environment, distribution, healthy, module, overlay, write_metadata
 from packaging.requirements import Requirement
 
 from shvit_det.common import dependencies
@@ -60,7 +60,7 @@ def entries(result: subprocess.CompletedProcess[str]) -> dict[str, dict[str, str
     return {entry['name']: entry for entry in json.loads(result.stdout)['findings']}
 
 
-def test_the_real_stack_is_fine(tmp_path):
+def test_the_real_installation_is_fine(tmp_path):
     command = [sys.executable, '-m', 'shvit_det.doctor']
     variables = {**os.environ, 'PYTHONPATH': str(ROOT), 'TORCH_HOME': str(tmp_path)}
     result = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
@@ -86,7 +86,7 @@ def test_nothing_is_installed(environment, tmp_path):
 
 
 def test_a_torch_that_crashes_hides_nothing(environment, tmp_path):
-    stack_metadata(environment.packages)
+    write_metadata(environment.packages)
     module(environment.packages, 'torch', 'import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)')
     module(environment.packages, 'torchvision', "raise RuntimeError('operator torchvision::nms does not exist')")
     module(environment.packages, 'numpy', "import sys\nprint('noise')\nprint('{', file=sys.stderr)")
@@ -108,7 +108,7 @@ def test_a_torch_that_crashes_hides_nothing(environment, tmp_path):
 
 
 def test_onedl_distributions_are_recognised(environment, tmp_path):
-    stack_metadata(environment.packages, leave_out=('mmengine', 'mmcv', 'mmdet', 'mmpretrain'))
+    write_metadata(environment.packages, leave_out=('mmengine', 'mmcv', 'mmdet', 'mmpretrain'))
     for name, version in (('mmengine', '1.0'), ('mmcv', '2.4.1'), ('mmdetection', '4.0')):
         distribution(environment.packages, f'onedl-{name}', version)
     for name in ('mmengine', 'mmcv', 'mmdet'):
@@ -122,7 +122,7 @@ def test_onedl_distributions_are_recognised(environment, tmp_path):
 
 def test_without_a_home(environment, tmp_path):
     module(environment.packages, 'torch', TORCH_WITHOUT_TENSORS)
-    stack_metadata(environment.packages)
+    write_metadata(environment.packages)
     found = entries(environment.doctor('--json', cwd=tmp_path, HOME=None))
     assert found['torch']['status'] == 'OK' and found['cache']['found'] != 'not known without torch'
 

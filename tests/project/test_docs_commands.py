@@ -44,7 +44,7 @@ PYTEST = [command for command in COMMANDS if re.match(r'(python -m )?pytest ', c
 # The first pattern that a command begins with says what becomes of it: a test that runs the tool with these options on
 # small models and data, or what the command needs that a test has not.
 TESTED = {
-    r'python -m shvit_det\.doctor': 'doctor/test_doctor.py::test_the_real_stack_is_fine',
+    r'python -m shvit_det\.doctor': 'doctor/test_doctor.py::test_the_real_installation_is_fine',
     r'python tools/check_data\.py CONFIG$': 'tools/test_check_data.py::test_good_data_is_said_to_be_good',
     r'python tools/check_data\.py CONFIG --fix': (
         'tools/test_check_data.py::test_faults_are_listed_and_a_cleaned_copy_trains'

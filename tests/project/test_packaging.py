@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from broken_stacks import ROOT, Environment
+from broken_packages import ROOT, Environment
 
 from shvit_det import __version__
 from shvit_det.commands import COMMANDS

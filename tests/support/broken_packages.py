@@ -16,7 +16,7 @@ FACTS = {'torch': TORCH, 'gpu': NO_GPU, 'ops': {'stand_in': True, 'cuda': ''}, '
 
 
 def healthy(**others: Outcome) -> dict[str, Outcome]:
-    """Return what the probe finds where all is well, but for some of its steps; ``_`` stands for a dot."""
+    """Return what the probe finds where all is well, except in some steps; ``_`` stands for a dot."""
     outcomes = {step: Outcome(facts=FACTS.get(step, {'version': '1'})) for step in STEPS}
     return {**outcomes, **{step.replace('_models', '.models'): outcome for step, outcome in others.items()}}
 
@@ -30,8 +30,8 @@ def distribution(folder: Path, name: str, version: str, *requirements: str, line
     (info / 'METADATA').write_text(f'{text}\n')
 
 
-def stack_metadata(folder: Path, leave_out: tuple[str, ...] = (), **versions: str) -> Path:
-    """Write the metadata of the whole stack in the tested releases, but for some."""
+def write_metadata(folder: Path, leave_out: tuple[str, ...] = (), **versions: str) -> Path:
+    """Write the metadata of all packages in the tested releases, except some."""
     folder.mkdir(exist_ok=True)
     for package in PACKAGES:
         name, _, version = package.tested.partition('==')
@@ -48,7 +48,7 @@ def module(folder: Path, name: str, code: str = '') -> None:
 
 
 def overlay(folder: Path, package: Path, **files: str) -> None:
-    """Write a package that is another one's files, by links, but for some."""
+    """Write a package of links to the files of another, except some."""
     (folder / package.name).mkdir(parents=True)
     for entry in package.iterdir():
         if entry.stem not in files and entry.name != '__pycache__':
