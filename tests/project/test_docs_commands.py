@@ -44,7 +44,7 @@ PYTEST = [command for command in COMMANDS if re.match(r'(python -m )?pytest ', c
 # The first pattern that a command begins with says what becomes of it: a test that runs the tool with these options on
 # small models and data, or what the command needs that a test has not.
 TESTED = {
-    r'python -m shvit_det\.doctor': 'doctor/test_doctor.py::test_the_real_stack_is_fine',
+    r'python -m shvit_det\.doctor': 'doctor/test_doctor.py::test_the_real_installation_is_fine',
     r'python tools/check_data\.py CONFIG$': 'tools/test_check_data.py::test_good_data_is_said_to_be_good',
     r'python tools/check_data\.py CONFIG --fix': (
         'tools/test_check_data.py::test_faults_are_listed_and_a_cleaned_copy_trains'
@@ -279,7 +279,7 @@ def test_the_lines_that_make_coco_files_of_masks_run(training_blocks, tmp_path, 
     monkeypatch.setattr(sys, 'argv', ['nuclei_to_coco.py', 'stage1_train', 'data/nuclei'])
     exec(training_blocks['nuclei_to_coco.py'], {})
     config = str(ROOT / 'configs' / 'mask_rcnn_shvit_s1_nuclei.py')
-    assert not any(each.report.has_errors for each in check_data(config))
+    assert not any(each.has_errors for each in check_data(config))
     annotations = Path('data', 'nuclei', 'annotations')
     contents = {split: json.loads((annotations / f'instances_{split}.json').read_text()) for split in SPLITS}
     assert [len(contents[split]['images']) for split in SPLITS] == [4, 2]
