@@ -58,6 +58,7 @@ CHANGELOG
 CONTRIBUTING
 docs/dev/map
 docs/dev/*
+docs/dev/results/*
 ```
 """
 

@@ -58,7 +58,7 @@ def deploy(
             first use on a machine; without a C++ compiler oneDNN is used.
 
     Which backend computes each layer is chosen here, and again when the model is moved or loaded. The log has a
-    summary, and :func:`layer_backends` names each layer.
+    summary, and :func:`.layer_backends` names each layer.
 
     What is not exactly a layer of SHViT, mmdet, mmcv or torch stays as it is, and the log names it: subclasses, layers
     with hooks, exchanged layers. Pruned and parametrised weights are taken as they are when this is called.
