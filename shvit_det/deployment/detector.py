@@ -72,6 +72,7 @@ def fuse_detector(detector: Any, channels_last: bool, left: list[nn.Module]) -> 
         left.append(neck)
     if conv is not None:
         fuse_rpn(head, conv, finest)
+        detector.register_load_state_dict_pre_hook(_accept_former_names)
     elif type(head) is SHViTRPNHead:  # which replace_layers leaves alone below
         left += replace_layers(head)
     ours = [part for part in detector.children() if isinstance(part, FusedSHViT | FusedSHViTFPN)]
@@ -81,6 +82,19 @@ def fuse_detector(detector: Any, channels_last: bool, left: list[nn.Module]) -> 
     _separate_precisions(detector)
     if 'forward' not in vars(detector):
         detector.forward = WithoutAutocast(detector)
+
+
+def _accept_former_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Accept state dicts of deployed detectors from before the RPN's composed layer moved from the neck to the head."""
+    moved = {
+        'neck.neck.': 'neck.',
+        'neck.hidden.': 'rpn_head.rpn_finest.hidden.',
+        'neck.border.': 'rpn_head.rpn_finest.border.',
+    }
+    for name in list(state):
+        for old, new in moved.items():
+            if name.startswith(prefix + old):
+                state[prefix + new + name.removeprefix(prefix + old)] = state.pop(name)
 
 
 def check_castable(detector: Any) -> None:

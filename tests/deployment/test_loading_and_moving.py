@@ -243,6 +243,19 @@ def test_an_untrained_model_takes_a_deployed_state():
         assert all(torch.equal(one, other) for one, other in zip(first(x), second(x), strict=True))
 
 
+def test_a_state_with_the_former_names_of_the_rpns_composed_layer_loads(two_stage):
+    trained, deployed = two_stage
+    state = {}
+    for name, value in deployed.state_dict().items():
+        former = name.replace('neck.', 'neck.neck.', 1) if name.startswith('neck.') else name
+        state[former.replace('rpn_head.rpn_finest.', 'neck.')] = value + 1
+    assert 'neck.hidden.weight' in state and 'neck.neck.finer_convs.0.weight' in state
+    deployed.load_state_dict(state)
+    loaded = deployed.state_dict()
+    assert torch.equal(loaded['rpn_head.rpn_finest.hidden.weight'], state['neck.hidden.weight'])
+    assert torch.equal(loaded['neck.finer_convs.0.weight'], state['neck.neck.finer_convs.0.weight'])
+
+
 def test_parameters_are_ordinary_even_if_made_in_inference_mode():
     with torch.inference_mode():
         deployed = deploy(backbone(TINY))
