@@ -13,8 +13,8 @@ from ..common.errors import UsageError
 from ..compat.mmpretrain_import import require_mmpretrain
 from ..data.class_folders import check_listed, class_folders
 from .changing import draw_by_hook
-from .detector_or_classifier import Task, table_of_numbers
 from .reading import evaluators_of, named_classes, type_of
+from .task import Task, table_of_numbers
 
 TOP_K = (1, 5)
 ACCURACY = 'accuracy/top'  # and k: mmpretrain's names of metrics

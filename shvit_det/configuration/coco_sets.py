@@ -16,8 +16,8 @@ from ..data.checking.data_set_check import CocoSet
 from ..data.checking.findings import Finding, Repair, errors_among, refusal
 from ..data.checking.image_checks import Loader, check_presence, is_local
 from ..data.coco_dataset import BAD_DATA, CHECK, CheckedCocoDataset
-from .detector_or_classifier import Task
 from .reading import dataset_places, evaluators_of, named_classes, type_of
+from .task import Task
 
 
 def coco_sets(task: Task, config: Config, splits: Sequence[str]) -> list[CocoSet]:

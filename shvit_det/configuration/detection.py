@@ -14,8 +14,8 @@ from ..common.errors import UsageError
 from ..data.sample import ensure_sample
 from .changing import draw_by_hook
 from .coco_sets import check_before_run, use_checked_datasets
-from .detector_or_classifier import Task, table_of_numbers
 from .reading import coco_evaluators, named_classes
+from .task import Task, table_of_numbers
 
 AP_COLUMNS = {'mAP': 'AP', 'mAP_50': 'AP50', 'mAP_75': 'AP75', 'mAP_s': 'APs', 'mAP_m': 'APm', 'mAP_l': 'APl'}
 

@@ -17,8 +17,9 @@ from ..checkpoint import check_checkpoint
 from ..checkpoint.loading import load_content
 from ..common.errors import UsageError
 from ..configuration.detection import Detection
-from ..configuration.detector_or_classifier import Task, task_of
+from ..configuration.detector_or_classifier import task_of
 from ..configuration.reading import load_config, named_classes
+from ..configuration.task import Task
 from ..deployment import deploy
 from ..models.backbone import SHViT
 from ..models.batch_norm_folding import fold_batch_norms

@@ -16,8 +16,9 @@ from ..checkpoint import find_checkpoint, load_content
 from ..checkpoint.reading import read_content
 from ..checkpoint.stored_config import stored_config
 from ..common.errors import UsageError
-from ..configuration.detector_or_classifier import Task, task_of
+from ..configuration.detector_or_classifier import task_of
 from ..configuration.reading import load_config, named_classes, warn_if_new
+from ..configuration.task import Task
 from ..deployment import check_deployable, deploy
 from .drawing import Color, class_colors
 
