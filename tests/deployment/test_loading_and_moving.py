@@ -244,7 +244,7 @@ def test_an_untrained_model_takes_a_deployed_state():
 
 
 def test_a_state_with_the_former_names_of_the_rpns_composed_layer_loads(two_stage):
-    trained, deployed = two_stage
+    _, deployed = two_stage
     state = {}
     for name, value in deployed.state_dict().items():
         former = name.replace('neck.', 'neck.neck.', 1) if name.startswith('neck.') else name
