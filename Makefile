@@ -1,4 +1,4 @@
-# `make setup` makes .venv with the tested stack; the other targets call it when needed.
+# `make setup` makes .venv with the tested versions; the other targets call it when needed.
 # Python 3.10 to 3.14 are supported: make setup PYTHON=/path/to/python3.13
 
 SHELL := /bin/bash

@@ -216,6 +216,11 @@ def _packed_transposed_flops(image: Tensor, weight: Tensor, *args: Any, out_val:
     return 2 * image.shape[0] * image.shape[2:].numel() * weight.numel()
 
 
+def _embedding_bag_flops(table: Tensor, rows: Tensor, *args: Any, out_val: Any, **kwargs: Any) -> int:
+    """Return the FLOPs of weighted sums of rows, of which RoIAlign is made on a CPU."""
+    return 2 * rows.numel() * table.shape[1]
+
+
 def _packed_formulas() -> dict[Any, Callable[..., int]]:
     """Return the formulas of the private operations that this torch has."""
     formulas: dict[str, Callable[..., int]] = {
@@ -235,5 +240,7 @@ FORMULAS: dict[Any, Callable[..., int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
         aten._scaled_dot_product_flash_attention_backward
     ],
+    aten._embedding_bag: _embedding_bag_flops,
+    aten._embedding_bag_forward_only: _embedding_bag_flops,
     **_packed_formulas(),
 }

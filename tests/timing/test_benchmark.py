@@ -74,7 +74,7 @@ def test_costs_belong_to_their_parts():
         fpn_convs(torch.zeros(1, 3, 96, 128))
     assert costs['backbone']['macs'] == counted.get_total_flops() // 2
     assert 'torchvision.nms' in costs['proposals']['uncounted']
-    assert costs['RoI features']['macs'] > 0  # on a CPU a product of matrices
+    assert costs['RoI features']['macs'] > 0  # on a CPU weighted sums of pixels
 
 
 def test_the_number_of_detections_is_fixed_by_the_threshold_alone():
