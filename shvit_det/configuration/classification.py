@@ -10,8 +10,8 @@ from mmengine.evaluator import DumpResults
 from torch import nn
 
 from ..common.errors import UsageError
-from ..compat.mmpretrain_import import require_mmpretrain
 from ..data.class_folders import check_listed, class_folders
+from ..models.mmpretrain_import import require_mmpretrain
 from .changing import draw_by_hook
 from .detector_or_classifier import Task, table_of_numbers
 from .reading import evaluators_of, named_classes, type_of

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..common.errors import UsageError
-from ..compat.mmpretrain_import import require_mmpretrain
+from .mmpretrain_import import require_mmpretrain
 
 require_mmpretrain()
 
