@@ -21,7 +21,7 @@ PARTS = {'cpu': ('backbone',), 'cuda': ('backbone', 'neck', 'bbox_head')}
 
 
 class CompiledForward:
-    """Stands in for a method of a module: compiles it at the first call, and says so whenever it compiles.
+    """Replaces a method of a module: compiles it at the first call, and says so whenever it compiles.
 
     It is an attribute of the module, so that the names of the weights stay what they are. The first size of images gets
     a graph of its own; the second gets one for all further sizes. Weights that have been loaded or moved since are

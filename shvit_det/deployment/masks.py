@@ -21,7 +21,7 @@ from .layer_replacement import replaces_methods
 
 
 class MaskForward:
-    """Stands in for a mask head's ``forward``, which may also be told whose masks are wanted.
+    """Replaces a mask head's ``forward``, which may also be told whose masks are wanted.
 
     Args:
         head: Its layers are deployed ones; the ReLU behind the upsampling is a part of that.
@@ -47,7 +47,7 @@ class MaskForward:
 
 
 class MaskResults:
-    """Stands in for a mask head's ``predict_by_feat``, which may get one mask for each detection.
+    """Replaces a mask head's ``predict_by_feat``, which may get one mask for each detection.
 
     Args:
         head: The mask head.
@@ -65,7 +65,7 @@ class MaskResults:
 
 
 class PredictMask:
-    """Stands in for a RoI head's ``predict_mask``.
+    """Replaces a RoI head's ``predict_mask``.
 
     Args:
         roi_head: The RoI head; its mask head has :class:`MaskForward` and :class:`MaskResults`.

@@ -48,7 +48,7 @@ def without_autocast(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class WithoutAutocast:
-    """Stands in for the ``forward`` of a detector, whose inputs are images and what is known of them.
+    """Replaces the ``forward`` of a detector, whose inputs are images and what is known of them.
 
     Args:
         detector: The deployed detector.
@@ -77,7 +77,7 @@ class OutputsInFloat32:
 
 
 class KeepsFloat32:
-    """Stands in for a module's ``_apply``, by which torch moves it: the module never gets into half precision.
+    """Replaces a module's ``_apply``, by which torch moves it: the module never gets into half precision.
 
     Args:
         module: One that computes with coordinates, for which half precision is too coarse.

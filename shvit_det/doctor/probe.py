@@ -46,7 +46,7 @@ def one_line(text: object) -> str:
 
 
 def imported(name: str) -> dict[str, Any]:
-    """Import a module; a folder of that name without code is none."""
+    """Import a module; a folder of that name without code does not count as one."""
     module = importlib.import_module(name)
     if getattr(module, '__file__', None) is None and hasattr(module, '__path__'):
         raise ImportError(f'the folder {next(iter(module.__path__))} has its name and no code')

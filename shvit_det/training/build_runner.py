@@ -93,8 +93,8 @@ def built_runner(config: Config, checkpoints: Path | None = None, log: Sequence[
             print_log(line, 'current')
         yield runner
     except Exception as error:
-        has_begun = runner is not None and getattr(runner, 'has_begun', True)  # only our runner tells
-        if has_begun or getattr(error, 'errno', None) in NO_ROOM:
+        ran_first_hooks = runner is not None and getattr(runner, 'ran_first_hooks', True)  # only our runner tells
+        if ran_first_hooks or getattr(error, 'errno', None) in NO_ROOM:
             raise
         if is_main_process():
             remove_new(folders, new)

@@ -64,7 +64,7 @@ def install() -> bool:
         except ImportError as error:
             warnings.warn(
                 f'The compiled ops of the installed mmcv do not load with torch '
-                f'{torch.__version__} ({error}), so that torchvision serves in their place: '
+                f'{torch.__version__} ({error}), so that torchvision is used instead: '
                 f'build mmcv again for this torch ({INSTALL_MMCV}), or uninstall it and '
                 f'`pip install "mmcv-lite>=2.0.0rc4,<2.2.0"`.',
                 RuntimeWarning,
