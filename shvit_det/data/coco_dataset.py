@@ -103,8 +103,8 @@ class CheckedCocoDataset(CocoDataset):
         if warnings := as_phrase(count_by_kind(findings)):
             message += f'; warnings: {warnings} ({CHECK} shows them)'
         print_log(f'{self.ann_file}: {message}', 'current')
-        # mmdet's load_data_list calls COCOAPI with the path of the annotation file. It gets the content that was read and
-        # checked above, so that the file is not read twice.
+        # mmdet's load_data_list calls COCOAPI with the path of the annotation file. It gets the content that was read
+        # and checked above, so that the file is not read twice.
         self.COCOAPI = lambda path: indexed(content)
         try:
             return super().load_data_list()
