@@ -1,6 +1,6 @@
 """Symptom: ``UnpicklingError`` when resuming, because torch >= 2.6 loads only tensors and plain containers by default.
 
-mmengine's checkpoints carry, beside the weights, the smoothed values of the log: its ``HistoryBuffer`` around numpy
+mmengine's checkpoints hold, besides the weights, the smoothed values of the log: its ``HistoryBuffer`` around numpy
 arrays, and the names of that class's own methods. Those few classes run no code when they are rebuilt, so they are
 allowed while a checkpoint is loaded, by us or by mmengine; the safety stays on.
 
@@ -56,7 +56,7 @@ def history_method(cls: type, name: str) -> Callable:
 
 
 def classes_of_runs() -> dict[str, Callable]:
-    """Return what mmengine's checkpoints contain beside what torch allows, by the names in the files."""
+    """Return what mmengine's checkpoints contain besides what torch allows, by the names in the files."""
     dtypes = [type(np.dtype(kind)) for kind in ('float32', 'float64', 'int32', 'int64', 'bool', 'uint8')]
     return {
         **{name_of(each): each for each in (HistoryBuffer, np.ndarray, np.dtype, *dtypes)},

@@ -25,7 +25,7 @@ from .precision import InputsAsWeights, KeepsFloat32, OutputsInFloat32, WithoutA
 from .roi_align import RoIFeatures, replace_roi_layers
 from .rpn import fuse_rpn, single_conv
 
-# Heads that only apply layers to features: boxes are computed of what they return. Others may compute boxes in between.
+# Heads that only apply layers to features; boxes are computed from their outputs. Others may compute boxes in between.
 NETWORKS = (
     dense_heads.ATSSHead,
     dense_heads.FCOSHead,

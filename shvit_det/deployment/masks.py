@@ -21,10 +21,10 @@ from .layer_replacement import replaces_methods
 
 
 class MaskForward:
-    """Replaces a mask head's ``forward``, which may also be told whose masks are wanted.
+    """Replaces a mask head's ``forward``, which takes labels too and then computes only the masks of those classes.
 
     Args:
-        head: Its layers are deployed ones; the ReLU behind the upsampling is a part of that.
+        head: Its layers are deployed ones; the ReLU after the upsampling is a part of that layer.
 
     Shapes:
         (K, in_channels, H, W) -> logits (K, classes, 2 * H, 2 * W), or with labels (K,) only those of the labels,
@@ -42,12 +42,12 @@ class MaskForward:
         if labels is None:
             return last(x)
         weight, bias = last.weight.flatten(1)[labels, None], last.bias[labels, None, None]
-        positions = to_nhwc(x).flatten(1, 2).transpose(1, 2)  # from this side torch takes half as long
+        positions = to_nhwc(x).flatten(1, 2).transpose(1, 2)  # torch takes half as long as with the transposed product
         return torch.baddbmm(bias, weight, positions).view(len(x), 1, *x.shape[2:])
 
 
 class MaskResults:
-    """Replaces a mask head's ``predict_by_feat``, which may get one mask for each detection.
+    """Replaces a mask head's ``predict_by_feat``, which also takes the masks of one class for each detection.
 
     Args:
         head: The mask head.

@@ -1,7 +1,7 @@
 """RoIAlign in a deployed detector: on a CPU it reads maps in NHWC without copying them to NCHW.
 
-Our own kernels pool the regions of all levels in one go; where they do not run, :mod:`shvit_det.compat.mmcv_ops` pools
-them level by level.
+Our own kernels pool the regions of all levels in one call. Where they do not run, :mod:`shvit_det.compat.mmcv_ops`
+pools them level by level.
 """
 
 from collections.abc import Sequence

@@ -141,7 +141,7 @@ def bases_facts() -> dict[str, Any]:
 
 
 def resume_facts() -> dict[str, Any]:
-    """Save what a checkpoint of a run has beside the weights, and load it as resuming does."""
+    """Save what a checkpoint of a run has besides the weights, and load it as resuming does."""
     import torch
     from mmengine.logging import HistoryBuffer
 

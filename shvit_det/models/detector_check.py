@@ -261,7 +261,7 @@ def roi_features(extractor: Any, name: str, levels: Levels) -> Levels | None:
     compare_strides(strides_name, extractor.featmap_strides, f'the strides of {levels.name}', maps)
     channels = extractor.out_channels
     if len(maps) == 1:
-        channels = maps[0].channels  # it then returns what it finds
+        channels = maps[0].channels  # with one level it returns features of any number of channels
     elif not getattr(extractor, 'with_pre', False):
         given = [level.channels for level in maps]
         joined = isinstance(extractor, GenericRoIExtractor) and extractor.aggregation == 'concat'
@@ -271,8 +271,8 @@ def roi_features(extractor: Any, name: str, levels: Levels) -> Levels | None:
                 f'them equal in the config{", in sum" * joined}'
             )
     height, width = extractor.roi_layers[0].output_size
-    made = f'the RoI features of {height}x{width} made by {name}'
-    return Levels([MapSize(channels, height, width)], made, f'the channels of {made}')
+    features = f'the RoI features of {height}x{width} made by {name}'
+    return Levels([MapSize(channels, height, width)], features, f'the channels of {features}')
 
 
 def check_roi_part(head: Any, name: str, roi_head: Any, features: Levels | None) -> None:

@@ -86,7 +86,7 @@ def checkpoints_of(location: CheckpointLocation) -> Iterator[Path]:
 def checkpoint_to_resume(
     config: Config, location: CheckpointLocation, model: nn.Module, resume: str | None
 ) -> tuple[Path, Any] | None:
-    """Return the checkpoint that a run resumes from and its checked content, or None for a run that starts anew.
+    """Return the checkpoint that a run resumes from and its checked content, or None if the run does not resume.
 
     ``--resume`` decides: a path, or ``'auto'`` for the newest one. Without it, ``resume=True`` of the config names the
     checkpoint of ``load_from``, or the newest one if there is any.
@@ -140,7 +140,7 @@ def newest_resumable(location: CheckpointLocation, model: nn.Module) -> tuple[Pa
 
 
 def check_resumable(content: Any, path: str | Path) -> None:
-    """Check that a checkpoint holds the state of a run beside its weights.
+    """Check that a checkpoint holds the state of a run and not only weights.
 
     Raises:
         UsageError: If it does not, as published files.

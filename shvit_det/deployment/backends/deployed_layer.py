@@ -1,6 +1,6 @@
 """The base of all deployed layers: constant weights, packed once, and a backend that is chosen once.
 
-Eager PyTorch hands most convolutions with small batches to general matrix products, or lays their weights out anew at
+Eager PyTorch computes most convolutions with small batches by general matrix products, or packs their weights again at
 every call. Deployed layers keep their packed weights, together with the choice of the backend, until a state dict is
 loaded or the layer is moved to another device or data type. Nothing else may change the weights.
 """
