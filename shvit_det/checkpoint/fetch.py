@@ -209,7 +209,7 @@ def network_reason(error: Exception) -> str:
 
 
 def receive(response: HTTPResponse, file: IO[bytes], limit: int | None = None) -> None:
-    """Write a response into ``file``: behind what is there, or from the beginning if the server starts over.
+    """Write a response into ``file``: after what is there, or from the beginning if the server starts over.
 
     Raises:
         InterruptedDownloadError: If it ends early or stalls.

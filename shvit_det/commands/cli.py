@@ -54,7 +54,7 @@ def leave_process_group() -> None:
 
 
 def limit_threads() -> None:
-    """Let torch use no more threads than there are processors for this process, unless the environment sets a number.
+    """Make torch use no more threads than there are processors for this process, unless the environment sets a number.
 
     torch takes all processors of the machine, though a container may have the time of only a few.
     """

@@ -75,7 +75,7 @@ def name_of(allowed: Any) -> str:
 
 @contextmanager
 def classes_allowed(*classes: type) -> Iterator[None]:
-    """Let ``torch.load(weights_only=True)`` read the checkpoints that mmengine writes, and ``classes``, for a block.
+    """Make ``torch.load(weights_only=True)`` read the checkpoints that mmengine writes, and ``classes``, for a block.
 
     A name that the program has allowed keeps the meaning that the program has given it.
     """
@@ -93,7 +93,7 @@ def classes_allowed(*classes: type) -> Iterator[None]:
 
 
 def let_mmengine_load_runs() -> None:
-    """Let everything that loads checkpoints through mmengine read those of its runs: runner, inferencers, tools."""
+    """Make everything that loads checkpoints through mmengine read those of its runs: runner, inferencers, tools."""
     from mmengine.runner.checkpoint import CheckpointLoader  # when this is imported, this function is called
 
     original = CheckpointLoader.load_checkpoint.__func__  # type: ignore[attr-defined]

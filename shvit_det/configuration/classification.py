@@ -109,7 +109,7 @@ class Classification(Task):
                 )
 
     def set_metrics(self, config: Config, model: nn.Module, metrics: Sequence[str]) -> None:
-        """Let the accuracy be computed, top-5 only if there are as many classes."""
+        """Set the config so that the accuracy is computed, top-5 only if there are as many classes."""
         num_classes = num_classes_of(model) or max(TOP_K)
         top_k = tuple(k for k in TOP_K if k <= num_classes)
         named = [evaluator for _, evaluator in evaluators_of(config, 'test') if type_of(evaluator) == 'Accuracy']

@@ -69,7 +69,7 @@ class CheckedCocoDataset(CocoDataset):
 
     def prepare_data(self, idx: int) -> Any:
         transforms = self.pipeline.transforms
-        for place, transform in enumerate(transforms):  # at each call, because mmdet's hooks exchange pipelines midway
+        for place, transform in enumerate(transforms):  # at each call: hooks of mmdet replace pipelines in training
             if isinstance(transform, LoadImageFromFile):
                 transforms[place] = CheckedLoading(transform, self.bad_data, self.test_mode, self.reported)
         data = super().prepare_data(idx)

@@ -96,7 +96,7 @@ def check_castable(detector: Any) -> None:
 
 
 def _separate_precisions(detector: Any) -> None:
-    """Let the networks of a detector run in the data type that it is moved to, and all else in float32 at least.
+    """Make the networks of a detector run in the data type that it is moved to, and all else in float32 at least.
 
     Networks are backbone, neck and the heads that only apply layers. They take what they are given in their own data
     type; boxes, areas, scores and masks are computed from results in float32.

@@ -1,4 +1,4 @@
-"""The mask branch for inference: of each detection only the mask of its own class.
+"""The mask branch for inference: for each detection, only the mask of its class is computed.
 
 A mask head returns the logits of all classes, 80 for COCO, of which its post-processing takes one for each detection,
 after a sigmoid of all. The class is known before.
@@ -94,7 +94,7 @@ class PredictMask:
 
 
 def fuse_mask_branch(detector: Any) -> None:
-    """Let a detector compute only the masks that it returns, in place, if its mask branch is mmdet's standard one.
+    """Make a detector compute only the masks that it returns, in place, if its mask branch is mmdet's standard one.
 
     Its layers have to be replaced already.
     """

@@ -84,7 +84,7 @@ def single_conv(head: Any) -> nn.Conv2d | None:
 
 
 def fuse_rpn(head: Any, conv: nn.Conv2d, finest: tuple[TransposedConv, nn.Module] | None) -> None:
-    """Let an RPN compute its only convolution and the ReLU as one layer, and scores and boxes as one, in place.
+    """Make an RPN compute its only convolution and the ReLU as one layer, and scores and boxes as one, in place.
 
     Args:
         head: The head.

@@ -117,7 +117,7 @@ class ExecutionPlan:
         return tuple(results)
 
     def _uses(self) -> dict[int, list[int]]:
-        """Return which steps read each map; those that the network returns are read behind the last one."""
+        """Return which steps read each map; those that the network returns count as read after the last one."""
         uses: dict[int, list[int]] = {index: [] for index in range(len(self._maps))}
         for number, step in enumerate(self._steps):
             uses[step.x].append(number)

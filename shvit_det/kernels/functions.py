@@ -176,7 +176,7 @@ class Kernels:
         return out
 
     def _interleave(self, x: Any, channels: int) -> Any:
-        """Return an image in NHWC, with channels of zeros behind its own."""
+        """Return an image in NHWC, with channels of zeros after its own."""
         planar = x.planar if isinstance(x, PlannedMap) else x.is_contiguous()
         if not planar and not isinstance(x, PlannedMap):
             x = in_nhwc(x)

@@ -26,7 +26,7 @@ PROOF_EXTENT = 8  # pixels on a side of the input for that, unless the kernel is
 
 
 def folded_weights(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of a layer that computes what the layer and the BatchNorm in eval mode behind it do.
+    """Return weight and bias of a layer that computes what the layer and the BatchNorm in eval mode after it do.
 
     Gradients reach the parameters of both.
 

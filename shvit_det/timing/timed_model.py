@@ -177,7 +177,7 @@ class TimedModel:
         self.prepared.append('compiled with frozen weights' if freeze else f'compiled, {mode}')
 
     def export(self) -> None:
-        """Let another runtime run the backbone, on NumPy arrays.
+        """Make another runtime run the backbone, on NumPy arrays.
 
         Raises:
             UsageError: If it cannot, or computes something else.

@@ -52,7 +52,7 @@ def name_runner(config: Config) -> str | None:
 
 
 def _replace(node: Any, original: type, name: str, registry: Registry) -> None:
-    """Let a dict of a config name another class, if it names exactly ``original``."""
+    """Make a dict of a config name another class, if it names exactly ``original``."""
     if isinstance(node, Mapping) and isinstance(node.get('type'), str) and registry.get(node['type']) is original:
         node['type'] = name  # type: ignore[index]
 

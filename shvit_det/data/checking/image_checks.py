@@ -107,7 +107,7 @@ def check_images(
         content: The content of the annotation file.
         folder: Where the images are.
         decode_settings: How the config's pipeline decodes them.
-        headers_only: Decode nothing: what is truncated or broken behind its header goes unnoticed.
+        headers_only: Decode nothing: files that are truncated or broken after the header go unnoticed.
         workers: Threads.
         progress: Called now and then with the number of images that are done and of all.
 
@@ -250,7 +250,7 @@ def _finding(kind: str, text: str, index: int, content: Mapping[str, Any], path:
 
 @contextlib.contextmanager
 def _no_size_limit() -> Iterator[None]:
-    """Let Pillow open images of any size, which is compared before they are decoded, without its warnings."""
+    """Make Pillow open images of any size, which is compared before they are decoded, without its warnings."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with warnings.catch_warnings():
