@@ -382,10 +382,10 @@ def test_an_optimizer_of_other_parameters_is_refused():
         (adam((2, 3)).state_dict(), '1 parameters in 1 groups, this one has 2 in 1'),
         (adam((2, 3), (5,)).state_dict(), r'another shape than its parameter, \(4,\)'),
         (spoilt, 'exp_avg in its optimizer holds NaN'),
-        ({}, 'is none'),
-        ([1, 2], 'is none'),
-        (dict(param_groups=[1], state={}), 'is none'),
-        (dict(param_groups=[dict(params=[[0], [1]])], state={}), 'is none'),
+        ({}, 'no usable state of the optimizer'),
+        ([1, 2], 'no usable state of the optimizer'),
+        (dict(param_groups=[1], state={}), 'no usable state of the optimizer'),
+        (dict(param_groups=[dict(params=[[0], [1]])], state={}), 'no usable state of the optimizer'),
     ):
         with pytest.raises(UsageError, match=f'a.pth cannot be resumed: .*{words}'):
             check_optimizer(saved, own, 'a.pth')
