@@ -29,7 +29,8 @@ LOCAL_FILE = 'name a local one with model.backbone.init_cfg.checkpoint=FILE'
 OTHER_CACHE = 'TORCH_HOME=/a/folder/of/yours'
 DIGITS = 16  # of the digest in a file name
 LONGEST_STEM = 100  # characters of a file name before the digest; file systems allow 255 bytes
-# The weights that the configs and the metafile name. torch's hub keeps them under these names, which are all different.
+# The weights that the configs and the metafile name. Programs that use torch's hub cache them under these plain names.
+# Each name means one file, so that such a file is used and not downloaded again.
 AUTHORS_RELEASE = 'https://github.com/ysj9909/SHViT/releases/download/v1.0/'
 AUTHORS_FILES = (
     *(f'shvit_s{number}.pth' for number in (1, 2, 3, 4)),
@@ -42,8 +43,8 @@ class InterruptedDownloadError(Exception):
     """A download failed, and another attempt may succeed; the message says what happened."""
 
 
-class HopelessDownloadError(Exception):
-    """A download failed, and would fail again; the message says why."""
+class PermanentDownloadError(Exception):
+    """A download failed, and another attempt would fail too; the message says why."""
 
 
 def find_checkpoint(source: str | Path, sha256: str | None = None) -> Path:
@@ -151,9 +152,9 @@ def fetch(url: str, path: Path, sha256: str | None = None) -> None:
             with part.open('wb') as file:
                 download(url, file)
             if wrong := wrong_kind(head_of(part)) or wrong_hash(part, sha256):
-                raise HopelessDownloadError(wrong)
+                raise PermanentDownloadError(wrong)
             publish(part, path)
-    except HopelessDownloadError as error:
+    except PermanentDownloadError as error:
         raise UsageError(
             f'cannot download the weights {url} ({error}): put the file at {path}, {LOCAL_FILE}, or train from random '
             f'weights with --no-pretrained'
@@ -168,7 +169,7 @@ def download(url: str, file: IO[bytes], limit: int | None = None) -> None:
     """Download a URL into ``file``, in up to ``ATTEMPTS`` attempts, and no more than ``limit`` bytes.
 
     Raises:
-        HopelessDownloadError: If the last attempt failed too, or no other could succeed.
+        PermanentDownloadError: If the last attempt failed too, or no other could succeed.
     """
     validator: str | None = None
     for attempt in range(ATTEMPTS):
@@ -182,13 +183,13 @@ def download(url: str, file: IO[bytes], limit: int | None = None) -> None:
             response = urlopen(request, timeout=TIMEOUT_S)
         except HTTPError as error:
             if error.code not in (408, 416, 429) and error.code < 500:
-                raise HopelessDownloadError(f'HTTP status {error.code} {error.reason}') from error
+                raise PermanentDownloadError(f'HTTP status {error.code} {error.reason}') from error
             if error.code == 416:
                 file.seek(0)
             reason = f'HTTP status {error.code} {error.reason}'
             continue
         except ValueError as error:
-            raise HopelessDownloadError(f'no URL: {error}') from error
+            raise PermanentDownloadError(f'no URL: {error}') from error
         except (OSError, HTTPException) as error:
             reason = network_reason(error)
             continue
@@ -199,7 +200,7 @@ def download(url: str, file: IO[bytes], limit: int | None = None) -> None:
                 return
             except InterruptedDownloadError as error:
                 reason = str(error)
-    raise HopelessDownloadError(f'{reason}, tried {ATTEMPTS} times')
+    raise PermanentDownloadError(f'{reason}, tried {ATTEMPTS} times')
 
 
 def network_reason(error: Exception) -> str:
@@ -208,14 +209,14 @@ def network_reason(error: Exception) -> str:
 
 
 def receive(response: HTTPResponse, file: IO[bytes], limit: int | None = None) -> None:
-    """Write a response into ``file``: behind what is there, or from the beginning if the server starts over.
+    """Write a response into ``file``: after what is there, or from the beginning if the server starts over.
 
     Raises:
         InterruptedDownloadError: If it ends early or stalls.
-        HopelessDownloadError: If it is a web page, or larger than ``limit`` bytes.
+        PermanentDownloadError: If it is a web page, or larger than ``limit`` bytes.
     """
     if response.headers.get_content_type() == 'text/html':
-        raise HopelessDownloadError('the server answered with a web page')
+        raise PermanentDownloadError('the server answered with a web page')
     start = re.match(r'bytes (\d+)-', response.headers.get('Content-Range', ''))
     if response.status != 206 or start is None or int(start[1]) != file.tell():
         file.seek(0)
@@ -224,7 +225,7 @@ def receive(response: HTTPResponse, file: IO[bytes], limit: int | None = None) -
             raise InterruptedDownloadError('the server went on at another place')
     length = response.headers.get('Content-Length', '')
     total = file.tell() + int(length) if length.isdigit() else None
-    too_large = HopelessDownloadError(f'it has more than the {limit or 0:,} bytes that are allowed')
+    too_large = PermanentDownloadError(f'it has more than the {limit or 0:,} bytes that are allowed')
     if limit is not None and total is not None and total > limit:
         raise too_large
     quiet = not sys.stderr.isatty() or os.environ.get('LOCAL_RANK', '0') != '0'

@@ -179,7 +179,7 @@ def with_keys(weights: Mapping[str, Value], rename: Callable[[str], str]) -> dic
     for key, value in weights.items():
         new_key = rename(key)
         if new_key in result:
-            raise UsageError(f'two tensors of the file stand for {new_key!r}, one of them {key!r}')
+            raise UsageError(f'two tensors of the file would be named {new_key!r}, one of them {key!r}')
         result[new_key] = value
     return result
 

@@ -10,7 +10,7 @@ NUMBERS = {text: float(text) for text in ('inf', 'nan')}  # as Python writes the
 
 
 def stored_config(content: Any) -> dict[str, Any] | None:
-    """Return the config in the content of a checkpoint file; None if there is none.
+    """Return the config in the content of a checkpoint file; None if it has no config.
 
     Raises:
         UsageError: If it is more than names with plain values.

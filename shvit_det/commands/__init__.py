@@ -1,4 +1,6 @@
-"""The commands of ``shvit-det``: a module with a ``main()`` for each, which the file of its name in ``tools/`` runs.
+"""The commands of ``shvit-det``: a module with a ``main()`` for each.
+
+The files in ``tools/`` run the same modules, in a checkout without an installation; ``doctor`` has no file there.
 
 This file needs the standard library only, so that the list of commands and the doctor work where torch is broken.
 """

@@ -14,7 +14,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from ..common.errors import RunError, UsageError
 from ..common.processors import usable_processors
 from ..configuration.cfg_options import add_cfg_options
-from ..training.hooks.termination import REQUESTS, Terminated, listening
+from ..training.hooks.termination import TERMINATION_SIGNALS, Terminated, listening
 from ..training.launchers import find_launcher
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
@@ -54,7 +54,7 @@ def leave_process_group() -> None:
 
 
 def limit_threads() -> None:
-    """Let torch use no more threads than there are processors for this process, unless the environment sets a number.
+    """Make torch use no more threads than there are processors for this process, unless the environment sets a number.
 
     torch takes all processors of the machine, though a container may have the time of only a few.
     """
@@ -95,7 +95,7 @@ def run(main: Callable[[], None]) -> None:
         print('interrupted', file=sys.stderr)
         leave(INTERRUPTED_STATUS)
     except Terminated as terminated:
-        for number in REQUESTS:
+        for number in TERMINATION_SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # this process is ending already
         with suppress(OSError):  # the terminal may be closed
             print('terminated', file=sys.stderr)

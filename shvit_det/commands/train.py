@@ -2,7 +2,8 @@
 
 import argparse
 
-from ..training.train import AUTO, train
+from ..training.resuming import AUTO
+from ..training.train import train
 from . import cli
 
 

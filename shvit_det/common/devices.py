@@ -11,7 +11,7 @@ def find_device(name: str | None = None) -> torch.device:
     """Return the device of a name such as ``'cuda:1'``; without a name a GPU if there is one, else the CPU.
 
     Raises:
-        UsageError: If torch knows no such device, we do not run on it, or it is not in this machine.
+        UsageError: If torch has no such device, this package does not run on it, or it is not in this machine.
     """
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     try:

@@ -81,7 +81,7 @@ def decoding_fault(error: Exception) -> ImageFault:
 def has_end_marker(path: Path) -> bool | None:
     """Tell whether a JPEG or PNG ends with its format's end marker; None for other formats.
 
-    A complete file may have something else behind the marker, as some cameras write it.
+    A complete file may have something else after the marker, as some cameras write it.
     """
     with path.open('rb') as file:
         head = file.read(4)

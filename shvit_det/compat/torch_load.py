@@ -1,6 +1,6 @@
 """Symptom: ``UnpicklingError`` when resuming, because torch >= 2.6 loads only tensors and plain containers by default.
 
-mmengine's checkpoints carry, beside the weights, the smoothed values of the log: its ``HistoryBuffer`` around numpy
+mmengine's checkpoints hold, besides the weights, the smoothed values of the log: its ``HistoryBuffer`` around numpy
 arrays, and the names of that class's own methods. Those few classes run no code when they are rebuilt, so they are
 allowed while a checkpoint is loaded, by us or by mmengine; the safety stays on.
 
@@ -56,7 +56,7 @@ def history_method(cls: type, name: str) -> Callable:
 
 
 def classes_of_runs() -> dict[str, Callable]:
-    """Return what mmengine's checkpoints contain beside what torch allows, by the names in the files."""
+    """Return what mmengine's checkpoints contain besides what torch allows, by the names in the files."""
     dtypes = [type(np.dtype(kind)) for kind in ('float32', 'float64', 'int32', 'int64', 'bool', 'uint8')]
     return {
         **{name_of(each): each for each in (HistoryBuffer, np.ndarray, np.dtype, *dtypes)},
@@ -75,7 +75,7 @@ def name_of(allowed: Any) -> str:
 
 @contextmanager
 def classes_allowed(*classes: type) -> Iterator[None]:
-    """Let ``torch.load(weights_only=True)`` read the checkpoints that mmengine writes, and ``classes``, for a block.
+    """Make ``torch.load(weights_only=True)`` read the checkpoints that mmengine writes, and ``classes``, for a block.
 
     A name that the program has allowed keeps the meaning that the program has given it.
     """
@@ -93,7 +93,7 @@ def classes_allowed(*classes: type) -> Iterator[None]:
 
 
 def let_mmengine_load_runs() -> None:
-    """Let everything that loads checkpoints through mmengine read those of its runs: runner, inferencers, tools."""
+    """Make everything that loads checkpoints through mmengine read those of its runs: runner, inferencers, tools."""
     from mmengine.runner.checkpoint import CheckpointLoader  # when this is imported, this function is called
 
     original = CheckpointLoader.load_checkpoint.__func__  # type: ignore[attr-defined]

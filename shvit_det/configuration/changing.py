@@ -51,14 +51,14 @@ def _replace_root(node: Any, old_roots: set[str], new: str) -> None:
 
 
 def remove_pretrained(config: Config) -> None:
-    """Let a backbone of any kind that has pretrained weights in the config start from random ones."""
+    """Make a backbone of any kind that has pretrained weights in the config start from random ones."""
     init_cfg = config.model.get('backbone', {}).get('init_cfg')
     if isinstance(init_cfg, Mapping) and 'checkpoint' in init_cfg:
         config.model.backbone.init_cfg = None
 
 
 def enable_auto_scale_lr(config: Config) -> None:
-    """Let mmengine scale the learning rate by the real total batch over ``auto_scale_lr.base_batch_size``.
+    """Make mmengine scale the learning rate by the real total batch over ``auto_scale_lr.base_batch_size``.
 
     Raises:
         UsageError: If the config does not say for which batch its learning rate is.

@@ -10,8 +10,8 @@ from mmengine.evaluator import DumpResults
 from torch import nn
 
 from ..common.errors import UsageError
-from ..compat.mmpretrain_import import require_mmpretrain
 from ..data.class_folders import check_listed, class_folders
+from ..models.mmpretrain_import import require_mmpretrain
 from .changing import draw_by_hook
 from .reading import evaluators_of, named_classes, type_of
 from .task import Task, table_of_numbers
@@ -109,7 +109,7 @@ class Classification(Task):
                 )
 
     def set_metrics(self, config: Config, model: nn.Module, metrics: Sequence[str]) -> None:
-        """Let the accuracy be computed, top-5 only if there are as many classes."""
+        """Set the config so that the accuracy is computed, top-5 only if there are as many classes."""
         num_classes = num_classes_of(model) or max(TOP_K)
         top_k = tuple(k for k in TOP_K if k <= num_classes)
         named = [evaluator for _, evaluator in evaluators_of(config, 'test') if type_of(evaluator) == 'Accuracy']

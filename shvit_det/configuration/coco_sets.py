@@ -14,7 +14,7 @@ from ..common.errors import UsageError
 from ..data.checking.annotation_file import Use, read_annotations
 from ..data.checking.data_set_check import CocoSet
 from ..data.checking.findings import Finding, Repair, errors_among, refusal
-from ..data.checking.image_checks import Loader, check_presence, is_local
+from ..data.checking.image_checks import DecodeSettings, check_presence, is_local
 from ..data.coco_dataset import BAD_DATA, CHECK, CheckedCocoDataset
 from .reading import dataset_places, evaluators_of, named_classes, type_of
 from .task import Task
@@ -45,10 +45,19 @@ def coco_sets(task: Task, config: Config, splits: Sequence[str]) -> list[CocoSet
                 images=Path(images) if is_local(images, loading.get('backend_args')) else None,
                 classes=named_classes(dataset, kind),
                 bad_data=bad_data_of(config, dataset),
-                loader=Loader(loading.get('color_type', 'color'), loading.get('imdecode_backend', 'cv2')),
+                decode_settings=DecodeSettings(
+                    loading.get('color_type', 'color'), loading.get('imdecode_backend', 'cv2')
+                ),
                 is_standard=_reads_as_coco(kind),
             )
-            identity = (data.annotations, data.images, data.classes, data.bad_data, data.loader, data.is_standard)
+            identity = (
+                data.annotations,
+                data.images,
+                data.classes,
+                data.bad_data,
+                data.decode_settings,
+                data.is_standard,
+            )
             data = sets.setdefault(identity, data)
             data.use |= _use_of(config, split, dataset)
             data.keys.append(f'{key}.ann_file')

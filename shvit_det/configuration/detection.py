@@ -71,7 +71,7 @@ class Detection(Task):
         use_checked_datasets(self, config, splits)
 
     def set_metrics(self, config: Config, model: nn.Module, metrics: Sequence[str]) -> None:
-        """Let the COCO evaluators compute ``metrics``.
+        """Make the COCO evaluators compute ``metrics``.
 
         Raises:
             UsageError: If there is no such evaluator, or the model predicts no masks.

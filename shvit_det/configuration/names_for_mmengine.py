@@ -20,7 +20,7 @@ SCHEME = 'shvit_det:'
 
 
 def add_to_configs() -> None:
-    """Let configs name ours as their bases. A second call changes nothing."""
+    """Make our configs available as bases of other configs. A second call changes nothing."""
     from mmengine.config import Config
 
     original: Any = Config._get_cfg_path
@@ -38,7 +38,7 @@ def add_to_configs() -> None:
 
 
 def add_to_inferencers() -> None:
-    """Let inferencers take our configs by name, with their published weights. A second call changes nothing."""
+    """Make inferencers accept our configs by name, with their published weights. A second call changes nothing."""
     from mmengine.infer import BaseInferencer
 
     original: Any = BaseInferencer._load_model_from_metafile
@@ -59,7 +59,7 @@ def add_to_inferencers() -> None:
 
 
 def add_to_checkpoint_loader() -> None:
-    """Let everything that loads checkpoints through mmengine take any SHViT checkpoint after ``shvit_det:``."""
+    """Make everything that loads checkpoints through mmengine accept any SHViT checkpoint after ``shvit_det:``."""
     from mmengine.runner.checkpoint import CheckpointLoader
 
     CheckpointLoader.register_scheme(SCHEME, load_from_shvit_checkpoint, force=True)

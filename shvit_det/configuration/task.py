@@ -44,7 +44,7 @@ class Task(ABC):
 
     @abstractmethod
     def draw_into(self, config: Config, folder: str) -> None:
-        """Let every test image be drawn, with its prediction, into ``folder``."""
+        """Set the config so that every test image is drawn, with its prediction, into ``folder``."""
 
     @abstractmethod
     def table(self, metrics: Mapping[str, float]) -> str:

@@ -24,7 +24,7 @@ from .checking.annotation_file import Use, annotations_of, image_sizes, is_hasha
 from .checking.cleaning import clean
 from .checking.content_checks import check_content
 from .checking.findings import KINDS, as_phrase, count_by_kind, errors_among, refusal
-from .checking.image_checks import Loader, inspect_image, is_local
+from .checking.image_checks import DecodeSettings, inspect_image, is_local
 
 BadData = Literal['refuse', 'skip']
 BAD_DATA: tuple[BadData, ...] = ('refuse', 'skip')
@@ -63,20 +63,22 @@ class CheckedCocoDataset(CocoDataset):
         if self._fully_initialized:
             return
         super().full_init()
-        self.num_in_vain = 0
+        self.num_unusable_in_a_row = 0
         # shared with the workers of a data loader, so that each image is reported once
         self.reported = torch.zeros(len(self), dtype=torch.bool).share_memory_()
 
     def prepare_data(self, idx: int) -> Any:
         transforms = self.pipeline.transforms
-        for place, transform in enumerate(transforms):  # at each call, because mmdet's hooks exchange pipelines midway
+        for place, transform in enumerate(transforms):  # at each call: hooks of mmdet replace pipelines in training
             if isinstance(transform, LoadImageFromFile):
                 transforms[place] = CheckedLoading(transform, self.bad_data, self.test_mode, self.reported)
         data = super().prepare_data(idx)
-        self.num_in_vain = 0 if data is not None else self.num_in_vain + 1
-        if self.num_in_vain > self.max_refetch:  # where mmengine gives up with a traceback
+        self.num_unusable_in_a_row = 0 if data is not None else self.num_unusable_in_a_row + 1
+        if self.num_unusable_in_a_row > self.max_refetch:  # where mmengine gives up with a traceback
             path = self.get_data_info(idx)['img_path']
-            raise RunError(f'the pipeline made nothing of {self.num_in_vain} images in a row, the last is {path}')
+            raise RunError(
+                f'the pipeline returned nothing for {self.num_unusable_in_a_row} images in a row, the last is {path}'
+            )
         return data
 
     def load_data_list(self) -> list[dict]:
@@ -101,7 +103,9 @@ class CheckedCocoDataset(CocoDataset):
         if warnings := as_phrase(count_by_kind(findings)):
             message += f'; warnings: {warnings} ({CHECK} shows them)'
         print_log(f'{self.ann_file}: {message}', 'current')
-        self.COCOAPI = lambda _: indexed(content)  # the file is not read twice
+        # mmdet's load_data_list calls COCOAPI with the path of the annotation file. It gets the content that was read
+        # and checked above, so that the file is not read twice.
+        self.COCOAPI = lambda path: indexed(content)
         try:
             return super().load_data_list()
         finally:
@@ -183,7 +187,7 @@ class CheckedLoading:
 
     def __init__(self, load: LoadImageFromFile, bad_data: BadData, evaluated: bool, reported: Tensor) -> None:
         self.load = load
-        self.loader = Loader(load.color_type, load.imdecode_backend)
+        self.decode_settings = DecodeSettings(load.color_type, load.imdecode_backend)
         self.bad_data = bad_data
         self.evaluated = evaluated
         self.reported = reported
@@ -216,7 +220,7 @@ class CheckedLoading:
                 return loaded, 'is cut off' if local and is_truncated(Path(path)) else None
         except Exception as error:  # files, decoders and storage raise what they like; it is refused or reported
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-        found = inspect_image(Path(path), None, self.loader).found if local else ()
+        found = inspect_image(Path(path), None, self.decode_settings).found if local else ()
         fault = next((text for kind, text in found if KINDS[kind].severity == 'error'), None)
         return None, fault or f'cannot be loaded ({reason})'
 

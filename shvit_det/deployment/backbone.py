@@ -19,7 +19,7 @@ from .backends.deployed_layer import (
     own_kernels,
     runs_eagerly,
 )
-from .layers import fold, fuse, supports_folding
+from .layers import fold, fuse, is_unmodified_conv_norm
 from .precision import without_autocast
 
 
@@ -74,7 +74,7 @@ class FusedSHViT(ConstantWeights):
             return None
         layers = _descendants(self)
         first = next((layer for layer in layers if isinstance(layer, DeployedLayer)), None)
-        if first is None or _are_watched(layers) or first.choose(x) != (Backend.KERNELS, x.dtype):
+        if first is None or _are_watched(layers) or first.choice_for_input(x) != (Backend.KERNELS, x.dtype):
             return None
         return self._plans.get(x, made_for=(layers, WeightChanges.count))
 
@@ -114,7 +114,7 @@ def _fused_stem(source: Any, left: list[nn.Module]) -> nn.Sequential:
         return nn.Sequential(source)
     layers: list[nn.Module] = []
     for module, following in zip_longest(source, list(source)[1:]):
-        if supports_folding(module):
+        if is_unmodified_conv_norm(module):
             layers.append(fold(module, relu=following is not None and is_unmodified(following, nn.ReLU)))
         elif not (is_unmodified(module, nn.ReLU) and getattr(layers[-1] if layers else None, 'relu', False)):
             left.append(module)

@@ -16,16 +16,17 @@ from .backends.choice import Backend
 from .backends.deployed_layer import WeightChanges, layer_backends
 from .precision import call_without_autocast
 
-# On a CPU, neck and head are convolutions at the machine's ceiling, and inductor lays out no transposed ones.
+# On a CPU, neck and head are convolutions that already run as fast as the processor can, and inductor does not pack the
+# weights of transposed convolutions.
 PARTS = {'cpu': ('backbone',), 'cuda': ('backbone', 'neck', 'bbox_head')}
 
 
 class CompiledForward:
-    """Stands in for a method of a module: compiles it at the first call, and says so whenever it compiles.
+    """Replaces a method of a module: compiles it at the first call, and logs it whenever it compiles.
 
-    It is an attribute of the module, so that the names of the weights stay what they are. The first size of images gets
-    a graph of its own; the second gets one for all further sizes. Weights that have been loaded or moved since are
-    compiled anew.
+    It is an attribute of the module, so that the names of the weights do not change. The first size of images gets a
+    graph of its own; the second gets one for all further sizes. When weights were loaded or moved, the next call
+    compiles again.
 
     Args:
         module: The module; the method of its class is compiled.
@@ -69,7 +70,12 @@ class CompiledForward:
         return outputs
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, '_compiled': None, '_sizes': set(), '_changes': -1}  # copies and files compile anew
+        return {
+            **self.__dict__,
+            '_compiled': None,
+            '_sizes': set(),
+            '_changes': -1,
+        }  # copies and loaded files compile again
 
 
 def method_of_its_own(module: nn.Module, name: str) -> MethodType:
@@ -117,10 +123,11 @@ def default_options(device: torch.device) -> dict[str, Any]:
 
 
 def compile_parts(model: nn.Module, options: Mapping[str, Any]) -> bool:
-    """Let a deployed backbone or neck run compiled, or of a detector the parts for which that pays on its device.
+    """Make a deployed backbone or neck run compiled; in a detector, only the parts for which that pays on its device.
 
     Returns:
-        Whether anything is: inductor's code would be slower than kernels of our own, and only options ask for it.
+        Whether anything runs compiled. Inductor's code would be slower than our own kernels, so that a model with those
+        is compiled only if ``options`` are given.
     """
     if not options and runs_own_kernels(model):
         print_log('the kernels are compiled already; torch.compile would make them slower, and is left out', 'current')

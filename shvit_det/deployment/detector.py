@@ -25,7 +25,7 @@ from .precision import InputsAsWeights, KeepsFloat32, OutputsInFloat32, WithoutA
 from .roi_align import RoIFeatures, replace_roi_layers
 from .rpn import fuse_rpn, single_conv
 
-# Heads that only apply layers to features: boxes are computed of what they return. Others may compute boxes in between.
+# Heads that only apply layers to features; boxes are computed from their outputs. Others may compute boxes in between.
 NETWORKS = (
     dense_heads.ATSSHead,
     dense_heads.FCOSHead,
@@ -110,7 +110,7 @@ def check_castable(detector: Any) -> None:
 
 
 def _separate_precisions(detector: Any) -> None:
-    """Let the networks of a detector run in the data type that it is moved to, and all else in float32 at least.
+    """Make the networks of a detector run in the data type that it is moved to, and all else in float32 at least.
 
     Networks are backbone, neck and the heads that only apply layers. They take what they are given in their own data
     type; boxes, areas, scores and masks are computed from results in float32.

@@ -1,7 +1,7 @@
 """SHViT's layers with their norms folded in, their residuals and activations fused: for inference only.
 
-A layer is fused only if it is exactly what SHViT builds: a subclass, a hook or an exchanged child may compute something
-else, so that such a layer stays as it is.
+A layer is fused only if it is exactly what SHViT builds. A layer with a hook, a replaced child or a subclass in it may
+compute something else and stays as it is.
 """
 
 import copy
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from mmcv.cnn.bricks import DropPath
-from mmengine.model.utils import _BatchNormXd  # what mmengine makes of a SyncBatchNorm; has no public name
+from mmengine.model.utils import _BatchNormXd  # mmengine converts a SyncBatchNorm into it; has no public name
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,15 +25,15 @@ from .layer_replacement import fused_conv, is_simple
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, _BatchNormXd)  # which are the same in eval mode
 
 
-def supports_folding(layer: Any) -> bool:
-    """Return whether a layer is a :class:`ConvNorm` and no more, so that its norm can be folded in."""
+def is_unmodified_conv_norm(layer: Any) -> bool:
+    """Return whether a layer is exactly a :class:`ConvNorm`, with a norm that can be folded in for inference."""
     if not (is_unmodified(layer, ConvNorm) and is_unmodified(layer.c, nn.Conv2d) and is_unmodified(layer.bn, *NORMS)):
         return False
     return is_simple(layer.c) and layer.bn.affine and layer.bn.running_mean is not None
 
 
 def folded_in_float64(layer: ConvNorm) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of a convolution with its norm folded in, in float64, whatever the weights are."""
+    """Return weight and bias of a convolution with its norm folded in, in float64, even if the layer is in float32."""
     double = copy.deepcopy(layer).double()
     weight, bias = folded_weights(double.c, double.bn)
     return weight.detach(), bias.detach()
@@ -59,8 +59,8 @@ def fold_depthwise_residual(layer: ConvNorm) -> FusedConv:
     return _with_weights(layer.c, weight, bias)
 
 
-def plain(conv: Any, relu: bool = False) -> FusedConv:
-    """Return a convolution that has no norm, with its own bias."""
+def deployed_conv(conv: Any, relu: bool = False) -> FusedConv:
+    """Return the deployed form of a convolution without a norm."""
     return _with_weights(conv, conv.weight, conv.bias, relu)
 
 
@@ -87,7 +87,7 @@ class FusedFeedForward(DeployedLayer):
         self.in_channels = self.expand.in_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        backend, dtype = self.choose(x)
+        backend, dtype = self.choice_for_input(x)
         if backend is Backend.KERNELS:
             layers = self.expand.kernel_weights(dtype), self.reduce.kernel_weights(dtype)
             return cast(own_kernels().feed_forward(cast(x, dtype), *layers), x.dtype)
@@ -124,7 +124,7 @@ class FusedAttention(DeployedLayer):
         self.in_channels = self.proj.in_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        backend, dtype = self.choose(x)
+        backend, dtype = self.choice_for_input(x)
         if backend is Backend.KERNELS:
             norm = self.constant('norm', self._packed_norm)
             layers = self.qkv.kernel_weights(dtype), self.proj.kernel_weights(dtype)
@@ -133,7 +133,8 @@ class FusedAttention(DeployedLayer):
         return cast(self._by_operations(cast(x, dtype)), x.dtype)
 
     def supports_kernels(self, dtype: torch.dtype) -> bool:
-        # The kernel makes pairs of channels in bfloat16 even if those that attend are odd.
+        # In bfloat16, layers need an even number of input channels, which ``qkv`` may lack. The attention kernel pads
+        # its inputs itself, so ``qkv`` only has to fit in other respects.
         return self.proj.supports_kernels(dtype) and self.qkv.supports_kernels(torch.float32)
 
     def _by_operations(self, x: Tensor) -> Tensor:
@@ -163,12 +164,12 @@ class FusedSqueezeExcite(DeployedLayer):
 
     def __init__(self, source: SqueezeExcite) -> None:
         super().__init__()
-        self.reduce = plain(source.fc1, relu=True)
-        self.expand = plain(source.fc2)
+        self.reduce = deployed_conv(source.fc1, relu=True)
+        self.expand = deployed_conv(source.fc2)
         self.in_channels = self.reduce.in_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        backend, dtype = self.choose(x)
+        backend, dtype = self.choice_for_input(x)
         if backend is Backend.KERNELS:
             layers = self.reduce.kernel_weights(dtype), self.expand.kernel_weights(dtype)
             return cast(own_kernels().squeeze_excite(cast(x, dtype), *layers), x.dtype)
@@ -211,7 +212,7 @@ def fuse(module: Any) -> nn.Module | None:
 
 
 def _is_depthwise(branch: Any) -> bool:
-    if not supports_folding(branch):
+    if not is_unmodified_conv_norm(branch):
         return False
     conv = branch.c
     same = conv.stride == (1, 1) and conv.groups == conv.in_channels == conv.out_channels
@@ -219,7 +220,7 @@ def _is_depthwise(branch: Any) -> bool:
 
 
 def _is_pointwise(layer: Any) -> bool:
-    conv = layer.c if supports_folding(layer) else layer
+    conv = layer.c if is_unmodified_conv_norm(layer) else layer
     if not is_unmodified(conv, nn.Conv2d) or not is_simple(conv):
         return False
     return (conv.kernel_size, conv.stride, conv.padding, conv.groups) == ((1, 1), (1, 1), (0, 0), 1)
@@ -228,7 +229,7 @@ def _is_pointwise(layer: Any) -> bool:
 def _is_feed_forward(branch: Any) -> bool:
     if not is_unmodified(branch, FeedForward) or not is_unmodified(branch.act, nn.ReLU):
         return False
-    return all(supports_folding(layer) and _is_pointwise(layer) for layer in (branch.pw1, branch.pw2))
+    return all(is_unmodified_conv_norm(layer) and _is_pointwise(layer) for layer in (branch.pw1, branch.pw2))
 
 
 def _is_attention(branch: Any) -> bool:
@@ -246,13 +247,13 @@ def _is_attention(branch: Any) -> bool:
         or not is_unmodified(relu, nn.ReLU)
     ):
         return False
-    return all(supports_folding(layer) and _is_pointwise(layer) for layer in (branch.qkv, proj))
+    return all(is_unmodified_conv_norm(layer) and _is_pointwise(layer) for layer in (branch.qkv, proj))
 
 
 def _is_patch_merging(module: Any) -> bool:
     gate = module.se
     if not is_unmodified(gate, SqueezeExcite) or not all(is_unmodified(act, nn.ReLU) for act in (module.act, gate.act)):
         return False
-    return all(map(supports_folding, (module.conv1, module.conv2, module.conv3))) and all(
+    return all(map(is_unmodified_conv_norm, (module.conv1, module.conv2, module.conv3))) and all(
         map(_is_pointwise, (gate.fc1, gate.fc2))
     )

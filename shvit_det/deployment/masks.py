@@ -1,4 +1,4 @@
-"""The mask branch for inference: of each detection only the mask of its own class.
+"""The mask branch for inference: for each detection, only the mask of its class is computed.
 
 A mask head returns the logits of all classes, 80 for COCO, of which its post-processing takes one for each detection,
 after a sigmoid of all. The class is known before.
@@ -21,10 +21,10 @@ from .layer_replacement import replaces_methods
 
 
 class MaskForward:
-    """Stands in for a mask head's ``forward``, which may also be told whose masks are wanted.
+    """Replaces a mask head's ``forward``, which takes labels too and then computes only the masks of those classes.
 
     Args:
-        head: Its layers are deployed ones; the ReLU behind the upsampling is a part of that.
+        head: Its layers are deployed ones; the ReLU after the upsampling is a part of that layer.
 
     Shapes:
         (K, in_channels, H, W) -> logits (K, classes, 2 * H, 2 * W), or with labels (K,) only those of the labels,
@@ -42,12 +42,12 @@ class MaskForward:
         if labels is None:
             return last(x)
         weight, bias = last.weight.flatten(1)[labels, None], last.bias[labels, None, None]
-        positions = to_nhwc(x).flatten(1, 2).transpose(1, 2)  # from this side torch takes half as long
+        positions = to_nhwc(x).flatten(1, 2).transpose(1, 2)  # torch takes half as long as with the transposed product
         return torch.baddbmm(bias, weight, positions).view(len(x), 1, *x.shape[2:])
 
 
 class MaskResults:
-    """Stands in for a mask head's ``predict_by_feat``, which may get one mask for each detection.
+    """Replaces a mask head's ``predict_by_feat``, which also takes the masks of one class for each detection.
 
     Args:
         head: The mask head.
@@ -65,7 +65,7 @@ class MaskResults:
 
 
 class PredictMask:
-    """Stands in for a RoI head's ``predict_mask``.
+    """Replaces a RoI head's ``predict_mask``.
 
     Args:
         roi_head: The RoI head; its mask head has :class:`MaskForward` and :class:`MaskResults`.
@@ -94,7 +94,7 @@ class PredictMask:
 
 
 def fuse_mask_branch(detector: Any) -> None:
-    """Let a detector compute only the masks that it returns, in place, if its mask branch is mmdet's standard one.
+    """Make a detector compute only the masks that it returns, in place, if its mask branch is mmdet's standard one.
 
     Its layers have to be replaced already.
     """

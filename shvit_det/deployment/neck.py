@@ -14,7 +14,7 @@ from ..models.unmodified import is_unmodified
 from .backends.deployed_layer import ConstantWeights, in_layout
 from .backends.winograd import WinogradTransposedConv
 from .layer_replacement import is_simple
-from .layers import plain
+from .layers import deployed_conv
 from .precision import without_autocast
 
 
@@ -28,8 +28,8 @@ def supports_neck(neck: Any) -> bool:
 class FusedSHViTFPN(ConstantWeights):
     """A trained :class:`shvit_det.SHViTFPN` with its finer levels composed.
 
-    Layer by layer, a finer level costs a convolution at its own resolution on top of the transposed ones; composed, all
-    of it is one kernel on the stride-16 lateral, a quarter of the operations for stride 4.
+    Layer by layer, a finer level costs transposed convolutions and a convolution at its own resolution. Composed, it is
+    one kernel on the stride-16 lateral: a quarter of the operations for stride 4.
 
     Args:
         source: The trained neck; it is not changed.
@@ -49,8 +49,8 @@ class FusedSHViTFPN(ConstantWeights):
         self.channels_last = channels_last
         self.out_channels = source.out_channels
         self.num_coarser = source.num_coarser
-        self.lateral_convs = nn.ModuleList(plain(conv) for conv in convolutions(source.lateral_convs))
-        self.fpn_convs = nn.ModuleList(plain(conv) for conv in convolutions(source.fpn_convs))
+        self.lateral_convs = nn.ModuleList(deployed_conv(conv) for conv in convolutions(source.lateral_convs))
+        self.fpn_convs = nn.ModuleList(deployed_conv(conv) for conv in convolutions(source.fpn_convs))
         dtype = next(source.parameters()).dtype
         self.finer_convs = nn.ModuleList(
             composed_layer(composed, dtype) for composed in (compose_finer(source) if finer is None else finer)
@@ -64,7 +64,7 @@ class FusedSHViTFPN(ConstantWeights):
 
     @without_autocast
     def levels_and_source(self, inputs: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return the levels, fine to coarse, and what the finer ones are made of: the finest lateral and ones."""
+        """Return the levels, fine to coarse, and the source of the finer ones: the finest lateral and ones."""
         inputs = [in_layout(x, self.channels_last) for x in inputs]
         laterals = top_down([conv(x) for conv, x in zip(self.lateral_convs, inputs, strict=True)])
         outs = [conv(x) for conv, x in zip(self.fpn_convs, laterals, strict=False)]
@@ -74,7 +74,7 @@ class FusedSHViTFPN(ConstantWeights):
 
 
 def compose_finer(neck: SHViTFPN) -> list[TransposedConv]:
-    """Return how each finer level is made of the finest lateral in one step, fine to coarse; computed in float64."""
+    """Return the layer that computes each finer level from the finest lateral, fine to coarse, in float64."""
     double = copy.deepcopy(neck).double()
     with torch.no_grad():
         return double.composed()

@@ -1,4 +1,4 @@
-"""In which data type the parts of a deployed model compute: in that of their weights, whatever surrounds them."""
+"""In which data type the parts of a deployed model compute: in that of their weights, under autocast too."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -38,7 +38,7 @@ def call_without_autocast(module: nn.Module, call: Callable[..., Any], *inputs: 
 
 
 def without_autocast(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a module's ``forward`` compute in the data type of its weights, under autocast too."""
+    """Make a module's ``forward`` compute in the data type of its weights, under autocast too."""
 
     @functools.wraps(forward)
     def run(self: nn.Module, *inputs: Any) -> Any:
@@ -48,7 +48,7 @@ def without_autocast(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class WithoutAutocast:
-    """Stands in for the ``forward`` of a detector, whose inputs are images and what is known of them.
+    """Replaces the ``forward`` of a detector, whose inputs are images and what is known of them.
 
     Args:
         detector: The deployed detector.
@@ -77,7 +77,7 @@ class OutputsInFloat32:
 
 
 class KeepsFloat32:
-    """Stands in for a module's ``_apply``, by which torch moves it: the module never gets into half precision.
+    """Replaces a module's ``_apply``, by which torch moves it: the module never gets into half precision.
 
     Args:
         module: One that computes with coordinates, for which half precision is too coarse.

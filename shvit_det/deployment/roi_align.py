@@ -1,7 +1,7 @@
-"""RoIAlign in a deployed detector: of maps that lie in NHWC as they are, on a CPU.
+"""RoIAlign in a deployed detector: on a CPU it reads maps in NHWC without copying them to NCHW.
 
-Our own kernels pool the regions of all levels in one go; where they do not run, :mod:`shvit_det.compat.mmcv_ops` pools
-them level by level.
+Our own kernels pool the regions of all levels in one call. Where they do not run, :mod:`shvit_det.compat.mmcv_ops`
+pools them level by level.
 """
 
 from collections.abc import Sequence
@@ -25,23 +25,24 @@ DTYPES = (torch.float32, *HALF)
 class ChannelsLastRoIAlign(DeployedLayer):
     """An mmcv ``RoIAlign`` of averages that takes features in NHWC as they are, on a CPU.
 
-    Where it cannot, the plain layer runs. Regions are float32, and features in half precision are pooled in that.
+    Other features are pooled by mmcv's layer. Features in half precision are pooled in float32, since coordinates of
+    regions need it, and the result is cast back.
 
     Args:
-        plain: The plain layer.
+        mmcv_layer: The layer that this one replaces.
 
     Shapes:
         (B, C, H, W), (K, 5) -> (K, C, *output_size), in NHWC where the features are.
     """
 
-    def __init__(self, plain: RoIAlign) -> None:
+    def __init__(self, mmcv_layer: RoIAlign) -> None:
         super().__init__()
-        self.plain = plain
-        self.output_size = plain.output_size
-        self.spatial_scale = plain.spatial_scale
-        self.sampling_ratio = plain.sampling_ratio
-        self.pool_mode = plain.pool_mode
-        self.aligned = plain.aligned
+        self.mmcv_layer = mmcv_layer
+        self.output_size = mmcv_layer.output_size
+        self.spatial_scale = mmcv_layer.spatial_scale
+        self.sampling_ratio = mmcv_layer.sampling_ratio
+        self.pool_mode = mmcv_layer.pool_mode
+        self.aligned = mmcv_layer.aligned
 
     def supports_kernels(self, dtype: torch.dtype) -> bool:
         return True
@@ -52,8 +53,8 @@ class ChannelsLastRoIAlign(DeployedLayer):
         else:
             wide, rois = features, rois.to(features.dtype)
         if not supports_features(features):
-            return self.plain(wide, rois).to(features.dtype)
-        backend, dtype = self.choose(features)
+            return self.mmcv_layer(wide, rois).to(features.dtype)
+        backend, dtype = self.choice_for_input(features)
         if backend is Backend.KERNELS:
             levels = rois.new_zeros(len(rois))
             return self.on_levels(own_kernels(), [features.to(dtype)], [self], rois, levels).to(features.dtype)
@@ -77,10 +78,10 @@ class ChannelsLastRoIAlign(DeployedLayer):
 
 
 class RoIFeatures:
-    """Stands in for an extractor's ``forward``: pools all regions at once, from the features as they are.
+    """Replaces an extractor's ``forward``: pools all regions at once, from the features as they are.
 
-    mmdet pools the regions of each level by themselves and then copies them to their places. It also rounds the
-    regions to the features' data type, so that where its way is taken, features in half precision are cast to float32.
+    mmdet pools the regions level by level and then copies the results to their places. It also rounds the regions to
+    the features' data type; where its method runs, features in half precision are cast to float32 first.
 
     Args:
         extractor: Its layers are of :class:`ChannelsLastRoIAlign`.
@@ -94,7 +95,7 @@ class RoIFeatures:
     def __call__(self, feats: Sequence[Tensor], rois: Tensor, roi_scale_factor: float | None = None) -> Tensor:
         layers = self.extractor.roi_layers
         if roi_scale_factor is None and len(rois) > 0 and all(map(supports_features, feats)):
-            backend, dtype = layers[0].choose(feats[0])
+            backend, dtype = layers[0].choice_for_input(feats[0])
             if backend is Backend.KERNELS:
                 levels = self.extractor.map_roi_levels(rois.float(), len(feats))
                 maps = [feature.to(dtype) for feature in feats]

@@ -14,7 +14,7 @@ from ..models.rpn import SHViTRPNHead
 from ..models.unmodified import is_unmodified
 from .backends.convolutions import FusedConv, FusedPointwiseConv
 from .layer_replacement import is_simple, replaces_methods
-from .layers import plain
+from .layers import deployed_conv
 from .neck import composed_layer
 
 
@@ -25,7 +25,7 @@ class ComposedRPNConv(nn.Module):
     computed from the level itself.
 
     Args:
-        composed: What makes the level, composed with the convolution.
+        composed: The neck's layer for the level, composed with the convolution.
         conv: The RPN's own convolution.
 
     Shapes:
@@ -43,18 +43,18 @@ class ComposedRPNConv(nn.Module):
 
 
 class RPNForward:
-    """Stands in for an RPN's ``forward``: scores and boxes come from one layer.
+    """Replaces an RPN's ``forward``: scores and boxes come from one layer.
 
     Args:
-        head: Its ``rpn_conv`` has the ReLU within, its ``rpn_outputs`` are scores and boxes.
+        head: Its ``rpn_conv`` includes the ReLU, its ``rpn_outputs`` are scores and boxes.
         scores: How many of the outputs are scores.
-        makes_finest: The layer of the neck that ``rpn_finest`` of the head was composed with; None if it has none.
+        finest_layer: The neck's layer that ``rpn_finest`` of the head was composed with; None without ``rpn_finest``.
     """
 
-    def __init__(self, head: Any, scores: int, makes_finest: nn.Module | None) -> None:
+    def __init__(self, head: Any, scores: int, finest_layer: nn.Module | None) -> None:
         self.head = head
         self.scores = scores
-        self.makes_finest = makes_finest
+        self.finest_layer = finest_layer
 
     def __call__(self, x: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         head, origin = self.head, self._origin(x)
@@ -66,9 +66,9 @@ class RPNForward:
         return [each[:, : self.scores] for each in outputs], [each[:, self.scores :] for each in outputs]
 
     def _origin(self, x: Any) -> Origin | None:
-        """Return the origin of the finest level if it is made by the layer that this head was composed with."""
+        """Return the origin of the finest level if the layer that this head was composed with computed it."""
         origin = x.origin if isinstance(x, FeaturePyramid) else None
-        return origin if origin is not None and origin.conv is self.makes_finest else None
+        return origin if origin is not None and origin.conv is self.finest_layer else None
 
 
 def single_conv(head: Any) -> nn.Conv2d | None:
@@ -84,16 +84,16 @@ def single_conv(head: Any) -> nn.Conv2d | None:
 
 
 def fuse_rpn(head: Any, conv: nn.Conv2d, finest: tuple[TransposedConv, nn.Module] | None) -> None:
-    """Let an RPN compute its only convolution and the ReLU as one layer, and scores and boxes as one, in place.
+    """Make an RPN compute its only convolution and the ReLU as one layer, and scores and boxes as one, in place.
 
     Args:
         head: The head.
         conv: What :func:`single_conv` returned for it.
-        finest: What makes the finest level composed with ``conv``, and the neck's layer for it; None to compute that
-            level like the others.
+        finest: The neck's layer for the finest level, composed with ``conv`` and by itself; None to compute that level
+            like the others.
     """
     scores, boxes = head.rpn_cls, head.rpn_reg
-    head.rpn_conv = nn.Sequential(OrderedDict(conv=plain(conv, relu=True)))
+    head.rpn_conv = nn.Sequential(OrderedDict(conv=deployed_conv(conv, relu=True)))
     head.rpn_outputs = FusedPointwiseConv(
         torch.cat((scores.weight, boxes.weight)), torch.cat((scores.bias, boxes.bias))
     )

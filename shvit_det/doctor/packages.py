@@ -163,6 +163,6 @@ def _install_another_release(package: Package, found: Mapping[str, str]) -> str:
 
 
 def _install_again(found: Mapping[str, str]) -> str:
-    """Return the command that writes the same releases anew, and nothing else."""
+    """Return the command that installs the same releases again, and nothing else."""
     pinned = (f'{name}=={version}' for name, version in found.items())
     return pip('install', '--force-reinstall', '--no-deps', '--no-cache-dir', *pinned)

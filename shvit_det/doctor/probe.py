@@ -46,7 +46,7 @@ def one_line(text: object) -> str:
 
 
 def imported(name: str) -> dict[str, Any]:
-    """Import a module; a folder of that name without code is none."""
+    """Import a module; a folder of that name without code does not count as one."""
     module = importlib.import_module(name)
     if getattr(module, '__file__', None) is None and hasattr(module, '__path__'):
         raise ImportError(f'the folder {next(iter(module.__path__))} has its name and no code')
@@ -141,7 +141,7 @@ def bases_facts() -> dict[str, Any]:
 
 
 def resume_facts() -> dict[str, Any]:
-    """Save what a checkpoint of a run has beside the weights, and load it as resuming does."""
+    """Save what a checkpoint of a run has besides the weights, and load it as resuming does."""
     import torch
     from mmengine.logging import HistoryBuffer
 

@@ -1,6 +1,6 @@
 """mmdet's detectors as modules from tensors to tensors, images in and detections out, which can be traced.
 
-Networks are called as they are. What mmdet does between them is written anew here, in :mod:`.nms` and in
+Networks are called as they are. What mmdet does between them is written again here, in :mod:`.nms` and in
 :mod:`.mask_pasting`, by operations with a standard ONNX operator and for images of any number and size.
 """
 

@@ -26,10 +26,10 @@ def load() -> Kernels | None:
     try:
         library = build()
     except CannotBuildError as error:
-        print_log(f'without kernels of our own, oneDNN serves: {error}', 'current', logging.INFO)
+        print_log(f'without kernels of our own, oneDNN is used instead: {error}', 'current', logging.INFO)
         return None
     try:
         return Kernels(library)
     except (OSError, AttributeError) as error:  # another machine's, or damaged
-        print_log(f'{library} cannot be loaded, oneDNN serves: {error}', 'current', logging.WARNING)
+        print_log(f'{library} cannot be loaded, oneDNN is used instead: {error}', 'current', logging.WARNING)
         return None

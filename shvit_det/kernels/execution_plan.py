@@ -1,8 +1,8 @@
 """Execution plans: all layers of a network as a list of steps that the kernels compute in one call.
 
 Python takes some 30 microseconds for each layer, and longer when something else ran in between: of a backbone with
-70 layers that is some percent. A plan is made by running a network on a :class:`PlannedMap` instead of a tensor, and
-is for one size of images.
+70 layers that is some percent. A plan is recorded by running a network on a :class:`PlannedMap` instead of a tensor,
+and is for one size of images.
 """
 
 from collections import OrderedDict
@@ -14,13 +14,13 @@ from torch import Tensor
 
 from .memory import new_map, take
 from .packed_weights import PackedWeights
-from .steps import Kind, Step
+from .steps import Step, StepKind
 
 # A step of the first kind and the next of the second are computed together, some rows at a time.
 JOINED = {
-    (Kind.INTERLEAVE, Kind.CONVOLVE),
-    (Kind.CONVOLVE, Kind.CONVOLVE),
-    (Kind.LINEAR, Kind.DEPTHWISE),
+    (StepKind.INTERLEAVE, StepKind.CONVOLVE),
+    (StepKind.CONVOLVE, StepKind.CONVOLVE),
+    (StepKind.LINEAR, StepKind.DEPTHWISE),
 }
 ALIGNED = 64  # bytes
 MOST = 64  # plans that a cache keeps
@@ -31,7 +31,7 @@ class CannotPlanError(Exception):
 
 
 class PlannedMap:
-    """Stands for a feature map while a plan is made: it has a shape and a data type, and no numbers.
+    """Takes the place of a feature map while a plan is recorded: it has a shape and a data type, and no numbers.
 
     Args:
         plan: The plan.
@@ -117,7 +117,7 @@ class ExecutionPlan:
         return tuple(results)
 
     def _uses(self) -> dict[int, list[int]]:
-        """Return which steps read each map; those that the network returns are read behind the last one."""
+        """Return which steps read each map; those that the network returns count as read after the last one."""
         uses: dict[int, list[int]] = {index: [] for index in range(len(self._maps))}
         for number, step in enumerate(self._steps):
             uses[step.x].append(number)
@@ -187,7 +187,7 @@ class PlanCache:
 
         Args:
             images: In NCHW or NHWC.
-            made_for: What plans depend on beside the images; all are made anew when it has changed.
+            made_for: What plans depend on besides the images; when it has changed, all plans are recorded again.
         """
         if made_for != self._made_for:
             self._forget()

@@ -11,7 +11,7 @@ from torch import Tensor
 from .execution_plan import PlannedMap
 from .memory import new_map, take
 from .packed_weights import PackedWeights
-from .steps import TYPES, Kind, Level, Step, make_step
+from .steps import TYPES, Level, Step, StepKind, make_step
 
 NO_MEMORY = 'not enough memory for the kernels'
 WINOGRAD_MEMORY = 14 << 20  # bytes for what a transposed convolution computes at once
@@ -70,29 +70,29 @@ class Kernels:
             x = self._interleave(x, x.shape[1] + 1)
         size = [(side + 2 * padding - kernel) // stride + 1 for side in x.shape[2:]]
         fields = dict(kernel=kernel, stride=stride, padding=padding, relu=relu)
-        return self._compute(Kind.CONVOLVE, x, (layer.out_channels, *size), (layer,), fields)
+        return self._compute(StepKind.CONVOLVE, x, (layer.out_channels, *size), (layer,), fields)
 
     def transposed(self, x: Tensor, layer: PackedWeights, kernel: int, stride: int, padding: int, relu: bool) -> Tensor:
         """Apply a transposed convolution with a bias and maybe a ReLU; ``padding`` is cropped on each side."""
         fields = dict(kernel=kernel, stride=stride, padding=padding, relu=relu)
-        return self._compute(Kind.TRANSPOSED, x, _enlarged(x, layer, fields), (layer,), fields)
+        return self._compute(StepKind.TRANSPOSED, x, _enlarged(x, layer, fields), (layer,), fields)
 
     def transposed_winograd(
         self, x: Tensor, layer: PackedWeights, kernel: int, stride: int, padding: int, relu: bool
     ) -> Tensor:
         """Do as :meth:`transposed` does, with one or two taps for each result along an axis; float32 in between."""
         fields = dict(kernel=kernel, stride=stride, padding=padding, relu=relu, own=3, own_bytes=WINOGRAD_MEMORY)
-        return self._compute(Kind.TRANSPOSED_WINOGRAD, x, _enlarged(x, layer, fields), (layer,), fields)
+        return self._compute(StepKind.TRANSPOSED_WINOGRAD, x, _enlarged(x, layer, fields), (layer,), fields)
 
     def linear(self, x: Tensor, layer: PackedWeights, relu: bool, residual: Tensor | None = None) -> Tensor:
         """Apply a linear layer to the channels, and add ``residual`` if given."""
         out = layer.out_channels, *x.shape[2:]
-        return self._compute(Kind.LINEAR, x, out, (layer,), dict(relu=relu), residual)
+        return self._compute(StepKind.LINEAR, x, out, (layer,), dict(relu=relu), residual)
 
     def feed_forward(self, x: Tensor, expand: PackedWeights, reduce: PackedWeights) -> Tensor:
         """Return ``x + reduce(relu(expand(x)))``, both linear layers of the channels."""
         fields = dict(hidden=expand.out_channels)
-        return self._compute(Kind.FEED_FORWARD, x, x.shape[1:], (expand, reduce), fields)
+        return self._compute(StepKind.FEED_FORWARD, x, x.shape[1:], (expand, reduce), fields)
 
     def attention(
         self,
@@ -105,21 +105,21 @@ class Kernels:
     ) -> Tensor:
         """Attend as ``deployment.layers.FusedAttention`` does, with ``query`` channels in a query and in a key."""
         fields = dict(epsilon=epsilon, hidden=norm.out_channels, query=query)
-        return self._compute(Kind.ATTENTION, x, x.shape[1:], (norm, project_in, project_out), fields)
+        return self._compute(StepKind.ATTENTION, x, x.shape[1:], (norm, project_in, project_out), fields)
 
     def depthwise(self, x: Tensor, layer: PackedWeights, stride: int, relu: bool) -> Tensor:
         """Convolve each channel with its own 3x3 kernel, padding 1 and stride 1 or 2."""
         size = [(side - 1) // stride + 1 for side in x.shape[2:]]
-        return self._compute(Kind.DEPTHWISE, x, (x.shape[1], *size), (layer,), dict(stride=stride, relu=relu))
+        return self._compute(StepKind.DEPTHWISE, x, (x.shape[1], *size), (layer,), dict(stride=stride, relu=relu))
 
     def winograd(self, x: Tensor, layer: PackedWeights, relu: bool) -> Tensor:
         """Convolve with kernel 3, stride 1 and padding 1; what is between input and result is float32."""
-        return self._compute(Kind.WINOGRAD, x, (layer.out_channels, *x.shape[2:]), (layer,), dict(relu=relu))
+        return self._compute(StepKind.WINOGRAD, x, (layer.out_channels, *x.shape[2:]), (layer,), dict(relu=relu))
 
     def squeeze_excite(self, x: Tensor, reduce: PackedWeights, expand: PackedWeights) -> Tensor:
         """Return ``x * sigmoid(expand(relu(reduce(mean of x))))``."""
         fields = dict(hidden=reduce.out_channels)
-        return self._compute(Kind.SQUEEZE_EXCITE, x, x.shape[1:], (reduce, expand), fields)
+        return self._compute(StepKind.SQUEEZE_EXCITE, x, x.shape[1:], (reduce, expand), fields)
 
     def roi_align(
         self,
@@ -176,15 +176,15 @@ class Kernels:
         return out
 
     def _interleave(self, x: Any, channels: int) -> Any:
-        """Return an image in NHWC, with channels of zeros behind its own."""
+        """Return an image in NHWC, with channels of zeros after its own."""
         planar = x.planar if isinstance(x, PlannedMap) else x.is_contiguous()
         if not planar and not isinstance(x, PlannedMap):
             x = in_nhwc(x)
-        return self._step(Kind.INTERLEAVE, x, (channels, *x.shape[2:]), (), dict(planar=planar), None)
+        return self._step(StepKind.INTERLEAVE, x, (channels, *x.shape[2:]), (), dict(planar=planar), None)
 
     def _compute(
         self,
-        kind: Kind,
+        kind: StepKind,
         x: Any,
         out: Sequence[int],
         layers: tuple[PackedWeights, ...],
@@ -203,7 +203,7 @@ class Kernels:
 
     def _step(
         self,
-        kind: Kind,
+        kind: StepKind,
         x: Any,
         out: Sequence[int],
         layers: tuple[PackedWeights, ...],

@@ -68,7 +68,7 @@ def _panels(weight: Tensor) -> Tensor:
 
 
 def _padded(x: Tensor) -> Tensor:
-    """Return ``x`` with zeros behind it, so that its last axis is a multiple of a panel."""
+    """Return ``x`` with zeros after it, so that its last axis is a multiple of a panel."""
     return functional.pad(x, (0, -x.shape[-1] % PANEL))
 
 

@@ -12,7 +12,7 @@ from .packed_weights import PackedWeights
 TYPES = (torch.float32, torch.bfloat16)
 
 
-class Kind(IntEnum):
+class StepKind(IntEnum):
     """What a step computes; the order is that of kernels.cpp."""
 
     CONVOLVE = 0
@@ -72,7 +72,7 @@ class Level(ctypes.Structure):
 
 
 def make_step(
-    kind: Kind,
+    kind: StepKind,
     dtype: torch.dtype,
     shape: Sequence[int],
     out_shape: Sequence[int],

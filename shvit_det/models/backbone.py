@@ -95,7 +95,7 @@ class SHViT(BaseModule):
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Return the depth of a parameter and the number of depths, for layer-wise learning rates.
 
-        The stem is 0, every block and every downsampling is a depth of its own, and the last one is for what comes
+        The stem is 0, every block and every downsampling is a depth of its own, and the last one is for the parts
         after the backbone, where ``param_name`` does not start with ``prefix``.
 
         Args:

@@ -1,8 +1,8 @@
 """BatchNorms folded into the layers before them: of one layer, or of all in a model.
 
 Neither names nor the order of a model's children say what follows what, so the model is run on an example and watched:
-a norm can be folded into a layer if it takes nothing but that layer's outputs and nothing else takes them, however
-often the two are called. Each fold is then tried by itself in float64, since a subclass may compute something else.
+a norm can be folded into a layer if its only inputs are that layer's outputs and nothing else uses those outputs,
+however often the two are called. Each fold is then checked in float64, since a subclass may compute something else.
 """
 
 import copy
@@ -18,7 +18,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd  # the bases of all 
 from torch.utils._python_dispatch import TorchDispatchMode  # the base of FlopCounterMode; has no public name
 from torch.utils.weak import WeakTensorKeyDictionary
 
-Layer = _ConvNd | nn.Linear
+FoldableLayer = _ConvNd | nn.Linear
 
 TOLERANCE = 1e-3  # between the outputs of both models, relative to the largest; rounding reaches 1e-4 in deep ones
 PROOF_TOLERANCE = 1e-10  # between a folded layer and layer and norm, in float64
@@ -26,7 +26,7 @@ PROOF_EXTENT = 8  # pixels on a side of the input for that, unless the kernel is
 
 
 def folded_weights(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of a layer that computes what the layer and the BatchNorm in eval mode behind it do.
+    """Return weight and bias of a layer that computes what the layer and the BatchNorm in eval mode after it do.
 
     Gradients reach the parameters of both.
 
@@ -66,8 +66,8 @@ def fold_batch_norms(
         model: A model in eval mode.
         example_inputs: What to call the model with.
         run: Runs the model that it gets and returns its outputs, in place of ``model(*example_inputs)``. Needed for a
-            detector that chooses among proposals, since rounding turns near ties and with them all later outputs:
-            return what is computed before the choice.
+            detector that selects proposals by score: rounding can change which of two nearly equal scores is higher,
+            and then all later outputs differ. Return what is computed before the selection.
 
     Raises:
         ValueError: If the model is in training mode.
@@ -111,18 +111,20 @@ class _Watch(TorchDispatchMode):
         super().__init__()
         self.input_sizes: dict[nn.Module, Size] = {}  # of layers
         self._running: list[nn.Module] = []
-        self._makers = WeakTensorKeyDictionary()  # output -> the layer that made it
+        self._makers = WeakTensorKeyDictionary()  # output -> the layer that computed it
         self._owners: dict[int, set[nn.Module]] = defaultdict(set)  # id of a parameter or buffer -> layers and norms
-        self._sources: dict[_BatchNorm, set[Layer | None]] = defaultdict(set)  # norm -> the makers of its inputs
+        self._sources: dict[_BatchNorm, set[FoldableLayer | None]] = defaultdict(
+            set
+        )  # norm -> the makers of its inputs
         self._users: dict[nn.Module, set[nn.Module | None]] = defaultdict(set)  # whose outputs or parameters -> by whom
         for module in model.modules():
-            if isinstance(module, Layer | _BatchNorm):
+            if isinstance(module, FoldableLayer | _BatchNorm):
                 module.register_forward_pre_hook(self._enter, with_kwargs=True)
                 module.register_forward_hook(self._leave, prepend=True)  # before other hooks get to use the output
                 for tensor in chain(module.parameters(recurse=False), module.buffers(recurse=False)):
                     self._owners[id(tensor)].add(module)
 
-    def pairs(self, outputs: list[Tensor]) -> Iterator[tuple[Layer, _BatchNorm]]:
+    def pairs(self, outputs: list[Tensor]) -> Iterator[tuple[FoldableLayer, _BatchNorm]]:
         """Yield each layer and norm that nothing else uses; ``outputs`` are those of the model."""
         for output in outputs:
             self._note_use(output, None)
@@ -154,11 +156,11 @@ class _Watch(TorchDispatchMode):
 
     def _leave(self, module: nn.Module, args: tuple, output: Tensor) -> None:
         self._running.pop()
-        if isinstance(module, Layer):
+        if isinstance(module, FoldableLayer):
             self._makers[output] = module
 
 
-def _fold(layer: Layer, norm: _BatchNorm, input_size: Size) -> bool:
+def _fold(layer: FoldableLayer, norm: _BatchNorm, input_size: Size) -> bool:
     """Fold a norm into the weights of a layer if that is exact; return whether it was."""
     if norm.training or norm.running_mean is None or not isinstance(layer.weight, nn.Parameter):
         return False  # a weight that is no parameter is computed from others (weight norm)
@@ -176,7 +178,7 @@ def _fold(layer: Layer, norm: _BatchNorm, input_size: Size) -> bool:
     return True
 
 
-def _proof_size(layer: Layer, input_size: Size) -> list[int]:
+def _proof_size(layer: FoldableLayer, input_size: Size) -> list[int]:
     """Return the size of a small input that the layer takes, on which a fold shows itself as well as on a large one."""
     if isinstance(layer, nn.Linear):
         return list(input_size)

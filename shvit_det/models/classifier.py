@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..common.errors import UsageError
-from ..compat.mmpretrain_import import require_mmpretrain
+from .mmpretrain_import import require_mmpretrain
 
 require_mmpretrain()
 
@@ -16,7 +16,7 @@ from mmpretrain.models.heads import ClsHead  # noqa: E402  (mmpretrain is option
 class SHViTHead(ClsHead):
     """Global average pooling, BatchNorm and a linear layer, as in the published ImageNet checkpoints.
 
-    ``shvit_det/__init__.py`` registers it by name, so that mmpretrain is imported only where a head is built.
+    ``registry.py`` registers it by name, so that mmpretrain is imported only where a head is built.
 
     Loss, predictions and data samples are those of mmpretrain's ``ClsHead``. The names ``bn`` and ``l`` are the
     published state-dict keys.

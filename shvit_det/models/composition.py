@@ -1,8 +1,8 @@
 """Several linear layers composed into one, exactly; the neck and the RPN use this, trained and deployed.
 
-A transposed convolution lays its kernel at every position of its input. Whatever linear layer follows can be applied to
-the kernel instead, once, as if the kernel were an image. All functions are differentiable, so that gradients reach the
-parameters of the composed layers in training.
+A transposed convolution adds its kernel to the output at every position of its input. So a linear layer that follows
+can be applied once, to the kernel as if it were an image, instead of to the output. All functions are
+differentiable, so that gradients reach the parameters of the composed layers in training.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -32,9 +32,9 @@ SIDES = (  # the outermost pixels of a map, each once: top, bottom, left, right
 class TransposedConv(NamedTuple):
     """The parameters of one transposed convolution on an input whose last channel is ones.
 
-    The channel of ones carries the biases within the chain. Those of the last layer are ``bias``; those before it pass
-    through the zero padding of the last layer, so that they act differently at the border of the image, which a
-    constant cannot express but a kernel on a constant input can.
+    ``bias`` is that of the last composed layer. The biases of the layers before it contribute differently near the
+    border of the map, where the last layer also sees its zero padding, so one number per channel cannot express them.
+    They are kernels on the channel of ones instead.
 
     Shapes:
         weight: (in_channels + 1, out_channels, kernel, kernel).
@@ -51,8 +51,8 @@ class TransposedConv(NamedTuple):
         return functional.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding)
 
 
-def without_autocast(device: torch.device) -> AbstractContextManager:
-    """Return a context in which weights are composed in their own data type; ``meta`` has no autocast."""
+def autocast_disabled(device: torch.device) -> AbstractContextManager:
+    """Return a context without autocast, to compose weights in their own data type; ``meta`` has no autocast anyway."""
     return nullcontext() if device.type == 'meta' else torch.autocast(device.type, enabled=False)
 
 
@@ -71,7 +71,7 @@ def supports_conv(conv: Any) -> bool:
 
 
 def supports_upsampling(upsampling: Any) -> bool:
-    """Return whether ``upsampling`` is an unchanged transposed convolution that lays its kernels side by side."""
+    """Return whether ``upsampling`` is an unchanged transposed convolution whose kernels do not overlap."""
     return (
         is_unmodified(upsampling, *TRANSPOSED_CONVOLUTIONS)
         and upsampling.kernel_size == upsampling.stride == (upsampling.stride[0],) * 2
@@ -89,8 +89,8 @@ def supports_chain(upsamplings: Sequence[nn.Module], convs: Sequence[nn.Module])
 def compose_upsampling(upsamplings: Sequence[nn.ConvTranspose2d], conv: nn.Conv2d) -> TransposedConv:
     """Return a chain of transposed convolutions and a final convolution as one transposed convolution.
 
-    Exact at the borders too, since the chain's own outputs are cropped nowhere: the final convolution's zero padding
-    lies where the composed kernel finds no input.
+    Exact at the borders too: no output of the chain is cropped, so the composed kernel finds no input exactly where the
+    final convolution has its zero padding.
 
     Args:
         upsamplings: Transposed convolutions whose kernel is their stride, without padding, first to last.
@@ -112,11 +112,12 @@ def compose_upsampling(upsamplings: Sequence[nn.ConvTranspose2d], conv: nn.Conv2
 def compose_conv(first: TransposedConv, conv: nn.Conv2d) -> TransposedConv:
     """Return a transposed convolution and a further convolution as one, exact but for a border.
 
-    Here the padding of the further convolution meets outputs that the first one cropped; so the outer ``padding``
-    pixels of the result are wrong on each side. :func:`border` and :func:`overwrite_border` repair them.
+    The first layer crops its outputs, and the further convolution has zeros in their place. The composed layer does not
+    crop them, so the outer ``padding`` pixels of its result are wrong on each side; :func:`border` and
+    :func:`overwrite_border` repair them.
 
     Args:
-        first: What comes first.
+        first: The first layer.
         conv: A convolution with kernel 2 p + 1, padding p and stride 1.
     """
     padding = int(conv.padding[0])
@@ -155,7 +156,7 @@ def overwrite_border(result: Tensor, sides: Iterable[Tensor]) -> Tensor:
 
 
 def _ones_channel(bias: Tensor | None, kernels: Tensor) -> Tensor:
-    """A bias as the kernel that makes it of a channel of ones, of the size of the other kernels."""
+    """Return the kernel, of the size of the others, that turns a channel of ones into a bias."""
     channels, *size = kernels.shape[1:]
     if bias is None:
         return kernels.new_zeros(1, channels, *size)

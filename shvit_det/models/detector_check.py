@@ -1,12 +1,12 @@
 """A detector whose backbone, neck and heads do not fit together fails when it is built, not an hour into training.
 
 mmdet builds backbone, neck and heads without comparing them. Wrong channels end in a shape error at the first image;
-wrong strides in no error at all: anchors and RoIs are laid on the wrong places and the detector just learns badly.
+wrong strides cause no error at all: anchors and RoIs are in the wrong places, and the detector learns badly.
 
-The backbone publishes its channels and strides. What a neck or a head makes of them is not read from its arguments,
-whose meaning differs from class to class; :mod:`.shape_trial` tries it. Where a trial tells nothing, nothing is claimed
-of the part nor of what follows it, and likewise of detectors and RoI heads with methods of their own for using the
-levels. All checks raise ``UsageError`` with a sentence that names both numbers.
+The backbone states its channels and strides. The channels and strides behind a neck or a head are not read from its
+arguments, whose meaning differs from class to class; :mod:`.shape_trial` runs it. Where a trial fails without a known
+cause, neither the part nor what follows it is checked. The same holds for detectors and RoI heads that override mmdet's
+methods for using the levels. All checks raise ``UsageError`` with a sentence that names both numbers.
 """
 
 import functools
@@ -21,8 +21,8 @@ from ..common.errors import UsageError
 from .backbone import SHViT
 from .shape_trial import (
     IMAGE_SIZE,
-    Level,
     Levels,
+    MapSize,
     as_levels,
     compare_channels,
     compare_layer,
@@ -39,7 +39,7 @@ REFINING = ('loss', 'predict', '_bbox_forward', '_mask_forward')
 def install() -> None:
     """Make mmdet's detectors run :func:`check_detector` at the end of their construction; no-op without mmdet.
 
-    The end is that of the outermost constructor: a subclass may add or exchange parts after mmdet's own has returned.
+    The check runs after the constructor of the object's own class, which may change parts after mmdet's has returned.
     """
     if importlib.util.find_spec('mmdet') is None:
         return
@@ -59,7 +59,10 @@ def install() -> None:
 
 
 def add_check(cls: Any) -> None:
-    """Let the constructor of a class end with the check where it is the constructor of the object's own class."""
+    """Make the constructor of a class run the check after it has built an object of exactly this class.
+
+    For an object of a subclass, the constructor of the subclass runs the check, since that one returns last.
+    """
     init: Callable = cls.__init__
     if hasattr(init, 'checked_by_shvit_det'):
         return
@@ -82,7 +85,7 @@ def check_detector(detector: Any) -> None:
     if not is_of_mmdet(detector, EXTRACTING):
         return
     sizes = [IMAGE_SIZE // stride for stride in backbone.out_strides]
-    maps = [Level(channels, size, size) for channels, size in zip(backbone.out_channels, sizes, strict=True)]
+    maps = [MapSize(channels, size, size) for channels, size in zip(backbone.out_channels, sizes, strict=True)]
     levels: Levels | None = Levels(maps, 'the levels made by the backbone', "the backbone's out_channels")
     neck = getattr(detector, 'neck', None)
     if neck is not None and levels is not None:
@@ -92,7 +95,7 @@ def check_detector(detector: Any) -> None:
 
 
 def is_of_mmdet(part: Any, methods: Sequence[str]) -> bool:
-    """Return whether those of these methods that a part has are mmdet's own, so that we know what they do."""
+    """Return whether all of these methods that a part has are defined by mmdet, so that we know what they do."""
     found = [getattr(type(part), name) for name in methods if hasattr(type(part), name)]
     return all(method.__module__.partition('.')[0] == 'mmdet' for method in found)
 
@@ -184,14 +187,14 @@ def prior_generators(head: Any) -> list[Any]:
 
 
 def is_for_one_size(generator: Any) -> bool:
-    """Return whether strides are those of one image size, which is no multiple of them: SSD's and YOLACT's."""
+    """Return whether a generator's strides were computed for one image size, as those of SSD and YOLACT."""
     from mmdet.models.task_modules.prior_generators import SSDAnchorGenerator
 
     return isinstance(generator, SSDAnchorGenerator) or any(x != int(x) for pair in generator.strides for x in pair)
 
 
 def check_mask_features(head: Any, name: str, levels: Levels) -> None:
-    """Compare what makes the one map that masks are cut from: its channels, and the stride of the map."""
+    """Compare the module that computes the one map for all masks: its channels, and the stride of the map."""
     trial = try_on(head, levels.maps)
     if trial.failed:
         compare_channels(head, name, levels, trial)
@@ -248,7 +251,7 @@ def check_roi_head(roi_head: Any, levels: Levels) -> None:
 
 
 def roi_features(extractor: Any, name: str, levels: Levels) -> Levels | None:
-    """Compare strides and channels of a RoI extractor, and return what it makes of a RoI, None if unknown."""
+    """Compare strides and channels of a RoI extractor, and return the features of a RoI, None if unknown."""
     from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor, GenericRoIExtractor
 
     if not isinstance(extractor, BaseRoIExtractor) or not is_of_mmdet(extractor, ('forward',)):
@@ -258,7 +261,7 @@ def roi_features(extractor: Any, name: str, levels: Levels) -> Levels | None:
     compare_strides(strides_name, extractor.featmap_strides, f'the strides of {levels.name}', maps)
     channels = extractor.out_channels
     if len(maps) == 1:
-        channels = maps[0].channels  # it then returns what it finds
+        channels = maps[0].channels  # with one level it returns features of any number of channels
     elif not getattr(extractor, 'with_pre', False):
         given = [level.channels for level in maps]
         joined = isinstance(extractor, GenericRoIExtractor) and extractor.aggregation == 'concat'
@@ -268,8 +271,8 @@ def roi_features(extractor: Any, name: str, levels: Levels) -> Levels | None:
                 f'them equal in the config{", in sum" * joined}'
             )
     height, width = extractor.roi_layers[0].output_size
-    made = f'the RoI features of {height}x{width} made by {name}'
-    return Levels([Level(channels, height, width)], made, f'the channels of {made}')
+    features = f'the RoI features of {height}x{width} made by {name}'
+    return Levels([MapSize(channels, height, width)], features, f'the channels of {features}')
 
 
 def check_roi_part(head: Any, name: str, roi_head: Any, features: Levels | None) -> None:

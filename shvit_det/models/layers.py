@@ -25,8 +25,8 @@ class ConvNorm(nn.Module):
     A norm in eval mode is only a scale and a shift of each channel. Where gradients are computed with it, as in the
     authors' detection training, it is folded into the kernel at each step, which saves a pass over the activations in
     each direction and the memory to keep them. The layer computes convolution and norm one after the other where
-    :mod:`.training_forms` says so, with ``fold_fixed = False``, and where something has to see both calls: hooks,
-    pruning, a layer or norm of another kind in the place of ours.
+    :mod:`.training_forms` says so, with ``fold_fixed = False``, and where hooks, pruning or a
+    replaced layer need both to be called.
 
     Args:
         norm_weight_init: Initial scale of the norm; 0 closes a residual branch at the start of training.
@@ -55,18 +55,20 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         conv, norm = self.c, self.bn
-        differentiated = torch.is_grad_enabled() and not torch.jit.is_tracing()  # one trace is for both
-        if norm.training or not self.fold_fixed or not differentiated or not supports_folding(conv, norm):
+        # A traced graph is used with gradients and without them: it gets the two separate operations.
+        differentiated = torch.is_grad_enabled() and not torch.jit.is_tracing()
+        if norm.training or not self.fold_fixed or not differentiated or not supports_folding_in_training(conv, norm):
             return norm(conv(x))
         weight, bias = folded_weights(conv, norm)
         return conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-def supports_folding(conv: nn.Module, norm: nn.Module) -> bool:
-    """Return whether the norm is folded in training: an unchanged pair as :class:`ConvNorm` makes it, on a CPU.
+def supports_folding_in_training(conv: nn.Module, norm: nn.Module) -> bool:
+    """Return whether :class:`ConvNorm` may fold its norm into the kernel at each training step.
 
-    In eval mode a ``SyncBatchNorm`` computes what a ``BatchNorm2d`` does. In half precision the product of scale and
-    kernel would be rounded, which the norm of the activations is not.
+    Both layers have to be unmodified, in float32 or float64, and :mod:`.training_forms` has to allow fused forms on
+    their device. In half precision, the product of scale and kernel would be rounded; a separate norm has no such
+    error. A ``SyncBatchNorm`` is supported too: in eval mode it computes what a ``BatchNorm2d`` does.
     """
     if not (is_unmodified(conv, nn.Conv2d) and is_unmodified(norm, nn.BatchNorm2d, nn.SyncBatchNorm)):
         return False
@@ -189,9 +191,10 @@ class PatchMerging(nn.Module):
 
 
 class Downsample(nn.Sequential):
-    """What stands between two stages: a block at the old width, patch merging, a block at the new width.
+    """The layers between two stages: a block at the old width, patch merging, a block at the new width.
 
-    Its depthwise convolutions are open at the start of training, unlike those of the blocks, as the authors have it.
+    As in the authors' code, its depthwise convolutions take effect from the start of training, while the residual
+    branches of the blocks start at zero.
 
     Shapes:
         (B, in_channels, H, W) -> (B, out_channels, ceil(H / 2), ceil(W / 2)).
@@ -244,7 +247,7 @@ class Stage(nn.Module):
         return self.blocks(self.downsample(x))
 
 
-@torch.fx.wrap  # so that symbolic traces keep it as it is, a question to the image
+@torch.fx.wrap  # so that symbolic traces keep the call, whose condition they cannot follow
 def check_images(x: Tensor) -> None:
     """Raise ``UsageError`` unless ``x`` holds images that are large enough."""
     if x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < MIN_IMAGE_SIZE:
@@ -255,7 +258,7 @@ def check_images(x: Tensor) -> None:
 
 
 class PatchEmbed(nn.Sequential):
-    """The stem: four 3x3 convolutions of stride 2 with ReLU between them, a 16th of the resolution at once.
+    """The stem: four 3x3 convolutions of stride 2 with ReLU between them; they divide the resolution by 16.
 
     Shapes:
         (B, 3, H, W) -> (B, channels, ceil(H / 16), ceil(W / 16)), H and W at least 64.

@@ -1,4 +1,4 @@
-"""A feature pyramid that makes the finer levels a stride-16 backbone lacks."""
+"""A feature pyramid with the finer levels that a stride-16 backbone lacks."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -16,10 +16,10 @@ from .composition import (
     CONVOLUTIONS,
     TRANSPOSED_CONVOLUTIONS,
     TransposedConv,
+    autocast_disabled,
     compose_upsampling,
     supports_chain,
     with_ones,
-    without_autocast,
 )
 from .pyramid import FeaturePyramid, Origin
 from .training_forms import uses_fused_forms
@@ -48,7 +48,7 @@ class SHViTFPN(BaseModule):
         out_channels: Channels of every output.
         num_outs: Number of levels returned: the inputs, ``num_upsamples`` finer ones, the rest coarser.
         num_upsamples: Number of finer levels, each of half the stride of the one before.
-        add_extra_convs: How coarser levels are made: ``'on_input'`` (or True) by 3x3 convolutions of stride 2, the
+        add_extra_convs: How coarser levels are computed: ``'on_input'`` (or True) by 3x3 convolutions of stride 2, the
             first on the last input, the next on the level before it; False by subsampling the coarsest output.
         compose: Whether each finer level is computed by one composed layer where that saves operations and
             :mod:`.training_forms` allows it; the same up to rounding.
@@ -118,7 +118,7 @@ class SHViTFPN(BaseModule):
     def supports_composing(self) -> bool:
         """Return whether :meth:`composed` computes what the layers of the finer levels do, as they are now.
 
-        It does not where somebody has put others in their places, or has to see their calls: hooks, pruning, adapters.
+        It does not if a layer was replaced, or has hooks, pruning or adapters, which need the layer to be called.
         """
         layers = (*self.extra_trans_convs, *self.extra_fpn_convs)
         return all(map(is_bare, layers)) and supports_chain(
@@ -126,10 +126,10 @@ class SHViTFPN(BaseModule):
         )
 
     def composed(self) -> list[TransposedConv]:
-        """Return for each finer level, fine to coarse, the one transposed convolution that makes it of the lateral.
+        """Return the transposed convolution that computes each finer level from the finest lateral, fine to coarse.
 
-        There is nothing between the layers of that chain but sums and products, so they are one layer; gradients reach
-        the parameters of all.
+        The layers of the chain are linear and nothing is between them, so they compose into one layer. Gradients reach
+        the parameters of all of them.
         """
         upsamplings = convolutions(self.extra_trans_convs)
         return [
@@ -138,22 +138,23 @@ class SHViTFPN(BaseModule):
         ]
 
     def _finer(self, x: Tensor) -> tuple[list[Tensor], Origin | None]:
-        """Return the finer levels made of ``x``, and the origin of the finest if a head may start there."""
+        """Return the finer levels computed from ``x``, and the origin of the finest one if a head may use it."""
         positions = x.shape[0] * x.shape[2] * x.shape[3]
-        pays = composing_pays(self.out_channels, self.num_upsamples, positions)
+        pays = composing_levels_pays(self.out_channels, self.num_upsamples, positions)
         if not (self.compose and pays and uses_fused_forms(x.device) and self.supports_composing()):
             outs: list[Tensor] = []
             for upsample, conv in zip(self.extra_trans_convs, reversed(self.extra_fpn_convs), strict=True):
                 x = upsample(x)
                 outs.insert(0, conv(x))
             return outs, None
-        with without_autocast(x.device):
+        with autocast_disabled(x.device):
             composed = self.composed()
         source = with_ones(x)
         outs = [conv(source) for conv in composed]
-        pays = self.num_upsamples > 1  # up to stride 4, for a 3x3 convolution on the finest level
+        # Starting from the source saves an RPN operations only if the finest level is more than twice as large.
+        useful_to_rpn = self.num_upsamples > 1
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        return outs, Origin(source, composed[0]) if pays and not traced else None
+        return outs, Origin(source, composed[0]) if useful_to_rpn and not traced else None
 
 
 def is_bare(module: Any) -> bool:
@@ -170,7 +171,7 @@ def convolutions(modules: Iterable[Any]) -> list[Any]:
     return [module.conv for module in modules]
 
 
-def composing_pays(channels: int, num_upsamples: int, positions: int) -> bool:
+def composing_levels_pays(channels: int, num_upsamples: int, positions: int) -> bool:
     """Return whether composing the chain of every finer level and applying it takes fewer operations than the chains.
 
     Args:

@@ -1,4 +1,4 @@
-"""The feature maps that the neck hands to a head, with the source of the finest of them."""
+"""The feature maps that the neck passes to a head, with the smaller map that the finest was computed from."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -21,11 +21,11 @@ class Origin(NamedTuple):
 
 
 class FeaturePyramid(tuple[Tensor, ...]):
-    """Feature maps, fine to coarse, that know the origin of the finest until somebody takes a map out.
+    """Feature maps, fine to coarse, that know the origin of the finest until a map is taken out.
 
-    Whoever takes maps out of the tuple may change them in place, watch their gradients or put others in their place.
-    A head that starts from the origin would not see any of it; so taking one out drops the origin. What is made of the
-    tuple (a slice, a list, a copy, a file) has none. The trained and the deployed neck return it, and the RPN heads
+    Code that takes maps out of the tuple may change them in place, watch their gradients or replace them. A head that
+    starts from the origin would miss that, so taking a map out drops the origin. Slices, lists, copies and files of the
+    tuple have no origin. The trained and the deployed neck return it, and the RPN heads
     read the origin.
 
     Args:
@@ -41,7 +41,7 @@ class FeaturePyramid(tuple[Tensor, ...]):
         return pyramid
 
     def peek(self) -> tuple[Tensor, ...]:
-        """Return the maps to somebody who does not change them, and keep the origin."""
+        """Return the maps and keep the origin; the caller must not change the maps."""
         return super().__getitem__(slice(None))
 
     def __iter__(self) -> Iterator[Tensor]:

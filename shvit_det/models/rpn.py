@@ -1,4 +1,4 @@
-"""A region proposal head that computes its finest level from the source of that level."""
+"""A region proposal head that starts from what the neck computed its finest level from, where that is cheaper."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from torch.nn.functional import conv2d
 from .composition import (
     SIDES,
     TransposedConv,
+    autocast_disabled,
     border,
     compose_conv,
     overwrite_border,
     supports_conv,
-    without_autocast,
 )
 from .pyramid import FeaturePyramid, Origin
 
@@ -22,12 +22,12 @@ from .pyramid import FeaturePyramid, Origin
 class SHViTRPNHead(RPNHead):
     """mmdet's RPN, whose 3x3 convolution on the finest level is composed with the neck's layers where that pays.
 
-    The finest level is :class:`shvit_det.SHViTFPN`'s stride-16 lateral, enlarged four times in each direction, so that
-    a convolution on it costs twice as much as the one kernel on the lateral that does the same. Only the outermost
-    pixels differ and are computed by themselves. Results, gradients, parameters and their names are those of mmdet's
-    head, up to rounding; with another neck it is that head.
+    :class:`shvit_det.SHViTFPN` computes its finest level by one transposed convolution on the stride-16 lateral. The
+    3x3 convolution on that level composes with it into one kernel on the lateral, at half the operations. Only the
+    outermost pixels differ; they are computed separately. Results, gradients, parameters and their names are those of
+    mmdet's head, up to rounding. With another neck it computes exactly as mmdet's head.
 
-    ``shvit_det/__init__.py`` registers it by name, so that mmdet is imported only where a head is built.
+    ``registry.py`` registers it by name, so that mmdet is imported only where a head is built.
 
     Shapes:
         One (B, in_channels, H, W) per level -> scores (B, anchors, H, W) and boxes (B, 4 * anchors, H, W) per level.
@@ -39,7 +39,7 @@ class SHViTRPNHead(RPNHead):
             return scores, boxes
         origin, conv = x.origin, self.rpn_conv
         assert origin is not None
-        with without_autocast(origin.source.device):
+        with autocast_disabled(origin.source.device):
             composed = compose_conv(origin.conv, conv)
         sides = border(lambda strip: conv2d(strip, conv.weight, conv.bias), edges(origin))
         hidden = _BorderedReLU.apply(composed(origin.source), *sides)
@@ -48,18 +48,21 @@ class SHViTRPNHead(RPNHead):
         return [finest_scores, *scores], [finest_boxes, *boxes]
 
     def _supports(self, origin: Origin | None) -> bool:
-        """Return whether starting at the origin pays and is equal: a level meets mmdet's one convolution, unchanged."""
+        """Return whether the finest level can start from the origin with the same result, and whether that pays.
+
+        The result is the same if the head has mmdet's ``forward_single`` and one unmodified 3x3 convolution.
+        """
         if origin is None or not isinstance(origin.conv, TransposedConv):  # of a deployed neck it is a layer
             return False
         replaced = 'forward_single' in vars(self) or type(self).forward_single is not RPNHead.forward_single
         conv = self.rpn_conv
         if replaced or not supports_conv(conv) or conv.weight.dtype != origin.conv.weight.dtype:
             return False
-        return composing_pays(origin)
+        return composing_conv_pays(origin)
 
 
-def composing_pays(origin: Origin) -> bool:
-    """Return whether a 3x3 convolution on a level takes fewer operations composed with what made the level."""
+def composing_conv_pays(origin: Origin) -> bool:
+    """Return whether a 3x3 convolution on a level takes fewer operations composed with the layer before it."""
     batch, channels, height, width = origin.source.shape  # one channel of ones
     stride, kernel = origin.conv.stride, origin.conv.weight.shape[-1]
     positions, taps = batch * height * width, (kernel + 2) ** 2
@@ -71,8 +74,8 @@ def composing_pays(origin: Origin) -> bool:
 def edges(origin: Origin) -> list[Tensor]:
     """Return the two outermost rows and columns of the level, as :func:`.composition.border` takes them.
 
-    The outermost row or column of the source makes them, if the stride is above 2. In the backward pass, slices of the
-    level itself would each fill a gradient of its size.
+    They are computed from the outermost rows and columns of the source, which is enough if the stride is above 2.
+    Slices of the level would each allocate a gradient of the level's size in the backward pass.
     """
     x, enlarge = origin.source, origin.conv
     return [

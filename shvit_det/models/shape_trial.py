@@ -1,8 +1,8 @@
-"""Trying parts of a detector on feature maps without values, and comparing what the parts state with the maps.
+"""Runs parts of a detector on feature maps without values, and compares the arguments of the parts with the maps.
 
 Tensors of the device ``meta`` have shapes and no values: a call costs milliseconds at any size, and the module itself
-keeps its weights, statistics, hooks and modes. Where a copy of it cannot be called in this way, because it wants other
-inputs or looks at values, nothing is known of the module.
+is not changed. Where a copy of it cannot be called in this way, because it takes other inputs or reads values, nothing
+is known about the module.
 """
 
 import copy
@@ -18,10 +18,10 @@ from torch.nn.functional import conv2d
 from ..common.errors import UsageError
 
 IMAGE_SIZE = 512 * 13  # a multiple of the strides of levels, but not of the sizes of maps that lost a border
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+LAYERS_WITH_IN_CHANNELS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-class Level(NamedTuple):
+class MapSize(NamedTuple):
     """The size of a feature map of an image of ``IMAGE_SIZE``."""
 
     channels: int
@@ -31,9 +31,9 @@ class Level(NamedTuple):
 
 @dataclass
 class Levels:
-    """What a part of a detector hands to the next: the sizes, and words for it and for its channels."""
+    """The feature maps that a part of a detector passes to the next: their sizes, and names for messages."""
 
-    maps: list[Level]
+    maps: list[MapSize]
     name: str
     channels_name: str
 
@@ -44,7 +44,7 @@ class Levels:
 
 @dataclass
 class Trial:
-    """What came of calling a copy of a module.
+    """The result of calling a copy of a module.
 
     Attributes:
         outputs: What it returned, or None where it failed.
@@ -58,7 +58,7 @@ class Trial:
     misfit: tuple[str, int, int] | None = None
 
 
-def try_on(module: nn.Module, maps: Level | Sequence[Level], *others: Any, method: str = '__call__') -> Trial:
+def try_on(module: nn.Module, maps: MapSize | Sequence[MapSize], *others: Any, method: str = '__call__') -> Trial:
     """Call a copy of a module on a feature map or a tuple of feature maps of these sizes, and ``others``."""
     trial = Trial()
     try:
@@ -66,28 +66,29 @@ def try_on(module: nn.Module, maps: Level | Sequence[Level], *others: Any, metho
         watch_channels(copied, trial)
         with torch.no_grad(), torch.device('meta'):
             inputs = (
-                torch.empty(1, *maps) if isinstance(maps, Level) else tuple(torch.empty(1, *level) for level in maps)
+                torch.empty(1, *maps) if isinstance(maps, MapSize) else tuple(torch.empty(1, *level) for level in maps)
             )
             trial.outputs = getattr(copied, method)(inputs, *others)
-    except Exception:  # whatever the code of others raises here, it only means that nothing is known of it
+    except Exception:  # code of other projects may raise anything; the module cannot be checked then
         trial.failed = True
     return trial
 
 
-def as_levels(outputs: Any) -> list[Level] | None:
+def as_levels(outputs: Any) -> list[MapSize] | None:
     """Return the sizes of a list of feature maps, or None where it is something else."""
     if not isinstance(outputs, (list, tuple)) or not outputs:
         return None
     if not all(isinstance(output, Tensor) and output.dim() == 4 for output in outputs):
         return None
-    return [Level(*output.shape[1:]) for output in outputs]
+    return [MapSize(*output.shape[1:]) for output in outputs]
 
 
 def compare_channels(part: Any, name: str, levels: Levels, trial: Trial) -> None:
     """Raise ``UsageError`` if a part failed in its trial because of the channels or the number of the levels.
 
-    That is certain where the part works with the levels that its ``in_channels`` state instead, or where the layer that
-    failed was given other channels than it takes.
+    They are certain to be the cause in two cases: the part does not fail with the channels that its ``in_channels``
+    states; or the layer that failed was given another number of channels than it takes. In other cases nothing is
+    raised.
     """
     stated, given = stated_channels(part), levels.channels
     if isinstance(stated, int):
@@ -112,7 +113,7 @@ def compare_layer(name: str, levels: Levels, trial: Trial) -> None:
 
 
 def compare_strides(
-    name: str, stated: Sequence, maps_name: str, maps: Sequence[Level] | None, for_one_size: bool = False
+    name: str, stated: Sequence, maps_name: str, maps: Sequence[MapSize] | None, for_one_size: bool = False
 ) -> None:
     """Raise ``UsageError`` if strides that a part states are not those of the maps that it works on.
 
@@ -120,10 +121,11 @@ def compare_strides(
         name: Of what is stated.
         stated: A stride or the strides in x and y for each map.
         maps_name: Of the strides of the maps.
-        maps: Their sizes; None where they are not known, and then nothing is claimed. A map whose stride is not whole
-            agrees with any.
-        for_one_size: Whether the strides are those of one image size, which is no multiple of them, so that they may be
-            down to half of what they are in general.
+        maps: The sizes of the maps; nothing is compared if they are None. A map whose stride is not an integer is not
+            compared either.
+        for_one_size: Whether the strides were computed for one image size that is no multiple of them (300 for SSD).
+            Such a stride is image size / map size, which may be up to half below the stride of the layers, because the
+            map size is rounded up.
     """
     if maps is None:
         return
@@ -141,13 +143,13 @@ def compare_strides(
 
 
 def as_written(strides: Sequence[tuple[float, float]]) -> list:
-    """Return strides as they are written in a config, of one number where it is that of x and y."""
+    """Return strides as they are written in a config: one number where x and y have the same stride."""
     rounded = [tuple(int(x) if x == int(x) else round(x, 1) for x in pair) for pair in strides]
     return [pair if pair[0] != pair[1] else pair[0] for pair in rounded]
 
 
 def stated_channels(part: Any) -> int | list[int]:
-    """Return the channels of its inputs that a part states, of each or of all alike, or an empty list."""
+    """Return the ``in_channels`` of a part: one number for all inputs, one for each, or an empty list if unknown."""
     stated = getattr(part, 'in_channels', None)
     if stated is None and isinstance(getattr(part, 'convs', None), nn.ModuleList):  # mmdet's ChannelMapper
         stated = [getattr(conv, 'in_channels', None) for conv in part.convs]
@@ -158,11 +160,11 @@ def stated_channels(part: Any) -> int | list[int]:
     return []
 
 
-def with_channels(maps: Sequence[Level], channels: Sequence[int]) -> list[Level]:
-    """Return maps like these, but with other channels and as many of them; further ones are ever coarser."""
+def with_channels(maps: Sequence[MapSize], channels: Sequence[int]) -> list[MapSize]:
+    """Return maps with these channels, one for each number; maps beyond the given ones are coarser and coarser."""
     result = [level._replace(channels=number) for level, number in zip(maps, channels, strict=False)]
     for number in channels[len(result) :]:
-        result.append(Level(number, result[-1].height // 2, result[-1].width // 2))
+        result.append(MapSize(number, result[-1].height // 2, result[-1].width // 2))
     return result
 
 
@@ -180,7 +182,7 @@ def copy_without_values(module: nn.Module) -> nn.Module:
     for part in copied.modules():
         part._forward_pre_hooks.clear()
         part._forward_hooks.clear()
-        if is_deformable(part):  # whose kernels know no device without values
+        if is_deformable(part):  # its operation does not run on the device meta
             part.forward = partial(convolve, part)  # type: ignore[method-assign]
     return copied.eval()
 
@@ -198,16 +200,16 @@ def convolve(layer: Any, x: Tensor, *_: Tensor) -> Tensor:
 
 
 def watch_channels(module: nn.Module, trial: Trial) -> None:
-    """Let the layers of a module note in ``trial`` when they fail on other channels than they take."""
+    """Make the layers of a module record in ``trial`` if they fail because they get another number of channels."""
     for name, layer in module.named_modules():
-        if isinstance(layer, CONVOLUTIONS) or is_deformable(layer):
+        if isinstance(layer, LAYERS_WITH_IN_CHANNELS) or is_deformable(layer):
             watch_layer(layer, name, layer.in_channels, 1, trial)
         elif isinstance(layer, nn.Linear):
             watch_layer(layer, name, layer.in_features, -1, trial)
 
 
 def watch_layer(layer: nn.Module, name: str, takes: int, dim: int, trial: Trial) -> None:
-    """Let a layer note that it was given other channels in ``dim``, and forget it if it returns all the same."""
+    """Make a layer record that it was given another size in ``dim``; the record is removed if the layer returns."""
 
     def enter(_: nn.Module, inputs: tuple) -> None:
         if inputs and inputs[0].shape[dim] != takes:

@@ -50,8 +50,8 @@ class Input:
 def find_inputs(named: Sequence[str]) -> list[Input]:
     """Return the pictures and videos that are named, in order, each once.
 
-    A folder stands for the pictures and videos in it, without its own folders; a pattern for those that it matches,
-    ``**`` being any depth. A file that is named itself may have any suffix.
+    For a folder, these are the pictures and videos in it, without those in its subfolders; for a pattern, those that it
+    matches, ``**`` being any depth. A file that is named itself may have any suffix.
 
     Raises:
         UsageError: If there is no such file, or a folder or pattern has none.

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 import cv2
 
-from ..checkpoint.fetch import HopelessDownloadError, download
+from ..checkpoint.fetch import PermanentDownloadError, download
 from ..checkpoint.reading import head_of, wrong_kind
 from ..common.atomic_files import replacing
 from ..common.errors import RunError, UsageError
@@ -243,8 +243,8 @@ class Run:
                 with path.open('wb') as file:
                     download(item.source, file, MAX_DOWNLOAD)
                 if wrong := wrong_kind(head_of(path)):
-                    raise HopelessDownloadError(wrong)
-            except (HopelessDownloadError, OSError, ValueError) as error:  # ValueError: the URL is malformed
+                    raise PermanentDownloadError(wrong)
+            except (PermanentDownloadError, OSError, ValueError) as error:  # ValueError: the URL is malformed
                 raise UsageError(f'it cannot be downloaded ({error})') from error
             yield path
 

@@ -169,9 +169,9 @@ def _ratios(measurements: Sequence[Measurement]) -> Iterator[Ratio]:
     base, *others = measurements
     for figure in ('whole', 'backbone alone'):
         for other in others:
-            theirs, ours = (_times(measurement, figure) for measurement in (other, base))
-            if theirs and ours:
-                ratio, interval = ratio_by_round(theirs, ours)
+            times, base_times = _times(other, figure), _times(base, figure)
+            if times and base_times:
+                ratio, interval = ratio_by_round(times, base_times)
                 low, high, coverage = interval or (None, None, None)
                 yield Ratio(
                     figure=figure,

@@ -24,50 +24,50 @@ class Span:
         part: The part's name.
         owner: Dotted path from the detector to the object with the method; ``''`` is the detector.
         method: The method's name.
-        alone: Whether the part is run alone by calling this method; the other methods of a part only claim the time
-            between such calls.
+        replayed: Whether calls of this method are recorded and made again, to time the part by itself. Methods that are
+            not replayed only attribute the time between such calls to their part.
     """
 
     part: str
     owner: str
     method: str = 'forward'
-    alone: bool = False
+    replayed: bool = False
 
 
-_calls = partial(Span, alone=True)
+_replayed = partial(Span, replayed=True)
 
 COMMON = (
-    _calls('preprocess', 'data_preprocessor'),
-    _calls('backbone', 'backbone'),
-    _calls('neck', 'neck'),
+    _replayed('preprocess', 'data_preprocessor'),
+    _replayed('backbone', 'backbone'),
+    _replayed('neck', 'neck'),
 )
 TWO_STAGE = (
-    _calls('RPN conv', 'rpn_head'),
-    _calls('proposals', 'rpn_head', 'predict_by_feat'),
+    _replayed('RPN conv', 'rpn_head'),
+    _replayed('proposals', 'rpn_head', 'predict_by_feat'),
     Span('proposals', 'rpn_head', 'predict'),
-    _calls('RoI features', 'roi_head.bbox_roi_extractor'),
-    _calls('RoI features', 'roi_head.mask_roi_extractor'),
-    _calls('RoI features', 'roi_head.semantic_roi_extractor'),
-    _calls('shared head', 'roi_head.shared_head'),
-    _calls('semantic head', 'roi_head.semantic_head'),
-    _calls('box head', 'roi_head.bbox_head'),
-    _calls('mask head', 'roi_head.mask_head'),
-    _calls('mask head', 'roi_head.mask_iou_head'),
-    _calls('mask head', 'roi_head.point_head'),
-    _calls('post-processing', 'roi_head.bbox_head', 'predict_by_feat'),
-    _calls('post-processing', 'roi_head.mask_head', 'predict_by_feat'),
+    _replayed('RoI features', 'roi_head.bbox_roi_extractor'),
+    _replayed('RoI features', 'roi_head.mask_roi_extractor'),
+    _replayed('RoI features', 'roi_head.semantic_roi_extractor'),
+    _replayed('shared head', 'roi_head.shared_head'),
+    _replayed('semantic head', 'roi_head.semantic_head'),
+    _replayed('box head', 'roi_head.bbox_head'),
+    _replayed('mask head', 'roi_head.mask_head'),
+    _replayed('mask head', 'roi_head.mask_iou_head'),
+    _replayed('mask head', 'roi_head.point_head'),
+    _replayed('post-processing', 'roi_head.bbox_head', 'predict_by_feat'),
+    _replayed('post-processing', 'roi_head.mask_head', 'predict_by_feat'),
     Span('post-processing', 'roi_head', 'predict'),
 )
 ONE_STAGE = (
     Span('queries', '', 'forward_transformer'),  # of transformer detectors
-    _calls('encoder', 'encoder'),
-    _calls('decoder', 'decoder'),
-    _calls('head', 'bbox_head'),
-    _calls('head', 'mask_head'),
-    _calls('head', 'panoptic_head', 'predict'),
-    _calls('post-processing', 'bbox_head', 'predict_by_feat'),
-    _calls('post-processing', 'mask_head', 'predict_by_feat'),
-    _calls('post-processing', 'panoptic_fusion_head', 'predict'),
+    _replayed('encoder', 'encoder'),
+    _replayed('decoder', 'decoder'),
+    _replayed('head', 'bbox_head'),
+    _replayed('head', 'mask_head'),
+    _replayed('head', 'panoptic_head', 'predict'),
+    _replayed('post-processing', 'bbox_head', 'predict_by_feat'),
+    _replayed('post-processing', 'mask_head', 'predict_by_feat'),
+    _replayed('post-processing', 'panoptic_fusion_head', 'predict'),
     Span('post-processing', 'bbox_head', 'predict'),
     Span('post-processing', 'mask_head', 'predict'),
 )
@@ -138,7 +138,7 @@ def _restore(owner: Any, method: str, previous: Any) -> None:
 
 
 class RecordedCalls:
-    """The calls that one part of a run consists of, with their arguments, to make them again."""
+    """The calls that one part of a run consists of, with their arguments, to replay them."""
 
     def __init__(self) -> None:
         self._calls: list[tuple[Callable[..., Any], tuple, dict[str, Any]]] = []
@@ -153,11 +153,11 @@ class RecordedCalls:
 
 
 def record_calls(detector: nn.Module, spans: Sequence[Span], run: Callable[[], Any]) -> dict[str, RecordedCalls]:
-    """Run a detector once and return the calls of each part that can run alone.
+    """Run a detector once and return the calls of each part that can run by itself.
 
     Args:
         detector: The detector.
-        spans: The methods of its parts; only those with ``alone`` are recorded.
+        spans: The methods of its parts; only those with ``replayed`` are recorded.
         run: The run, which calls the detector.
     """
     parts: dict[str, RecordedCalls] = {}
@@ -175,6 +175,6 @@ def record_calls(detector: nn.Module, spans: Sequence[Span], run: Callable[[], A
 
         return recorded
 
-    with instrumented(detector, [span for span in spans if span.alone], recording):
+    with instrumented(detector, [span for span in spans if span.replayed], recording):
         run()
     return parts

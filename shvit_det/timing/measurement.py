@@ -189,7 +189,14 @@ class Meter:
 
 
 class Measurement:
-    """The times of one model in seconds; the times of one round have the same index in every list."""
+    """The times of one model in seconds; the times of one round have the same index in every list.
+
+    Attributes:
+        warmup: Of each run before the first round.
+        whole: Of each run, measured without looking at its parts.
+        in_place: Of each part and phase within a run of its own, whose parts add up to it.
+        alone: Of each part run by itself: its calls are replayed, and nothing else runs.
+    """
 
     def __init__(self, model: TimedModel) -> None:
         self.model = model

@@ -179,7 +179,7 @@ def _deployed(model: nn.Module) -> str:
 
 
 def compute_as_written(model: nn.Module) -> bool:
-    """Let SHViT's layers in a model compute what is written in their code, and return whether there are any.
+    """Make SHViT's layers in a model compute what is written in their code, and return whether there are any.
 
     By default, training folds fixed norms into the weights and composes the neck's finer levels.
     """

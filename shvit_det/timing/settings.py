@@ -98,7 +98,7 @@ def device_named(name: str) -> torch.device:
     """Return the device that ``--device`` names.
 
     Raises:
-        UsageError: If torch knows no such device, or it cannot be timed.
+        UsageError: If torch has no such device, or it cannot be timed.
     """
     try:
         device = torch.device(name)

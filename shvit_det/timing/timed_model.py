@@ -22,7 +22,7 @@ from .settings import Settings, dtype_name
 
 COMPILED_PARTS = ('backbone', 'neck', 'rpn_head', 'bbox_head', 'mask_head')
 BOX_RESULTS = tuple(
-    Span('boxes', head, 'predict_by_feat', alone=True) for head in ('roi_head.bbox_head', 'bbox_head', 'mask_head')
+    Span('boxes', head, 'predict_by_feat', replayed=True) for head in ('roi_head.bbox_head', 'bbox_head', 'mask_head')
 )
 PROPOSALS = (Span('proposals', 'rpn_head', 'predict'),)
 OPTIMIZER = 'optimizer'
@@ -99,7 +99,7 @@ class TimedModel:
 
     def parts(self) -> list[str]:
         """Return the names of the parts that can run alone, in the order of a run."""
-        return list(dict.fromkeys(span.part for span in self.spans if span.alone and owners_of(self.model, span)))
+        return list(dict.fromkeys(span.part for span in self.spans if span.replayed and owners_of(self.model, span)))
 
     def part_order(self) -> list[str]:
         """Return the name of every part that a run can have, in the order of the tables."""
@@ -177,7 +177,7 @@ class TimedModel:
         self.prepared.append('compiled with frozen weights' if freeze else f'compiled, {mode}')
 
     def export(self) -> None:
-        """Let another runtime run the backbone, on NumPy arrays.
+        """Make another runtime run the backbone, on NumPy arrays.
 
         Raises:
             UsageError: If it cannot, or computes something else.

@@ -52,7 +52,7 @@ def name_runner(config: Config) -> str | None:
 
 
 def _replace(node: Any, original: type, name: str, registry: Registry) -> None:
-    """Let a dict of a config name another class, if it names exactly ``original``."""
+    """Make a dict of a config name another class, if it names exactly ``original``."""
     if isinstance(node, Mapping) and isinstance(node.get('type'), str) and registry.get(node['type']) is original:
         node['type'] = name  # type: ignore[index]
 
@@ -93,8 +93,8 @@ def built_runner(config: Config, checkpoints: Path | None = None, log: Sequence[
             print_log(line, 'current')
         yield runner
     except Exception as error:
-        has_begun = runner is not None and getattr(runner, 'has_begun', True)  # only our runner tells
-        if has_begun or getattr(error, 'errno', None) in NO_ROOM:
+        ran_first_hooks = runner is not None and getattr(runner, 'ran_first_hooks', True)  # only our runner tells
+        if ran_first_hooks or getattr(error, 'errno', None) in NO_ROOM:
             raise
         if is_main_process():
             remove_new(folders, new)

@@ -24,7 +24,7 @@ def read_runs(work_dir: Path) -> Iterator[list[dict[str, Any]]]:
 def was_evaluated(work_dir: Path, epoch: int, iteration: int) -> bool:
     """Tell whether a work dir's logs hold the scores of an epoch, counted from 1, or of the iteration at its end.
 
-    Which of the two numbers stands beside scores is a setting, ``log_metric_by_epoch`` of mmengine's ``LoggerHook``.
+    Which of the two numbers is logged with the scores is set by ``log_metric_by_epoch`` of mmengine's ``LoggerHook``.
     """
     records = chain.from_iterable(read_runs(work_dir))
     return any('loss' not in record and record.get('step') in (epoch, iteration) for record in records)

@@ -108,7 +108,7 @@ class WatchParent:
 
 
 def guard_workers(loader: DataLoader) -> None:
-    """Let the workers of a loader end with this process, and shield them from the signals that it acts on."""
+    """Make the workers of a loader end with this process, and shield them from the signals that it acts on."""
     if loader.num_workers and not isinstance(loader.worker_init_fn, WatchParent):
         context: Any = loader.multiprocessing_context or multiprocessing
         method = context.get_start_method()

@@ -47,7 +47,7 @@ def check_optimizer(saved: Any, optimizer: Optimizer, path: str | Path) -> None:
         lengths = [len(group) for group in saved_groups], [len(group['params']) for group in own_groups]
         states = {key: dict(saved['state'].get(key, {})) for group in saved_groups for key in group}
     except (TypeError, KeyError, AttributeError, ValueError) as error:
-        raise UsageError(f'{path} cannot be resumed: what it holds as optimizer is none ({error!r})') from error
+        raise UsageError(f'{path} cannot be resumed: it holds no usable state of the optimizer ({error!r})') from error
     if lengths[0] != lengths[1]:
         raise UsageError(
             f'{path} cannot be resumed: its optimizer has {sum(lengths[0])} parameters in {len(lengths[0])} groups, '

@@ -10,17 +10,18 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import nn
 
-from ..checkpoint import check_checkpoint
+from ..checkpoint import check_checkpoint, find_checkpoint
 from ..common.errors import UsageError
 from ..configuration.cfg_options import pasteable
 from ..data.checking.image_checks import is_local
 from .hooks.safe_checkpoint import INTERRUPTED, POINTER
 
+AUTO = 'auto'  # as the argument of --resume: the last checkpoint
 TEMPLATES = ('epoch_{}.pth', 'iter_{}.pth')  # mmengine's own
 
 
 @dataclass(frozen=True)
-class CheckpointPlace:
+class CheckpointLocation:
     """Where the runs of a config keep their checkpoints.
 
     Args:
@@ -34,7 +35,7 @@ class CheckpointPlace:
     template: str = TEMPLATES[0]
 
 
-def place_of(config: Config) -> CheckpointPlace:
+def checkpoint_location(config: Config) -> CheckpointLocation:
     """Return where the runs of a config keep their checkpoints, by the rules of mmengine's ``CheckpointHook``.
 
     Raises:
@@ -45,48 +46,81 @@ def place_of(config: Config) -> CheckpointPlace:
     template = hook.get('filename_tmpl') or TEMPLATES[0]
     out_dir = hook.get('out_dir')
     if out_dir is None or str(out_dir) == str(work_dir):
-        return CheckpointPlace(work_dir, work_dir, template)
+        return CheckpointLocation(work_dir, work_dir, template)
     folder = Path(out_dir).absolute() / work_dir.name
-    return CheckpointPlace(work_dir, folder if is_local(str(out_dir), hook.get('backend_args')) else None, template)
+    return CheckpointLocation(work_dir, folder if is_local(str(out_dir), hook.get('backend_args')) else None, template)
 
 
 def last_checkpoint(work_dir: Path, folder: Path | None = None) -> Path | None:
-    """Return the newest checkpoint that the runs in ``work_dir`` finished writing, or None.
+    """Return the newest checkpoint that the runs in ``work_dir`` finished writing, if it is on this machine, or None.
 
     A work dir may have been moved: a file of that name in ``folder`` or ``work_dir`` is preferred to the path under
     which it was written.
     """
-    written = Path(last_written(work_dir))
+    written = Path(recorded_path(work_dir))
     candidates = [each / written.name for each in (folder, work_dir) if each is not None]
     return next((path for path in (*candidates, written) if path.is_file()), None)
 
 
-def last_written(work_dir: Path) -> str:
-    """Return the path or address under which the newest checkpoint was written; empty if there is none."""
+def recorded_path(work_dir: Path) -> str:
+    """Return the path or address of the newest checkpoint that the work dir records; empty if it records none.
+
+    The file need not be there: the work dir may have been moved, or the checkpoint be on remote storage.
+    """
     pointer = work_dir / POINTER
     return pointer.read_text(encoding='utf-8', errors='replace').strip('\0\n ') if pointer.is_file() else ''
 
 
-def checkpoints_of(place: CheckpointPlace) -> Iterator[Path]:
-    """Yield the checkpoints of a place: the last one, then the others from new to old."""
-    last = last_checkpoint(place.work_dir, place.folder)
+def checkpoints_of(location: CheckpointLocation) -> Iterator[Path]:
+    """Yield the checkpoints in the work dir and in the folder: the last one, then the others from new to old."""
+    last = last_checkpoint(location.work_dir, location.folder)
     if last is not None:
         yield last
-    own = '|'.join(re.escape(template).replace(r'\{\}', r'\d+') for template in (place.template, *TEMPLATES))
-    folders = {place.work_dir, place.folder or place.work_dir}
+    own = '|'.join(re.escape(template).replace(r'\{\}', r'\d+') for template in (location.template, *TEMPLATES))
+    folders = {location.work_dir, location.folder or location.work_dir}
     named = (path for folder in folders if folder.is_dir() for path in folder.iterdir())
     others = [path for path in named if re.fullmatch(f'{own}|{re.escape(INTERRUPTED)}', path.name) and path != last]
     yield from sorted(others, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
-def newest_resumable(place: CheckpointPlace, model: nn.Module) -> tuple[Path, Any]:
+def checkpoint_to_resume(
+    config: Config, location: CheckpointLocation, model: nn.Module, resume: str | None
+) -> tuple[Path, Any] | None:
+    """Return the checkpoint that a run resumes from and its checked content, or None if the run does not resume.
+
+    ``--resume`` decides: a path, or ``'auto'`` for the newest one. Without it, ``resume=True`` of the config names the
+    checkpoint of ``load_from``, or the newest one if there is any.
+
+    Args:
+        config: The config.
+        location: Where its checkpoints are.
+        model: The model of the config.
+        resume: The argument of ``--resume``; None without it.
+
+    Raises:
+        UsageError: If no checkpoint is found, or it cannot be resumed.
+    """
+    if not resume and config.get('resume'):
+        resume = config.get('load_from') or AUTO
+        if resume == AUTO and not recorded_path(location.work_dir) and not any(checkpoints_of(location)):
+            return None
+    if not resume:
+        return None
+    if resume == AUTO:
+        return newest_resumable(location, model)
+    path, content = find_checkpoint(resume), check_checkpoint(model, resume)
+    check_resumable(content, path)
+    return path, content
+
+
+def newest_resumable(location: CheckpointLocation, model: nn.Module) -> tuple[Path, Any]:
     """Return the newest checkpoint that can be resumed, and its content; log which were skipped and why.
 
     Raises:
         UsageError: If there is none; the message is about the newest.
     """
     refusals: list[UsageError] = []
-    for path in checkpoints_of(place):
+    for path in checkpoints_of(location):
         try:
             content = check_checkpoint(model, path)
             check_resumable(content, path)
@@ -98,15 +132,15 @@ def newest_resumable(place: CheckpointPlace, model: nn.Module) -> tuple[Path, An
         return path, content
     if refusals:
         raise refusals[0]
-    if place.folder is None and (written := last_written(place.work_dir)):
+    if location.folder is None and (written := recorded_path(location.work_dir)):
         raise UsageError(
             f'the last checkpoint is on remote storage, {written}: copy it to this machine and name it with --resume'
         )
-    raise UsageError(f'nothing to resume: {place.work_dir} holds no checkpoint; train without --resume first')
+    raise UsageError(f'nothing to resume: {location.work_dir} holds no checkpoint; train without --resume first')
 
 
 def check_resumable(content: Any, path: str | Path) -> None:
-    """Check that a checkpoint holds the state of a run beside its weights.
+    """Check that a checkpoint holds the state of a run and not only weights.
 
     Raises:
         UsageError: If it does not, as published files.

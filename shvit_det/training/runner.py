@@ -65,7 +65,7 @@ class SHViTRunner(Runner):
     """
 
     saved_iter = -1  # iterations that the newest checkpoint contains
-    has_begun = False  # everything has been built, and the first hooks have run
+    ran_first_hooks = False  # whether the hooks before training, validation or testing have run: all is built by then
     optim_wrapper: Any
     _train_dataloader: Any
     _resumed_from: dict[str, Any]
@@ -80,10 +80,10 @@ class SHViTRunner(Runner):
         Raises:
             Terminated: After a signal to end; what there was to save has been saved.
         """
-        with worker_errors_as_sentences(), listening() as requests:
+        with worker_errors_as_sentences(), listening() as signals:
             model = super().train()
-            if requests.received:
-                raise Terminated(requests.received)  # it came in or after the last evaluation, when all is saved
+            if signals.first:
+                raise Terminated(signals.first)  # it came in or after the last evaluation, when all is saved
         return model
 
     def test(self) -> dict:
@@ -129,7 +129,7 @@ class SHViTRunner(Runner):
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         super().call_hook(fn_name, **kwargs)
         if fn_name in ('before_train', 'before_val', 'before_test'):
-            self.has_begun = True
+            self.ran_first_hooks = True
         elif fn_name == 'after_val_epoch':
             self.metrics = dict(kwargs.get('metrics') or {})
 
@@ -206,8 +206,8 @@ class SHViTRunner(Runner):
             raise
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise UsageError(
-                f'{filename} cannot be resumed: its state of the optimizer, the schedule or the log is none that this '
-                f'run can take ({type(error).__name__}: {error})'
+                f'{filename} cannot be resumed: this run cannot use its state of the optimizer, '
+                f'the schedule or the log ({type(error).__name__}: {error})'
             ) from error
         if isinstance(wrapper, OptimWrapper):
             adapt_optimizer_state(wrapper.optimizer, fused)

@@ -1,7 +1,7 @@
 """Random numbers that depend on the position in a run only, so that a resumed run draws those of an uninterrupted one.
 
 Saving the states of all generators would not give that: the loader's workers have generators of their own, which are
-ahead of the training by the prefetched batches. So only the seed of the run is saved, and set anew:
+ahead of the training by the prefetched batches. So only the seed of the run is saved, and all generators are seeded:
 
 - before each iteration, from (seed, iteration, rank), by ``StepSeedHook``;
 - before each training image is loaded and augmented, from (seed, epoch, position in the epoch), by the loader of
@@ -36,7 +36,7 @@ def seed_everything(*numbers: int, devices: bool = False) -> None:
 
 
 class SampleIndex(NamedTuple):
-    """The index of a sample in the data set, with the position at which the epoch's order has it."""
+    """The index of a sample in the data set, with its epoch and its position in the order of that epoch."""
 
     epoch: int
     position: int

@@ -20,17 +20,14 @@ from .curves import plot_curves
 from .fast_options import enable_amp, enable_fast
 from .hooks.termination import Terminated
 from .resuming import (
-    CheckpointPlace,
-    check_resumable,
-    checkpoints_of,
+    CheckpointLocation,
+    checkpoint_location,
+    checkpoint_to_resume,
     last_checkpoint,
-    last_written,
-    newest_resumable,
-    place_of,
+    recorded_path,
     take_seed,
 )
 
-AUTO = 'auto'
 NONE_SAVED = 'none was written, as default_hooks.checkpoint of the config has it'
 
 
@@ -84,31 +81,33 @@ def train(
         config.randomness = dict(config.get('randomness') or {}, seed=seed)
     log += set_launcher(config, launcher)
     config.work_dir = str(work_dir or config.get('work_dir') or Path('work_dirs') / name_of(config_path))
-    place = place_of(config)
-    log += check_before_training(config, place, resume)
+    location = checkpoint_location(config)
+    log += check_before_training(config, location, resume)
 
     runner = curves = None
     try:
-        with built_runner(config, place.folder, log) as runner:
+        with built_runner(config, location.folder, log) as runner:
             runner.train()
     except (KeyboardInterrupt, Terminated) as error:
         what = 'Interrupted' if isinstance(error, KeyboardInterrupt) else 'Terminated'
-        print_log(f'{what}; {how_to_continue(place)}', 'current')
+        print_log(f'{what}; {how_to_continue(location)}', 'current')
         raise
     except RunError as error:
-        raise RunError(f'{error}; {how_to_continue(place)}') from error
+        raise RunError(f'{error}; {how_to_continue(location)}') from error
     except OSError as error:
-        folders = {place.work_dir, place.folder or place.work_dir}
+        folders = {location.work_dir, location.folder or location.work_dir}
         if error.errno not in NO_ROOM and not any(Path(str(error.filename)).is_relative_to(f) for f in folders):
             raise
         where = ' or '.join(sorted(map(str, folders)))
-        raise UsageError(f'cannot write into {where} any more ({error.strerror}); {how_to_continue(place)}') from error
+        raise UsageError(
+            f'cannot write into {where} any more ({error.strerror}); {how_to_continue(location)}'
+        ) from error
     finally:
         if is_main_process() and runner is not None:
             with suppress(OSError):  # a full disk has been reported already
-                curves = plot_curves(place.work_dir)
+                curves = plot_curves(location.work_dir)
 
-    last = saved_by(runner, place)
+    last = saved_by(runner, location)
     if is_main_process():
         if hasattr(runner, 'metrics'):  # our runner keeps the last scores
             print_log('Validation\n' + task_of(config).table(runner.metrics), 'current')
@@ -118,21 +117,23 @@ def train(
     return last
 
 
-def saved_by(runner: Runner, place: CheckpointPlace) -> Path | str | None:
+def saved_by(runner: Runner, location: CheckpointLocation) -> Path | str | None:
     """Return the last checkpoint of a run that has ended, or its address on remote storage, or None."""
     written = runner.message_hub.runtime_info.get('last_ckpt')  # that of the resumed run too
     if written is None:
         return None
-    return last_checkpoint(place.work_dir, place.folder) or (Path(written) if Path(written).is_file() else written)
+    return last_checkpoint(location.work_dir, location.folder) or (
+        Path(written) if Path(written).is_file() else written
+    )
 
 
-def how_to_continue(place: CheckpointPlace) -> str:
+def how_to_continue(location: CheckpointLocation) -> str:
     """Return the end of a message about a run that ended early."""
-    last = last_checkpoint(place.work_dir, place.folder) or last_written(place.work_dir)
+    last = last_checkpoint(location.work_dir, location.folder) or recorded_path(location.work_dir)
     return f'the last checkpoint is {last}: go on with --resume' if last else 'no checkpoint was written yet'
 
 
-def check_before_training(config: Config, place: CheckpointPlace, resume: str | None) -> list[str]:
+def check_before_training(config: Config, location: CheckpointLocation, resume: str | None) -> list[str]:
     """Find mistakes before the run starts, and set where its weights come from; return lines for the log.
 
     Raises:
@@ -144,17 +145,12 @@ def check_before_training(config: Config, place: CheckpointPlace, resume: str | 
     model = task.build(config)
     task.check_model(config, model, splits)
     lines = []
-    if not resume and config.get('resume'):
-        resume = config.get('load_from') or AUTO
-        if resume == AUTO and not last_written(place.work_dir) and not any(checkpoints_of(place)):
-            lines.append(f'resume=True: {place.work_dir} holds no checkpoint yet, so that this run starts anew')
-            resume, config.resume = None, False
-    if resume:
-        if resume == AUTO:
-            path, content = newest_resumable(place, model)
-        else:
-            path, content = find_checkpoint(resume), check_checkpoint(model, resume)
-            check_resumable(content, path)
+    found = checkpoint_to_resume(config, location, model, resume)
+    if found is None and config.get('resume'):
+        lines.append(f'resume=True: {location.work_dir} holds no checkpoint yet, so that this run starts anew')
+        config.resume = False
+    if found is not None:
+        path, content = found
         lines += [
             f'{path} holds no state of {name}: it starts anew'
             for key, name in (('optimizer', 'optim_wrapper'), ('param_schedulers', 'param_scheduler'))

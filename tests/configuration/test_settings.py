@@ -33,7 +33,7 @@ from shvit_det.data.sample import ensure_sample
 from shvit_det.evaluation.evaluate import evaluate
 from shvit_det.training.build_runner import name_runner
 from shvit_det.training.loop import ResumableEpochLoop
-from shvit_det.training.resuming import CheckpointPlace, checkpoints_of, last_checkpoint, place_of
+from shvit_det.training.resuming import CheckpointLocation, checkpoint_location, checkpoints_of, last_checkpoint
 from shvit_det.training.runner import SHViTRunner
 from shvit_det.training.seeding import with_seeded_samples
 from shvit_det.training.train import train
@@ -116,8 +116,8 @@ def test_where_checkpoints_are_looked_for(tmp_path):
     for each in (work_dir, far):
         each.mkdir(parents=True)
     hook = dict(type='CheckpointHook', out_dir=str(tmp_path / 'far'), filename_tmpl='model-{}.pt')
-    place = place_of(Config(dict(work_dir=str(work_dir), default_hooks=dict(checkpoint=hook))))
-    assert place == CheckpointPlace(work_dir, far, 'model-{}.pt')
+    place = checkpoint_location(Config(dict(work_dir=str(work_dir), default_hooks=dict(checkpoint=hook))))
+    assert place == CheckpointLocation(work_dir, far, 'model-{}.pt')
     for name in ('model-7.pt', 'iter_3.pth', 'best_model-7.pt', 'model-x.pt'):
         (far / name).touch()
     assert {path.name for path in checkpoints_of(place)} == {'model-7.pt', 'iter_3.pth'}
@@ -129,7 +129,7 @@ def test_where_checkpoints_are_looked_for(tmp_path):
     (work_dir / 'model-7.pt').unlink()
     assert last_checkpoint(work_dir) == far / 'model-7.pt'
     for settings in (None, dict(checkpoint=None), dict(checkpoint=dict(out_dir=str(work_dir)))):
-        assert place_of(Config(dict(work_dir=str(work_dir), default_hooks=settings))).folder == work_dir
+        assert checkpoint_location(Config(dict(work_dir=str(work_dir), default_hooks=settings))).folder == work_dir
 
 
 class Cupboard(BaseStorageBackend):

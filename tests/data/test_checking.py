@@ -28,7 +28,7 @@ from shvit_det.data.checking.annotation_file import Use, parse_annotations, read
 from shvit_det.data.checking.cleaning import area_of, clean
 from shvit_det.data.checking.content_checks import check_content, check_file
 from shvit_det.data.checking.findings import KINDS, Repair, errors_among, short
-from shvit_det.data.checking.image_checks import Loader, check_images, check_presence, inspect_image
+from shvit_det.data.checking.image_checks import DecodeSettings, check_images, check_presence, inspect_image
 from shvit_det.data.checking.mask_checks import counts_of_rle
 from shvit_det.data.coco_dataset import ignored_objects
 
@@ -185,7 +185,7 @@ def test_a_bad_image_is_found(case, tmp_path):
     content = coco_content()
     write_set(tmp_path)
     put(tmp_path / 'images' / '5.jpg', data)
-    findings, sizes = check_images(content, tmp_path / 'images', Loader(), workers=2)
+    findings, sizes = check_images(content, tmp_path / 'images', DecodeSettings(), workers=2)
     assert [finding.kind for finding in findings] == kinds
     assert all('5.jpg' in finding.message and finding.image_id == 5 for finding in findings)
     assert sizes[0] == (WIDTH, HEIGHT)
@@ -215,7 +215,7 @@ def test_headers_alone_show_sizes_but_nothing_behind_them(tmp_path):
     put(tmp_path / 'images' / '3.jpg', FILES['truncated JPEG'][0])
     put(tmp_path / 'images' / '5.jpg', FILES['EXIF turned'][0])
     put(tmp_path / 'images' / '8.jpg', FILES['grey'][0])
-    findings, sizes = check_images(content, tmp_path / 'images', Loader(), headers_only=True)
+    findings, sizes = check_images(content, tmp_path / 'images', DecodeSettings(), headers_only=True)
     assert [(finding.index, finding.kind) for finding in findings] == [(1, 'image_rotated'), (2, 'image_grey')]
     assert sizes == {0: (WIDTH, HEIGHT), 1: (HEIGHT, WIDTH), 2: (WIDTH, HEIGHT), 3: (WIDTH, HEIGHT)}
 
@@ -224,18 +224,20 @@ def test_an_image_is_judged_as_the_pipeline_loads_it(tmp_path):
     path = tmp_path / 'a.jpg'
     path.write_bytes(by_pil(orientation=6))
     listed = (WIDTH, HEIGHT)
-    assert [kind for kind, _ in inspect_image(path, listed, Loader()).found] == ['image_rotated']
-    assert "color_type='color_ignore_orientation'" in inspect_image(path, listed, Loader()).found[0][1]
-    assert inspect_image(path, listed, Loader('color_ignore_orientation')).found == []
-    assert inspect_image(path, listed, Loader('unchanged')).found == []
-    assert [kind for kind, _ in inspect_image(path, listed, Loader(backend='pillow')).found] == ['image_rotated']
+    assert [kind for kind, _ in inspect_image(path, listed, DecodeSettings()).found] == ['image_rotated']
+    assert "color_type='color_ignore_orientation'" in inspect_image(path, listed, DecodeSettings()).found[0][1]
+    assert inspect_image(path, listed, DecodeSettings('color_ignore_orientation')).found == []
+    assert inspect_image(path, listed, DecodeSettings('unchanged')).found == []
+    assert [kind for kind, _ in inspect_image(path, listed, DecodeSettings(backend='pillow')).found] == [
+        'image_rotated'
+    ]
 
 
 def test_a_size_that_is_not_listed_is_taken_from_the_file(tmp_path):
     content = changed(both(image(0, width=None), image(1, height='30')))
     write_set(tmp_path)
     (tmp_path / 'images' / '5.jpg').unlink()
-    findings, sizes = check_images(content, tmp_path / 'images', Loader())
+    findings, sizes = check_images(content, tmp_path / 'images', DecodeSettings())
     cleaned = clean(content, check(content) + findings, USE, PATH, CLASSES, sizes)
     assert cleaned.content['images'][0] == dict(content['images'][0], width=WIDTH, height=HEIGHT)
     assert [entry['id'] for entry in cleaned.content['images']] == [3, 8, 9]
@@ -254,7 +256,7 @@ def test_a_header_that_claims_too_much_is_not_decoded(tmp_path):
 
 def only_finding(path: Path, **size):
     content = dict(images=[dict(id=1, file_name=path.name, **size)], annotations=[], categories=[])
-    (finding,), _ = check_images(content, path.parent, Loader())
+    (finding,), _ = check_images(content, path.parent, DecodeSettings())
     return finding
 
 

@@ -182,7 +182,7 @@ def test_a_pipeline_that_makes_nothing_of_images_ends_the_run(tmp_path):
     dataset = coco_dataset(write_set(tmp_path), CheckedCocoDataset, pipeline=pipeline)
     dataset.max_refetch = 2
     assert dataset[0] is not None
-    with pytest.raises(RunError, match=r'nothing of 3 images in a row, the last is .*\.jpg'):
+    with pytest.raises(RunError, match=r'nothing for 3 images in a row, the last is .*\.jpg'):
         dataset[0]
 
 

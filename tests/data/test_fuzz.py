@@ -33,7 +33,7 @@ from shvit_det.data.checking.annotation_file import Use, parse_annotations
 from shvit_det.data.checking.cleaning import clean
 from shvit_det.data.checking.content_checks import check_content
 from shvit_det.data.checking.findings import Repair, errors_among
-from shvit_det.data.checking.image_checks import Loader, check_images
+from shvit_det.data.checking.image_checks import DecodeSettings, check_images
 from shvit_det.data.coco_dataset import BAD_DATA, CheckedCocoDataset, CheckedLoading, ignored_objects, indexed
 
 pytestmark = pytest.mark.slow
@@ -308,7 +308,7 @@ def must_be_found(data: bytes, size: tuple[int, int], headers_only: bool, folder
     path, (width, height) = folder / 'a', size
     path.write_bytes(data)
     content = dict(images=[dict(id=1, file_name='a', width=width, height=height)], annotations=[], categories=[])
-    findings, _ = check_images(content, folder, Loader(), headers_only=headers_only)
+    findings, _ = check_images(content, folder, DecodeSettings(), headers_only=headers_only)
     errors = errors_among(findings)
     assert all(finding.index == 0 and str(path) in finding.message for finding in findings)
     assert errors or data

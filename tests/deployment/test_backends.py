@@ -94,11 +94,11 @@ def test_a_backend_is_chosen_anew_for_another_data_type_and_after_moving():
     layer = FusedLinear(torch.randn(4, 6), None)
     x = torch.randn(3, 6)
     before = layer(x)
-    assert layer.chosen('cpu', FLOAT32).dtype is FLOAT32
+    assert layer.cached_choice('cpu', FLOAT32).dtype is FLOAT32
     moved = layer.double()
-    assert moved.choose(x.double()) == Choice(Backend.PLAIN, FLOAT64)
+    assert moved.choice_for_input(x.double()) == Choice(Backend.PLAIN, FLOAT64)
     torch.testing.assert_close(moved(x.double()).float(), before)
-    assert layer.choose(x.double().requires_grad_()).backend is Backend.PLAIN
+    assert layer.choice_for_input(x.double().requires_grad_()).backend is Backend.PLAIN
 
 
 def test_operations_with_other_arguments_are_left_out(monkeypatch):

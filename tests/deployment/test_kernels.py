@@ -1,4 +1,4 @@
-"""Our own kernels compute what torch does, on any shape and number of threads; without them oneDNN serves."""
+"""Our own kernels compute what torch does, on any shape and number of threads; without them oneDNN is used instead."""
 
 import copy
 import os
@@ -419,12 +419,12 @@ def program(folder, text):
         ('printf "\\377 error\\n" >&2; exit 1', 'error'),
     ],
 )
-def test_without_a_compiler_or_the_processor_for_it_onednn_serves(anew, monkeypatch, log, text, reason):
+def test_without_a_compiler_or_the_processor_for_it_onednn_is_used(anew, monkeypatch, log, text, reason):
     monkeypatch.setenv('CXX', 'nosuch-compiler' if text is None else program(anew, text))
     monkeypatch.setattr(building, 'MACROS_TIMEOUT', 0.5 if text and 'sleep' in text else 30)
     deployed = deploy(SHViT('s1').eval())
     assert kernels.load() is None
-    lines = [record.getMessage() for record in log.records if 'oneDNN serves' in record.getMessage()]
+    lines = [record.getMessage() for record in log.records if 'oneDNN is used instead' in record.getMessage()]
     assert len(lines) == 1 and reason in lines[0]
     with torch.no_grad():
         assert len(deployed(torch.zeros(1, 3, 64, 64))) == 3
@@ -435,7 +435,7 @@ def test_a_library_that_does_not_load_is_named(anew, monkeypatch, log):
     monkeypatch.setenv('CXX', compiler)
     monkeypatch.setattr(building, 'FLAGS', ('-a', '-b', '-c', '-d', '-e', '-f'))
     assert kernels.load() is None
-    assert any('cannot be loaded, oneDNN serves' in record.getMessage() for record in log.records)
+    assert any('cannot be loaded, oneDNN is used instead' in record.getMessage() for record in log.records)
 
 
 def test_a_cache_that_cannot_be_written_is_named(anew, monkeypatch, log):
@@ -446,7 +446,7 @@ def test_a_cache_that_cannot_be_written_is_named(anew, monkeypatch, log):
 
 
 def fallbacks(log):
-    return [record.getMessage() for record in log.records if 'oneDNN serves' in record.getMessage()]
+    return [record.getMessage() for record in log.records if 'oneDNN is used instead' in record.getMessage()]
 
 
 def test_a_compiler_that_hangs_while_compiling(anew, monkeypatch, log):

@@ -10,7 +10,7 @@ from deployed_models import TINY, backbone
 from shvit_det import deploy, kernels
 from shvit_det.deployment import layer_backends
 from shvit_det.kernels.functions import Kernels
-from shvit_det.kernels.steps import Kind
+from shvit_det.kernels.steps import StepKind
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def runs(monkeypatch):
     library = object.__new__(Kernels)
     library.dtypes = (torch.float32, torch.bfloat16)
     library.run = lambda steps, count, addresses: calls.append(
-        [Kind(step.kind) for step in (steps if count > 1 else [steps])]
+        [StepKind(step.kind) for step in (steps if count > 1 else [steps])]
     )
     monkeypatch.setattr(kernels, 'load', lambda: library)
     return calls
@@ -34,8 +34,8 @@ def test_a_backbone_is_one_call(runs, dtype):
         found = deployed(torch.zeros(1, 3, 64, 96, dtype=dtype))
     assert [out.shape for out in found] == [(1, 16, 4, 6), (1, 24, 2, 3), (1, 32, 1, 2)]
     (kinds,) = runs
-    assert kinds[:5] == [Kind.INTERLEAVE] + [Kind.CONVOLVE] * 4
-    assert kinds.count(Kind.ATTENTION) == 3 and kinds.count(Kind.SQUEEZE_EXCITE) == 2
+    assert kinds[:5] == [StepKind.INTERLEAVE] + [StepKind.CONVOLVE] * 4
+    assert kinds.count(StepKind.ATTENTION) == 3 and kinds.count(StepKind.SQUEEZE_EXCITE) == 2
 
 
 def test_with_a_hook_the_layers_are_called_one_by_one(runs):

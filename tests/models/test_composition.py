@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize, prune, weight_norm
 
 from shvit_det import SHViTFPN
 from shvit_det.models.composition import border, compose_conv, compose_upsampling, overwrite_border, with_ones
-from shvit_det.models.neck import composing_pays
+from shvit_det.models.neck import composing_levels_pays
 from shvit_det.timing.cost import CostCounter
 
 SIZES = st.integers(1, 5)
@@ -86,7 +86,7 @@ def neck(compose: bool, **arguments) -> SHViTFPN:
 
 @pytest.mark.parametrize('arguments', [{}, dict(num_upsamples=1, add_extra_convs='on_input')])
 def test_the_neck_trains_alike_composed_and_written_out(arguments, monkeypatch):
-    monkeypatch.setattr('shvit_det.models.neck.composing_pays', lambda *_: True)
+    monkeypatch.setattr('shvit_det.models.neck.composing_levels_pays', lambda *_: True)
     results = []
     for compose in (True, False):
         torch.manual_seed(0)
@@ -208,7 +208,7 @@ STILL_COMPOSED = {'nothing', 'without bias'}
 @pytest.mark.filterwarnings('ignore::FutureWarning')
 @pytest.mark.parametrize('change', NECK_CHANGES)
 def test_a_changed_neck_computes_what_is_written(change, monkeypatch):
-    monkeypatch.setattr('shvit_det.models.neck.composing_pays', lambda *_: True)
+    monkeypatch.setattr('shvit_det.models.neck.composing_levels_pays', lambda *_: True)
     results = []
     for compose in (True, False):
         made = neck(compose)
@@ -228,7 +228,7 @@ def test_a_changed_neck_computes_what_is_written(change, monkeypatch):
 @pytest.mark.parametrize('kind', ['forward', 'forward_pre', 'full_backward', 'full_backward_pre'])
 @pytest.mark.parametrize('name', ['extra_trans_convs.0', 'extra_trans_convs.1.conv', 'extra_fpn_convs.0.conv'])
 def test_hooks_in_the_neck_run_as_often_as_it_is_written(kind, name, monkeypatch):
-    monkeypatch.setattr('shvit_det.models.neck.composing_pays', lambda *_: True)
+    monkeypatch.setattr('shvit_det.models.neck.composing_levels_pays', lambda *_: True)
     made, calls = neck(compose=True), []
     getattr(made.get_submodule(name), f'register_{kind}_hook')(lambda *_: calls.append(1))
     inputs = [torch.randn(1, c, s, s, dtype=torch.float64) for c, s in zip((6, 7, 8), (4, 2, 1), strict=True)]
@@ -238,9 +238,9 @@ def test_hooks_in_the_neck_run_as_often_as_it_is_written(kind, name, monkeypatch
 
 
 def test_small_images_are_not_worth_composing():
-    assert composing_pays(256, 2, 50 * 84)
-    assert not composing_pays(256, 2, 12 * 12)
-    assert not composing_pays(256, 0, 50 * 84)
+    assert composing_levels_pays(256, 2, 50 * 84)
+    assert not composing_levels_pays(256, 2, 12 * 12)
+    assert not composing_levels_pays(256, 0, 50 * 84)
 
 
 def test_composing_pays_where_it_takes_fewer_operations():
@@ -254,7 +254,7 @@ def test_composing_pays_where_it_takes_fewer_operations():
         return counter.part_costs({})[0]['macs']
 
     for height, width in [(4, 4), (4, 12), (8, 8), (16, 16)]:
-        pays = composing_pays(16, 2, height * width)
+        pays = composing_levels_pays(16, 2, height * width)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr('shvit_det.models.neck.composing_pays', lambda *_: True)
+            patch.setattr('shvit_det.models.neck.composing_levels_pays', lambda *_: True)
             assert (operations(True, height, width) < operations(False, height, width)) == pays, (height, width)

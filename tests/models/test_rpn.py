@@ -50,8 +50,8 @@ def composed(monkeypatch):
     calls = []
     compose_conv = rpn.compose_conv
     monkeypatch.setattr(rpn, 'compose_conv', lambda *args: calls.append(1) or compose_conv(*args))
-    monkeypatch.setattr(rpn, 'composing_pays', lambda _: True)
-    monkeypatch.setattr('shvit_det.models.neck.composing_pays', lambda *_: True)
+    monkeypatch.setattr(rpn, 'composing_conv_pays', lambda _: True)
+    monkeypatch.setattr('shvit_det.models.neck.composing_levels_pays', lambda *_: True)
     return calls
 
 
@@ -328,16 +328,16 @@ def test_a_pixel_that_is_no_number_stays_where_it_is(composed):
 
 def test_composing_pays_where_it_takes_fewer_operations(monkeypatch):
     """The estimate against operations that are counted, on both sides of the break-even."""
-    monkeypatch.setattr('shvit_det.models.neck.composing_pays', lambda *_: True)
+    monkeypatch.setattr('shvit_det.models.neck.composing_levels_pays', lambda *_: True)
     neck, head = make()
-    estimate, seen = rpn.composing_pays, set()
+    estimate, seen = rpn.composing_conv_pays, set()
     for height, width in [(3, 3), (5, 5), (12, 12), (30, 30)]:
         with torch.no_grad():
             levels = neck(features(height, width))
             pays = estimate(levels.origin)
             counts = []
             for choice in (True, False):
-                monkeypatch.setattr(rpn, 'composing_pays', lambda _, choice=choice: choice)
+                monkeypatch.setattr(rpn, 'composing_conv_pays', lambda _, choice=choice: choice)
                 with CostCounter(lambda: 'head') as counter:
                     head(levels)
                 counts.append(counter.part_costs({})[0]['macs'])

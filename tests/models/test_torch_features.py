@@ -57,8 +57,8 @@ def images(batch=2, height=96, width=128, dtype=torch.float64) -> torch.Tensor:
 @pytest.fixture(autouse=True)
 def composed(monkeypatch):
     """Everything is composed, at any size."""
-    monkeypatch.setattr('shvit_det.models.neck.composing_pays', lambda *_: True)
-    monkeypatch.setattr('shvit_det.models.rpn.composing_pays', lambda _: True)
+    monkeypatch.setattr('shvit_det.models.neck.composing_levels_pays', lambda *_: True)
+    monkeypatch.setattr('shvit_det.models.rpn.composing_conv_pays', lambda _: True)
 
 
 def outputs_and_gradients(model, x):

@@ -10,8 +10,7 @@ from paths import ROOT
 PACKAGE = ROOT / 'shvit_det'
 # A folder imports from the layers before its own; within a layer only as IN_A_LAYER says.
 LAYERS = (
-    ('common',),
-    ('compat',),
+    ('common', 'compat'),
     ('models',),
     ('checkpoint', 'kernels', 'deployment', 'data', 'runtimes'),
     ('configuration',),

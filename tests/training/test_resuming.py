@@ -24,7 +24,7 @@ from shvit_det.common.atomic_files import write_text
 from shvit_det.training.hooks.termination import Terminated, listening
 from shvit_det.training.optimizer_state import check_optimizer
 from shvit_det.training.resuming import (
-    CheckpointPlace,
+    CheckpointLocation,
     check_resumable,
     checkpoints_of,
     last_checkpoint,
@@ -201,20 +201,20 @@ def test_a_second_request_to_end_is_followed_at_once_if_it_is_meant(second, afte
 
     def save() -> None:
         nonlocal now
-        with listening() as requests:
-            requests.can_save = True
+        with listening() as signals:
+            signals.can_save = True
             os.kill(os.getpid(), signal.SIGTERM)
             now += after_s
             os.kill(os.getpid(), second)
-            assert requests.received == signal.SIGTERM
+            assert signals.first == signal.SIGTERM
 
     assert status_of(save) == status
 
 
 def test_processes_that_are_forked_meanwhile_end_as_others_do():
-    with listening() as requests:
+    with listening() as signals:
         assert status_of(lambda: os.kill(os.getpid(), signal.SIGTERM)) == -signal.SIGTERM
-        assert not requests.received
+        assert not signals.first
 
 
 @pytest.mark.parametrize('number', [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
@@ -232,7 +232,7 @@ def test_what_is_ignored_or_used_otherwise_stays_so(number):
     with listening() as outer, listening() as inner:
         inner.can_save = True
         os.kill(os.getpid(), number)
-        assert inner.received == number and not outer.received
+        assert inner.first == number and not outer.first
     assert signal.getsignal(number) == signal.SIG_DFL
 
 
@@ -313,9 +313,9 @@ def flip(path: Path) -> None:
 def test_a_damaged_checkpoint_is_passed_over_and_named(damage, tmp_path):
     run(tmp_path).train()
     model = Noisy()
-    assert newest_resumable(CheckpointPlace(tmp_path, tmp_path), model)[0].name == 'epoch_4.pth'
+    assert newest_resumable(CheckpointLocation(tmp_path, tmp_path), model)[0].name == 'epoch_4.pth'
     damage(tmp_path / 'epoch_4.pth')
-    path, content = newest_resumable(CheckpointPlace(tmp_path, tmp_path), model)
+    path, content = newest_resumable(CheckpointLocation(tmp_path, tmp_path), model)
     assert path.name == 'epoch_3.pth' and content['meta']['epoch'] == 3
     if damage is not Path.unlink:
         logged = ''.join(file.read_text() for file in tmp_path.glob('*/*.log'))
@@ -323,21 +323,21 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(damage, tmp_path):
     for path in tmp_path.glob('*.pth'):
         path.write_bytes(b'')
     with pytest.raises(UsageError, match=r'epoch_\d\.pth cannot be read as a checkpoint: it is empty'):
-        newest_resumable(CheckpointPlace(tmp_path, tmp_path), model)
+        newest_resumable(CheckpointLocation(tmp_path, tmp_path), model)
 
 
 def test_the_order_in_which_checkpoints_are_tried(tmp_path):
-    assert list(checkpoints_of(CheckpointPlace(tmp_path, tmp_path))) == []
+    assert list(checkpoints_of(CheckpointLocation(tmp_path, tmp_path))) == []
     for seconds, name in enumerate(('epoch_9.pth', 'epoch_10.pth', 'interrupted.pth', 'epoch_1.pth', 'mine.pth')):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (seconds, seconds))
     (tmp_path / 'last_checkpoint').write_text('/elsewhere/epoch_10.pth')
-    names = [path.name for path in checkpoints_of(CheckpointPlace(tmp_path, tmp_path))]
+    names = [path.name for path in checkpoints_of(CheckpointLocation(tmp_path, tmp_path))]
     assert names == ['epoch_10.pth', 'epoch_1.pth', 'interrupted.pth', 'epoch_9.pth']
     for damaged in ('', '\0' * 30, 'epoch_77.pth'):
         (tmp_path / 'last_checkpoint').write_text(damaged)
         assert last_checkpoint(tmp_path) is None
-        assert next(checkpoints_of(CheckpointPlace(tmp_path, tmp_path))).name == 'epoch_1.pth'
+        assert next(checkpoints_of(CheckpointLocation(tmp_path, tmp_path))).name == 'epoch_1.pth'
 
 
 def test_a_run_keeps_its_seed():
@@ -382,10 +382,10 @@ def test_an_optimizer_of_other_parameters_is_refused():
         (adam((2, 3)).state_dict(), '1 parameters in 1 groups, this one has 2 in 1'),
         (adam((2, 3), (5,)).state_dict(), r'another shape than its parameter, \(4,\)'),
         (spoilt, 'exp_avg in its optimizer holds NaN'),
-        ({}, 'is none'),
-        ([1, 2], 'is none'),
-        (dict(param_groups=[1], state={}), 'is none'),
-        (dict(param_groups=[dict(params=[[0], [1]])], state={}), 'is none'),
+        ({}, 'no usable state of the optimizer'),
+        ([1, 2], 'no usable state of the optimizer'),
+        (dict(param_groups=[1], state={}), 'no usable state of the optimizer'),
+        (dict(param_groups=[dict(params=[[0], [1]])], state={}), 'no usable state of the optimizer'),
     ):
         with pytest.raises(UsageError, match=f'a.pth cannot be resumed: .*{words}'):
             check_optimizer(saved, own, 'a.pth')

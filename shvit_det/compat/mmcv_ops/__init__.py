@@ -10,7 +10,7 @@ are deliberate:
 
 - overlaps of boxes without area are 0, where mmcv has 0 / 0 (:mod:`.nms`);
 - losses of very wrong logits do not stop at the logarithm of the smallest float, and a target that is no class has
-  weight 1, where mmcv reads memory behind the weights (:mod:`.focal_loss`);
+  weight 1, where mmcv reads memory beyond the end of the weights (:mod:`.focal_loss`);
 - the maximum of RoIAlign over a bin without samples is 0, where mmcv has its smallest number, and one that lies exactly
   one row above the map passes its gradient on, where mmcv takes row -1 for its mark of none (:mod:`.roi_align`).
 
@@ -48,7 +48,7 @@ OPS['get_compiling_cuda_version'] = lambda: 'not available'
 
 
 def install() -> bool:
-    """Let mmcv's Python files find their ops; return whether these are the stand-in's.
+    """Make mmcv's Python files find their ops; return whether these are the stand-in's.
 
     Compiled ops that load are left alone. Those that do not, mostly because they were built for another torch, are
     replaced with a warning.
@@ -64,7 +64,7 @@ def install() -> bool:
         except ImportError as error:
             warnings.warn(
                 f'The compiled ops of the installed mmcv do not load with torch '
-                f'{torch.__version__} ({error}), so that torchvision serves in their place: '
+                f'{torch.__version__} ({error}), so that torchvision is used instead: '
                 f'build mmcv again for this torch ({INSTALL_MMCV}), or uninstall it and '
                 f'`pip install "mmcv-lite>=2.0.0rc4,<2.2.0"`.',
                 RuntimeWarning,

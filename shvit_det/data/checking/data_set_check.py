@@ -13,7 +13,7 @@ from .annotation_file import SECTIONS, NotCocoError, Use, read_annotations
 from .cleaning import clean
 from .content_checks import check_content, check_file
 from .findings import KINDS, Finding, as_phrase, count_by_kind, errors_among
-from .image_checks import Loader, check_images, check_presence
+from .image_checks import DecodeSettings, check_images, check_presence
 
 Images = Literal['decode', 'headers', 'presence']
 SCOPES: dict[Images, str] = {
@@ -32,7 +32,7 @@ class CocoSet:
         images: The folder, or None if it is on remote storage.
         classes: The classes of the config, or None where it states none.
         bad_data: What happens to bad data in a run.
-        loader: How images are decoded.
+        decode_settings: How images are decoded.
         is_standard: The class of the dataset reads the file as ``CocoDataset`` does, and not in its own way.
         use: What the config does with the annotations.
         splits: The splits that use it.
@@ -43,7 +43,7 @@ class CocoSet:
     images: Path | None
     classes: tuple[str, ...] | None
     bad_data: str
-    loader: Loader
+    decode_settings: DecodeSettings
     is_standard: bool = True
     use: Use = field(default_factory=Use)
     splits: list[str] = field(default_factory=list)
@@ -160,7 +160,7 @@ def check_set(data: CocoSet, images: Images, workers: int, progress: Callable[[s
         found, checked.file_sizes = check_images(
             content,
             data.images,
-            data.loader,
+            data.decode_settings,
             headers_only=images == 'headers',
             workers=workers,
             progress=lambda done, total: progress(f'{name}: image {done} of {total}'),

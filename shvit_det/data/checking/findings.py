@@ -31,7 +31,7 @@ class Repair(str, Enum):
 
 
 @dataclass(frozen=True)
-class Kind:
+class FindingKind:
     """A kind of finding.
 
     An error ends a run or teaches the detector something false. A warning costs an object at most, which mmdet ignores.
@@ -42,59 +42,61 @@ class Kind:
     repair: Repair
 
 
-KINDS: dict[str, Kind] = {
+KINDS: dict[str, FindingKind] = {
     # the file
-    'file': Kind('error', 'an annotation file that cannot be used at all', Repair.NONE),
-    'classes': Kind('error', 'classes of the config that are not the categories of the file', Repair.NONE),
+    'file': FindingKind('error', 'an annotation file that cannot be used at all', Repair.NONE),
+    'classes': FindingKind('error', 'classes of the config that are not the categories of the file', Repair.NONE),
     # categories
-    'category_invalid': Kind('error', 'a category without a usable id or name', Repair.REMOVE_WITH_OBJECTS),
-    'category_duplicate': Kind('error', 'a category that is listed twice', Repair.REMOVE),
-    'category_id_duplicate': Kind('error', 'an id that two categories share', Repair.REMOVE_WITH_OBJECTS),
-    'category_name_duplicate': Kind('error', 'a name that two categories share', Repair.MERGE),
+    'category_invalid': FindingKind('error', 'a category without a usable id or name', Repair.REMOVE_WITH_OBJECTS),
+    'category_duplicate': FindingKind('error', 'a category that is listed twice', Repair.REMOVE),
+    'category_id_duplicate': FindingKind('error', 'an id that two categories share', Repair.REMOVE_WITH_OBJECTS),
+    'category_name_duplicate': FindingKind('error', 'a name that two categories share', Repair.MERGE),
     # entries of images
-    'image_invalid': Kind('error', 'an image without a usable id or file name', Repair.REMOVE_WITH_OBJECTS),
-    'image_duplicate': Kind('error', 'an image that is listed twice', Repair.REMOVE),
-    'image_id_duplicate': Kind('error', 'an id that two images share', Repair.REMOVE_WITH_OBJECTS),
-    'image_name_duplicate': Kind('warning', 'a file that is listed under two ids', Repair.KEEP),
-    'image_size_invalid': Kind('error', 'an image without a usable width or height', Repair.MEASURE),
+    'image_invalid': FindingKind('error', 'an image without a usable id or file name', Repair.REMOVE_WITH_OBJECTS),
+    'image_duplicate': FindingKind('error', 'an image that is listed twice', Repair.REMOVE),
+    'image_id_duplicate': FindingKind('error', 'an id that two images share', Repair.REMOVE_WITH_OBJECTS),
+    'image_name_duplicate': FindingKind('warning', 'a file that is listed under two ids', Repair.KEEP),
+    'image_size_invalid': FindingKind('error', 'an image without a usable width or height', Repair.MEASURE),
     # image files
-    'image_missing': Kind('error', 'an image file that does not exist', Repair.REMOVE_WITH_OBJECTS),
-    'image_empty': Kind('error', 'an image file of zero bytes', Repair.REMOVE_WITH_OBJECTS),
-    'image_unreadable': Kind('error', 'a file that cannot be decoded', Repair.REMOVE_WITH_OBJECTS),
-    'image_truncated': Kind('error', 'an image file that ends too early', Repair.REMOVE_WITH_OBJECTS),
-    'image_size_differs': Kind('error', 'an image of another size than listed', Repair.REMOVE_WITH_OBJECTS),
-    'image_rotated': Kind('error', 'an image that EXIF turns away from its boxes', Repair.REMOVE_WITH_OBJECTS),
-    'image_orientation': Kind('warning', 'an image that EXIF turns or mirrors, size unchanged', Repair.KEEP),
-    'image_grey': Kind('warning', 'a greyscale image, loaded with three equal channels', Repair.KEEP),
-    'image_cmyk': Kind('warning', 'a CMYK image, loaded as RGB', Repair.KEEP),
-    'image_deep': Kind('warning', 'an image of 16 bits or more, loaded with the upper 8', Repair.KEEP),
-    'image_alpha': Kind('warning', 'an image with transparency, which is dropped', Repair.KEEP),
+    'image_missing': FindingKind('error', 'an image file that does not exist', Repair.REMOVE_WITH_OBJECTS),
+    'image_empty': FindingKind('error', 'an image file of zero bytes', Repair.REMOVE_WITH_OBJECTS),
+    'image_unreadable': FindingKind('error', 'a file that cannot be decoded', Repair.REMOVE_WITH_OBJECTS),
+    'image_truncated': FindingKind('error', 'an image file that ends too early', Repair.REMOVE_WITH_OBJECTS),
+    'image_size_differs': FindingKind('error', 'an image of another size than listed', Repair.REMOVE_WITH_OBJECTS),
+    'image_rotated': FindingKind('error', 'an image that EXIF turns away from its boxes', Repair.REMOVE_WITH_OBJECTS),
+    'image_orientation': FindingKind('warning', 'an image that EXIF turns or mirrors, size unchanged', Repair.KEEP),
+    'image_grey': FindingKind('warning', 'a greyscale image, loaded with three equal channels', Repair.KEEP),
+    'image_cmyk': FindingKind('warning', 'a CMYK image, loaded as RGB', Repair.KEEP),
+    'image_deep': FindingKind('warning', 'an image of 16 bits or more, loaded with the upper 8', Repair.KEEP),
+    'image_alpha': FindingKind('warning', 'an image with transparency, which is dropped', Repair.KEEP),
     # annotations
-    'annotation_invalid': Kind('error', 'an annotation that is no JSON object', Repair.REMOVE),
-    'annotation_id_invalid': Kind('error', 'an annotation without a usable id', Repair.RENUMBER),
-    'annotation_id_duplicate': Kind('error', 'an id that two annotations share', Repair.RENUMBER),
-    'annotation_id_zero': Kind('warning', 'id 0, which the evaluator takes for "not found"', Repair.RENUMBER),
-    'annotation_duplicate': Kind('warning', 'an object that is annotated twice in the same way', Repair.REMOVE),
-    'image_unknown': Kind('error', 'an annotation of an image that is not listed', Repair.REMOVE),
-    'category_unknown': Kind('error', 'an annotation of a category that is not listed', Repair.REMOVE),
-    'box_invalid': Kind('error', 'a box that is not four finite numbers', Repair.REMOVE),
-    'box_empty': Kind('warning', 'a box without area', Repair.REMOVE),
-    'box_thin': Kind('warning', 'a box narrower than a pixel, which mmdet passes over', Repair.KEEP),
-    'box_outside': Kind('warning', 'a box outside its image', Repair.REMOVE),
-    'box_overhanging': Kind('warning', 'a box that reaches out of its image by more than a pixel', Repair.CLIP),
-    'area_invalid': Kind('error', 'an annotation without a usable area', Repair.AREA),
-    'area_not_positive': Kind('warning', 'an area of 0 or less beside a box that has one', Repair.AREA),
-    'crowd_missing': Kind('error', 'an annotation without iscrowd in a split that is evaluated', Repair.NO_CROWD),
-    'crowd_invalid': Kind('error', 'an iscrowd that is neither 0 nor 1', Repair.REMOVE),
+    'annotation_invalid': FindingKind('error', 'an annotation that is no JSON object', Repair.REMOVE),
+    'annotation_id_invalid': FindingKind('error', 'an annotation without a usable id', Repair.RENUMBER),
+    'annotation_id_duplicate': FindingKind('error', 'an id that two annotations share', Repair.RENUMBER),
+    'annotation_id_zero': FindingKind('warning', 'id 0, which the evaluator takes for "not found"', Repair.RENUMBER),
+    'annotation_duplicate': FindingKind('warning', 'an object that is annotated twice in the same way', Repair.REMOVE),
+    'image_unknown': FindingKind('error', 'an annotation of an image that is not listed', Repair.REMOVE),
+    'category_unknown': FindingKind('error', 'an annotation of a category that is not listed', Repair.REMOVE),
+    'box_invalid': FindingKind('error', 'a box that is not four finite numbers', Repair.REMOVE),
+    'box_empty': FindingKind('warning', 'a box without area', Repair.REMOVE),
+    'box_thin': FindingKind('warning', 'a box narrower than a pixel, which mmdet passes over', Repair.KEEP),
+    'box_outside': FindingKind('warning', 'a box outside its image', Repair.REMOVE),
+    'box_overhanging': FindingKind('warning', 'a box that reaches out of its image by more than a pixel', Repair.CLIP),
+    'area_invalid': FindingKind('error', 'an annotation without a usable area', Repair.AREA),
+    'area_not_positive': FindingKind('warning', 'an area of 0 or less beside a box that has one', Repair.AREA),
+    'crowd_missing': FindingKind(
+        'error', 'an annotation without iscrowd in a split that is evaluated', Repair.NO_CROWD
+    ),
+    'crowd_invalid': FindingKind('error', 'an iscrowd that is neither 0 nor 1', Repair.REMOVE),
     # masks, looked at where the config uses them
-    'mask_missing': Kind('error', 'an object without a mask', Repair.REMOVE),
-    'mask_invalid': Kind('error', 'a mask that is neither polygons nor RLE', Repair.REMOVE),
-    'polygon_invalid': Kind('error', 'a polygon that is not pairs of finite numbers', Repair.REMOVE_PARTS),
-    'polygon_short': Kind('error', 'a polygon of less than three points', Repair.REMOVE_PARTS),
-    'polygon_far': Kind('error', 'a polygon further outside its image than that is large', Repair.REMOVE_PARTS),
-    'rle_invalid': Kind('error', 'an RLE whose counts do not fill its size', Repair.REMOVE),
-    'rle_size': Kind('error', 'an RLE of another size than its image', Repair.REMOVE),
-    'rle_unused': Kind('warning', 'an RLE where poly2mask=False passes over all but polygons', Repair.KEEP),
+    'mask_missing': FindingKind('error', 'an object without a mask', Repair.REMOVE),
+    'mask_invalid': FindingKind('error', 'a mask that is neither polygons nor RLE', Repair.REMOVE),
+    'polygon_invalid': FindingKind('error', 'a polygon that is not pairs of finite numbers', Repair.REMOVE_PARTS),
+    'polygon_short': FindingKind('error', 'a polygon of less than three points', Repair.REMOVE_PARTS),
+    'polygon_far': FindingKind('error', 'a polygon further outside its image than that is large', Repair.REMOVE_PARTS),
+    'rle_invalid': FindingKind('error', 'an RLE whose counts do not fill its size', Repair.REMOVE),
+    'rle_size': FindingKind('error', 'an RLE of another size than its image', Repair.REMOVE),
+    'rle_unused': FindingKind('warning', 'an RLE where poly2mask=False passes over all but polygons', Repair.KEEP),
 }
 
 

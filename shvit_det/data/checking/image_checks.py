@@ -33,8 +33,8 @@ MOST_PIXELS = 2**28  # to decode of an image whose size the annotation file does
 
 
 @dataclass(frozen=True)
-class Loader:
-    """How a pipeline decodes images: the arguments of its ``LoadImageFromFile``."""
+class DecodeSettings:
+    """How a pipeline decodes images: the arguments ``color_type`` and ``imdecode_backend`` of ``LoadImageFromFile``."""
 
     color_type: str = 'color'
     backend: str | None = 'cv2'
@@ -94,7 +94,7 @@ def check_presence(content: Mapping[str, Any], folder: Path) -> Iterator[Finding
 def check_images(
     content: Mapping[str, Any],
     folder: Path,
-    loader: Loader,
+    decode_settings: DecodeSettings,
     headers_only: bool = False,
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -106,8 +106,8 @@ def check_images(
     Args:
         content: The content of the annotation file.
         folder: Where the images are.
-        loader: How the config's pipeline loads them.
-        headers_only: Decode nothing: what is truncated or broken behind its header goes unnoticed.
+        decode_settings: How the config's pipeline decodes them.
+        headers_only: Decode nothing: files that are truncated or broken after the header go unnoticed.
         workers: Threads.
         progress: Called now and then with the number of images that are done and of all.
 
@@ -121,7 +121,7 @@ def check_images(
 
     def inspect(index: int) -> tuple[int, Path, Inspection]:
         path = folder / names[index]
-        return index, path, inspect_image(path, size_of(content['images'][index]), loader, headers_only)
+        return index, path, inspect_image(path, size_of(content['images'][index]), decode_settings, headers_only)
 
     with ThreadPoolExecutor(workers) as pool, _no_size_limit():
         remaining, done = iter(names), 0
@@ -135,25 +135,27 @@ def check_images(
     return findings, sizes
 
 
-def inspect_image(path: Path, listed: Size | None, loader: Loader, headers_only: bool = False) -> Inspection:
+def inspect_image(
+    path: Path, listed: Size | None, decode_settings: DecodeSettings, headers_only: bool = False
+) -> Inspection:
     """Open an image file, and decode it by Pillow and by mmcv unless only the header is asked for.
 
     Args:
         path: The file.
         listed: Its size in the annotation file, if usable.
-        loader: How the config's pipeline loads it.
+        decode_settings: How the config's pipeline decodes it.
         headers_only: Decode nothing.
     """
     if (fault := file_fault(path)) is not None:
         return Inspection([_as_found(fault)])
     try:
         with path.open('rb') as file:
-            return _inspect(file if headers_only else io.BytesIO(file.read()), listed, loader, headers_only)
+            return _inspect(file if headers_only else io.BytesIO(file.read()), listed, decode_settings, headers_only)
     except OSError as error:
         return Inspection([('image_unreadable', f'cannot be read: {error.strerror or error}')])
 
 
-def _inspect(stream: Any, listed: Size | None, loader: Loader, headers_only: bool) -> Inspection:
+def _inspect(stream: Any, listed: Size | None, decode_settings: DecodeSettings, headers_only: bool) -> Inspection:
     try:
         image = Image.open(stream)
         orientation = exif_orientation(image)
@@ -161,11 +163,14 @@ def _inspect(stream: Any, listed: Size | None, loader: Loader, headers_only: boo
     except Exception as error:  # decoders raise what they like on broken bytes
         return Inspection([_as_found(decoding_fault(error))])
     with image:
-        transposed = loader.follows_exif and orientation in TRANSPOSED
+        turned = decode_settings.follows_exif
+        transposed = turned and orientation in TRANSPOSED
         size = (image.height, image.width) if transposed else image.size
         if listed is not None and size != listed:
             return Inspection([_size_fault(image.size, size, listed), *found], size)
-        if loader.follows_exif and (orientation in MIRRORED or (transposed and (size[0] == size[1] or listed is None))):
+        if decode_settings.follows_exif and (
+            orientation in MIRRORED or (transposed and (size[0] == size[1] or listed is None))
+        ):
             found.append(('image_orientation', f'has the EXIF orientation {orientation}'))
         if headers_only:
             return Inspection(found, size)
@@ -175,14 +180,14 @@ def _inspect(stream: Any, listed: Size | None, loader: Loader, headers_only: boo
             image.load()
         except Exception as error:
             return Inspection([_as_found(decoding_fault(error)), *found])
-    return _decode_as_mmdet(stream.getvalue(), size, listed, loader, found)
+    return _decode_as_mmdet(stream.getvalue(), size, listed, decode_settings, found)
 
 
 def _decode_as_mmdet(
-    data: bytes, size: Size, listed: Size | None, loader: Loader, found: list[tuple[str, str]]
+    data: bytes, size: Size, listed: Size | None, decode_settings: DecodeSettings, found: list[tuple[str, str]]
 ) -> Inspection:
     try:
-        pixels = mmcv.imfrombytes(data, flag=loader.color_type, backend=loader.backend)
+        pixels = mmcv.imfrombytes(data, flag=decode_settings.color_type, backend=decode_settings.backend)
     except Exception as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0][:160]
         return Inspection([('image_unreadable', f'cannot be decoded by mmcv: {first_line}'), *found])
@@ -245,7 +250,7 @@ def _finding(kind: str, text: str, index: int, content: Mapping[str, Any], path:
 
 @contextlib.contextmanager
 def _no_size_limit() -> Iterator[None]:
-    """Let Pillow open images of any size, which is compared before they are decoded, without its warnings."""
+    """Make Pillow open images of any size, which is compared before they are decoded, without its warnings."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with warnings.catch_warnings():

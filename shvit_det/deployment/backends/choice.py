@@ -1,7 +1,7 @@
 """Which backend computes a deployed layer, decided from its device, its data type and what the processor can do.
 
-What torch and the processor can do is asked of them and not concluded from a data type: on x86-64 without AVX-512, for
-instance, oneDNN refuses bfloat16, and torch for Arm may lack some of the operations.
+Torch and the processor are asked what they support, since a data type alone does not tell: on x86-64 without AVX-512,
+for instance, oneDNN refuses bfloat16, and torch for Arm may lack some of the operations.
 """
 
 import functools
@@ -58,7 +58,7 @@ class Processor(NamedTuple):
 
 
 class Layer(Protocol):
-    """What the choice asks of a layer.
+    """What :func:`choose_backend` needs to know of a layer; the deployed layers provide it.
 
     Attributes:
         operations: The operations of oneDNN that it needs; none if oneDNN has no such layer.
@@ -95,7 +95,7 @@ def this_processor(with_kernels: bool = True) -> Processor:
     """Return what can be computed fast here.
 
     Args:
-        with_kernels: Whether our own kernels are wanted; they are built at the first question.
+        with_kernels: Whether our own kernels are wanted; they are built at the first call.
     """
     library = kernels.load() if with_kernels else None
     return Processor(*_onednn(), () if library is None else library.dtypes)

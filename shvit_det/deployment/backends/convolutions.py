@@ -104,7 +104,7 @@ class FusedPointwiseConv(FusedConv):
         """Return ``residual + self(x)``."""
         if residual.dtype is not x.dtype or residual.shape != (x.shape[0], self.weight.shape[0], *x.shape[2:]):
             return residual + self.compute(x)
-        backend, dtype = self.choose(x)
+        backend, dtype = self.choice_for_input(x)
         if backend is Backend.PLAIN:
             return residual + self._by_torch(x)
         wide, wide_residual = cast(x, dtype), cast(residual, dtype)

@@ -1,6 +1,6 @@
 """The base of all deployed layers: constant weights, packed once, and a backend that is chosen once.
 
-Eager PyTorch hands most convolutions with small batches to general matrix products, or lays their weights out anew at
+Eager PyTorch computes most convolutions with small batches by general matrix products, or packs their weights again at
 every call. Deployed layers keep their packed weights, together with the choice of the backend, until a state dict is
 loaded or the layer is moved to another device or data type. Nothing else may change the weights.
 """
@@ -24,7 +24,7 @@ Value = TypeVar('Value')
 class WeightChanges:
     """Counts how often weights of deployed layers were loaded or moved, in this process.
 
-    Execution plans and compiled graphs hold the weights of many layers, and are made anew when the count has changed.
+    Execution plans and compiled graphs hold the weights of many layers. They are built again when the count changes.
     """
 
     count = 0
@@ -88,12 +88,12 @@ class DeployedLayer(ConstantWeights):
     def supports_input(self, x: Any, dtype: torch.dtype) -> bool:
         """Return whether our own kernels, if chosen, compute an input of this shape in a data type.
 
-        Shapes that no backend takes are left to torch, which says what is wrong with them.
+        Torch gets the inputs that no backend supports, since its error message says what is wrong with them.
         """
         return self.in_channels is None or (x.ndim == 4 and x.shape[1] == self.in_channels)
 
-    def chosen(self, device_type: str, dtype: torch.dtype) -> Choice:
-        """Return the layer's backend for inputs on a device and in a data type."""
+    def cached_choice(self, device_type: str, dtype: torch.dtype) -> Choice:
+        """Return the usual choice for a device and a data type of inputs; it is decided once and kept in the cache."""
 
         def choose() -> Choice:
             processor = this_processor(self.native) if device_type == 'cpu' else Processor((), ())
@@ -104,18 +104,18 @@ class DeployedLayer(ConstantWeights):
 
         return self.constant(('backend', device_type, dtype), choose)
 
-    def choose(self, x: Any) -> Choice:
-        """Return who computes the layer for ``x``: the chosen backend where the input allows it.
+    def choice_for_input(self, x: Any) -> Choice:
+        """Return who computes the layer for ``x``: :meth:`cached_choice`, or another backend where ``x`` needs one.
 
-        Graphs and gradients are torch's. Our own kernels do not pass torch's dispatcher: they are left out while
-        operations are being watched, because a counter of operations, for instance, would not see them.
+        Compiled graphs and inputs with gradients are computed by torch. Our own kernels bypass torch's dispatcher, so
+        they are not used while something watches the dispatched operations, as a counter of operations does.
 
         Raises:
             CannotPlanError: If ``x`` is a planned map and our own kernels do not compute the layer.
         """
         if not runs_eagerly(x):
             return Choice(Backend.PLAIN, x.dtype)
-        choice = self.chosen(x.device.type, x.dtype)
+        choice = self.cached_choice(x.device.type, x.dtype)
         if choice.backend is Backend.KERNELS and (
             torch._C._len_torch_dispatch_stack() or not self.supports_input(x, choice.dtype)
         ):
@@ -141,11 +141,11 @@ class WeightedLayer(DeployedLayer):
         self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.compute(x) if x.dtype is self.weight.dtype else self._by_torch(x)  # which refuses it
+        return self.compute(x) if x.dtype is self.weight.dtype else self._by_torch(x)  # torch then raises an error
 
     def compute(self, x: Tensor) -> Tensor:
         """Return the result for ``x``, in its data type, whichever the weights have."""
-        backend, dtype = self.choose(x)
+        backend, dtype = self.choice_for_input(x)
         if backend is Backend.PLAIN:
             return self._by_torch(x)
         run = self._by_kernels if backend is Backend.KERNELS else self._by_onednn
@@ -185,7 +185,7 @@ class WeightedLayer(DeployedLayer):
 
 
 class RefusesTraining:
-    """Stands in for a module's ``train``: before anything is changed, it refuses all but evaluation.
+    """Replaces a module's ``train``: before anything is changed, it refuses all but evaluation.
 
     Args:
         module: The deployed model or a part of it.
@@ -217,7 +217,7 @@ def layer_backends(model: nn.Module, processor: Processor | None = None) -> dict
         if isinstance(module, DeployedLayer):
             weight = next(module.parameters(), reference)
             if processor is None:
-                backend = module.chosen(weight.device.type, weight.dtype).backend
+                backend = module.cached_choice(weight.device.type, weight.dtype).backend
             else:
                 backend = choose_backend(module, weight.device.type, weight.dtype, processor).backend
             has_layers = any(isinstance(part, DeployedLayer) for part in module.children())
@@ -249,7 +249,7 @@ def runs_eagerly(x: Tensor) -> bool:
 
 
 def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return ``x`` in a data type; itself where it has that, even if it is only planned."""
+    """Return ``x`` in a data type; ``x`` itself if it has that one, so that a planned map passes unchanged."""
     return x if x.dtype is dtype else x.to(dtype)
 
 

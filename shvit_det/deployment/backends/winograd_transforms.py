@@ -1,9 +1,9 @@
 """Winograd's minimal filtering: the matrices that turn inputs, taps and products into each other, exactly.
 
 Along one axis, four neighbouring results of a kernel with three taps depend on six inputs. Six products, of sums of
-inputs with sums of taps, are enough to give those results, where the plain way takes twelve; along two axes it is 36
-instead of 144 (Lavin and Gray, arXiv 1509.09308). With many channels the products are 36 matrix products, beside which
-the sums cost little: those of the taps are made once, those of inputs and results for some tiles at a time.
+inputs with sums of taps, give those results, where the direct convolution takes twelve; along two axes it is 36 instead
+of 144 (Lavin and Gray, arXiv 1509.09308). With many channels the products are 36 matrix products, and the sums cost
+little: those of the taps are computed once, those of inputs and results for some tiles at a time.
 """
 
 import functools
@@ -14,8 +14,8 @@ from torch import Tensor
 
 TILE = 4
 SPAN = TILE + 2  # inputs along one axis
-# The products are values of polynomials at these points and at infinity. Of the choices tried these round the least,
-# about as much as the direct convolution, and all that is made of them but the weights is exact in binary.
+# The products are values of polynomials at these points and at infinity. Of the choices tried, these have the
+# smallest rounding error, about that of the direct convolution. The matrices of inputs and results are exact in binary.
 POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)
 
 

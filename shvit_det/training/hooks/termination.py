@@ -26,9 +26,11 @@ from ..loop import ResumableEpochLoop
 from .safe_checkpoint import INTERRUPTED, point_at
 
 # Slurm can warn by SIGUSR1 and Grid Engine by SIGUSR2, a terminal that is closed sends SIGHUP, all others SIGTERM.
-REQUESTS = [getattr(signal, name) for name in ('SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2') if hasattr(signal, name)]
-# Slurm signals every process and torchrun passes on what it got, so that one request can reach a process twice.
-SAME_REQUEST_S = 5.0
+TERMINATION_SIGNALS = [
+    getattr(signal, name) for name in ('SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2') if hasattr(signal, name)
+]
+# Slurm signals every process and torchrun passes its signal on, so a process can get one signal twice within seconds.
+SAME_SIGNAL_S = 5.0
 
 
 class Terminated(SystemExit):
@@ -45,8 +47,8 @@ class Terminated(SystemExit):
         super().__init__(self.status)
 
 
-class Requests:
-    """Receives the signals. The first one is noted, or raises :exc:`Terminated` where there is nothing to save.
+class ReceivedSignals:
+    """Handles the signals. The first one is noted, or raises :exc:`Terminated` where there is nothing to save.
 
     The same signal again, later, ends the process at once; another signal is a second warning of the same event.
     """
@@ -57,7 +59,7 @@ class Requests:
         self._process = os.getpid()
 
     @property
-    def received(self) -> int:
+    def first(self) -> int:
         """The signal that came first; 0 if none has come."""
         return next(iter(self._times), 0)
 
@@ -67,7 +69,7 @@ class Requests:
             os.kill(os.getpid(), number)
             return
         now = time.monotonic()
-        if now - self._times.setdefault(number, now) > SAME_REQUEST_S:
+        if now - self._times.setdefault(number, now) > SAME_SIGNAL_S:
             kill_workers()
             os._exit(128 + number)
         if not self.can_save:
@@ -76,14 +78,14 @@ class Requests:
 
 def may_be_replaced(handler: Any) -> bool:
     """Return whether a handler, as :func:`signal.getsignal` returns it, is the default one or ours."""
-    return handler == signal.SIG_DFL or isinstance(getattr(handler, '__self__', None), Requests)
+    return handler == signal.SIG_DFL or isinstance(getattr(handler, '__self__', None), ReceivedSignals)
 
 
-_active: list[Requests] = []
+_active: list[ReceivedSignals] = []
 
 
 @contextmanager
-def listening() -> Iterator[Requests]:
+def listening() -> Iterator[ReceivedSignals]:
     """Receive the signals within the context. Our runner trains in one, and the tools run in one.
 
     A signal that is ignored stays so, as SIGHUP under ``nohup``, and so does one for which the program has a handler of
@@ -92,18 +94,18 @@ def listening() -> Iterator[Requests]:
     Raises:
         Terminated: Wherever the process is when the signal comes, if there is nothing to save.
     """
-    requests = Requests()
-    numbers = REQUESTS if threading.current_thread() is threading.main_thread() else []
+    signals = ReceivedSignals()
+    numbers = TERMINATION_SIGNALS if threading.current_thread() is threading.main_thread() else []
     before = {
-        number: signal.signal(number, requests.receive)
+        number: signal.signal(number, signals.receive)
         for number in numbers
         if number == signal.SIGTERM or may_be_replaced(signal.getsignal(number))
     }
-    _active.append(requests)
+    _active.append(signals)
     try:
-        yield requests
+        yield signals
     finally:
-        _active.remove(requests)
+        _active.remove(signals)
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -119,14 +121,14 @@ class TerminationHook(Hook):
     priority = 'LOWEST'
 
     def __init__(self) -> None:
-        self._requests: Requests | None = None
+        self._signals: ReceivedSignals | None = None
         self._group: Any = None
         self._pending: tuple[torch.Tensor, Any] | None = None
 
     def before_train(self, runner: Runner) -> None:
-        self._requests = _active[-1] if _active else None
-        if self._requests:
-            self._requests.can_save = True
+        self._signals = _active[-1] if _active else None
+        if self._signals:
+            self._signals.can_save = True
         if is_distributed():
             self._group = distributed.new_group(backend='gloo')
 
@@ -149,22 +151,22 @@ class TerminationHook(Hook):
         data_batch: DATA_BATCH = None,
         outputs: Sequence | None = None,
     ) -> None:
-        if self._requests and self._requests.received:
+        if self._signals and self._signals.first:
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):
                     hook.after_val_epoch(runner)  # takes the averaged weights out of the model again
             self._save(runner, dict(epoch=runner.epoch, iter=runner.iter))
-            raise Terminated(self._requests.received)
+            raise Terminated(self._signals.first)
 
     def after_train(self, runner: Runner) -> None:
         if self._pending:
             self._pending[1].wait()
-        if self._requests:
-            self._requests.can_save = False
+        if self._signals:
+            self._signals.can_save = False
 
     def _signal_of_any_process(self) -> int:
         """Return the highest signal that any process has received, or 0; the same in all processes."""
-        own = self._requests.received if self._requests else 0
+        own = self._signals.first if self._signals else 0
         if self._group is None:
             return own
         highest = 0

@@ -1,7 +1,7 @@
 """Symptom: mmpretrain is installed, and importing its models fails.
 
 Its last release imports names that newer releases of ``transformers`` no longer have, as soon as pycocotools is
-installed beside them. Only ImageNet classification needs mmpretrain, so it is imported only where it is used.
+installed too. Only ImageNet classification needs mmpretrain, so it is imported only where it is used.
 """
 
 import importlib
