@@ -52,9 +52,7 @@ assert registry.OPTIM_WRAPPERS.get('BFloat16OptimWrapper').__name__ == 'BFloat16
 print(Config.fromstring("_base_ = 'shvit_det::mask_rcnn_shvit_s1_sample.py'", '.py').model.backbone.type)
 """
 # A module that imports mmengine, or mmdet, is complete only after what we do to these libraries has been done.
-FIRST = ('registry', 'models.rpn', 'models.detector_check', 'compat.torch_load', 'compat.mmcv_ops',
-         'configuration.names_for_mmengine', 'configuration.model_zoo', 'checkpoint.loading',
-         'training.hooks.finite_check')  # fmt: skip
+FIRST = ('registry', 'models.rpn', 'compat.mmcv_ops', 'configuration.names_for_mmengine')
 AFTER_FIRST = """
 import importlib, sys
 importlib.import_module(f'shvit_det.{sys.argv[1]}')

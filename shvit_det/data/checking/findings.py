@@ -17,7 +17,7 @@ class Repair(str, Enum):
 
     __str__ = str.__str__  # the text without the class, as in enum.StrEnum of Python 3.11
 
-    NONE = 'nothing: it needs a hand'
+    NONE = 'nothing: repair it by hand'
     KEEP = 'kept'
     REMOVE = 'removed'
     REMOVE_WITH_OBJECTS = 'removed with its objects'
@@ -79,9 +79,9 @@ KINDS: dict[str, FindingKind] = {
     'category_unknown': FindingKind('error', 'an annotation of a category that is not listed', Repair.REMOVE),
     'box_invalid': FindingKind('error', 'a box that is not four finite numbers', Repair.REMOVE),
     'box_empty': FindingKind('warning', 'a box without area', Repair.REMOVE),
-    'box_thin': FindingKind('warning', 'a box narrower than a pixel, which mmdet passes over', Repair.KEEP),
+    'box_thin': FindingKind('warning', 'a box narrower than a pixel, which mmdet ignores', Repair.KEEP),
     'box_outside': FindingKind('warning', 'a box outside its image', Repair.REMOVE),
-    'box_overhanging': FindingKind('warning', 'a box that reaches out of its image by more than a pixel', Repair.CLIP),
+    'box_overhanging': FindingKind('warning', 'a box that reaches more than one pixel beyond its image', Repair.CLIP),
     'area_invalid': FindingKind('error', 'an annotation without a usable area', Repair.AREA),
     'area_not_positive': FindingKind('warning', 'an area of 0 or less beside a box that has one', Repair.AREA),
     'crowd_missing': FindingKind(
@@ -93,10 +93,14 @@ KINDS: dict[str, FindingKind] = {
     'mask_invalid': FindingKind('error', 'a mask that is neither polygons nor RLE', Repair.REMOVE),
     'polygon_invalid': FindingKind('error', 'a polygon that is not pairs of finite numbers', Repair.REMOVE_PARTS),
     'polygon_short': FindingKind('error', 'a polygon of less than three points', Repair.REMOVE_PARTS),
-    'polygon_far': FindingKind('error', 'a polygon further outside its image than that is large', Repair.REMOVE_PARTS),
+    'polygon_far': FindingKind(
+        'error', 'a polygon that is further outside its image than the image is large', Repair.REMOVE_PARTS
+    ),
     'rle_invalid': FindingKind('error', 'an RLE whose counts do not fill its size', Repair.REMOVE),
     'rle_size': FindingKind('error', 'an RLE of another size than its image', Repair.REMOVE),
-    'rle_unused': FindingKind('warning', 'an RLE where poly2mask=False passes over all but polygons', Repair.KEEP),
+    'rle_unused': FindingKind(
+        'warning', 'an RLE in a config with `poly2mask=False`, which reads polygons only', Repair.KEEP
+    ),
 }
 
 
