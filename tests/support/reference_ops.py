@@ -5,7 +5,7 @@ thresholds are met exactly; arrays are numpy's, in double precision.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import product
 
@@ -105,7 +105,6 @@ def roi_align(
     size: tuple[int, int],
     scale: float,
     ratio: int,
-    pool: Callable[[list[float]], float],
     aligned: bool,
 ) -> np.ndarray:
     pooled = np.zeros((len(rois), features.shape[1], *size))
@@ -124,7 +123,7 @@ def roi_align(
             )
             for i, j in product(range(num_rows), range(num_columns))
         ]
-        pooled[region, channel, row, column] = pool(samples) if samples else 0
+        pooled[region, channel, row, column] = np.mean(samples) if samples else 0
     return pooled
 
 

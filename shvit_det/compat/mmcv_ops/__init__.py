@@ -10,9 +10,7 @@ are deliberate:
 
 - overlaps of boxes without area are 0, where mmcv has 0 / 0 (:mod:`.nms`);
 - losses of very wrong logits do not stop at the logarithm of the smallest float, and a target that is no class has
-  weight 1, where mmcv reads memory beyond the end of the weights (:mod:`.focal_loss`);
-- the maximum of RoIAlign over a bin without samples is 0, where mmcv has its smallest number, and one that lies exactly
-  one row above the map passes its gradient on, where mmcv takes row -1 for its mark of none (:mod:`.roi_align`).
+  weight 1, where mmcv reads memory beyond the end of the weights (:mod:`.focal_loss`).
 
 Where a point of multi-scale deformable attention lies on the centre of a pixel, the derivative jumps, and rounding
 decides which side's it is: differently here, in mmcv's function for CPUs and in its kernel for GPUs.

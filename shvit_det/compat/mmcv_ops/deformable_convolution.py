@@ -2,8 +2,8 @@
 
 torchvision's kernels order the offsets (y before x) and sample as mmcv's do, with one difference: a point on the line
 one pixel before the first row or column, where the offsets of a padded layer start, has a gradient by its offset there
-and none in mmcv. :func:`_gradients` removes it. mmcv's buffers (``columns``, ``ones``) and its splitting of batches
-(``im2col_step``) do not change results and are not used.
+and none in mmcv. :func:`_gradients` removes it. mmcv's buffers, which are named ``_`` here, and its splitting of
+batches (``im2col_step``) do not change results and are not used.
 
 Shapes, of all functions here:
     features (B, C, H, W), weight (D, C / group, kH, kW), offset (B, deformable_group * kH * kW * 2, H', W'),
@@ -29,89 +29,45 @@ _PLAIN = ('dH', 'dW', 'padH', 'padW', 'dilationH', 'dilationW', 'group', 'deform
 _MODULATED = ('stride_h', 'stride_w', 'pad_h', 'pad_w', 'dilation_h', 'dilation_w', 'group', 'deformable_group')
 
 
-def deform_conv_forward(
-    features: Tensor, weight: Tensor, offset: Tensor, output: Tensor, columns: Tensor, ones: Tensor, **settings: int
-) -> None:
+def deform_conv_forward(*tensors: Tensor, **settings: int) -> None:
     """Write the deformable convolution (arXiv 1703.06211) to ``output``."""
-    geometry = [settings[name] for name in _PLAIN]
-    output.copy_(_convolve(features, weight, offset, None, None, geometry))
+    features, weight, offset, output, *_ = tensors
+    operands = _operands(features, weight, offset)
+    output.copy_(torch.ops.torchvision.deform_conv2d(*operands, *(settings[name] for name in _PLAIN), False))
 
 
-def deform_conv_backward_input(
-    features: Tensor,
-    offset: Tensor,
-    grad_output: Tensor,
-    grad_features: Tensor,
-    grad_offset: Tensor,
-    weight: Tensor,
-    columns: Tensor,
-    **settings: int,
-) -> None:
+def deform_conv_backward_input(*tensors: Tensor, **settings: int) -> None:
     """Write the gradients of the features and of the offsets."""
-    geometry = [settings[name] for name in _PLAIN]
-    gradients = _gradients(grad_output, features, weight, offset, None, None, geometry)
+    features, offset, grad_output, grad_features, grad_offset, weight, _ = tensors
+    gradients = _gradients(grad_output, [settings[name] for name in _PLAIN], features, weight, offset)
     grad_features.copy_(gradients[0])
     grad_offset.copy_(gradients[2])
 
 
-def deform_conv_backward_parameters(
-    features: Tensor,
-    offset: Tensor,
-    grad_output: Tensor,
-    grad_weight: Tensor,
-    columns: Tensor,
-    ones: Tensor,
-    scale: float,
-    **settings: int,
-) -> None:
+def deform_conv_backward_parameters(*tensors: Tensor, scale: float, **settings: int) -> None:
     """Add ``scale`` times the gradient of the weight to ``grad_weight``."""
-    geometry = [settings[name] for name in _PLAIN]
+    features, offset, grad_output, grad_weight, *_ = tensors
     # the weight's values do not enter its gradient, and mmcv does not pass them
-    gradients = _gradients(grad_output, features, grad_weight, offset, None, None, geometry)
+    gradients = _gradients(grad_output, [settings[name] for name in _PLAIN], features, grad_weight, offset)
     grad_weight.add_(gradients[1], alpha=scale)
 
 
-def modulated_deform_conv_forward(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    ones: Tensor,
-    offset: Tensor,
-    mask: Tensor,
-    output: Tensor,
-    columns: Tensor,
-    with_bias: bool,
-    **settings: int,
-) -> None:
+def modulated_deform_conv_forward(*tensors: Tensor, with_bias: bool, **settings: int) -> None:
     """Write the modulated deformable convolution (arXiv 1811.11168) to ``output``."""
-    geometry = [settings[name] for name in _MODULATED]
+    features, weight, bias, _, offset, mask, output, _ = tensors
     offset, mask = (_as_read(values, output.shape[2:]) for values in (offset, mask))
-    output.copy_(_convolve(features, weight, offset, mask, bias if with_bias else None, geometry))
+    operands = _operands(features, weight, offset, mask, bias if with_bias else None)
+    output.copy_(torch.ops.torchvision.deform_conv2d(*operands, *(settings[name] for name in _MODULATED), True))
 
 
-def modulated_deform_conv_backward(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    ones: Tensor,
-    offset: Tensor,
-    mask: Tensor,
-    columns: Tensor,
-    grad_features: Tensor,
-    grad_weight: Tensor,
-    grad_bias: Tensor,
-    grad_offset: Tensor,
-    grad_mask: Tensor,
-    grad_output: Tensor,
-    with_bias: bool,
-    **settings: int,
-) -> None:
+def modulated_deform_conv_backward(*tensors: Tensor, with_bias: bool, **settings: int) -> None:
     """Write the gradients of everything that the forward op takes."""
+    features, weight, bias, _, offset, mask, _, *targets, grad_output = tensors
+    grad_features, grad_weight, grad_bias, grad_offset, grad_mask = targets
     geometry = [settings[name] for name in _MODULATED]
     offset, mask = (_as_read(values, grad_output.shape[2:]) for values in (offset, mask))
-    gradients = _gradients(grad_output, features, weight, offset, mask, bias if with_bias else None, geometry)
-    targets = (grad_features, grad_weight, grad_offset, grad_mask)
-    for target, gradient in zip(targets, gradients[:4], strict=True):
+    gradients = _gradients(grad_output, geometry, features, weight, offset, mask, bias if with_bias else None)
+    for target, gradient in zip((grad_features, grad_weight, grad_offset, grad_mask), gradients[:4], strict=True):
         if gradient.shape != target.shape:  # the remainder was not read
             gradient = pad(gradient.flatten(1), (0, target[0].numel() - gradient[0].numel())).view(target.shape)
         target.copy_(gradient)
@@ -138,21 +94,14 @@ def _as_read(values: Tensor, size: torch.Size) -> Tensor:
     return values.flatten(1)[:, :number].view(*values.shape[:2], *size)
 
 
-def _convolve(
-    features: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None, geometry: list[int]
-) -> Tensor:
-    operands = _operands(features, weight, offset, mask, bias)
-    return torch.ops.torchvision.deform_conv2d(*operands, *geometry, mask is not None)
-
-
 def _gradients(
     grad_output: Tensor,
+    geometry: list[int],
     features: Tensor,
     weight: Tensor,
     offset: Tensor,
-    mask: Tensor | None,
-    bias: Tensor | None,
-    geometry: list[int],
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Return the gradients of features, weight, offset, mask and bias."""
     grad_output, *operands = widen(grad_output, *_operands(features, weight, offset, mask, bias))
@@ -183,7 +132,7 @@ def _is_inside(offset: Tensor, map_size: torch.Size, kernel_size: torch.Size, ge
 
 
 def _operands(
-    features: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None
+    features: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None = None, bias: Tensor | None = None
 ) -> tuple[Tensor, ...]:
     """Return the tensors in torchvision's order; its kernels want a mask and a bias, used or not."""
     if mask is None:

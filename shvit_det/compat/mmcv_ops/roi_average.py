@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .roi_bins import Bins, bins_of
-
 
 def roi_average(
     features: Tensor,
@@ -35,8 +33,8 @@ def roi_average(
     channels = features.shape[1]
     if len(rois) == 0:
         return features.new_zeros(0, channels, *output_size)
-    bins = bins_of(rois, output_size, spatial_scale, sampling_ratio, aligned)
-    pixels, weights, counts = _weighted_pixels(features.shape, rois[:, 0], *bins)
+    geometry = output_size, spatial_scale, sampling_ratio, aligned
+    pixels, weights, counts = _weighted_pixels(features.shape, rois, *geometry)
     table = features.permute(0, 2, 3, 1).reshape(-1, channels)
     pooled = functional.embedding_bag(pixels, table, _starts(counts), mode='sum', per_sample_weights=weights)
     return pooled.view(len(rois), *output_size, channels).permute(0, 3, 1, 2)
@@ -53,8 +51,8 @@ def roi_average_backward(
     batch, channels, height, width = shape
     if len(rois) == 0:
         return grad.new_zeros(shape)
-    bins = bins_of(rois, (grad.shape[2], grad.shape[3]), spatial_scale, sampling_ratio, aligned)
-    pixels, weights, counts = _weighted_pixels(shape, rois[:, 0], *bins)
+    geometry = (grad.shape[2], grad.shape[3]), spatial_scale, sampling_ratio, aligned
+    pixels, weights, counts = _weighted_pixels(shape, rois, *geometry)
     order = pixels.argsort()
     bin_of = torch.repeat_interleave(counts)[order].int()
     starts = _starts(pixels.bincount(minlength=batch * height * width).int())
@@ -75,28 +73,46 @@ class _AxisWeights(NamedTuple):
     weights: Tensor
 
 
-def _weighted_pixels(shape: torch.Size, images: Tensor, rows: Bins, columns: Bins) -> tuple[Tensor, Tensor, Tensor]:
-    """Return which pixels the bins of all regions sum up, as places in a list of B * H * W.
-
-    Args:
-        shape: (B, C, H, W) of the map.
-        images: (K,), the image of each region.
-        rows: The bins along the height.
-        columns: The bins along the width.
+def _weighted_pixels(
+    shape: torch.Size,
+    rois: Tensor,
+    output_size: tuple[int, int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return which pixels the bins of all regions sum up, as places in the list of B * H * W pixels of a map.
 
     Returns:
         Places and weights, bin after bin, and how many each of the K * height * width bins has.
     """
     height, width = shape[2:]
-    along_height, along_width = _axis_weights(rows, height), _axis_weights(columns, width)
-    row_places = (along_height.pixels + images.int()[along_height.regions] * height) * width
-    return _products(along_height, along_width, row_places)
+    corners = rois[:, 1:] * spatial_scale
+    if aligned:
+        corners = corners - 0.5
+    start, extent = corners[:, :2], corners[:, 2:] - corners[:, :2]
+    if not aligned:
+        extent = extent.clamp(min=1)
+    length = extent / extent.new_tensor([output_size[1], output_size[0]])
+    num_samples = torch.full_like(length, sampling_ratio) if sampling_ratio > 0 else length.ceil()
+    columns, rows = (
+        _axis_weights(start[:, axis], length[:, axis], num_samples[:, axis], output_size[1 - axis], size)
+        for axis, size in enumerate((width, height))
+    )
+    row_places = (rows.pixels + rois[:, 0].int()[rows.regions] * height) * width
+    return _products(rows, columns, row_places)
 
 
-def _axis_weights(bins: Bins, size: int) -> _AxisWeights:
-    """Add up the weights of the samples along an axis of ``size`` pixels; rounding is torchvision's."""
-    start, length, num_samples = (tensor.flatten() for tensor in bins[1:])
-    num_bins = bins.bin_index.numel()
+def _axis_weights(start: Tensor, length: Tensor, num_samples: Tensor, num_bins: int, size: int) -> _AxisWeights:
+    """Add up the weights of the samples along an axis of ``size`` pixels; rounding is torchvision's.
+
+    Args:
+        start: Where each region begins.
+        length: Of each region's bins.
+        num_samples: Of each of these bins.
+        num_bins: Of each region.
+        size: Of the map.
+    """
     num_samples = num_samples.nan_to_num(0, 0, 0).int().clamp(min=0)
     region, sample = _spread(num_samples * num_bins)
     of_bin = num_samples[region]
