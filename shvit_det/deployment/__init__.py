@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from ..models.neck import SHViTFPN
 from ..models.unmodified import is_unmodified
 from .backbone import FusedSHViT
 from .backends.choice import Backend, say_if_slow
-from .backends.deployed_layer import DeployedLayer, RefusesTraining, layer_backends
+from .backends.deployed_layer import DeployedLayer, layer_backends, refuse_training
 from .compilation import compile_parts
 from .inference_copy import copied_for_inference
 from .neck import FusedSHViTFPN, supports_neck
@@ -91,7 +92,7 @@ def deploy(
     for part in deployed.modules():
         if isinstance(part, DeployedLayer):
             part.native = native
-        part.train = RefusesTraining(part)
+        part.train = partial(refuse_training, part)
     if left:
         names = _names([(name, part) for name, part in deployed.named_modules() if any(part is one for one in left)])
         print_log(f'not in the deployed form, because they may compute something else: {names}', 'current')

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from mmdet.models import dense_heads
@@ -21,8 +22,8 @@ from .backbone import FusedSHViT
 from .layer_replacement import replace_layers
 from .masks import fuse_mask_branch
 from .neck import FusedSHViTFPN, compose_finer, supports_neck
-from .precision import InputsAsWeights, KeepsFloat32, OutputsInFloat32, WithoutAutocast
-from .roi_align import RoIFeatures, replace_roi_layers
+from .precision import apply_in_float32, call_without_autocast, cast_inputs, widen_outputs
+from .roi_align import pooled_regions, replace_roi_layers
 from .rpn import fuse_rpn, single_conv
 
 # Heads that only apply layers to features; boxes are computed from their outputs. Others may compute boxes in between.
@@ -81,7 +82,7 @@ def fuse_detector(detector: Any, channels_last: bool, left: list[nn.Module]) -> 
     replace_roi_layers(detector)
     _separate_precisions(detector)
     if 'forward' not in vars(detector):
-        detector.forward = WithoutAutocast(detector)
+        detector.forward = partial(call_without_autocast, detector, partial(type(detector).forward, detector))
 
 
 def _accept_former_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -118,14 +119,14 @@ def _separate_precisions(detector: Any) -> None:
     trunk = [part for part in (detector.backbone, getattr(detector, 'neck', None)) if isinstance(part, nn.Module)]
     heads = [part for part in detector.modules() if type(part) in NETWORKS]
     for part in (*trunk, *heads):
-        part.register_forward_pre_hook(InputsAsWeights())
+        part.register_forward_pre_hook(cast_inputs)
     for head in heads:
-        head.register_forward_hook(OutputsInFloat32())
+        head.register_forward_hook(widen_outputs)
     others = list(_without(detector, (*trunk, *heads)))
     for part in others:
-        part._apply = KeepsFloat32(part)  # type: ignore[method-assign, assignment]
+        part._apply = partial(apply_in_float32, part)  # type: ignore[method-assign, assignment]
     if any(map(_wants_float32, others)):
-        trunk[-1].register_forward_hook(OutputsInFloat32())
+        trunk[-1].register_forward_hook(widen_outputs)
 
 
 def _without(module: nn.Module, parts: tuple[nn.Module, ...]) -> Iterator[nn.Module]:
@@ -141,7 +142,7 @@ def _without(module: nn.Module, parts: tuple[nn.Module, ...]) -> Iterator[nn.Mod
 def _wants_float32(part: nn.Module) -> bool:
     """Return whether a part has layers for features, or pools regions of them in the features' data type."""
     pools = (
-        isinstance(module, BaseRoIExtractor) and not isinstance(module.forward, RoIFeatures)
+        isinstance(module, BaseRoIExtractor) and getattr(module.forward, 'func', None) is not pooled_regions
         for module in part.modules()
     )
     return any(True for _ in part.parameters()) or any(pools)

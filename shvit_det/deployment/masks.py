@@ -5,6 +5,7 @@ after a sigmoid of all. The class is known before.
 """
 
 import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,77 +21,51 @@ from .backends.deployed_layer import to_nhwc
 from .layer_replacement import replaces_methods
 
 
-class MaskForward:
-    """Replaces a mask head's ``forward``, which takes labels too and then computes only the masks of those classes.
+def mask_logits(head: Any, x: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Replace a mask head's ``forward``: with labels, only the masks of those classes are computed.
 
-    Args:
-        head: Its layers are deployed ones; the ReLU after the upsampling is a part of that layer.
+    The head's layers are deployed ones; the ReLU after the upsampling is a part of that layer.
 
     Shapes:
         (K, in_channels, H, W) -> logits (K, classes, 2 * H, 2 * W), or with labels (K,) only those of the labels,
         (K, 1, 2 * H, 2 * W).
     """
-
-    def __init__(self, head: Any) -> None:
-        self.head = head
-
-    def __call__(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        for conv in self.head.convs:
-            x = conv(x)
-        x = self.head.upsample(x)
-        last = self.head.conv_logits
-        if labels is None:
-            return last(x)
-        weight, bias = last.weight.flatten(1)[labels, None], last.bias[labels, None, None]
-        positions = to_nhwc(x).flatten(1, 2).transpose(1, 2)  # torch takes half as long as with the transposed product
-        return torch.baddbmm(bias, weight, positions).view(len(x), 1, *x.shape[2:])
+    for conv in head.convs:
+        x = conv(x)
+    x = head.upsample(x)
+    last = head.conv_logits
+    if labels is None:
+        return last(x)
+    weight, bias = last.weight.flatten(1)[labels, None], last.bias[labels, None, None]
+    positions = to_nhwc(x).flatten(1, 2).transpose(1, 2)  # torch takes half as long as with the transposed product
+    return torch.baddbmm(bias, weight, positions).view(len(x), 1, *x.shape[2:])
 
 
-class MaskResults:
-    """Replaces a mask head's ``predict_by_feat``, which also takes the masks of one class for each detection.
-
-    Args:
-        head: The mask head.
-    """
-
-    def __init__(self, head: Any) -> None:
-        self.head = head
-
-    def __call__(self, mask_preds: tuple[Tensor, ...], *args: Any, **kwargs: Any) -> Any:
-        head = self.head
-        if mask_preds[0].shape[1] < head.num_classes:
-            head = copy.copy(head)
-            head.class_agnostic = True
-        return FCNMaskHead.predict_by_feat(head, mask_preds, *args, **kwargs)
+def masks_from_logits(head: Any, mask_preds: tuple[Tensor, ...], *args: Any, **kwargs: Any) -> Any:
+    """Replace a mask head's ``predict_by_feat``, which also takes the masks of one class for each detection."""
+    if mask_preds[0].shape[1] < head.num_classes:
+        head = copy.copy(head)
+        head.class_agnostic = True
+    return FCNMaskHead.predict_by_feat(head, mask_preds, *args, **kwargs)
 
 
-class PredictMask:
-    """Replaces a RoI head's ``predict_mask``.
-
-    Args:
-        roi_head: The RoI head; its mask head has :class:`MaskForward` and :class:`MaskResults`.
-    """
-
-    def __init__(self, roi_head: Any) -> None:
-        self.roi_head = roi_head
-
-    def __call__(
-        self, x: tuple[Tensor, ...], batch_img_metas: list[dict], results_list: list[Any], rescale: bool = False
-    ) -> list[Any]:
-        roi_head = self.roi_head
-        rois = bbox2roi([results.bboxes for results in results_list])
-        if len(rois) == 0:
-            return StandardRoIHead.predict_mask(roi_head, x, batch_img_metas, results_list, rescale)
-        extractor = roi_head.mask_roi_extractor
-        features = extractor(x[: extractor.num_inputs], rois)
-        logits = roi_head.mask_head(features, torch.cat([results.labels for results in results_list]))
-        return roi_head.mask_head.predict_by_feat(
-            mask_preds=logits.split([len(results) for results in results_list]),
-            results_list=results_list,
-            batch_img_metas=batch_img_metas,
-            rcnn_test_cfg=roi_head.test_cfg,
-            rescale=rescale,
-        )
+def predict_mask(
+    roi_head: Any, x: tuple[Tensor, ...], batch_img_metas: list[dict], results_list: list[Any], rescale: bool = False
+) -> list[Any]:
+    """Replace a RoI head's ``predict_mask``; its mask head has the two functions above."""
+    rois = bbox2roi([results.bboxes for results in results_list])
+    if len(rois) == 0:
+        return StandardRoIHead.predict_mask(roi_head, x, batch_img_metas, results_list, rescale)
+    extractor = roi_head.mask_roi_extractor
+    features = extractor(x[: extractor.num_inputs], rois)
+    logits = roi_head.mask_head(features, torch.cat([results.labels for results in results_list]))
+    return roi_head.mask_head.predict_by_feat(
+        mask_preds=logits.split([len(results) for results in results_list]),
+        results_list=results_list,
+        batch_img_metas=batch_img_metas,
+        rcnn_test_cfg=roi_head.test_cfg,
+        rescale=rescale,
+    )
 
 
 def fuse_mask_branch(detector: Any) -> None:
@@ -109,6 +84,6 @@ def fuse_mask_branch(detector: Any) -> None:
     if not simple or not replaced:
         return
     head.upsample.relu = True
-    head.forward = MaskForward(head)
-    head.predict_by_feat = MaskResults(head)
-    roi_head.predict_mask = PredictMask(roi_head)
+    head.forward = partial(mask_logits, head)
+    head.predict_by_feat = partial(masks_from_logits, head)
+    roi_head.predict_mask = partial(predict_mask, roi_head)

@@ -47,48 +47,24 @@ def without_autocast(forward: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-class WithoutAutocast:
-    """Replaces the ``forward`` of a detector, whose inputs are images and what is known of them.
+def cast_inputs(module: nn.Module, inputs: tuple) -> Any:
+    """Cast floating-point inputs of a module to the data type of its weights; a hook."""
+    return floats_as(inputs, next(module.parameters()).dtype)
 
-    Args:
-        detector: The deployed detector.
+
+def widen_outputs(module: nn.Module, inputs: tuple, outputs: Any) -> Any:
+    """Cast outputs in half precision to float32; a hook."""
+    return floats_as(outputs, torch.float32) if next(module.parameters()).dtype in HALF else outputs
+
+
+def apply_in_float32(module: nn.Module, move: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
+    """Replace a module's ``_apply``, by which torch moves it: the module never gets into half precision.
+
+    It is for modules that compute with coordinates, for which half precision is too coarse.
     """
 
-    def __init__(self, detector: nn.Module) -> None:
-        self.detector = detector
+    def kept(x: Tensor) -> Tensor:
+        there = move(x.new_empty(0))
+        return x.to(there.device) if there.dtype in HALF else move(x)
 
-    def __call__(self, *inputs: Any, **named: Any) -> Any:
-        forward = functools.partial(type(self.detector).forward, self.detector)
-        return call_without_autocast(self.detector, forward, *inputs, **named)
-
-
-class InputsAsWeights:
-    """A hook that casts floating-point inputs of a module to the data type of its weights."""
-
-    def __call__(self, module: nn.Module, inputs: tuple) -> Any:
-        return floats_as(inputs, next(module.parameters()).dtype)
-
-
-class OutputsInFloat32:
-    """A hook that casts outputs in half precision to float32."""
-
-    def __call__(self, module: nn.Module, inputs: tuple, outputs: Any) -> Any:
-        return floats_as(outputs, torch.float32) if next(module.parameters()).dtype in HALF else outputs
-
-
-class KeepsFloat32:
-    """Replaces a module's ``_apply``, by which torch moves it: the module never gets into half precision.
-
-    Args:
-        module: One that computes with coordinates, for which half precision is too coarse.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-
-    def __call__(self, move: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
-        def kept(x: Tensor) -> Tensor:
-            there = move(x.new_empty(0))
-            return x.to(there.device) if there.dtype in HALF else move(x)
-
-        return type(self.module)._apply(self.module, kept, *args, **kwargs)
+    return type(module)._apply(module, kept, *args, **kwargs)

@@ -5,6 +5,7 @@ pools them level by level.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -77,8 +78,10 @@ class ChannelsLastRoIAlign(DeployedLayer):
         return kernels.roi_align(features, rois.float(), levels, scales, *settings, planar)
 
 
-class RoIFeatures:
-    """Replaces an extractor's ``forward``: pools all regions at once, from the features as they are.
+def pooled_regions(
+    extractor: Any, planar: bool, feats: Sequence[Tensor], rois: Tensor, roi_scale_factor: float | None = None
+) -> Tensor:
+    """Replace an extractor's ``forward``: pool all regions at once, from the features as they are.
 
     mmdet pools the regions level by level and then copies the results to their places. It also rounds the regions to
     the features' data type; where its method runs, features in half precision are cast to float32 first.
@@ -86,22 +89,19 @@ class RoIFeatures:
     Args:
         extractor: Its layers are of :class:`ChannelsLastRoIAlign`.
         planar: Whether results lie as NCHW, which is the order of what a linear layer takes.
+        feats: The levels.
+        rois: The regions, (K, 5).
+        roi_scale_factor: How much larger the regions are pooled.
     """
-
-    def __init__(self, extractor: Any, planar: bool) -> None:
-        self.extractor = extractor
-        self.planar = planar
-
-    def __call__(self, feats: Sequence[Tensor], rois: Tensor, roi_scale_factor: float | None = None) -> Tensor:
-        layers = self.extractor.roi_layers
-        if roi_scale_factor is None and len(rois) > 0 and all(map(supports_features, feats)):
-            backend, dtype = layers[0].choice_for_input(feats[0])
-            if backend is Backend.KERNELS:
-                levels = self.extractor.map_roi_levels(rois.float(), len(feats))
-                maps = [feature.to(dtype) for feature in feats]
-                return layers[0].on_levels(own_kernels(), maps, layers[: len(feats)], rois, levels, self.planar)
-        feats = [feature.float() if feature.dtype in HALF else feature for feature in feats]
-        return SingleRoIExtractor.forward(self.extractor, feats, rois, roi_scale_factor)
+    layers = extractor.roi_layers
+    if roi_scale_factor is None and len(rois) > 0 and all(map(supports_features, feats)):
+        backend, dtype = layers[0].choice_for_input(feats[0])
+        if backend is Backend.KERNELS:
+            levels = extractor.map_roi_levels(rois.float(), len(feats))
+            maps = [feature.to(dtype) for feature in feats]
+            return layers[0].on_levels(own_kernels(), maps, layers[: len(feats)], rois, levels, planar)
+    feats = [feature.float() if feature.dtype in HALF else feature for feature in feats]
+    return SingleRoIExtractor.forward(extractor, feats, rois, roi_scale_factor)
 
 
 def supports_features(features: Tensor) -> bool:
@@ -124,7 +124,7 @@ def replace_roi_layers(detector: Any) -> None:
             if type(extractor) is SingleRoIExtractor and not replaces_methods(extractor):
                 extractor.roi_layers = nn.ModuleList(_deployed_form(layer) for layer in extractor.roi_layers)
                 if all(isinstance(layer, ChannelsLastRoIAlign) for layer in extractor.roi_layers):
-                    extractor.forward = RoIFeatures(extractor, planar=all(linear))
+                    extractor.forward = partial(pooled_regions, extractor, all(linear))
 
 
 def _stages(part: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from mmdet.models.dense_heads import RPNHead
 from torch import Tensor, nn
 
 from ..models.composition import CONVOLUTIONS, TransposedConv, border, overwrite_border, supports_conv
-from ..models.pyramid import FeaturePyramid, Origin
+from ..models.pyramid import FeaturePyramid
 from ..models.rpn import SHViTRPNHead
 from ..models.unmodified import is_unmodified
 from .backends.convolutions import FusedConv, FusedPointwiseConv
@@ -42,33 +43,25 @@ class ComposedRPNConv(nn.Module):
         return overwrite_border(self.hidden(source), border(self.border, edges))
 
 
-class RPNForward:
-    """Replaces an RPN's ``forward``: scores and boxes come from one layer.
+def forward_rpn(
+    head: Any, num_scores: int, finest_layer: nn.Module | None, x: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Replace an RPN's ``forward``: scores and boxes come from one layer.
 
     Args:
         head: Its ``rpn_conv`` includes the ReLU, its ``rpn_outputs`` are scores and boxes.
-        scores: How many of the outputs are scores.
+        num_scores: How many of the outputs are scores.
         finest_layer: The neck's layer that ``rpn_finest`` of the head was composed with; None without ``rpn_finest``.
+        x: The levels. ``rpn_finest`` is used if they know that this layer computed the finest of them.
     """
-
-    def __init__(self, head: Any, scores: int, finest_layer: nn.Module | None) -> None:
-        self.head = head
-        self.scores = scores
-        self.finest_layer = finest_layer
-
-    def __call__(self, x: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        head, origin = self.head, self._origin(x)
-        levels = list(x) if origin is None else list(x.peek())  # type: ignore[attr-defined]
-        outputs = []
-        if origin is not None:
-            outputs.append(head.rpn_outputs(head.rpn_finest(origin.source, levels[0])))
-        outputs += [head.rpn_outputs(head.rpn_conv(level)) for level in levels[len(outputs) :]]
-        return [each[:, : self.scores] for each in outputs], [each[:, self.scores :] for each in outputs]
-
-    def _origin(self, x: Any) -> Origin | None:
-        """Return the origin of the finest level if the layer that this head was composed with computed it."""
-        origin = x.origin if isinstance(x, FeaturePyramid) else None
-        return origin if origin is not None and origin.conv is self.finest_layer else None
+    outputs = []
+    if isinstance(x, FeaturePyramid) and x.origin is not None and x.origin.conv is finest_layer:
+        source, (finest, *levels) = x.origin.source, x.peek()
+        outputs.append(head.rpn_outputs(head.rpn_finest(source, finest)))
+    else:
+        levels = list(x)
+    outputs += [head.rpn_outputs(head.rpn_conv(level)) for level in levels]
+    return [each[:, :num_scores] for each in outputs], [each[:, num_scores:] for each in outputs]
 
 
 def single_conv(head: Any) -> nn.Conv2d | None:
@@ -99,5 +92,5 @@ def fuse_rpn(head: Any, conv: nn.Conv2d, finest: tuple[TransposedConv, nn.Module
     )
     if finest is not None:
         head.rpn_finest = ComposedRPNConv(finest[0], conv)
-    head.forward = RPNForward(head, scores.out_channels, None if finest is None else finest[1])
+    head.forward = partial(forward_rpn, head, scores.out_channels, None if finest is None else finest[1])
     del head.rpn_cls, head.rpn_reg

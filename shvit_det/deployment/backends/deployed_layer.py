@@ -184,20 +184,11 @@ class WeightedLayer(DeployedLayer):
         destination[name] = destination[name].contiguous()  # safetensors takes no other layout
 
 
-class RefusesTraining:
-    """Replaces a module's ``train``: before anything is changed, it refuses all but evaluation.
-
-    Args:
-        module: The deployed model or a part of it.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-
-    def __call__(self, mode: bool = True) -> nn.Module:
-        if mode:
-            raise UsageError('a deployed model cannot be trained: train the model it was made from and deploy that')
-        return type(self.module).train(self.module, False)
+def refuse_training(module: nn.Module, mode: bool = True) -> nn.Module:
+    """Replace the ``train`` of a deployed module: before anything is changed, refuse all but evaluation."""
+    if mode:
+        raise UsageError('a deployed model cannot be trained: train the model it was made from and deploy that')
+    return type(module).train(module, False)
 
 
 def layer_backends(model: nn.Module, processor: Processor | None = None) -> dict[str, str]:
