@@ -180,7 +180,7 @@ class Kernels:
         planar = x.planar if isinstance(x, PlannedMap) else x.is_contiguous()
         if not planar and not isinstance(x, PlannedMap):
             x = in_nhwc(x)
-        return self._step(StepKind.INTERLEAVE, x, (channels, *x.shape[2:]), (), dict(planar=planar), None)
+        return self._compute(StepKind.INTERLEAVE, x, (channels, *x.shape[2:]), (), dict(planar=planar))
 
     def _compute(
         self,
@@ -192,25 +192,16 @@ class Kernels:
         residual: Any = None,
     ) -> Any:
         """Compute or plan a step of a result (C', H', W') of each image."""
-        if isinstance(x, PlannedMap):
+        if kind is StepKind.INTERLEAVE:
+            pass
+        elif isinstance(x, PlannedMap):
             x = self._interleave(x, x.shape[1]) if x.planar else x
         elif x.shape[1] <= FEW_CHANNELS and x.is_contiguous() and not in_nhwc_already(x):
             x = self._interleave(x, x.shape[1])
         else:
             x = in_nhwc(x)
             residual = None if residual is None else in_nhwc(residual)
-        return self._step(kind, x, out, layers, fields, residual)
-
-    def _step(
-        self,
-        kind: StepKind,
-        x: Any,
-        out: Sequence[int],
-        layers: tuple[PackedWeights, ...],
-        fields: dict[str, Any],
-        residual: Any,
-    ) -> Any:
-        step = make_step(kind, x.dtype, x.shape, (x.shape[0], *out), layers, fields)
+        step = make_step(kind, x.dtype, x.shape, out, layers, fields)
         if isinstance(x, PlannedMap):
             return x.plan.add(step, layers, x, residual)
         result = new_map(x, len(x), *out)

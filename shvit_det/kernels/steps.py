@@ -27,34 +27,17 @@ class StepKind(IntEnum):
     TRANSPOSED_WINOGRAD = 9
 
 
+SIZES = 'batch height width channels out_height out_width out_channels kernel stride padding hidden query'
+PLACES = 'x residual out own own_bytes'
+
+
 class Step(ctypes.Structure):
     """``Step`` of kernels.cpp: one layer, the shapes of its maps, their places in the list of maps, its weights."""
 
     _fields_ = (
         *((name, ctypes.c_int) for name in ('kind', 'bfloat16', 'relu', 'planar', 'joined')),
         ('epsilon', ctypes.c_float),
-        *(
-            (name, ctypes.c_ssize_t)
-            for name in (
-                'batch',
-                'height',
-                'width',
-                'channels',
-                'out_height',
-                'out_width',
-                'out_channels',
-                'kernel',
-                'stride',
-                'padding',
-                'hidden',
-                'query',
-                'x',
-                'residual',
-                'out',
-                'own',
-                'own_bytes',
-            )
-        ),
+        *((name, ctypes.c_ssize_t) for name in f'{SIZES} {PLACES}'.split()),
         ('weights', ctypes.c_void_p * 3),
         ('biases', ctypes.c_void_p * 3),
     )
@@ -85,10 +68,11 @@ def make_step(
         kind: What it computes.
         dtype: Of the maps.
         shape: (B, C, H, W) of the input.
-        out_shape: (B, C', H', W') of the result.
+        out_shape: (C', H', W') of the result.
         layers: Weights of its layers; whoever runs the step keeps them.
         fields: What only some kinds have.
     """
+    out_channels, out_height, out_width = out_shape
     batch, channels, height, width = shape
     return Step(
         kind=kind,
@@ -97,9 +81,9 @@ def make_step(
         channels=channels,
         height=height,
         width=width,
-        out_channels=out_shape[1],
-        out_height=out_shape[2],
-        out_width=out_shape[3],
+        out_channels=out_channels,
+        out_height=out_height,
+        out_width=out_width,
         weights=(ctypes.c_void_p * 3)(*(layer.addresses[0] for layer in layers)),
         biases=(ctypes.c_void_p * 3)(*(layer.addresses[1] for layer in layers)),
         **fields,

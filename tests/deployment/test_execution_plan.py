@@ -283,7 +283,7 @@ def test_too_little_memory_is_an_error():
     x = torch.randn(1, 32, 4, 4).to(memory_format=torch.channels_last)
     layer = pack_convolution(torch.randn(32, 32, 1, 1), torch.zeros(32))
     out = new_map(x, *x.shape)
-    step = make_step(StepKind.FEED_FORWARD, x.dtype, x.shape, x.shape, (layer, layer), dict(hidden=1 << 56))
+    step = make_step(StepKind.FEED_FORWARD, x.dtype, x.shape, x.shape[1:], (layer, layer), dict(hidden=1 << 56))
     step.x, step.residual, step.out = 0, -1, 1
     with pytest.raises(MemoryError, match='not enough memory'):
         kernels.load().run(step, 1, [x.data_ptr(), out.data_ptr()])
