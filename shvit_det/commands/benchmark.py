@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ..common.atomic_files import saving
+from ..common.devices import find_device
 from ..common.errors import UsageError
 from ..common.measurement_records import save_record
 from ..configuration.cfg_options import add_cfg_options
@@ -14,7 +15,7 @@ from ..timing.benchmark import benchmark
 from ..timing.picture import save_picture
 from ..timing.record import Record
 from ..timing.results import markdown_report, terminal_report
-from ..timing.settings import COMPILE_MODES, DEFAULT_SECONDS, DTYPES, Settings, device_named, paper_conditions
+from ..timing.settings import COMPILE_MODES, DEFAULT_SECONDS, DTYPES, Settings, paper_conditions
 from . import cli, command_line
 
 
@@ -65,7 +66,7 @@ def main() -> None:
     results.add_argument('--plot', metavar='FILE', help='a picture, .png')
     arguments = parser.parse_args()
 
-    device = device_named(arguments.device)
+    device = find_device(arguments.device)
     asked = dict(shape=arguments.shape and tuple(arguments.shape), batch=arguments.batch, threads=arguments.threads)
     conditions = dict(batch=1, threads=torch.get_num_threads(), fold=arguments.fold_bn, only=arguments.only)
     if arguments.protocol == 'paper':

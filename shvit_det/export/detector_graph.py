@@ -58,14 +58,9 @@ def sigmoid(x: Tensor) -> Tensor:
 def decode(coder: Any, priors: Tensor, deltas: Tensor, size: Tensor) -> Tensor:
     """Return the boxes that a head predicts, within the image where its coder clips them.
 
-    Args:
-        coder: mmdet's ``DeltaXYWHBBoxCoder``.
-        priors: Anchors or proposals.
-        deltas: The head's output.
-        size: Width and height of the image, without padding.
-
     Shapes:
-        (N, 4), (N, 4) and (2,) -> (N, 4).
+        Anchors or proposals (N, 4), the head's output (N, 4), and width and height of the image without padding (2,)
+        -> (N, 4).
     """
     boxes = delta2bbox(
         priors,
@@ -79,32 +74,24 @@ def decode(coder: Any, priors: Tensor, deltas: Tensor, size: Tensor) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), size.repeat(2)) if coder.clip_border else boxes
 
 
-def rpn_candidates(head: Any, features: tuple[Tensor, ...], config: Any, size: Tensor) -> Candidates:
-    """Return the candidates of an RPN head; their groups are the levels."""
-    scores, deltas, priors, groups = [], [], [], []
-    for index, (level_logits, level_deltas, level_priors) in enumerate(_levels(head, features)):
-        level_scores = sigmoid(level_logits).squeeze(2)
-        best, places = level_scores.topk(smaller_of(config.nms_pre, level_scores.shape[1]))
-        scores.append(best)
-        groups.append(torch.full_like(places, index))
-        deltas.append(take_rows(level_deltas, places))
-        priors.append(level_priors[places])
-    return _candidates(head, scores, deltas, priors, groups, size, -1.0)
-
-
-def class_candidates(head: Any, features: tuple[Tensor, ...], config: Any, size: Tensor) -> Candidates:
-    """Return the candidates of a head for several classes, valid above its threshold; their groups are the classes."""
-    scores, deltas, priors, groups = [], [], [], []
-    for level_logits, level_deltas, level_priors in _levels(head, features):
-        places = best_places(level_logits, config.nms_pre)
-        level_scores = sigmoid(take_rows(level_logits, places)).flatten(1)
-        best, pairs = level_scores.topk(smaller_of(config.nms_pre, level_scores.shape[1]))
-        scores.append(best)
-        groups.append(pairs % head.cls_out_channels)
-        places = places.gather(1, torch.div(pairs, head.cls_out_channels, rounding_mode='floor'))
-        deltas.append(take_rows(level_deltas, places))
-        priors.append(level_priors[places])
-    return _candidates(head, scores, deltas, priors, groups, size, config.get('score_thr', 0.0))
+def candidates(head: Any, features: tuple[Tensor, ...], size: Tensor, by_class: bool) -> Candidates:
+    """Return the candidates of a head, those above its threshold valid; their groups are the classes or the levels."""
+    limit, found = head.test_cfg.nms_pre, []
+    for level, (logits, deltas, priors) in enumerate(_levels(head, features)):
+        if by_class:
+            places = best_places(logits, limit)
+            pair_scores = sigmoid(take_rows(logits, places)).flatten(1)
+            scores, pairs = pair_scores.topk(smaller_of(limit, pair_scores.shape[1]))
+            groups = pairs % head.cls_out_channels
+            places = places.gather(1, torch.div(pairs, head.cls_out_channels, rounding_mode='floor'))
+        else:
+            scores, places = sigmoid(logits).squeeze(2).topk(smaller_of(limit, logits.shape[1]))
+            groups = torch.full_like(places, level)
+        found.append((scores, groups, take_rows(deltas, places), priors[places]))
+    scores, groups, deltas, priors = (torch.cat(levels, 1) for levels in zip(*found, strict=True))
+    boxes = decode(head.bbox_coder, priors.flatten(0, 1), deltas.flatten(0, 1), size).reshape(*priors.shape)
+    threshold = head.test_cfg.get('score_thr', 0.0) if by_class else -1.0
+    return Candidates(boxes, scores, groups, scores > threshold)
 
 
 def best_places(logits: Tensor, limit: int) -> Tensor:
@@ -130,20 +117,6 @@ def _levels(head: Any, features: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, T
         yield logits, deltas.permute(0, 2, 3, 1).reshape(batch, -1, 4), priors
 
 
-def _candidates(
-    head: Any,
-    scores: list[Tensor],
-    deltas: list[Tensor],
-    priors: list[Tensor],
-    groups: list[Tensor],
-    size: Tensor,
-    threshold: float,
-) -> Candidates:
-    all_scores, all_deltas, all_priors = torch.cat(scores, 1), torch.cat(deltas, 1), torch.cat(priors, 1)
-    boxes = decode(head.bbox_coder, all_priors.flatten(0, 1), all_deltas.flatten(0, 1), size)
-    return Candidates(boxes.reshape(*all_priors.shape), all_scores, torch.cat(groups, 1), all_scores > threshold)
-
-
 def large_enough(boxes: Tensor, config: Any) -> Tensor:
     """Tell which boxes are larger than the config's ``min_bbox_size``, (..., 4) -> (...)."""
     smallest = config.get('min_bbox_size', -1)
@@ -154,13 +127,10 @@ def large_enough(boxes: Tensor, config: Any) -> Tensor:
 def pool_regions(extractor: Any, features: Sequence[Tensor], regions: Tensor) -> Tensor:
     """Return the features of regions, each from the level for its size, as mmdet's ``SingleRoIExtractor`` does.
 
-    Args:
-        extractor: The extractor; its RoIAlign layers are read, not called.
-        features: Feature maps, fine to coarse; the extractor takes the first ones.
-        regions: Image, left, top, right, bottom; in pixels of the input.
+    The extractor's RoIAlign layers are read, not called.
 
     Shapes:
-        (M, 5) -> (M, C, *output_size).
+        Image, left, top, right, bottom in pixels of the input (M, 5) -> (M, C, *output_size).
     """
     sides = regions[:, 3:] - regions[:, 1:3]
     ratio = (sides[:, 0] * sides[:, 1]).sqrt() / extractor.finest_scale + 1e-6
@@ -187,14 +157,7 @@ def with_spare_region(regions: Tensor) -> Tensor:
 def classify_regions(
     head: Any, extractor: Any, features: Sequence[Tensor], regions: Tensor, size: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the boxes and scores of every region for every class.
-
-    Args:
-        head: mmdet's box head.
-        extractor: Its RoI extractor.
-        features: Feature maps, fine to coarse.
-        regions: Image, left, top, right, bottom.
-        size: Width and height of the image, without padding.
+    """Return the boxes and scores of every region for every class, by mmdet's box head.
 
     Shapes:
         regions (M, 5), size (2,) -> boxes (M, classes, 4) and scores (M, classes).
@@ -283,7 +246,7 @@ class OneStageGraph(DetectorGraph):
     ) -> tuple[Tensor, ...]:
         head = self.detector.bbox_head
         config = head.test_cfg
-        found = class_candidates(head, features, config, size)
+        found = candidates(head, features, size, by_class=True)
         boxes, labels = found.boxes * (1 / scale), found.groups
         groups = torch.zeros_like(labels) if config.nms.get('class_agnostic', False) else labels
         valid = found.valid & large_enough(boxes, config)
@@ -304,9 +267,9 @@ class TwoStageGraph(DetectorGraph):
         """Return the proposals of all images: image, left, top, right, bottom; (M, 5)."""
         head = self.detector.rpn_head
         config = head.test_cfg
-        found = rpn_candidates(head, features, config, size)
-        found = found._replace(valid=found.valid & large_enough(found.boxes, config))
-        images, kept = grouped_nms(*found, config.nms.iou_threshold, config.max_per_img)
+        found = candidates(head, features, size, by_class=False)
+        valid = found.valid & large_enough(found.boxes, config)
+        images, kept = grouped_nms(*found._replace(valid=valid), config.nms.iou_threshold, config.max_per_img)
         return torch.cat((images.unsqueeze(1).to(found.boxes), found.boxes[images, kept]), dim=1)
 
     def boxes(

@@ -4,7 +4,6 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import mmcv
 import numpy as np
 from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
@@ -88,14 +87,9 @@ def resized(image: np.ndarray, rule: dict[str, Any] | None) -> np.ndarray:
     """
     if rule is None:
         return image
-    how = dict(interpolation=rule.get('interpolation', 'bilinear'), backend=rule.get('backend', 'cv2'))
-    height, width = image.shape[:2]
-    scale = rule.get('scale')
-    if scale is None:
-        factor = rule['scale_factor']
-        factors = factor if isinstance(factor, list | tuple) else (factor, factor)
-        scale = int(width * float(factors[0]) + 0.5), int(height * float(factors[1]) + 0.5)
-    scale = tuple(scale) if isinstance(scale, list | tuple) else (scale, scale)
-    resize = mmcv.imrescale if rule.get('keep_ratio', False) else mmcv.imresize
-    out: np.ndarray = resize(image, scale, **how)
+    from mmdet.datasets.transforms import Resize  # which takes a second to import
+
+    # JSON has turned tuples into lists
+    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in rule.items()}
+    out: np.ndarray = Resize(**arguments)(dict(img=image))['img']
     return out

@@ -9,10 +9,11 @@ import torch
 
 from ..common.atomic_files import saving
 from ..common.errors import UsageError
+from ..runtimes.agreement import check_agreement
 from ..runtimes.coreml import INPUT, Package, convert, require_coremltools, saved_package
 from ..runtimes.executorch import Runner, lower, require_executorch
 from ..version import __version__
-from .phone_parts import Part, build_part, largest_difference
+from .phone_parts import Part, build_part
 
 SUFFIXES = {'coreml': '.mlpackage', 'executorch': '.pte'}
 # How much outputs may differ from PyTorch's, of the largest magnitude of each. Random weights round worst in float16.
@@ -92,15 +93,10 @@ def export_part(
 
 
 def write_program(part: Part, path: Path) -> str:
-    """Write a part as ExecuTorch's ``.pte`` file, if the program computes the same; return a line on that.
-
-    Raises:
-        UsageError: If ExecuTorch cannot express it, or the program computes something else.
-    """
+    """Write a part as ExecuTorch's ``.pte`` file, if the program computes the same; return a line on that."""
     program = lower(part.module, part.example())
-    worst = largest_difference(Runner(program.content, threads=1)(part.example()), part.outputs(part.example()))
-    if not worst <= PROGRAM_TOLERANCE:
-        raise _differs('the program', worst, PROGRAM_TOLERANCE)
+    found = Runner(program.content, threads=1)(part.example())
+    worst = check_agreement(part.outputs(part.example()), found, PROGRAM_TOLERANCE, 'the program')
     with saving(path) as part_file:
         part_file.write_bytes(program.content)
     return f'{program.summary()}; run here, the outputs differ from PyTorch by {worst:.1e} of their largest magnitude'
@@ -109,12 +105,7 @@ def write_program(part: Part, path: Path) -> str:
 def write_package(part: Part, path: Path) -> str:
     """Write a part as Core ML's ``.mlpackage``, if its program computes the same; return a line on that.
 
-    Args:
-        part: What to write.
-        path: The package, a folder that ends in ``.mlpackage``; one that is there is replaced.
-
-    Raises:
-        UsageError: If coremltools cannot express it, or the package computes something else.
+    The package is a folder; one that is there is replaced.
     """
     model = convert(part.module, part.example(), part.name, part.colors, part.output_names, part.classes)
     _describe(model, part)
@@ -147,8 +138,7 @@ def _describe(model: Any, part: Part) -> None:
 def _check_package(package: Package, part: Part) -> str:
     """Compare the content and the outputs of a package with its part; return a line on that.
 
-    Raises:
-        UsageError: If the outputs differ by more than rounding explains; most often float16 overflowed.
+    Outputs that differ by more than rounding explains, most often since float16 overflowed, end in ``UsageError``.
     """
     assert package.weight_types() == {'float16'}, package.weight_types()
     expected, differences = part.outputs(part.example()), []
@@ -156,21 +146,12 @@ def _check_package(package: Package, part: Part) -> str:
         found = list(package.run(part.example(), dtype).values())
         if part.classes is not None:
             found = found[1:]  # the first is the name of the best class
-        worst = largest_difference(found, expected)
-        if not worst <= tolerance:
-            raise _differs(f'with {str(dtype).removeprefix("torch.")} arithmetic the package', worst, tolerance)
-        differences.append(worst)
+        title = f'with {str(dtype).removeprefix("torch.")} arithmetic the package'
+        differences.append(check_agreement(expected, found, tolerance, title))
     stored, rounded = differences
     kinds = Counter(operation.op_type for operation in package.operations)
     return (
         f'{kinds.total()} operations of {len(kinds)} kinds, weights in float16; run by PyTorch operation by operation, '
         f'the outputs differ from the part in float32 by {stored:.1e} of their largest magnitude, and by {rounded:.1e} '
         f'with every result rounded to float16'
-    )
-
-
-def _differs(what: str, worst: float, tolerance: float) -> UsageError:
-    return UsageError(
-        f'{what} computes something else than PyTorch: its outputs differ by {worst:.2g} of their largest magnitude, '
-        f'and {tolerance:g} is allowed'
     )

@@ -4,8 +4,8 @@ What follows them in a detector (proposals, suppression, masks) depends on the i
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..models.backbone import SHViT
 from ..models.batch_norm_folding import fold_batch_norms
 from ..models.neck import SHViTFPN
 from ..models.zero_init import undo_zero_init
+from ..runtimes.agreement import largest_difference
 from .detector_weights import RANDOM
 from .phone_attention import replace_attention
 
@@ -64,8 +65,7 @@ class Part:
 
     def example(self) -> Tensor:
         """Return an image of noise, (1, 3, H, W) with whole numbers from 0 to 255; it is the same at every call."""
-        generator = torch.Generator().manual_seed(0)
-        return torch.randint(0, 256, (1, 3, *self.shape), generator=generator).float()
+        return _noise(self.shape)
 
     def outputs(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs of the part in PyTorch."""
@@ -74,14 +74,12 @@ class Part:
         return outs
 
 
-class FromPixels(nn.Module):
-    """A network that normalises its images itself.
+def _noise(shape: tuple[int, int]) -> Tensor:
+    return torch.randint(0, 256, (1, 3, *shape), generator=torch.Generator().manual_seed(0)).float()
 
-    Args:
-        network: Normalised images -> a tensor or several.
-        mean: Of each channel.
-        std: Of each channel.
-    """
+
+class FromPixels(nn.Module):
+    """A network that normalises its images itself, with the mean and the standard deviation of each channel."""
 
     mean: Tensor
     scale: Tensor
@@ -134,13 +132,7 @@ def build_part(
 ) -> Part:
     """Build the model of a config and return a part of it, in its deployed form by plain operations of torch.
 
-    Of other backbones than SHViT, BatchNorms are folded.
-
-    Args:
-        config_path: A config of mmdet or of mmpretrain.
-        checkpoint: The weights; None for random ones, which suffice to measure latency.
-        name: One of ``PARTS``; None for the classifier of a classifier and the backbone of a detector.
-        shape: Height and width; None for the crop of a classifier's test pipeline, and 512x512 for a detector.
+    The arguments are those of :func:`.phone_export.export_part`. Of other backbones than SHViT, BatchNorms are folded.
 
     Raises:
         UsageError: If the model cannot be built, has no such part, or does not take images of this size.
@@ -172,11 +164,16 @@ def build_part(
     module = FromPixels(_network(model, name, shape, config_path), mean, std).eval().requires_grad_(False)
     converts = getattr(preprocessor, '_channel_conversion', None)  # mmdet's, by mmengine
     swapped = getattr(preprocessor, 'to_rgb', False) if converts is None else converts  # mmpretrain's
-    part = Part(
+    example = _noise(shape)
+    with torch.no_grad():
+        outs, expected = module(example), _trained_outputs(model, name, (example - module.mean) * module.scale)
+    worst = largest_difference(expected, outs)
+    assert worst <= TOLERANCE, f'the part differs from the model by {worst:.2g}'
+    return Part(
         name=name,
         module=module,
         shape=shape,
-        output_names=(),
+        output_names=_output_names(name, shape, outs),
         colors='RGB' if swapped else 'BGR',  # the pipelines read images as BGR
         mean=mean,
         std=std,
@@ -184,9 +181,6 @@ def build_part(
         config=Path(config_path.rsplit('::', 1)[-1]).stem,
         weights=RANDOM if checkpoint is None else Path(checkpoint).name,
     )
-    outs, expected = part.outputs(part.example()), _trained_outputs(model, part)
-    assert (worst := largest_difference(outs, expected)) <= TOLERANCE, f'the part differs from the model by {worst:.2g}'
-    return replace(part, output_names=_output_names(name, shape, outs))
 
 
 def _network(model: Any, name: str, shape: tuple[int, int], config_path: str) -> nn.Module:
@@ -214,20 +208,12 @@ def _plain_backbone(backbone: nn.Module, shape: tuple[int, int]) -> nn.Module:
     return deployed
 
 
-def _trained_outputs(model: Any, part: Part) -> tuple[Tensor, ...]:
-    """Return the outputs of the trained layers for the part's example."""
-    mean, std = (torch.tensor(values)[None, :, None, None] for values in (part.mean, part.std))
-    with torch.no_grad():
-        features = model.backbone((part.example() - mean) / std)
-        if part.name == 'backbone+neck':
-            return tuple(model.neck(features))
-        return tuple(features) if part.name == 'backbone' else (model.head(features).softmax(dim=1),)
-
-
-def largest_difference(found: Iterable[Tensor], expected: Iterable[Tensor]) -> float:
-    """Return the largest difference of some outputs, each over its largest expected magnitude; NaN if there is one."""
-    pairs = [(out.double(), wanted.double()) for out, wanted in zip(found, expected, strict=True)]
-    return float(torch.stack([(out - wanted).abs().max() / wanted.abs().max() for out, wanted in pairs]).max())
+def _trained_outputs(model: Any, name: str, images: Tensor) -> tuple[Tensor, ...]:
+    """Return the outputs of the trained layers for normalised images."""
+    features = model.backbone(images)
+    if name == 'backbone+neck':
+        return tuple(model.neck(features))
+    return tuple(features) if name == 'backbone' else (model.head(features).softmax(dim=1),)
 
 
 def _check_shape(shape: tuple[int, int], preprocessor: Any) -> None:
@@ -253,12 +239,9 @@ def _normalisation(preprocessor: Any) -> tuple[tuple[float, ...], tuple[float, .
     mean, std = getattr(preprocessor, 'mean', None), getattr(preprocessor, 'std', None)
     if mean is None or std is None:
         return (0.0,) * 3, (1.0,) * 3
-    return _numbers(mean), _numbers(std)
-
-
-def _numbers(buffer: Tensor) -> tuple[float, ...]:
-    """Return the values of a buffer as they stand in the config, without the rounding to float32."""
-    return tuple(round(float(value), 4) for value in buffer.flatten())
+    # as they stand in the config, without the rounding to float32
+    mean, std = (tuple(round(value, 4) for value in buffer.flatten().tolist()) for buffer in (mean, std))
+    return mean, std
 
 
 def _classes(config: Config, task: Task, model: Any, content: Any) -> tuple[str, ...] | None:

@@ -14,7 +14,7 @@ from torch import nn
 from ..common.errors import UsageError
 from ..configuration.detection import Detection
 from ..configuration.reading import named_classes, type_of
-from ..runtimes.onnx_runtimes import RUNTIME_OF, RUNTIMES, check_installed, is_exported
+from ..runtimes.onnx_runtimes import RUNTIME_OF, RUNTIMES, is_exported
 from ..runtimes.packages import first_line
 from .metadata import KEY, Metadata, resized
 
@@ -53,7 +53,7 @@ class ExportedDetector:
         if not is_exported(path):
             raise UsageError(f'an exported detector ends in {" or ".join(RUNTIME_OF)}, but this is {path}')
         name = RUNTIME_OF[Path(path).suffix]
-        check_installed(name)
+        RUNTIMES[name].check_installed(name)
         try:
             self.runtime = RUNTIMES[name](path, threads)
         except UsageError:

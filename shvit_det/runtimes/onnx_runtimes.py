@@ -1,6 +1,5 @@
 """ONNX Runtime and OpenVINO: they run a file on NumPy arrays."""
 
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import ClassVar
@@ -28,6 +27,12 @@ class Runtime:
 
     def __init__(self, model: bytes | str, threads: int, dtype: torch.dtype = torch.float32) -> None:
         raise NotImplementedError
+
+    @classmethod
+    def check_installed(cls, name: str) -> None:
+        """Raise ``UsageError`` if what the runtime needs is not installed; ``name`` is what the user called it."""
+        for package in cls.packages:
+            require(package, name, cls.extra)
 
     def test_step(self, *arrays: np.ndarray) -> list[np.ndarray]:
         """Return the outputs; the runtime may use their memory again in the next call."""
@@ -100,10 +105,3 @@ RUNTIME_OF = {'.onnx': 'onnxruntime', '.xml': 'openvino'}
 def is_exported(path: str) -> bool:
     """Tell from a file's suffix whether it is an exported detector rather than a checkpoint."""
     return Path(path).suffix in RUNTIME_OF
-
-
-def check_installed(name: str, runtimes: Mapping[str, type[Runtime]] = RUNTIMES) -> None:
-    """Raise ``UsageError`` if what a runtime needs is not installed."""
-    kind = runtimes[name]
-    for package in kind.packages:
-        require(package, name, kind.extra)

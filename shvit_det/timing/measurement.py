@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.utils._pytree import tree_leaves
@@ -27,33 +27,25 @@ UPDATE_SPANS = (Span('losses', '', 'backward'), Span(OPTIMIZER, '', 'step'), Spa
 Key = tuple[str, str]  # a part and a phase
 
 
-class Clock(Protocol):
-    """What tells the time; a mark is turned into seconds later, since asking a GPU for the time would stop it."""
+class CPUClock:
+    """The monotonic clock of the system.
+
+    A mark is turned into seconds later, since asking a GPU for the time would stop it.
+    """
 
     def mark(self) -> Any:
         """Return a mark of this moment in the order of the device's work."""
+        return time.perf_counter()
 
     def seconds(self, marks: Sequence[Any]) -> list[float]:
         """Wait until the device has passed the last mark; return the seconds of each mark after the first."""
+        return [mark - marks[0] for mark in marks]
 
     def synchronize(self) -> None:
         """Wait until the device has nothing left to do."""
 
 
-class CPUClock:
-    """The monotonic clock of the system."""
-
-    def mark(self) -> float:
-        return time.perf_counter()
-
-    def seconds(self, marks: Sequence[float]) -> list[float]:
-        return [mark - marks[0] for mark in marks]
-
-    def synchronize(self) -> None:
-        pass
-
-
-class CUDAClock:
+class CUDAClock(CPUClock):
     """Events on the current stream of a GPU."""
 
     def __init__(self, device: torch.device) -> None:
@@ -72,7 +64,7 @@ class CUDAClock:
         torch.cuda.synchronize(self.device)
 
 
-def clock_for(device: torch.device) -> Clock:
+def clock_for(device: torch.device) -> CPUClock:
     """Return the clock that measures work on a device."""
     return CUDAClock(device) if device.type == 'cuda' else CPUClock()
 
@@ -85,7 +77,7 @@ class PartTimer:
     part begins.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: CPUClock) -> None:
         self.clock = clock
         self._running: list[Key] = []
         self._marks: list[tuple[Key, Any]] = []
@@ -155,7 +147,7 @@ class Meter:
         flush: Whether a GPU's L2 cache is overwritten before each run.
     """
 
-    def __init__(self, clock: Clock, device: torch.device, flush: bool = False) -> None:
+    def __init__(self, clock: CPUClock, device: torch.device, flush: bool = False) -> None:
         self.clock = clock
         self._timer = PartTimer(clock)
         self._on_gpu = device.type == 'cuda'

@@ -29,6 +29,7 @@ from ..models.batch_norm_folding import fold_batch_norms
 from ..models.layers import ConvNorm
 from ..models.neck import SHViTFPN
 from ..models.zero_init import undo_zero_init
+from ..runtimes.packages import require
 from .settings import BACKBONE_SOURCES, DEPLOYED, PLAIN, Settings, dtype_name, settings_with, split_prefixes
 from .timed_model import BackboneRunner, TimedModel
 
@@ -284,13 +285,7 @@ def _build_shvit(arch: str) -> tuple[nn.Module, list[str]]:
 
 
 def _build_timm(name: str) -> tuple[nn.Module, list[str]]:
-    try:
-        import timm
-        from timm.utils import reparameterize_model
-    except ModuleNotFoundError as error:
-        if error.name != 'timm':
-            raise
-        raise UsageError(f"timm:{name} needs timm, which is not installed: pip install 'shvit_det[peers]'") from error
+    timm, utils = (require(module, f'timm:{name}', 'peers') for module in ('timm', 'timm.utils'))
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models())
         raise UsageError(
@@ -302,6 +297,6 @@ def _build_timm(name: str) -> tuple[nn.Module, list[str]]:
     except RuntimeError as error:  # if a model does not support features_only, or the tag after its name is wrong
         raise UsageError(f'timm cannot build {name} as a backbone of feature maps: {error}') from error
     undo_zero_init(model)
-    reparameterised = reparameterize_model(model).eval()
+    reparameterised = utils.reparameterize_model(model).eval()
     changed = len(list(reparameterised.modules())) != len(list(model.modules()))
     return reparameterised, [REPARAMETERISED] if changed else []

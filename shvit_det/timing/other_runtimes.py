@@ -1,14 +1,11 @@
 """Backbones in other runtimes than PyTorch: exported, run on NumPy arrays, compared with PyTorch's outputs."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import torch
 from torch import nn
 
-from ..common.errors import UsageError
 from ..runtimes import onnx_runtimes
+from ..runtimes.agreement import check_agreement
 from ..runtimes.executorch import Runner, lower
 from ..runtimes.onnx_file import trace
 from ..runtimes.onnx_runtimes import Runtime
@@ -36,11 +33,6 @@ class ExecuTorch(Runtime):
 RUNTIMES: dict[str, type[Runtime]] = {**onnx_runtimes.RUNTIMES, 'executorch': ExecuTorch}
 
 
-def check_installed(name: str) -> None:
-    """Raise ``UsageError`` if a package that a runtime needs is not installed."""
-    onnx_runtimes.check_installed(name, RUNTIMES)
-
-
 def exported(name: str, backbone: nn.Module, images: torch.Tensor, threads: int, dtype: torch.dtype) -> Runtime:
     """Return a backbone in another runtime, which computes the same on these images.
 
@@ -64,17 +56,3 @@ def exported(name: str, backbone: nn.Module, images: torch.Tensor, threads: int,
         expected = [feature.numpy() for feature in backbone(images)]
     check_agreement(expected, runtime.test_step(images.numpy()), TOLERANCES[dtype], runtime.title)
     return runtime
-
-
-def check_agreement(expected: Sequence[Any], found: Sequence[Any], tolerance: float, title: str) -> None:
-    """Raise ``UsageError`` if feature maps differ by more than ``tolerance`` of their largest magnitude."""
-    shapes, found_shapes = ([feature.shape for feature in features] for features in (expected, found))
-    if shapes != found_shapes:
-        raise UsageError(f'{title} returns feature maps of other shapes than PyTorch: {found_shapes}, not {shapes}')
-    differences = [np.abs(a - b).max() / np.abs(a).max() for a, b in zip(expected, found, strict=True)]
-    worst = np.max(differences)  # NaN if there is one
-    if not worst <= tolerance:
-        raise UsageError(
-            f'{title} computes something else than PyTorch: the feature maps differ by {worst:.2g} of '
-            f'their largest magnitude, and {tolerance:g} is allowed'
-        )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..common.errors import UsageError
-from .other_runtimes import RUNTIMES, check_installed
+from .other_runtimes import RUNTIMES
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 COMPILE_MODES = ('default', 'reduce-overhead', 'max-autotune')
@@ -59,10 +59,6 @@ class Settings:
             raise UsageError(f'--seconds must be above 0, but got {self.seconds:g}')
         if self.shape is not None and min(self.shape) < 32:
             raise UsageError(f'--shape must be at least 32 32, but got {self.shape[0]} {self.shape[1]}')
-        if self.device.type == 'cuda' and not torch.cuda.is_available():
-            raise UsageError(f'--device {self.device} was asked for, but torch sees no CUDA here: use --device cpu')
-        if self.device.type == 'cuda' and (self.device.index or 0) >= torch.cuda.device_count():
-            raise UsageError(f'--device {self.device} was asked for, but there are {torch.cuda.device_count()} devices')
         if self.flush and self.device.type != 'cuda':
             raise UsageError('--flush-l2 is for a GPU, and this runs on the CPU')
         if self.images is not None and self.train:
@@ -92,21 +88,6 @@ class Settings:
             protocol=self.protocol,
             flush_l2=self.flush,
         )
-
-
-def device_named(name: str) -> torch.device:
-    """Return the device that ``--device`` names.
-
-    Raises:
-        UsageError: If torch has no such device, or it cannot be timed.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f'unknown device {name!r}: use cpu, cuda or cuda:N') from error
-    if device.type not in ('cpu', 'cuda'):
-        raise UsageError(f'{name} cannot be timed: use cpu, cuda or cuda:N')
-    return device
 
 
 def paper_conditions(device: torch.device) -> dict[str, Any]:
@@ -181,5 +162,5 @@ def settings_with(prefixes: Sequence[str], settings: Settings) -> Settings:
             raise UsageError(
                 f'{runtime}: runs in {" or ".join(map(dtype_name, dtypes))}, not in {dtype_name(own.dtype)}'
             )
-        check_installed(runtime)
+        RUNTIMES[runtime].check_installed(runtime)
     return own

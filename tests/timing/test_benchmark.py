@@ -403,4 +403,4 @@ def test_a_mistake_ends_in_one_sentence(arguments, words, folder):
 def test_cuda_where_there_is_none(folder):
     result = tool('benchmark', 'shvit:s1', '--device', 'cuda', cwd=folder)
     assert result.returncode == 2
-    assert 'torch sees no CUDA here' in result.stderr
+    assert 'torch sees 0 GPUs' in result.stderr

@@ -133,7 +133,7 @@ def test_a_model_that_returns_no_feature_maps_is_named(timm, monkeypatch):
 def test_without_timm_its_extra_is_named_and_shvit_works(monkeypatch):
     monkeypatch.setitem(sys.modules, 'timm', None)
     importlib.reload(model_builder)
-    with pytest.raises(UsageError, match=r"timm:resnet50 needs timm.*pip install 'shvit_det\[peers\]'"):
+    with pytest.raises(UsageError, match=r"timm:resnet50: needs timm.*pip install 'shvit_det\[peers\]'"):
         model_builder.build_backbone('timm:resnet50')
     assert isinstance(model_builder.build_backbone('shvit:s1')[0], SHViT)
 

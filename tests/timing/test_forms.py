@@ -13,11 +13,12 @@ from torch import nn
 
 from shvit_det import UsageError, kernels
 from shvit_det.deployment import is_deployed
+from shvit_det.runtimes.agreement import check_agreement
 from shvit_det.timing import benchmark as module
 from shvit_det.timing import other_runtimes as runtimes
 from shvit_det.timing.benchmark import benchmark
 from shvit_det.timing.model_builder import build_models
-from shvit_det.timing.other_runtimes import check_agreement, exported
+from shvit_det.timing.other_runtimes import exported
 from shvit_det.timing.published import published_for
 from shvit_det.timing.record import Ceilings
 from shvit_det.timing.results import markdown_report, terminal_report
