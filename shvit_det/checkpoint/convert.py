@@ -25,19 +25,12 @@ CLASSIFIER_PARTS = ('backbone', 'head', 'distillation head')
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion did.
+    """What a conversion did."""
 
-    Args:
-        path: The file that was written.
-        form: What the source was.
-        count: The number of tensors written.
-        left_out: What the source held and the new file does not: parts of the model, and other entries.
-    """
-
-    path: Path
-    form: str
-    count: int
-    left_out: tuple[str, ...]
+    path: Path  # the file that was written
+    form: str  # what the source was
+    count: int  # the number of tensors written
+    left_out: tuple[str, ...]  # what the source held and the new file does not: parts of the model, and other entries
 
 
 def convert_checkpoint(source: str | Path, target: str | Path, to: str, publish: bool = False) -> Conversion:

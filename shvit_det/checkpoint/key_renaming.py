@@ -29,19 +29,12 @@ Value = TypeVar('Value')
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights of a checkpoint under our keys.
+    """The weights of a checkpoint under our keys."""
 
-    Args:
-        form: What the file is: ``'official classification'``, ``'timm features'``...
-        tensors: Every tensor of the file that is a weight.
-        container: The entry that held the weights; empty where the file is nothing but weights.
-        other_entries: The other entries of the file, none of which was used.
-    """
-
-    form: str
-    tensors: dict[str, Tensor]
-    container: str = ''
-    other_entries: tuple[str, ...] = ()
+    form: str  # what the file is: 'official classification', 'timm features', ...
+    tensors: dict[str, Tensor]  # every tensor of the file that is a weight
+    container: str = ''  # the entry that held the weights; empty where the file is nothing but weights
+    other_entries: tuple[str, ...] = ()  # the other entries of the file, none of which was used
 
 
 def renamed_weights(content: object) -> Weights:

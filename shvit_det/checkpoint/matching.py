@@ -19,22 +19,14 @@ OPTIONAL_PARTS = ('distillation head',)  # a file may have them for a model with
 
 @dataclass
 class Matching:
-    """How the weights of a file match the tensors of a model, all by our keys.
+    """How the weights of a file match the tensors of a model, all by our keys."""
 
-    Args:
-        model_tensors: Every tensor of the model.
-        values: The values to copy into the model.
-        missing: Tensors of the model that the file lacks.
-        mismatched: Tensors that have another shape in the file.
-        unexpected: Tensors of the file that the model lacks and should have.
-        left_out: Tensors of the file that the model need not have, with the part they belong to.
-    """
-
-    model_tensors: Mapping[str, Tensor]
-    values: dict[str, Tensor] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
-    mismatched: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
+    model_tensors: Mapping[str, Tensor]  # every tensor of the model
+    values: dict[str, Tensor] = field(default_factory=dict)  # the values to copy into the model
+    missing: list[str] = field(default_factory=list)  # tensors of the model that the file lacks
+    mismatched: list[str] = field(default_factory=list)  # tensors that have another shape in the file
+    unexpected: list[str] = field(default_factory=list)  # tensors of the file that the model lacks and should have
+    # tensors of the file that the model need not have, with the part they belong to
     left_out: dict[str, str] = field(default_factory=dict)
 
     @property

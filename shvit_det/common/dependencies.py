@@ -26,17 +26,11 @@ OPENCV = 'opencv-python>=4.9'  # not in the metadata: it comes with mmengine, in
 
 @dataclass(frozen=True)
 class Package:
-    """A package that has to be there.
-
-    Args:
-        name: What it is called.
-        wanted: The range of releases that work, such as ``'>=2.0.0,<2.2'``.
-        tested: What to install where it is missing, as pip takes it.
-    """
+    """A package that has to be there."""
 
     name: str
-    wanted: str
-    tested: str
+    wanted: str  # the range of releases that work, such as '>=2.0.0,<2.2'
+    tested: str  # what to install where it is missing, as pip takes it
 
     @property
     def module(self) -> str:

@@ -19,16 +19,12 @@ END_MARKERS = {JPEG: b'\xff\xd9', PNG: b'IEND\xaeB`\x82'}
 
 @dataclass(frozen=True)
 class ImageFault:
-    """Why a file is not a complete image.
+    """Why a file is not a complete image."""
 
-    Args:
-        kind: ``'unreadable'`` is any fault without a kind of its own. A file of ``'unknown_format'`` is one that Pillow
-            does not know; OpenCV may.
-        message: A sentence without its subject, such as ``'has zero bytes'``.
-    """
-
+    # 'unreadable' is any fault without a kind of its own. A file of 'unknown_format' is one that Pillow does
+    # not know; OpenCV may.
     kind: Literal['missing', 'empty', 'truncated', 'unknown_format', 'unreadable']
-    message: str
+    message: str  # a sentence without its subject, such as 'has zero bytes'
 
 
 def find_fault(path: Path) -> ImageFault | None:

@@ -20,19 +20,13 @@ class Status(enum.Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report.
+    """One line of the report."""
 
-    Args:
-        name: What was checked.
-        status: The result.
-        found: What was found, in a few words.
-        command: What repairs it, or installs what is optional; empty where nothing has to be repaired, or where the
-            command of another finding does it.
-    """
-
-    name: str
+    name: str  # what was checked
     status: Status
-    found: str
+    found: str  # what was found, in a few words
+    # what repairs it, or installs what is optional; empty where nothing has to be repaired, or where the command of
+    # another finding does it
     command: str = ''
 
 

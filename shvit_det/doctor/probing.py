@@ -19,21 +19,13 @@ TIMEOUT_S = 300.0  # from a slow disk the imports of torch and mmdet take more t
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a step of the probe ended.
+    """How a step of the probe ended."""
 
-    Args:
-        error: What was raised, or how the process ended; empty if all went well.
-        facts: What the step found.
-        missing: The module that was not found, if that was it.
-        warnings: What it warned of.
-        tried: False if the process of the probe could not be started.
-    """
-
-    error: str = ''
-    facts: dict[str, Any] = field(default_factory=dict)
-    missing: str | None = None
-    warnings: Sequence[str] = ()
-    tried: bool = True
+    error: str = ''  # what was raised, or how the process ended; empty if all went well
+    facts: dict[str, Any] = field(default_factory=dict)  # what the step found
+    missing: str | None = None  # the module that was not found, if that was it
+    warnings: Sequence[str] = ()  # what it warned of
+    tried: bool = True  # False if the process of the probe could not be started
 
 
 def probe(steps: Sequence[str] = STEPS, timeout_s: float = TIMEOUT_S) -> dict[str, Outcome]:

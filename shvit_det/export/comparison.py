@@ -36,29 +36,17 @@ SAME_PIXELS = 1.0
 
 @dataclass
 class Agreement:
-    """How far the detections of a form are from PyTorch's, over all images.
+    """How far the detections of a form are from PyTorch's, over all images."""
 
-    Args:
-        detections: The number of PyTorch's detections.
-        missing: How many of them have no counterpart in the form.
-        further: How many of the form's detections have no counterpart in PyTorch's.
-        box_px: The largest difference of a side of a box, in pixels of the original image.
-        score: The largest difference of a score.
-        mask_px: Pixels that only one of two masks has.
-        object_px: Pixels that at least one of two masks has.
-        image_px: Pixels of all images, once for each mask.
-        worst_mask: The smallest share of an image's pixels in which the two masks of an object agree.
-    """
-
-    detections: int = 0
-    missing: int = 0
-    further: int = 0
-    box_px: float = 0.0
-    score: float = 0.0
-    mask_px: int = 0
-    object_px: int = 0
-    image_px: int = 0
-    worst_mask: float = 1.0
+    detections: int = 0  # the number of PyTorch's detections
+    missing: int = 0  # how many of them have no counterpart in the form
+    further: int = 0  # how many of the form's detections have no counterpart in PyTorch's
+    box_px: float = 0.0  # the largest difference of a side of a box, in pixels of the original image
+    score: float = 0.0  # the largest difference of a score
+    mask_px: int = 0  # pixels that only one of two masks has
+    object_px: int = 0  # pixels that at least one of two masks has
+    image_px: int = 0  # pixels of all images, once for each mask
+    worst_mask: float = 1.0  # the smallest share of an image's pixels in which the two masks of an object agree
 
     def add(self, expected: Any, found: Any) -> None:
         """Add the detections of one image, both as mmdet's ``InstanceData``."""

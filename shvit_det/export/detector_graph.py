@@ -23,19 +23,12 @@ SPARE_REGION = 8.0  # pixels
 
 
 class Candidates(NamedTuple):
-    """The best boxes of a head with anchors, before the suppression.
+    """The best boxes of a head with anchors, before the suppression."""
 
-    Shapes:
-        boxes: (B, N, 4).
-        scores: (B, N).
-        groups: (B, N), a box's class or level; boxes of one group suppress each other.
-        valid: (B, N), which boxes take part.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    groups: Tensor
-    valid: Tensor
+    boxes: Tensor  # (B, N, 4)
+    scores: Tensor  # (B, N)
+    groups: Tensor  # (B, N), a box's class or level; boxes of one group suppress each other
+    valid: Tensor  # (B, N), which boxes take part
 
 
 def smaller_of(limit: int, size: Any) -> Any:

@@ -18,29 +18,17 @@ LOADING_STEPS = ('LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs')
 
 @dataclass(frozen=True)
 class Metadata:
-    """The metadata of an exported detector, which its file has as JSON under the key ``shvit_det``.
-
-    Args:
-        format: The number of this format.
-        version: The version of this package.
-        detector: The name of the detector's class.
-        config: The name of the config.
-        weights: The name of the checkpoint.
-        classes: The names of the classes by label.
-        images: What the input ``images`` has to be, for a reader.
-        resize: The arguments of the config's ``Resize``; None if it has none.
-        outputs: The names of the outputs, in order.
-    """
+    """The metadata of an exported detector, which its file has as JSON under the key ``shvit_det``."""
 
     format: int
-    version: str
-    detector: str
+    version: str  # of this package
+    detector: str  # its class
     config: str
     weights: str
-    classes: tuple[str, ...]
-    images: str
-    resize: dict[str, Any] | None
-    outputs: tuple[str, ...]
+    classes: tuple[str, ...]  # the names of the classes by label
+    images: str  # what the input images has to be, for a reader
+    resize: dict[str, Any] | None  # the arguments of the config's Resize; None if it has none
+    outputs: tuple[str, ...]  # the names of the outputs, in order
 
     def dump(self) -> str:
         """Return the metadata as JSON."""

@@ -37,31 +37,20 @@ TOLERANCE = 1e-3  # of the largest magnitude, between a part and the model's own
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a model, ready to be traced.
+    """A part of a model, ready to be traced."""
 
-    Args:
-        name: One of ``PARTS``.
-        module: (1, 3, H, W) with values 0 to 255 in float32 -> a tuple of tensors; it normalises the image itself.
-        shape: H and W, the only ones that the part takes.
-        output_names: ``stride_16`` and so on, or ``probabilities``.
-        colors: ``'RGB'`` or ``'BGR'``, the order of the channels.
-        mean: The mean of each channel, which the module subtracts.
-        std: The standard deviation of each channel, by which the module divides.
-        classes: The names of the classes in the order of the probabilities; None if they are not known.
-        config: The name of the config.
-        weights: The name of the checkpoint, or ``'random'``.
-    """
-
-    name: str
+    name: str  # one of PARTS
+    # (1, 3, H, W) with values 0 to 255 in float32 -> a tuple of tensors; it normalises the image itself
     module: nn.Module
-    shape: tuple[int, int]
-    output_names: tuple[str, ...]
-    colors: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    shape: tuple[int, int]  # H and W, the only ones that the part takes
+    output_names: tuple[str, ...]  # stride_16 and so on, or probabilities
+    colors: str  # 'RGB' or 'BGR', the order of the channels
+    mean: tuple[float, ...]  # the mean of each channel, which the module subtracts
+    std: tuple[float, ...]  # the standard deviation of each channel, by which the module divides
+    # the names of the classes in the order of the probabilities; None if they are not known
     classes: tuple[str, ...] | None
     config: str
-    weights: str
+    weights: str  # the name of the checkpoint, or 'random'
 
     def example(self) -> Tensor:
         """Return an image of noise, (1, 3, H, W) with whole numbers from 0 to 255; it is the same at every call."""

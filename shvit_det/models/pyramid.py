@@ -8,15 +8,11 @@ from torch.utils._pytree import register_pytree_node  # the one of torch.utils t
 
 
 class Origin(NamedTuple):
-    """The smaller map from which the neck computes its finest level, for a head that starts from there too.
+    """The smaller map from which the neck computes its finest level, for a head that starts from there too."""
 
-    Args:
-        source: The neck's finest lateral, its last channel of ones.
-        conv: The one transposed convolution that computes the level: a :class:`.composition.TransposedConv`, or a layer
-            of a deployed neck.
-    """
-
-    source: Tensor
+    source: Tensor  # the neck's finest lateral, its last channel of ones
+    # the one transposed convolution that computes the level: a composition.TransposedConv, or a layer of a
+    # deployed neck
     conv: Any
 
 

@@ -44,17 +44,12 @@ class Levels:
 
 @dataclass
 class Trial:
-    """The result of calling a copy of a module.
+    """The result of calling a copy of a module."""
 
-    Attributes:
-        outputs: What it returned, or None where it failed.
-        failed: Whether it raised an exception.
-        misfit: The layer in which it failed because of the number of channels: the layer's name, the channels that it
-            takes and those that it was given.
-    """
-
-    outputs: Any = None
-    failed: bool = False
+    outputs: Any = None  # what it returned, or None where it failed
+    failed: bool = False  # whether it raised an exception
+    # the layer in which it failed because of the number of channels: the layer's name, the channels that it takes and
+    # those that it was given
     misfit: tuple[str, int, int] | None = None
 
 

@@ -21,19 +21,12 @@ HELPERS = ('getitem', 'executorch_call_delegate')  # not operations of the netwo
 
 @dataclass(frozen=True)
 class Program:
-    """An ExecuTorch program, and which kernels run its operations.
+    """An ExecuTorch program, and which kernels run its operations."""
 
-    Args:
-        content: The content of a ``.pte`` file.
-        delegated: How many operations XNNPACK runs.
-        delegates: In how many pieces they are; feature maps are copied between pieces.
-        portable: How often each operation occurs that ExecuTorch's own, portable kernels run.
-    """
-
-    content: bytes
-    delegated: int
-    delegates: int
-    portable: dict[str, int]
+    content: bytes  # the content of a .pte file
+    delegated: int  # how many operations XNNPACK runs
+    delegates: int  # in how many pieces they are; feature maps are copied between pieces
+    portable: dict[str, int]  # how often each operation occurs that ExecuTorch's own, portable kernels run
 
     def summary(self) -> str:
         """Return a line that counts the operations on XNNPACK and names all others."""

@@ -18,19 +18,13 @@ from ..configuration.batches import copy_containers
 
 @dataclass(frozen=True)
 class Span:
-    """A method that belongs to a part.
-
-    Args:
-        part: The part's name.
-        owner: Dotted path from the detector to the object with the method; ``''`` is the detector.
-        method: The method's name.
-        replayed: Whether calls of this method are recorded and made again, to time the part by itself. Methods that are
-            not replayed only attribute the time between such calls to their part.
-    """
+    """A method that belongs to a part."""
 
     part: str
-    owner: str
+    owner: str  # dotted path from the detector to the object with the method; '' is the detector
     method: str = 'forward'
+    # whether calls of this method are recorded and made again, to time the part by itself. Methods that are not
+    # replayed only attribute the time between such calls to their part.
     replayed: bool = False
 
 

@@ -44,17 +44,11 @@ class Choice(NamedTuple):
 
 
 class Processor(NamedTuple):
-    """What can be computed fast on a processor.
+    """What can be computed fast on a processor."""
 
-    Args:
-        operations: Those of :data:`OPERATIONS` that torch has.
-        onednn: The data types that they take.
-        kernels: The data types of our own kernels; none where there are no kernels.
-    """
-
-    operations: tuple[str, ...]
-    onednn: tuple[torch.dtype, ...]
-    kernels: tuple[torch.dtype, ...] = ()
+    operations: tuple[str, ...]  # those of OPERATIONS that torch has
+    onednn: tuple[torch.dtype, ...]  # the data types that they take
+    kernels: tuple[torch.dtype, ...] = ()  # the data types of our own kernels; none where there are no kernels
 
 
 class Layer(Protocol):
