@@ -24,15 +24,12 @@ from .precision import without_autocast
 
 
 class FusedSHViT(ConstantWeights):
-    """A trained :class:`shvit_det.SHViT` with all norms and depthwise residuals folded in.
+    """A trained :class:`shvit_det.SHViT` with all norms and depthwise residuals folded in; shapes are the source's.
 
     Args:
         source: The trained backbone; it is not changed, but layers that cannot be fused are taken from it.
         channels_last: Whether images are brought into this layout, which all further results then have.
         left: Gets the layers that stay as they are, because they are not exactly those of SHViT.
-
-    Shapes:
-        As the source's: (B, 3, H, W) -> one (B, C, H / stride, W / stride) per stage that it returns.
     """
 
     def __init__(self, source: SHViT, channels_last: bool = True, left: list[nn.Module] | None = None) -> None:

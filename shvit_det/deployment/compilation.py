@@ -26,13 +26,7 @@ class CompiledForward:
 
     It is an attribute of the module, so that the names of the weights do not change. The first size of images gets a
     graph of its own; the second gets one for all further sizes. When weights were loaded or moved, the next call
-    compiles again.
-
-    Args:
-        module: The module; the method of its class is compiled.
-        name: How to call it in the log.
-        options: Arguments of ``torch.compile``; empty ones are chosen by the device.
-        method: The name of the method.
+    compiles again. ``name`` is for the log; the options of ``torch.compile``, if empty, are chosen by the device.
     """
 
     def __init__(self, module: nn.Module, name: str, options: Mapping[str, Any], method: str = 'forward') -> None:
@@ -69,13 +63,8 @@ class CompiledForward:
         self._sizes.add(sizes)
         return outputs
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {
-            **self.__dict__,
-            '_compiled': None,
-            '_sizes': set(),
-            '_changes': -1,
-        }  # copies and loaded files compile again
+    def __getstate__(self) -> dict[str, Any]:  # copies and loaded files compile again
+        return {**self.__dict__, '_compiled': None, '_sizes': set(), '_changes': -1}
 
 
 def method_of_its_own(module: nn.Module, name: str) -> MethodType:
@@ -84,10 +73,8 @@ def method_of_its_own(module: nn.Module, name: str) -> MethodType:
     Torch keeps compiled graphs with the code, and all modules of a class share that.
     """
     method = inspect.unwrap(getattr(type(module), name))
-    copied = FunctionType(
-        method.__code__.replace(), method.__globals__, method.__name__, method.__defaults__, method.__closure__
-    )
-    return MethodType(copied, module)
+    parts = method.__globals__, method.__name__, method.__defaults__, method.__closure__
+    return MethodType(FunctionType(method.__code__.replace(), *parts), module)
 
 
 @contextmanager

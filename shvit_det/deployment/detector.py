@@ -48,12 +48,9 @@ NETWORKS = (
 
 
 def fuse_detector(detector: Any, channels_last: bool, left: list[nn.Module]) -> None:
-    """Replace the parts of a detector, in place, by their fused forms.
+    """Replace the parts of a copy of a trained detector, in place, by their fused forms.
 
-    Args:
-        detector: A copy of the trained detector.
-        channels_last: As in :func:`shvit_det.deploy`.
-        left: Gets the parts that stay as they are, because they may compute something else than the fused forms.
+    ``left`` gets the parts that stay as they are, because they may compute something else than the fused forms.
     """
     neck: Any = getattr(detector, 'neck', None)
     head: Any = getattr(detector, 'rpn_head', None)

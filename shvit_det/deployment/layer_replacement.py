@@ -37,11 +37,8 @@ def fused_conv(
 def replace_layers(module: nn.Module, done: Sequence[nn.Module] = ()) -> list[nn.Module]:
     """Replace the plain convolutions and linear layers among a module's descendants by deployed ones, in place.
 
-    A convolution of mmcv's ``ConvModule`` takes over the ReLU that follows it.
-
-    Args:
-        module: Of a library, or one that only calls its children.
-        done: Modules that are not entered.
+    A convolution of mmcv's ``ConvModule`` takes over the ReLU that follows it. The module is of a library, or one that
+    only calls its children; modules in ``done`` are not entered.
 
     Returns:
         The modules with such layers that are left as they are, because they may compute something else.

@@ -29,9 +29,6 @@ class ChannelsLastRoIAlign(DeployedLayer):
     Other features are pooled by mmcv's layer. Features in half precision are pooled in float32, since coordinates of
     regions need it, and the result is cast back.
 
-    Args:
-        mmcv_layer: The layer that this one replaces.
-
     Shapes:
         (B, C, H, W), (K, 5) -> (K, C, *output_size), in NHWC where the features are.
     """
@@ -84,14 +81,9 @@ def pooled_regions(
     """Replace an extractor's ``forward``: pool all regions at once, from the features as they are.
 
     mmdet pools the regions level by level and then copies the results to their places. It also rounds the regions to
-    the features' data type; where its method runs, features in half precision are cast to float32 first.
-
-    Args:
-        extractor: Its layers are of :class:`ChannelsLastRoIAlign`.
-        planar: Whether results lie as NCHW, which is the order of what a linear layer takes.
-        feats: The levels.
-        rois: The regions, (K, 5).
-        roi_scale_factor: How much larger the regions are pooled.
+    the features' data type; where its method runs, features in half precision are cast to float32 first. The
+    extractor's layers are of :class:`ChannelsLastRoIAlign`; ``planar`` results lie as NCHW, as a linear layer takes
+    them.
     """
     layers = extractor.roi_layers
     if roi_scale_factor is None and len(rois) > 0 and all(map(supports_features, feats)):

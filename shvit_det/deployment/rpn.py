@@ -22,12 +22,8 @@ from .neck import composed_layer
 class ComposedRPNConv(nn.Module):
     """The RPN's convolution and ReLU on the finest level, computed from the source of that level.
 
-    On stride 4 that convolution costs twice as much as the composed kernel; only the outermost pixels have to be
-    computed from the level itself.
-
-    Args:
-        composed: The neck's layer for the level, composed with the convolution.
-        conv: The RPN's own convolution.
+    On stride 4 that convolution costs twice as much as the composed kernel, the neck's layer for the level composed
+    with it; only the outermost pixels have to be computed from the level itself.
 
     Shapes:
         The source (B, C + 1, H, W) and the level (B, C, 4 * H, 4 * W) -> (B, out_channels, 4 * H, 4 * W).
@@ -79,11 +75,8 @@ def single_conv(head: Any) -> nn.Conv2d | None:
 def fuse_rpn(head: Any, conv: nn.Conv2d, finest: tuple[TransposedConv, nn.Module] | None) -> None:
     """Make an RPN compute its only convolution and the ReLU as one layer, and scores and boxes as one, in place.
 
-    Args:
-        head: The head.
-        conv: What :func:`single_conv` returned for it.
-        finest: The neck's layer for the finest level, composed with ``conv`` and by itself; None to compute that level
-            like the others.
+    ``finest`` is the neck's layer for the finest level, composed with ``conv`` and by itself; without it, that level is
+    computed like the others.
     """
     scores, boxes = head.rpn_cls, head.rpn_reg
     head.rpn_conv = nn.Sequential(OrderedDict(conv=deployed_conv(conv, relu=True)))

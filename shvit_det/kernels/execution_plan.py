@@ -33,11 +33,7 @@ class CannotPlanError(Exception):
 class PlannedMap:
     """Takes the place of a feature map while a plan is recorded: it has a shape and a data type, and no numbers.
 
-    Args:
-        plan: The plan.
-        index: Its place in the list of maps.
-        shape: (B, C, H, W).
-        planar: Whether it lies as NCHW, as only images do.
+    ``index`` is its place in the plan's list of maps. Only images may be ``planar``, which is in NCHW.
     """
 
     def __init__(self, plan: 'ExecutionPlan', index: int, shape: Sequence[int], planar: bool = False) -> None:

@@ -50,10 +50,10 @@ class Kernels:
         self.dtypes = TYPES[: 1 + loaded.shvit_has_bfloat16()]
 
     def run(self, steps: Any, count: int, addresses: Sequence[int | None]) -> None:
-        """Compute steps one after the other.
+        """Compute a step, or an array of them one after the other.
 
         Args:
-            steps: A step or an array of them.
+            steps: The step or the array.
             count: How many.
             addresses: Where the maps lie; None of one that is not there.
 
@@ -132,20 +132,11 @@ class Kernels:
         aligned: bool,
         planar: bool = False,
     ) -> Tensor:
-        """Return what ``torchvision.ops.roi_align`` does, of regions on several levels.
+        """Return what ``torchvision.ops.roi_align`` does, of regions on several levels; ``planar`` ones lie as NCHW.
 
-        Args:
-            features: (B, C, H, W) of each level.
-            rois: (K, 5), the image's index and two corners, in float32.
-            levels: (K,), the level of each region.
-            scales: Of each level, over that of the regions.
-            output_size: Bins along the height and the width.
-            sampling_ratio: Samples of a bin along an axis; 0 for as many as it is long, rounded up.
-            aligned: Whether pixels' centres lie half a pixel off.
-            planar: Whether results lie as NCHW.
-
-        Returns:
-            (K, C, height, width), in NHWC if not planar.
+        Shapes:
+            features (B, C, H, W) of each level, rois (K, 5) in float32, levels (K,), which each region is on
+            -> (K, C, *output_size).
         """
         features = [in_nhwc(feature) for feature in features]
         rois = rois.contiguous()

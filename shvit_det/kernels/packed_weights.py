@@ -10,13 +10,7 @@ PANEL = 32  # output channels that are computed together
 
 
 class PackedWeights:
-    """Weight and bias of a layer in the order of the kernels.
-
-    Args:
-        weight: In the order of the layer's kernel; see kernels.cpp.
-        bias: (out_channels,) or more, float32.
-        out_channels: Of the layer.
-    """
+    """Weight and bias of a layer in the order of its kernel, see kernels.cpp; the bias may be padded."""
 
     def __init__(self, weight: Tensor, bias: Tensor, out_channels: int) -> None:
         self.weight = weight.contiguous()

@@ -62,14 +62,14 @@ def make_step(
     layers: tuple[PackedWeights, ...],
     fields: dict[str, Any],
 ) -> Step:
-    """Return a step, but for the places of its maps.
+    """Return a step, but for the places of its maps; whoever runs the step keeps the weights of its layers.
 
     Args:
         kind: What it computes.
         dtype: Of the maps.
         shape: (B, C, H, W) of the input.
         out_shape: (C', H', W') of the result.
-        layers: Weights of its layers; whoever runs the step keeps them.
+        layers: Their weights.
         fields: What only some kinds have.
     """
     out_channels, out_height, out_width = out_shape

@@ -67,13 +67,8 @@ class Layer(Protocol):
 def choose_backend(layer: Layer, device_type: str, dtype: torch.dtype, processor: Processor) -> Choice:
     """Return who computes a layer: our own kernels where they can, else oneDNN, else torch.
 
-    Where a half-precision type is not computed fast, float32 is, and only inputs and results are rounded.
-
-    Args:
-        layer: The layer.
-        device_type: Where it is, ``'cpu'`` for instance.
-        dtype: Of its inputs.
-        processor: What can be computed fast, :func:`this_processor` or another one.
+    Where a half-precision type is not computed fast, float32 is, and only inputs and results are rounded. ``dtype`` is
+    that of the inputs.
     """
     if device_type == 'cpu':
         for computed in (dtype, torch.float32) if dtype in HALF else (dtype,):
@@ -86,11 +81,7 @@ def choose_backend(layer: Layer, device_type: str, dtype: torch.dtype, processor
 
 
 def this_processor(with_kernels: bool = True) -> Processor:
-    """Return what can be computed fast here.
-
-    Args:
-        with_kernels: Whether our own kernels are wanted; they are built at the first call.
-    """
+    """Return what can be computed fast here; our own kernels, if they are wanted, are built at the first call."""
     library = kernels.load() if with_kernels else None
     return Processor(*_onednn(), () if library is None else library.dtypes)
 

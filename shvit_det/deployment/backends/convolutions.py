@@ -16,18 +16,11 @@ MOST_TERMS = 4096  # of a sum that our own kernels compute at once
 
 
 class FusedConv(WeightedLayer):
-    """A convolution with bias and, if any, a ReLU.
-
-    Args:
-        weight: (out_channels, in_channels / groups, kernel, kernel).
-        bias: (out_channels,).
-        stride: Of both axes.
-        padding: Of all sides.
-        groups: As in ``nn.Conv2d``.
-        relu: Whether a ReLU follows.
+    """A convolution with bias and, if any, a ReLU; the other arguments are those of ``nn.Conv2d``.
 
     Shapes:
-        (B, in_channels, H, W) -> (B, out_channels, H', W').
+        (B, in_channels, H, W) -> (B, out_channels, H', W'), with a weight of (out_channels, in_channels / groups,
+        kernel, kernel).
     """
 
     operations: tuple[str, ...] = ('_convolution_pointwise.default', '_reorder_convolution_weight.default')
@@ -85,14 +78,6 @@ class FusedPointwiseConv(FusedConv):
 
     As a convolution, its weights are laid out for one size of images and are up to 2.5 times slower with another; as
     those of a linear layer they are as fast with every size.
-
-    Args:
-        weight: (out_channels, in_channels, 1, 1).
-        bias: (out_channels,).
-        relu: Whether a ReLU follows.
-
-    Shapes:
-        (B, in_channels, H, W) -> (B, out_channels, H, W).
     """
 
     operations = ('_linear_pointwise.default', '_linear_pointwise.binary', '_reorder_linear_weight.default')
@@ -126,17 +111,11 @@ class FusedPointwiseConv(FusedConv):
 
 
 class FusedTransposedConv(WeightedLayer):
-    """A transposed convolution with bias and, if any, a ReLU.
-
-    Args:
-        weight: (in_channels, out_channels, kernel, kernel).
-        bias: (out_channels,).
-        stride: Of both axes.
-        padding: What is cropped on each side.
-        relu: Whether a ReLU follows.
+    """A transposed convolution with bias and, if any, a ReLU; ``padding`` is what is cropped on each side.
 
     Shapes:
-        (B, in_channels, H, W) -> (B, out_channels, stride * (H - 1) + kernel - 2 * padding, likewise).
+        (B, in_channels, H, W) -> (B, out_channels, stride * (H - 1) + kernel - 2 * padding, likewise), with a weight of
+        (in_channels, out_channels, kernel, kernel).
     """
 
     operations = ('_convolution_transpose_pointwise.default', '_reorder_convolution_transpose_weight.default')

@@ -126,13 +126,7 @@ class DeployedLayer(ConstantWeights):
 
 
 class WeightedLayer(DeployedLayer):
-    """A deployed layer with a weight and a bias, which are packed for the backend at the first call.
-
-    Args:
-        weight: As the plain layer has it.
-        bias: Zeros if None.
-        out_channels: The length of the bias.
-    """
+    """A deployed layer with a weight and a bias, which are packed for the backend at the first call."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, out_channels: int) -> None:
         super().__init__()

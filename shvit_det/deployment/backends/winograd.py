@@ -20,16 +20,7 @@ def supports_winograd(weight: Tensor, stride: int, padding: int, groups: int) ->
 
 
 class WinogradConv(FusedConv):
-    """A :class:`FusedConv` with kernel 3, stride 1 and padding 1 that takes a quarter of the multiplications.
-
-    Args:
-        weight: (out_channels, in_channels, 3, 3).
-        bias: (out_channels,).
-        relu: Whether a ReLU follows.
-
-    Shapes:
-        (B, in_channels, H, W) -> (B, out_channels, H, W), in memory as NHWC.
-    """
+    """A :class:`FusedConv` with kernel 3, stride 1 and padding 1 that takes a quarter of the multiplications."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, relu: bool = False) -> None:
         super().__init__(weight, bias, stride=1, padding=1, relu=relu)

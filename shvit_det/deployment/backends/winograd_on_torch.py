@@ -32,11 +32,8 @@ def supports(x: Tensor, weight: Tensor) -> bool:
 def convolve(x: Tensor, sums: Tensor, bias: Tensor, relu: bool) -> Tensor:
     """Convolve with kernel 3, stride 1 and padding 1, some tiles at a time.
 
-    Args:
-        x: (B, in_channels, H, W).
-        sums: The sums of taps, (36, in_channels, out_channels).
-        bias: (out_channels,).
-        relu: Whether a ReLU follows.
+    Shapes:
+        x (B, in_channels, H, W), sums of taps (36, in_channels, out_channels) -> (B, out_channels, H, W).
     """
     batch, _, height, width = x.shape
     down, across = _num_tiles(x)
