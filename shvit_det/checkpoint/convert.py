@@ -108,11 +108,7 @@ def _container_for(to: str, keys: Iterable[str]) -> str:
 def _write(
     target: Path, tensors: dict[str, Tensor], container: str, others: Mapping[str, Any], hash_in_name: bool
 ) -> Path:
-    """Write a file, which gets its name once it is complete, and return its path.
-
-    Raises:
-        UsageError: If it cannot be written.
-    """
+    """Write a file, which gets its name once it is complete, and return its path."""
     try:
         with partial_file(target, unique=True) as part:
             if target.suffix == '.safetensors':

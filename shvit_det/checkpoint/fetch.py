@@ -78,11 +78,7 @@ def is_file(path: Path) -> bool:
 
 
 def downloaded(url: str, sha256: str | None) -> Path:
-    """Return the file of a URL in torch's hub cache; it is downloaded if it is not there.
-
-    Raises:
-        UsageError: If it cannot be downloaded or kept.
-    """
+    """Return the file of a URL in torch's hub cache; it is downloaded if it is not there."""
     path = cached_path(url)
     if is_file(path):
         return path
@@ -99,9 +95,6 @@ def cached_path(url: str) -> Path:
 
     The name is that in the URL, for people, and a digest of the whole URL, which tells files apart. On Hugging Face,
     where all files are called ``model.safetensors``, the repository's name comes first.
-
-    Raises:
-        UsageError: If it is unknown where the cache is.
     """
     place = re.split('[?#]', url)[0]
     parts = [part for part in re.split(r'[/\\]+', unquote(place)) if part.strip('.')][2:]  # without scheme and host
@@ -114,11 +107,7 @@ def cached_path(url: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Return the folder in which torch's hub keeps checkpoints.
-
-    Raises:
-        UsageError: If it would be in a home folder, and there is none.
-    """
+    """Return the folder in which torch's hub keeps checkpoints; without a home folder it may be unknown."""
     folder = torch.hub.get_dir()
     if folder.startswith('~'):  # torch would make a folder of that name in the working folder
         raise UsageError(f'there is no home folder to keep downloads in ({folder}): set {OTHER_CACHE}')
@@ -141,10 +130,9 @@ def wrong_hash(path: Path, sha256: str | None) -> str | None:
 
 
 def fetch(url: str, path: Path, sha256: str | None = None) -> None:
-    """Download a complete file to ``path``; an interrupted download continues where it stopped.
+    """Download a complete file to ``path``, or raise ``UsageError`` that says what was tried and what else can be done.
 
-    Raises:
-        UsageError: If it fails after a few attempts; it says what was tried and what else can be done.
+    An interrupted download continues where it stopped.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -240,11 +228,7 @@ def receive(response: HTTPResponse, file: IO[bytes], limit: int | None = None) -
 
 
 def next_chunk(response: HTTPResponse, position: int) -> bytes:
-    """Return the next bytes of a response, none at its end.
-
-    Raises:
-        InterruptedDownloadError: If they do not come.
-    """
+    """Return the next bytes of a response, none at its end."""
     try:
         return response.read1(CHUNK)
     except TimeoutError as error:

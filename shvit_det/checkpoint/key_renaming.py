@@ -163,11 +163,7 @@ def official_detector_to_ours(key: str) -> str:
 
 
 def with_keys(weights: Mapping[str, Value], rename: Callable[[str], str]) -> dict[str, Value]:
-    """Return ``weights`` under new keys, in the same order.
-
-    Raises:
-        UsageError: If two tensors would get the same key.
-    """
+    """Return ``weights`` under new keys, in the same order; two tensors with the same key are refused."""
     result: dict[str, Value] = {}
     for key, value in weights.items():
         new_key = rename(key)

@@ -49,11 +49,7 @@ def load_checkpoint(
 
 
 def check_checkpoint(model: nn.Module, path: str | Path, new_classes: bool = False, sha256: str | None = None) -> Any:
-    """Do all that :func:`load_checkpoint` does except changing the model and logging; return what the file holds.
-
-    Raises:
-        UsageError: As there.
-    """
+    """Do all that :func:`load_checkpoint` does except changing the model and logging; return what the file holds."""
     content = read_content(find_checkpoint(path, sha256))
     match_content(model, content, str(path), True, new_classes)
     return content
@@ -79,11 +75,7 @@ def load_content(
 def match_content(
     model: nn.Module, content: object, source: str, strict: bool = True, new_classes: bool = False
 ) -> tuple[Matching, Weights]:
-    """Return which tensors would be loaded, and from what.
-
-    Raises:
-        UsageError: As :func:`load_checkpoint`.
-    """
+    """Return which tensors would be loaded, and from what; it refuses what :func:`load_checkpoint` refuses."""
     weights = weights_of(content, source)
     result = match_keys(weights.tensors, tensors_of(_without_wrapper(model)))
     if strict:
@@ -104,11 +96,7 @@ def _without_wrapper(model: nn.Module) -> nn.Module:
 
 
 def weights_of(content: object, source: str) -> Weights:
-    """Return the weights in what a file holds, under our keys.
-
-    Raises:
-        UsageError: If there are none; it names the file.
-    """
+    """Return the weights in what a file holds, under our keys; if there are none, ``UsageError`` names the file."""
     try:
         return renamed_weights(content)
     except UsageError as error:

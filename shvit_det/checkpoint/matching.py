@@ -71,11 +71,7 @@ def _with_shape(value: Tensor, shape: torch.Size) -> Tensor | None:
 
 
 def cast_values(values: Mapping[str, Tensor], model_tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Return the values in the dtypes of the model.
-
-    Raises:
-        UsageError: If one cannot be cast without a loss of meaning, or is not finite.
-    """
+    """Return the values in the dtypes of the model; refuse one that would lose its meaning or is not finite."""
     cast = {}
     for key, value in values.items():
         dtype = model_tensors[key].dtype

@@ -58,11 +58,7 @@ def unreadable(path: Path, reason: str) -> UsageError:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a file for reading.
-
-    Raises:
-        UsageError: If that cannot be done.
-    """
+    """Open a file for reading, or raise ``UsageError``."""
     try:
         return path.open('rb')
     except OSError as error:
@@ -94,11 +90,7 @@ def is_safetensors(head: bytes) -> bool:
 
 
 def read_safetensors(path: Path, head: bytes) -> dict[str, Tensor]:
-    """Return the tensors of a ``.safetensors`` file; the format itself holds nothing that could run.
-
-    Raises:
-        UsageError: If the header and the file disagree.
-    """
+    """Return the tensors of a ``.safetensors`` file; the format itself holds nothing that could run."""
     declared, size = int.from_bytes(head[:8], 'little'), path.stat().st_size
     if declared > size - 8:
         sizes = f'its header declares {declared} bytes and the file has {size}'
@@ -110,11 +102,7 @@ def read_safetensors(path: Path, head: bytes) -> dict[str, Tensor]:
 
 
 def check_archive(path: Path) -> None:
-    """Look through a zip archive before torch reads it, which believes the sizes that it declares.
-
-    Raises:
-        UsageError: If it is damaged, declares more than it holds, or is a program.
-    """
+    """Refuse a zip archive that is damaged, a program, or declares more than it holds, which torch would believe."""
     wrong = None
     try:
         with zipfile.ZipFile(path) as archive:
@@ -135,11 +123,7 @@ def check_archive(path: Path) -> None:
 
 
 def check_tensors(path: Path, content: Any) -> None:
-    """Refuse tensors that are not plain numbers in memory, or that declare more of them than the file holds.
-
-    Raises:
-        UsageError: Naming the first.
-    """
+    """Refuse tensors that are not plain numbers in memory, or that declare more of them than the file holds."""
     storages: dict[int, int] = {}
     for name, tensor in tensors_in(content):
         wrong = None

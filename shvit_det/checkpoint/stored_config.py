@@ -10,11 +10,7 @@ NUMBERS = {text: float(text) for text in ('inf', 'nan')}  # as Python writes the
 
 
 def stored_config(content: Any) -> dict[str, Any] | None:
-    """Return the config in the content of a checkpoint file; None if it has no config.
-
-    Raises:
-        UsageError: If it is more than names with plain values.
-    """
+    """Return the config in the content of a checkpoint file, see :func:`parse_config`; None if it has no config."""
     meta = content.get('meta') if isinstance(content, Mapping) else None
     text = meta.get('cfg') if isinstance(meta, Mapping) else None
     return parse_config(text) if isinstance(text, str) and text.strip() else None
@@ -41,11 +37,7 @@ def parse_config(text: str) -> dict[str, Any]:
 
 
 def value_of(node: ast.expr) -> Any:
-    """Return the value of an expression.
-
-    Raises:
-        ValueError: If it is neither a literal nor a ``dict()`` of such.
-    """
+    """Return the value of a literal or of a ``dict()`` of such; else raise ``ValueError``."""
     match node:
         case ast.Call(func=ast.Name(id='dict'), args=[]):
             if any(keyword.arg is None for keyword in node.keywords):

@@ -18,12 +18,7 @@ PART = '.part'
 
 
 def partial_path(path: Path, unique: bool = False) -> Path:
-    """Return the name under which a file is written until it is complete.
-
-    Args:
-        path: The name of the complete file.
-        unique: For files that several processes may write at the same time: none of them gets the name of another.
-    """
+    """Return the name under which a file is written until it is complete; a ``unique`` one is no other process's."""
     return path.with_name(f'{path.name}.{secrets.token_hex(4)}{PART}' if unique else path.name + PART)
 
 
@@ -79,11 +74,8 @@ def saving(path: str | Path) -> Iterator[Path]:
 def replacing_folder(path: Path, replace: bool = True) -> Iterator[Path]:
     """Yield a new hidden folder for a block that fills it; if the block succeeds, the folder gets the name ``path``.
 
-    If it fails, what stands at ``path`` stays there.
-
-    Args:
-        path: The folder. The one that contains it must exist.
-        replace: Whether a folder that is there by then is deleted; if not, the renaming fails with ``OSError``.
+    If it fails, what stands at ``path`` stays there. A folder that is there by then is deleted, or the renaming fails
+    with ``OSError`` if it is not to be replaced.
     """
     with tempfile.TemporaryDirectory(prefix=f'.{path.name}-', dir=path.parent) as workplace:
         partial, aside = Path(workplace, 'new', path.name), Path(workplace, 'old')

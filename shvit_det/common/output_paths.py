@@ -8,15 +8,7 @@ from .errors import UsageError
 
 
 def check_output_file(path: str | Path, option: str = '') -> None:
-    """Check that a file can be written: its folder exists, and it is not a folder itself.
-
-    Args:
-        path: The file.
-        option: The command-line option that names it.
-
-    Raises:
-        UsageError: If it cannot be written.
-    """
+    """Raise ``UsageError`` if a file cannot be written: it is a folder, or its own folder does not exist."""
     path = Path(path)
     named = f' for {option}' if option else ''
     if not path.parent.is_dir():
@@ -26,15 +18,9 @@ def check_output_file(path: str | Path, option: str = '') -> None:
 
 
 def check_output_folder(folder: Path, what: str, option: str) -> None:
-    """Make a folder and write a few bytes into it.
+    """Make a folder and write a few bytes into it, or raise ``UsageError``.
 
-    Args:
-        folder: The folder.
-        what: What it is for, such as ``'the work dir'``.
-        option: The option that names another one.
-
-    Raises:
-        UsageError: If that fails.
+    ``what`` says what it is for, such as ``'the work dir'``, and ``option`` names another one.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

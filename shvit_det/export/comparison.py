@@ -135,10 +135,7 @@ def compare(
         cfg_options: Changes of single values of the config, as at the export.
         command: The command line, for the record.
         progress: Is called with how far the comparison is, after each image.
-        save: Is called with the record, also after an error: then with the images before it.
-
-    Returns:
-        A record, ready for JSON.
+        save: Gets the record, which is returned too; after an error that of the images before it.
 
     Raises:
         UsageError: If something is missing or does not fit.

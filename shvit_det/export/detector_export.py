@@ -132,7 +132,8 @@ def onnx_content(graph: DetectorGraph) -> bytes:
     axes['images'] = {0: 'batch', 2: 'height', 3: 'width'}
     if 'masks' in axes:
         axes['masks'].update({1: 'original_height', 2: 'original_width'})
-    return trace(graph, (images, original_size), type(graph.detector).__name__, INPUTS, graph.outputs, axes)
+    names = dict(input_names=INPUTS, output_names=graph.outputs, dynamic_axes=axes)
+    return trace(graph, (images, original_size), type(graph.detector).__name__, **names)
 
 
 def class_names(config: Config, detector: Any) -> tuple[str, ...]:

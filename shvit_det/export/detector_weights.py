@@ -22,15 +22,10 @@ SHAPE = (256, 320)
 
 
 def detector_with_weights(config: Config, source: str, checkpoint: str) -> Any:
-    """Return the detector of a config, in eval mode.
-
-    Args:
-        config: The config, without pretrained weights.
-        source: What the user called it, for errors.
-        checkpoint: A checkpoint, or ``RANDOM``.
+    """Return the detector of a config, in eval mode, with the weights of a checkpoint or ``RANDOM`` ones.
 
     Raises:
-        UsageError: If it cannot be built, or the checkpoint does not fit.
+        UsageError: If it cannot be built, which names ``source``, or the checkpoint does not fit.
     """
     if checkpoint == RANDOM:
         detector = build_random_detector(config, source).eval()

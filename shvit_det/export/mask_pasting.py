@@ -10,17 +10,11 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, height: Any, width: Any, t
     """Return the masks of boxes in the size of their image, as mmdet's ``FCNMaskHead`` pastes them.
 
     mmdet samples bilinearly, which is separable: rows and columns have weights of their own, and a mask is a product of
-    three matrices. A mask ends one pixel outside of its box, as mmdet's does.
-
-    Args:
-        probabilities: Of the samples in each box.
-        boxes: In pixels of the image.
-        height: Of the image.
-        width: Of the image.
-        threshold: A pixel of at least this probability belongs to the object.
+    three matrices. A mask ends one pixel outside of its box, as mmdet's does. A pixel whose probability is at least the
+    threshold belongs to the object.
 
     Shapes:
-        (M, S, S), (M, 4) -> (M, height, width), bool.
+        Samples in each box (M, S, S), boxes in pixels of the image (M, 4) -> (M, height, width), bool.
     """
     size = probabilities.shape[-1]
     left, top, right, bottom = (side.unsqueeze(1) for side in boxes.unbind(1))

@@ -45,16 +45,15 @@ def grouped_nms(
     is close to the threshold could survive in one of the two and not in the other.
 
     Args:
-        boxes: Left, top, right, bottom.
-        scores: From 0 to 1.
-        groups: The class or the level of each box.
-        valid: Which boxes take part.
+        boxes: Left, top, right, bottom; (B, N, 4), N at least 1.
+        scores: From 0 to 1; (B, N).
+        groups: The class or the level of each box; (B, N).
+        valid: Which boxes take part; (B, N).
         iou_threshold: A box that overlaps a better one by more than this is dropped.
         limit: The largest number of survivors of an image.
 
-    Shapes:
-        (B, N, 4) and three times (B, N), N at least 1 -> the image and the index of each survivor, (M,) each; by image,
-        and from the highest score.
+    Returns:
+        The image and the index of each survivor, (M,) each; by image, and from the highest score.
     """
     reach = torch.where(valid.unsqueeze(-1), boxes, 0).amax((1, 2)) + 1
     apart = boxes + (groups.to(boxes) * reach.unsqueeze(-1)).unsqueeze(-1)
@@ -66,13 +65,7 @@ def grouped_nms(
 def grouped_nms_flat(
     boxes: Tensor, scores: Tensor, groups: Tensor, images: Tensor, batch: Any, iou_threshold: float, limit: int
 ) -> tuple[Tensor, Tensor]:
-    """Do what :func:`grouped_nms` does for boxes of all images in one row.
-
-    ``images`` is the image of each box, and ``batch`` the number of images.
-
-    Shapes:
-        (N, 4) and three times (N,), N may be 0 -> the image and the index of each survivor, (M,) each.
-    """
+    """Do what :func:`grouped_nms` does for boxes of all ``batch`` images in one row, (N, 4); N may be 0."""
     # One box more, of no image: not every runtime's operators take empty tensors.
     boxes = torch.cat((boxes, boxes.new_zeros(1, 4)))
     scores = torch.cat((scores, scores.new_zeros(1)))

@@ -13,12 +13,6 @@ class PhoneAttention(nn.Module):
     An operation that XNNPACK lacks cuts the network in two, and feature maps are copied between the pieces. Here the
     norm is written as means and products, and its scale and shift are folded into the weights that follow it. On a
     desktop CPU the whole network took the same time either way.
-
-    Args:
-        source: The deployed attention, which is not changed.
-
-    Shapes:
-        (B, C, H, W) -> (B, C, H, W).
     """
 
     def __init__(self, source: FusedAttention) -> None:

@@ -85,10 +85,7 @@ class FromPixels(nn.Module):
 
 
 class Probabilities(nn.Module):
-    """A classifier's head as one linear layer and a softmax: its norms are folded, and two heads are averaged.
-
-    Args:
-        head: A :class:`shvit_det.models.classifier.SHViTHead`, which is not changed.
+    """A :class:`.models.classifier.SHViTHead` as a linear layer and a softmax: norms folded, two heads averaged.
 
     Shapes:
         A tuple whose last feature is (B, C, H, W) -> (B, num_classes).

@@ -96,11 +96,7 @@ class SHViT(BaseModule):
         """Return the depth of a parameter and the number of depths, for layer-wise learning rates.
 
         The stem is 0, every block and every downsampling is a depth of its own, and the last one is for the parts
-        after the backbone, where ``param_name`` does not start with ``prefix``.
-
-        Args:
-            param_name: The name of the parameter in the whole model.
-            prefix: What the names of the backbone's parameters start with, ``'backbone.'`` in a detector.
+        after the backbone, whose parameters' names in the whole model do not start with its ``prefix``.
         """
         layers = ['patch_embed.']
         for index in range(len(self.stages)):

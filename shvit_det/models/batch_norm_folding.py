@@ -28,11 +28,7 @@ PROOF_EXTENT = 8  # pixels on a side of the input for that, unless the kernel is
 def folded_weights(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
     """Return weight and bias of a layer that computes what the layer and the BatchNorm in eval mode after it do.
 
-    Gradients reach the parameters of both.
-
-    Args:
-        layer: A convolution, transposed convolution or linear layer.
-        norm: A BatchNorm with running statistics, with or without scale and shift.
+    The layer is a convolution, transposed convolution or linear layer. Gradients reach the parameters of both.
     """
     scale = torch.rsqrt(norm.running_var + norm.eps)
     if norm.weight is not None:
@@ -113,9 +109,7 @@ class _Watch(TorchDispatchMode):
         self._running: list[nn.Module] = []
         self._makers = WeakTensorKeyDictionary()  # output -> the layer that computed it
         self._owners: dict[int, set[nn.Module]] = defaultdict(set)  # id of a parameter or buffer -> layers and norms
-        self._sources: dict[_BatchNorm, set[FoldableLayer | None]] = defaultdict(
-            set
-        )  # norm -> the makers of its inputs
+        self._sources: dict[_BatchNorm, set[Any]] = defaultdict(set)  # norm -> the makers of its inputs
         self._users: dict[nn.Module, set[nn.Module | None]] = defaultdict(set)  # whose outputs or parameters -> by whom
         for module in model.modules():
             if isinstance(module, FoldableLayer | _BatchNorm):

@@ -174,10 +174,7 @@ def convolutions(modules: Iterable[Any]) -> list[Any]:
 def composing_levels_pays(channels: int, num_upsamples: int, positions: int) -> bool:
     """Return whether composing the chain of every finer level and applying it takes fewer operations than the chains.
 
-    Args:
-        channels: Of all layers.
-        num_upsamples: Number of finer levels.
-        positions: Of the finest lateral, in all images of the batch.
+    ``positions`` are those of the finest lateral, in all images of the batch.
     """
     scales = [2**power for power in range(1, num_upsamples + 1)]
     chained = positions * sum(scale**2 * (1 + 9) for scale in scales)  # per pair of channels: 2x2 transposed, then 3x3

@@ -46,7 +46,7 @@ def convert(
     """Return a module as coremltools' ``MLModel``, in float16 for iOS 16 and later.
 
     Its input is an image, which Core ML passes as pixels. Its outputs are arrays of float16, or of a classifier with
-    names the best class and the probabilities by name.
+    names of classes the best class and the probabilities by name.
 
     Args:
         module: In eval mode; (1, 3, H, W) with values 0 to 255 -> a tuple of tensors.
@@ -54,7 +54,7 @@ def convert(
         name: What errors call the module.
         colors: ``'RGB'`` or ``'BGR'``, the order of the channels.
         output_names: Of the model.
-        classes: The names of a classifier's classes.
+        classes: Of a classifier.
 
     Raises:
         UsageError: If coremltools cannot express it.
@@ -80,9 +80,7 @@ def convert(
 
 @contextmanager
 def saved_package(model: Any, path: Path) -> Iterator['Package']:
-    """Write a model and give the package as it is read again; it gets its name if the block ends well.
-
-    A package that is there is replaced.
+    """Write a model, in place of a package that is there, and give it as it is read again; the block may refuse it.
 
     Raises:
         UsageError: If it cannot be written.
@@ -98,11 +96,7 @@ def saved_package(model: Any, path: Path) -> Iterator['Package']:
 
 
 class Package:
-    """An ``.mlpackage`` that holds an ML program.
-
-    Args:
-        path: The package, which is a folder.
-    """
+    """An ``.mlpackage``, a folder, that holds an ML program."""
 
     def __init__(self, path: Path) -> None:
         import coremltools

@@ -1,7 +1,7 @@
 """Modules as ONNX files."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,25 +17,16 @@ OPSET = 17
 """Of the files; the oldest that has all we need is 16, for RoiAlign as mmdet's."""
 
 
-def trace(
-    module: nn.Module,
-    inputs: tuple[torch.Tensor, ...],
-    name: str,
-    input_names: Sequence[str] | None = None,
-    output_names: Sequence[str] | None = None,
-    dynamic_axes: Mapping[str, Mapping[int, str]] | None = None,
-) -> bytes:
+def trace(module: nn.Module, inputs: tuple[torch.Tensor, ...], name: str, **names: Any) -> bytes:
     """Return a module as the content of an ONNX file.
 
-    torch's older exporter is used, which traces a run: the newer one needs the package onnxscript.
+    torch's older exporter is used, which traces a run: the newer one needs the package onnxscript. ``names`` are its
+    arguments ``input_names``, ``output_names`` and ``dynamic_axes``.
 
     Args:
         module: In eval mode.
         inputs: What it is run on; the file takes their sizes only, but for ``dynamic_axes``.
         name: What errors call the module.
-        input_names: Of the file.
-        output_names: Of the file.
-        dynamic_axes: Axes of any size: their names by input or output and axis.
 
     Raises:
         UsageError: If the module has something that the exporter cannot express.
@@ -44,16 +35,7 @@ def trace(
         path = Path(folder, 'module.onnx')
         warnings.simplefilter('ignore')  # of its deprecation, and of every condition that the trace fixes
         try:
-            torch.onnx.export(
-                module,
-                inputs,
-                path,
-                dynamo=False,
-                opset_version=OPSET,
-                input_names=input_names,
-                output_names=output_names,
-                dynamic_axes=dynamic_axes,
-            )
+            torch.onnx.export(module, inputs, path, dynamo=False, opset_version=OPSET, **names)
         except (torch.onnx.OnnxExporterError, RuntimeError, ValueError) as error:
             raise UsageError(f'{name} cannot be exported as ONNX: {first_line(error)}') from error
         return path.read_bytes()

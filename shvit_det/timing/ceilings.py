@@ -41,7 +41,7 @@ def measure_ceilings(
         device: Where to compute.
         dtype: Of the factors; ways that torch does not have in it are left out.
         seconds: About how long to measure; allocation and warm-up can take as long again.
-        clock: What tells the time on a CPU; on a GPU its events do.
+        clock: For a CPU; on a GPU its events tell the time.
 
     Raises:
         UsageError: If torch multiplies no matrices of this data type on this device.

@@ -29,21 +29,19 @@ def detection_config(detector: nn.Module) -> Any | None:
     return None
 
 
-def fix_detections(detector: nn.Module, calls: RecordedCalls, number: int) -> int | None:
-    """Set a detector's threshold so that every image of a batch has ``number`` detections.
+def fix_detections(detector: nn.Module, calls: RecordedCalls, number: int) -> int:
+    """Set the threshold in a detector's ``test_cfg`` so that every image of a batch has ``number`` detections.
 
     Args:
-        detector: The detector; its ``test_cfg`` is changed.
+        detector: The detector, which has a threshold.
         calls: The calls of its ``predict_by_feat`` in a prediction of the batch.
         number: Detections per image.
 
     Returns:
-        The fewest detections that an image of the batch has now: ``number``, or less if there are too few boxes. None
-        if the detector has no threshold, and always as many detections as queries.
+        The fewest detections that an image of the batch has now: ``number``, or less if there are too few boxes.
     """
     config = detection_config(detector)
-    if config is None:
-        return None
+    assert config is not None
     for limit in ('max_per_img', 'max_per_image'):
         if limit in config:
             config[limit] = number

@@ -147,13 +147,7 @@ class RecordedCalls:
 
 
 def record_calls(detector: nn.Module, spans: Sequence[Span], run: Callable[[], Any]) -> dict[str, RecordedCalls]:
-    """Run a detector once and return the calls of each part that can run by itself.
-
-    Args:
-        detector: The detector.
-        spans: The methods of its parts; only those with ``replayed`` are recorded.
-        run: The run, which calls the detector.
-    """
+    """Run a detector once and return the calls of each part that can run by itself, whose spans are ``replayed``."""
     parts: dict[str, RecordedCalls] = {}
     active: list[str] = []
 

@@ -139,13 +139,7 @@ class PartTimer:
 
 
 class Meter:
-    """Times single runs.
-
-    Args:
-        clock: What tells the time.
-        device: Where the runs compute.
-        flush: Whether a GPU's L2 cache is overwritten before each run.
-    """
+    """Times single runs; with ``flush``, a GPU's L2 cache is overwritten before each."""
 
     def __init__(self, clock: CPUClock, device: torch.device, flush: bool = False) -> None:
         self.clock = clock
@@ -181,21 +175,14 @@ class Meter:
 
 
 class Measurement:
-    """The times of one model in seconds; the times of one round have the same index in every list.
-
-    Attributes:
-        warmup: Of each run before the first round.
-        whole: Of each run, measured without looking at its parts.
-        in_place: Of each part and phase within a run of its own, whose parts add up to it.
-        alone: Of each part run by itself: its calls are replayed, and nothing else runs.
-    """
+    """The times of one model in seconds; the times of one round have the same index in every list."""
 
     def __init__(self, model: TimedModel) -> None:
         self.model = model
-        self.warmup: list[float] = []
-        self.whole: list[float] = []
-        self.in_place: list[dict[Key, float]] = []
-        self.alone: dict[str, list[float]] = {}
+        self.warmup: list[float] = []  # of each run before the first round
+        self.whole: list[float] = []  # of each run, measured without looking at its parts
+        self.in_place: list[dict[Key, float]] = []  # of each part and phase within a run, whose parts add up to it
+        self.alone: dict[str, list[float]] = {}  # of each part run by itself, by replaying its calls
         self._prepare_alone: dict[str, Callable[[], Callable[[], Any]]] = {}
 
     @property
@@ -249,12 +236,8 @@ def measure(
 ) -> list[Measurement]:
     """Warm all models up and measure them in turn, round after round, without garbage collection during a run.
 
-    Args:
-        models: What is measured.
-        meter: What measures it.
-        settings: How long: ``runs`` rounds, or ``seconds`` for each model and at least five rounds.
-        progress: Is told now and then what is going on.
-        cut_short: Gets the complete rounds, and their number, if an error ends the measuring after the first of them.
+    There are ``settings.runs`` rounds, or as many as take ``seconds`` for each model, at least five. ``cut_short`` gets
+    the complete rounds, and their number, if an error ends the measuring after the first of them.
     """
     measurements = [Measurement(model) for model in models]
     with collector_paused():

@@ -44,16 +44,9 @@ REPARAMETERISED = 're-parameterised'
 def build_models(
     sources: Sequence[str], settings: Settings, checkpoint: str | None, options: Mapping[str, Any] | None
 ) -> list[TimedModel]:
-    """Build everything that one benchmark compares, on images of the same size.
+    """Build everything that one benchmark compares, on images of the same size; see :func:`.benchmark.benchmark`.
 
     A backbone that is named by itself gets images of the size that the first model's backbone gets.
-
-    Args:
-        sources: Configs, ``mmdet::a/config.py``, ``timm:NAME`` or ``shvit:ARCH``, with the prefixes of
-            :mod:`shvit_det.timing.settings`.
-        settings: How they are run.
-        checkpoint: Weights of the first one, None for random ones.
-        options: ``--cfg-options``, for the first one.
 
     Raises:
         UsageError: If one of them cannot be built.
@@ -260,9 +253,6 @@ def build_backbone(source: str) -> tuple[nn.Module, list[str]]:
 
     Its weights are random and the same at every call; the caller's random state is kept. timm's models are
     re-parameterised if they offer it: several branches become one convolution, with or without their BatchNorms.
-
-    Args:
-        source: ``timm:NAME`` or ``shvit:ARCH``.
 
     Raises:
         UsageError: If there is no such source, or timm is not installed.

@@ -138,7 +138,7 @@ class TimedModel:
                 self.warnings.append(f'{self.name} has no score threshold: --detections {asked} changes nothing')
             return
         found = fix_detections(self.model, calls['boxes'], number)
-        if found is not None and found < number:
+        if found < number:
             self.warnings.append(f'{self.name}: the boxes suffice for {found} detections per image, not for {number}')
 
     def counts(self) -> dict[str, list[int]]:
