@@ -21,7 +21,7 @@ from ..deployment import check_deployable, deploy
 from ..runtimes.onnx_file import add_metadata, trace
 from ..runtimes.packages import require
 from ..version import __version__
-from .detector_graph import INPUTS, DetectorGraph, MaskGraph, OneStageGraph, TwoStageGraph
+from .detector_graph import INPUTS, DetectorGraph, OneStageGraph, TwoStageGraph
 from .detector_weights import detector_with_weights
 from .metadata import FORMAT, KEY, Metadata, resize_rule
 from .supported_detectors import check_exportable
@@ -106,9 +106,7 @@ def graph_of(detector: Any) -> DetectorGraph:
     check_exportable(detector)
     if can_be_deployed(detector):
         detector = deploy(detector, channels_last=False)
-    if not hasattr(detector, 'roi_head'):
-        return OneStageGraph(detector).eval()
-    return (MaskGraph if detector.roi_head.with_mask else TwoStageGraph)(detector).eval()
+    return (TwoStageGraph if hasattr(detector, 'roi_head') else OneStageGraph)(detector).eval()
 
 
 def can_be_deployed(detector: Any) -> bool:

@@ -248,13 +248,25 @@ class OneStageGraph(DetectorGraph):
 
 
 class TwoStageGraph(DetectorGraph):
-    """A detector with an RPN and a second stage for boxes, as Faster R-CNN."""
+    """A detector with an RPN and a second stage for boxes and maybe masks, as Faster R-CNN and Mask R-CNN."""
+
+    def __init__(self, detector: Any) -> None:
+        super().__init__(detector)
+        if detector.roi_head.with_mask:
+            self.outputs = MASK_OUTPUTS
 
     def detect(
         self, features: tuple[Tensor, ...], size: Tensor, scale: Tensor, original_size: Tensor
     ) -> tuple[Tensor, ...]:
+        head = self.detector.roi_head
         images, boxes, labels, scores = self.boxes(features, self.regions(features, size), size)
-        return images, boxes / scale, labels, scores
+        found = images, boxes / scale, labels, scores
+        if not head.with_mask:
+            return found
+        regions = torch.cat((images.unsqueeze(1).to(boxes), boxes), dim=1)
+        probabilities = mask_probabilities(head.mask_head, head.mask_roi_extractor, features, regions, labels)
+        height, width = original_size.unbind(0)
+        return *found, paste_masks(probabilities, found[1], height, width, head.test_cfg.mask_thr_binary)
 
     def regions(self, features: tuple[Tensor, ...], size: Tensor) -> Tensor:
         """Return the proposals of all images: image, left, top, right, bottom; (M, 5)."""
@@ -280,21 +292,3 @@ class TwoStageGraph(DetectorGraph):
             boxes, scores, groups, images, batch, config.nms.iou_threshold, config.max_per_img
         )
         return images, boxes[kept], labels[kept], scores[kept]
-
-
-class MaskGraph(TwoStageGraph):
-    """A detector with an RPN and a second stage for boxes and masks, as Mask R-CNN."""
-
-    outputs = MASK_OUTPUTS
-
-    def detect(
-        self, features: tuple[Tensor, ...], size: Tensor, scale: Tensor, original_size: Tensor
-    ) -> tuple[Tensor, ...]:
-        head = self.detector.roi_head
-        images, boxes, labels, scores = self.boxes(features, self.regions(features, size), size)
-        regions = torch.cat((images.unsqueeze(1).to(boxes), boxes), dim=1)
-        probabilities = mask_probabilities(head.mask_head, head.mask_roi_extractor, features, regions, labels)
-        boxes = boxes / scale
-        height, width = original_size.unbind(0)
-        masks = paste_masks(probabilities, boxes, height, width, head.test_cfg.mask_thr_binary)
-        return images, boxes, labels, scores, masks

@@ -113,18 +113,8 @@ def _configured(
     detector.to(settings.device).to(memory_format=_layout(settings))  # mmengine's models take one argument at a time
     if settings.dtype is not torch.float32:
         prepared.append(f'{"converted" if settings.convert else "autocast"} to {dtype_name(settings.dtype)}')
-    return TimedModel(
-        name=name,
-        source=source,
-        kind='detector',
-        model=detector,
-        batches=batches,
-        settings=settings,
-        optim_wrapper=_optim_wrapper(detector, config) if settings.train else None,
-        config_sha256=sha256,
-        weights=weights,
-        prepared=prepared,
-    )
+    wrapper = _optim_wrapper(detector, config) if settings.train else None
+    return TimedModel(name, source, 'detector', detector, batches, settings, wrapper, sha256, weights, prepared)
 
 
 def _timed_backbone(
