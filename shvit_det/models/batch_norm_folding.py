@@ -7,7 +7,7 @@ however often the two are called. Each fold is then checked in float64, since a 
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -45,9 +45,7 @@ def folded_weights(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
     return weight * scale.view(-1, *[1] * (weight.dim() - 1)), bias
 
 
-def fold_batch_norms(
-    model: nn.Module, *example_inputs: Any, run: Callable[[nn.Module], Any] | None = None
-) -> tuple[nn.Module, int]:
+def fold_batch_norms(model: nn.Module, *example_inputs: Any) -> tuple[nn.Module, int]:
     """Return a copy of a model with BatchNorms folded into the layers before them, and how many were folded.
 
     The layers are convolutions, transposed convolutions and linear ones. An activation inside a norm (timm's
@@ -59,11 +57,9 @@ def fold_batch_norms(
     round more coarsely than the closing comparison allows.
 
     Args:
-        model: A model in eval mode.
+        model: A model in eval mode. It must not select by scores, as a detector does: rounding can change which of two
+            nearly equal scores is higher, and then all later outputs differ.
         example_inputs: What to call the model with.
-        run: Runs the model that it gets and returns its outputs, in place of ``model(*example_inputs)``. Needed for a
-            detector that selects proposals by score: rounding can change which of two nearly equal scores is higher,
-            and then all later outputs differ. Return what is computed before the selection.
 
     Raises:
         ValueError: If the model is in training mode.
@@ -73,7 +69,7 @@ def fold_batch_norms(
         raise ValueError('only a model in eval mode can be folded: call eval() first')
 
     def outputs(subject: nn.Module) -> list[Tensor]:
-        return list(_tensors(run(subject) if run else subject(*copy.deepcopy(example_inputs))))
+        return list(_tensors(subject(*copy.deepcopy(example_inputs))))
 
     folded = copy.deepcopy(model)
     watched = copy.deepcopy(model)  # a run may change buffers, so only copies run

@@ -101,17 +101,17 @@ def depthwise(channels: int, norm_weight_init: float) -> ConvNorm:
 
 
 class FeedForward(nn.Module):
-    """Two 1x1 convolutions around a ReLU; the second starts at zero.
+    """Two 1x1 convolutions around a ReLU, between them twice the channels; the second starts at zero.
 
     Shapes:
         (B, C, H, W) -> (B, C, H, W).
     """
 
-    def __init__(self, channels: int, ratio: int = 2) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.pw1 = ConvNorm(channels, channels * ratio)
+        self.pw1 = ConvNorm(channels, channels * 2)
         self.act = nn.ReLU()
-        self.pw2 = ConvNorm(channels * ratio, channels, norm_weight_init=0.0)
+        self.pw2 = ConvNorm(channels * 2, channels, norm_weight_init=0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.pw2(self.act(self.pw1(x)))

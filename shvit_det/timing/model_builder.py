@@ -212,8 +212,8 @@ def _num_classes(model: nn.Module) -> int:
     return min(found, default=1)
 
 
-def photograph_batches(config: Config, folder: str, size: int, limit: int = MAX_PHOTOGRAPH_BATCHES) -> list[Batch]:
-    """Return at most ``limit`` batches of the photographs of a folder, through the config's test pipeline.
+def photograph_batches(config: Config, folder: str, size: int) -> list[Batch]:
+    """Return batches of the first photographs of a folder, through the config's test pipeline.
 
     Raises:
         UsageError: If the folder has too few images for one batch, or the pipeline cannot read one.
@@ -227,7 +227,7 @@ def photograph_batches(config: Config, folder: str, size: int, limit: int = MAX_
     with DefaultScope.overwrite_default_scope('mmdet'):
         pipeline = Compose(steps)
     batches = []
-    for start in range(0, len(paths) - size + 1, size)[:limit]:
+    for start in range(0, len(paths) - size + 1, size)[:MAX_PHOTOGRAPH_BATCHES]:
         items = []
         for number, path in enumerate(paths[start : start + size], start):
             try:

@@ -262,11 +262,6 @@ def test_nested_outputs_are_compared():
     assert torch.allclose(result(IMAGE)[0]['a'][0], model(IMAGE)[0]['a'][0], atol=1e-5)
 
 
-def test_run_replaces_the_call():
-    model = conv_and_norm(lambda m, x: pytest.fail('called')).eval()
-    assert fold_batch_norms(model, run=lambda m: m.norm(m.conv(IMAGE)))[1] == 1
-
-
 def test_the_example_may_be_changed_by_the_model():
     model = conv_and_norm(lambda m, x: m.norm(m.conv(x.mul_(2)))).eval()
     image = IMAGE.clone()
