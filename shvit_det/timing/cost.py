@@ -181,25 +181,12 @@ def _moved_bytes(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
     return read + _bytes(written)
 
 
-def _convolution_backward_flops(
-    grad_out: Tensor,
-    image: Tensor,
-    weight: Tensor,
-    bias_sizes: Sequence[int] | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
-    output_mask: Sequence[bool],
-    *,
-    out_val: Any,
-) -> int:
+def _convolution_backward_flops(grad_out: Tensor, image: Tensor, weight: Tensor, *args: Any, out_val: Any) -> int:
     """Return the FLOPs of the gradients of image and weight, each of which costs as much as the forward pass.
 
     torch's own formula ignores the groups in the weight's gradient, and so counts too much for grouped convolutions.
     """
+    *_, transposed, _output_padding, _groups, output_mask = args
     positions = image if transposed else grad_out
     forward = 2 * positions.shape[0] * math.prod(positions.shape[2:]) * weight.numel()
     return forward * (output_mask[0] + output_mask[1])

@@ -7,24 +7,15 @@ from torch.nn import functional
 __all__ = ['masked_col2im_forward', 'masked_im2col_forward']
 
 
-def masked_im2col_forward(
-    features: Tensor,
-    rows: Tensor,
-    columns: Tensor,
-    patches: Tensor,
-    kernel_h: int,
-    kernel_w: int,
-    pad_h: int,
-    pad_w: int,
-) -> None:
+def masked_im2col_forward(features: Tensor, rows: Tensor, columns: Tensor, patches: Tensor, **sizes: int) -> None:
     """Write the patch around each of M places, zero beyond the border, to ``patches``.
 
     Shapes:
         features (1, C, H, W), rows and columns (M,), patches (C * kernel_h * kernel_w, M).
     """
-    padded = functional.pad(features[0], (pad_w, pad_w, pad_h, pad_h))
-    kernel_rows = rows + torch.arange(kernel_h, device=rows.device)[:, None]
-    kernel_columns = columns + torch.arange(kernel_w, device=columns.device)[:, None]
+    padded = functional.pad(features[0], (sizes['pad_w'],) * 2 + (sizes['pad_h'],) * 2)
+    kernel_rows = rows + torch.arange(sizes['kernel_h'], device=rows.device)[:, None]
+    kernel_columns = columns + torch.arange(sizes['kernel_w'], device=columns.device)[:, None]
     patches.copy_(padded[:, kernel_rows[:, None], kernel_columns[None]].flatten(0, 2))
 
 
