@@ -10,8 +10,9 @@ import torch
 from ..common.environment import describe_environment
 from ..common.errors import UsageError
 from .ceilings import measure_ceilings
+from .clocks import CPUClock, clock_for
 from .cost import CostCounter, count_parameters
-from .measurement import FORWARD, CPUClock, Key, Measurement, Meter, PartTimer, clock_for, measure
+from .measurement import FORWARD, Key, Measurement, Meter, PartTimer, measure
 from .model_builder import build_models
 from .record import FORMAT, PartCost, PartTime, Ratio, Record, Subject
 from .settings import Settings, dtype_name

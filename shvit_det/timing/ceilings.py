@@ -5,7 +5,6 @@ on machine, data type and size. On a CPU, torch reaches oneDNN's prepacked kerne
 that ``torch.compile`` uses, ``torch.ops.mkldnn``; a torch without them is measured without them.
 """
 
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import NamedTuple
@@ -14,6 +13,7 @@ import torch
 from torch.nn import functional
 
 from ..common.errors import UsageError
+from .clocks import CPUClock, clock_for
 from .record import Ceilings
 
 SIZES = (256, 512, 1024, 2048, 4096, 8192)
@@ -28,12 +28,11 @@ class Work(NamedTuple):
     amount: float
 
 
-Timed = Callable[[Callable[[], object]], float]  # calls a function and returns its seconds
 Way = Callable[[torch.device, torch.dtype, int], Work]  # a way to multiply matrices
 
 
 def measure_ceilings(
-    device: torch.device, dtype: torch.dtype, seconds: float = 1.0, clock: Callable[[], float] = time.perf_counter
+    device: torch.device, dtype: torch.dtype, seconds: float = 1.0, clock: CPUClock | None = None
 ) -> Ceilings:
     """Measure the best rates of matrix products and of copies on a device, with torch's present settings.
 
@@ -41,25 +40,25 @@ def measure_ceilings(
         device: Where to compute.
         dtype: Of the factors; ways that torch does not have in it are left out.
         seconds: About how long to measure; allocation and warm-up can take as long again.
-        clock: For a CPU; on a GPU its events tell the time.
+        clock: What tells the time; that of the device if None.
 
     Raises:
         UsageError: If torch multiplies no matrices of this data type on this device.
     """
     on_device = torch.cuda.device(device) if device.type == 'cuda' else nullcontext()
     with torch.no_grad(), on_device:
-        timed = _cuda_duration if device.type == 'cuda' else _cpu_duration(clock)
+        clock = clock or clock_for(device)
         ways = WAYS | (PREPACKED_WAYS if device.type == 'cpu' and has_prepacked_operations() else {})
         best_rate, best_name = 0.0, ''
         for name, way in ways.items():
-            rate, size = _best_over_sizes(way, device, dtype, 0.8 * seconds / len(ways), timed)
+            rate, size = _best_over_sizes(way, device, dtype, 0.8 * seconds / len(ways), clock)
             if rate > best_rate:
                 best_rate, best_name = rate, f'{name}, size {size}'
         if not best_name:
             raise UsageError(f'torch multiplies no matrices of {dtype} on {device.type}: take float32 or bfloat16')
         source = torch.ones(COPY_BYTES // 4, device=device)
         target = torch.zeros_like(source)
-        copy_rate = 2 * COPY_BYTES / _best_duration(lambda: target.copy_(source), 0.2 * seconds, timed)
+        copy_rate = 2 * COPY_BYTES / _best_duration(lambda: target.copy_(source), 0.2 * seconds, clock)
     return Ceilings(matmul_gflop_s=best_rate / 1e9, matmul_by=best_name, copy_gb_s=copy_rate / 1e9)
 
 
@@ -69,7 +68,7 @@ def has_prepacked_operations() -> bool:
 
 
 def _best_over_sizes(
-    way: Way, device: torch.device, dtype: torch.dtype, seconds: float, timed: Timed
+    way: Way, device: torch.device, dtype: torch.dtype, seconds: float, clock: CPUClock
 ) -> tuple[float, int]:
     """Return the best rate of a way and the size that has it; 0 if torch does not have the way.
 
@@ -79,7 +78,7 @@ def _best_over_sizes(
     for size in SIZES:
         try:
             work = way(device, dtype, size)
-            duration = _best_duration(work.call, seconds / 4, timed)
+            duration = _best_duration(work.call, seconds / 4, clock)
         except RuntimeError:  # not in this data type, or too little memory for this size
             break
         best = max(best, (work.amount / duration, size))
@@ -88,33 +87,15 @@ def _best_over_sizes(
     return best
 
 
-def _best_duration(call: Callable[[], object], seconds: float, timed: Timed) -> float:
+def _best_duration(call: Callable[[], object], seconds: float, clock: CPUClock) -> float:
     """Return the shortest of repeated runs after a first one."""
-    timed(call)
-    best = spent = timed(call)
+    clock.time(call)
+    best = spent = clock.time(call)
     while spent < seconds:
-        duration = timed(call)
+        duration = clock.time(call)
         best = min(best, duration)
         spent += duration
     return best
-
-
-def _cpu_duration(clock: Callable[[], float]) -> Timed:
-    def timed(call: Callable[[], object]) -> float:
-        start = clock()
-        call()
-        return clock() - start
-
-    return timed
-
-
-def _cuda_duration(call: Callable[[], object]) -> float:
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    call()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1e3
 
 
 def _product(device: torch.device, dtype: torch.dtype, size: int) -> Work:

@@ -1,4 +1,4 @@
-"""The measuring: clocks, the division of a run among its parts, warm-up until stable, interleaved rounds."""
+"""The measuring: the division of a run among its parts, warm-up until stable, interleaved rounds."""
 
 import gc
 import itertools
@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..common.garbage_collection import collector_paused
 from ..models.pyramid import FeaturePyramid
+from .clocks import CPUClock
 from .detector_parts import Span, instrumented
 from .record import UNATTRIBUTED
 from .settings import Settings
@@ -25,48 +26,6 @@ FORWARD, BACKWARD = 'forward', 'backward'
 UPDATE_SPANS = (Span('losses', '', 'backward'), Span(OPTIMIZER, '', 'step'), Span(OPTIMIZER, '', 'zero_grad'))
 
 Key = tuple[str, str]  # a part and a phase
-
-
-class CPUClock:
-    """The monotonic clock of the system.
-
-    A mark is turned into seconds later, since asking a GPU for the time would stop it.
-    """
-
-    def mark(self) -> Any:
-        """Return a mark of this moment in the order of the device's work."""
-        return time.perf_counter()
-
-    def seconds(self, marks: Sequence[Any]) -> list[float]:
-        """Wait until the device has passed the last mark; return the seconds of each mark after the first."""
-        return [mark - marks[0] for mark in marks]
-
-    def synchronize(self) -> None:
-        """Wait until the device has nothing left to do."""
-
-
-class CUDAClock(CPUClock):
-    """Events on the current stream of a GPU."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def mark(self) -> torch.cuda.Event:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self.device))
-        return event
-
-    def seconds(self, marks: Sequence[torch.cuda.Event]) -> list[float]:
-        marks[-1].synchronize()
-        return [0.0] + [marks[0].elapsed_time(mark) / 1e3 for mark in marks[1:]]
-
-    def synchronize(self) -> None:
-        torch.cuda.synchronize(self.device)
-
-
-def clock_for(device: torch.device) -> CPUClock:
-    """Return the clock that measures work on a device."""
-    return CUDAClock(device) if device.type == 'cuda' else CPUClock()
 
 
 class PartTimer:
@@ -153,9 +112,7 @@ class Meter:
     def time(self, run: Callable[[], Any]) -> float:
         """Return the seconds that one run takes."""
         self._prepare_device()
-        start = self.clock.mark()
-        run()
-        return self.clock.seconds([start, self.clock.mark()])[-1]
+        return self.clock.time(run)
 
     def time_parts(self, model: TimedModel, number: int) -> dict[Key, float]:
         """Return the seconds of each part of one run; they add up to the run."""

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import torch
 
+from shvit_det.timing.clocks import CPUClock
 from shvit_det.timing.settings import Settings
 
 TINY_MASK_RCNN = str(Path(__file__).parents[1] / 'data' / 'tiny_mask_rcnn.py')
 TINY_RETINANET = str(Path(__file__).parents[1] / 'data' / 'tiny_retinanet.py')
 
 
-class SteppedClock:
+class SteppedClock(CPUClock):
     """Stands still, but for what a test adds."""
 
     def __init__(self) -> None:
@@ -18,12 +19,6 @@ class SteppedClock:
 
     def mark(self) -> float:
         return self.now
-
-    def seconds(self, marks) -> list[float]:
-        return [mark - marks[0] for mark in marks]
-
-    def synchronize(self) -> None:
-        pass
 
     def delay(self, function, seconds: float):
         """Return ``function`` with a call that takes ``seconds`` on this clock."""

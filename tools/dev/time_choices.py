@@ -13,7 +13,8 @@ from torch.nn import functional
 from shvit_det import SHViT, deploy
 from shvit_det.deployment.backends.convolutions import FusedConv, FusedPointwiseConv
 from shvit_det.deployment.layers import FusedAttention
-from shvit_det.timing.measurement import CPUClock, Meter
+from shvit_det.timing.clocks import CPUClock
+from shvit_det.timing.measurement import Meter
 from shvit_det.timing.statistics import MIN_INTERVAL_ROUNDS, Interval, median_interval, ratio_by_round
 
 Form = Callable[[Tensor], object]
