@@ -13,3 +13,8 @@ class RunError(RuntimeError):
 
     The tools print it without a traceback and exit with status 1.
     """
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an exception's message, or its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -12,6 +12,8 @@ from typing import Literal
 
 from PIL import Image, UnidentifiedImageError
 
+from .errors import first_line
+
 ORIENTATION = 0x0112  # the tag in EXIF
 JPEG, PNG = b'\xff\xd8', b'\x89PNG'
 END_MARKERS = {JPEG: b'\xff\xd9', PNG: b'IEND\xaeB`\x82'}
@@ -69,9 +71,8 @@ def decoding_fault(error: Exception) -> ImageFault:
         return ImageFault('unknown_format', 'is no image that PIL knows')
     if isinstance(error, OSError) and error.strerror:  # of the file, where those of the decoder have a text only
         return ImageFault('unreadable', f'cannot be read: {error.strerror}')
-    lines = str(error).splitlines() or [type(error).__name__]
     kind: Literal['truncated', 'unreadable'] = 'truncated' if 'truncated' in str(error).lower() else 'unreadable'
-    return ImageFault(kind, f'cannot be decoded: {lines[0][:160]}')
+    return ImageFault(kind, f'cannot be decoded: {first_line(error)[:160]}')
 
 
 def has_end_marker(path: Path) -> bool | None:

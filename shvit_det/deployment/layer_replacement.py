@@ -103,6 +103,13 @@ def is_simple(conv: nn.Conv2d | nn.ConvTranspose2d) -> bool:
     )
 
 
+def is_pointwise(conv: Any) -> bool:
+    """Return whether a layer is exactly a 1x1 convolution of all channels."""
+    if not is_unmodified(conv, *CONVOLUTIONS) or not is_simple(conv):
+        return False
+    return (conv.kernel_size, conv.stride, conv.padding, conv.groups) == ((1, 1), (1, 1), (0, 0), 1)
+
+
 def replaces_methods(module: nn.Module) -> bool:
     """Return whether a method of a module's class is replaced on the instance."""
     return any(callable(getattr(type(module), name, None)) for name in vars(module))

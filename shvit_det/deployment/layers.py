@@ -20,7 +20,7 @@ from ..models.unmodified import is_unmodified
 from .backends.choice import Backend
 from .backends.convolutions import FusedConv, FusedPointwiseConv
 from .backends.deployed_layer import DeployedLayer, cast, own_kernels
-from .layer_replacement import fused_conv, is_simple
+from .layer_replacement import fused_conv, is_pointwise, is_simple
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, _BatchNormXd)  # which are the same in eval mode
 
@@ -219,17 +219,10 @@ def _is_depthwise(branch: Any) -> bool:
     return same and conv.kernel_size == (2 * conv.padding[0] + 1,) * 2
 
 
-def _is_pointwise(layer: Any) -> bool:
-    conv = layer.c if is_unmodified_conv_norm(layer) else layer
-    if not is_unmodified(conv, nn.Conv2d) or not is_simple(conv):
-        return False
-    return (conv.kernel_size, conv.stride, conv.padding, conv.groups) == ((1, 1), (1, 1), (0, 0), 1)
-
-
 def _is_feed_forward(branch: Any) -> bool:
     if not is_unmodified(branch, FeedForward) or not is_unmodified(branch.act, nn.ReLU):
         return False
-    return all(is_unmodified_conv_norm(layer) and _is_pointwise(layer) for layer in (branch.pw1, branch.pw2))
+    return all(is_unmodified_conv_norm(layer) and is_pointwise(layer.c) for layer in (branch.pw1, branch.pw2))
 
 
 def _is_attention(branch: Any) -> bool:
@@ -247,7 +240,7 @@ def _is_attention(branch: Any) -> bool:
         or not is_unmodified(relu, nn.ReLU)
     ):
         return False
-    return all(is_unmodified_conv_norm(layer) and _is_pointwise(layer) for layer in (branch.qkv, proj))
+    return all(is_unmodified_conv_norm(layer) and is_pointwise(layer.c) for layer in (branch.qkv, proj))
 
 
 def _is_patch_merging(module: Any) -> bool:
@@ -255,5 +248,5 @@ def _is_patch_merging(module: Any) -> bool:
     if not is_unmodified(gate, SqueezeExcite) or not all(is_unmodified(act, nn.ReLU) for act in (module.act, gate.act)):
         return False
     return all(map(is_unmodified_conv_norm, (module.conv1, module.conv2, module.conv3))) and all(
-        map(_is_pointwise, (gate.fc1, gate.fc2))
+        map(is_pointwise, (gate.fc1, gate.fc2))
     )

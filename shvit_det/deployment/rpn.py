@@ -9,12 +9,11 @@ import torch
 from mmdet.models.dense_heads import RPNHead
 from torch import Tensor, nn
 
-from ..models.composition import CONVOLUTIONS, TransposedConv, border, overwrite_border, supports_conv
+from ..models.composition import TransposedConv, border, overwrite_border, supports_conv
 from ..models.pyramid import FeaturePyramid
 from ..models.rpn import SHViTRPNHead
-from ..models.unmodified import is_unmodified
 from .backends.convolutions import FusedConv, FusedPointwiseConv
-from .layer_replacement import is_simple, replaces_methods
+from .layer_replacement import is_pointwise, replaces_methods
 from .layers import deployed_conv
 from .neck import composed_layer
 
@@ -64,11 +63,8 @@ def single_conv(head: Any) -> nn.Conv2d | None:
     """Return the 3x3 convolution of an RPN of mmdet's kind or ours, None where it has several or is something else."""
     if type(head) not in (RPNHead, SHViTRPNHead) or replaces_methods(head):
         return None
-    for conv in (head.rpn_cls, head.rpn_reg):
-        if not is_unmodified(conv, *CONVOLUTIONS) or not is_simple(conv) or conv.bias is None:
-            return None
-        if (conv.kernel_size, conv.stride, conv.padding, conv.groups) != ((1, 1), (1, 1), (0, 0), 1):
-            return None
+    if not all(is_pointwise(conv) and conv.bias is not None for conv in (head.rpn_cls, head.rpn_reg)):
+        return None
     return head.rpn_conv if supports_conv(head.rpn_conv) and head.rpn_conv.bias is not None else None
 
 

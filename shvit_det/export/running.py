@@ -11,11 +11,10 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import nn
 
-from ..common.errors import UsageError
+from ..common.errors import UsageError, first_line
 from ..configuration.detection import Detection
 from ..configuration.reading import named_classes, type_of
 from ..runtimes.onnx_runtimes import RUNTIME_OF, RUNTIMES, is_exported
-from ..runtimes.packages import first_line
 from .metadata import KEY, Metadata, resized
 
 

@@ -7,7 +7,7 @@ however often the two are called. Each fold is then checked in float64, since a 
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Size, Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # the base of BatchNorm1d to 3d and SyncBatchNorm; has no public name
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd  # the bases of all convolutions; neither has a public name
 from torch.utils._python_dispatch import TorchDispatchMode  # the base of FlopCounterMode; has no public name
+from torch.utils._pytree import tree_leaves  # which knows tuples; has no public name
 from torch.utils.weak import WeakTensorKeyDictionary
 
 FoldableLayer = _ConvNd | nn.Linear
@@ -69,7 +70,7 @@ def fold_batch_norms(model: nn.Module, *example_inputs: Any) -> tuple[nn.Module,
         raise ValueError('only a model in eval mode can be folded: call eval() first')
 
     def outputs(subject: nn.Module) -> list[Tensor]:
-        return list(_tensors(subject(*copy.deepcopy(example_inputs))))
+        return _tensors(subject(*copy.deepcopy(example_inputs)))
 
     folded = copy.deepcopy(model)
     watched = copy.deepcopy(model)  # a run may change buffers, so only copies run
@@ -138,7 +139,7 @@ class _Watch(TorchDispatchMode):
 
     def _enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         self._running.append(module)
-        taken = next(_tensors([args, kwargs]))
+        taken = _tensors([args, kwargs])[0]
         if isinstance(module, _BatchNorm):
             self._sources[module].add(self._makers.get(taken))
         else:
@@ -192,12 +193,6 @@ def _agree(expected: Tensor, found: Tensor, tolerance: float = TOLERANCE) -> boo
     return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in nested sequences and mappings."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _tensors(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
+def _tensors(value: Any) -> list[Tensor]:
+    """Return the tensors in nested sequences and mappings."""
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..common.atomic_files import replacing_folder
-from ..common.errors import UsageError
-from .packages import first_line, quiet, require
+from ..common.errors import UsageError, first_line
+from .packages import quiet, require
 
 INPUT = 'image'
 Values = dict[str, Any]

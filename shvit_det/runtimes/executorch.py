@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..common.errors import UsageError
-from .packages import first_line, quiet, require
+from ..common.errors import UsageError, first_line
+from .packages import quiet, require
 
 ANOTHER_RELEASE = f'each of its releases is for one of torch (1.2.0 for 2.11), and this is torch {torch.__version__}'
 HELPERS = ('getitem', 'executorch_call_delegate')  # not operations of the network

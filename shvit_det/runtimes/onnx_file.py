@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..common.errors import UsageError
-from .packages import first_line
+from ..common.errors import UsageError, first_line
 
 OPSET = 17
 """Of the files; the oldest that has all we need is 16, for RoiAlign as mmdet's."""

@@ -29,11 +29,6 @@ def require(package: str, purpose: str, extra: str = 'runtimes', where: str = ''
         ) from error
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an exception's message, or its class where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep warnings and the error stream from the terminal; after an exception the error stream is shown.

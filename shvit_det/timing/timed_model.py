@@ -10,7 +10,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import nn
 
-from ..common.errors import UsageError
+from ..common.errors import UsageError, first_line
 from ..configuration.batches import copy_containers
 from ..deployment import is_deployed
 from ..deployment.compilation import compile_parts
@@ -88,8 +88,7 @@ class TimedModel:
         except (RuntimeError, ValueError, AssertionError, IndexError) as error:
             images = self.batches[0] if self.kind == 'backbone' else self.batches[0]['inputs'][0]
             size = f'{self.settings.batch} x {" x ".join(map(str, images.shape[-3:]))}, {self.settings.dtype}'
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise UsageError(f'{self.name} cannot run on this input ({size}): {lines[0]}') from error
+            raise UsageError(f'{self.name} cannot run on this input ({size}): {first_line(error)}') from error
 
     def _autocast(self) -> AbstractContextManager:
         """Return autocast, as in mmdet's mixed precision, for a detector that has not been converted."""
