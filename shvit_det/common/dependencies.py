@@ -92,16 +92,11 @@ def release(version: str) -> tuple[int, ...]:
 
 def fits(version: str, wanted: str) -> bool:
     """Tell whether a version lies in a range such as ``>=2.0.0,<2.2``."""
-    found = release(version)
     for bound in filter(None, wanted.split(',')):
-        if bound.startswith('>='):
-            if found < release(bound):
-                return False
-        elif bound.startswith('<'):
-            if found >= release(bound):
-                return False
-        else:
+        if not bound.startswith(('>=', '<')):
             raise ValueError(f'a range is made of >= and <, but got {wanted!r}')
+        if (release(version) >= release(bound)) != bound.startswith('>='):
+            return False
     return True
 
 

@@ -67,9 +67,7 @@ def as_text(found: Sequence[Finding]) -> str:
 
 def as_json(found: Sequence[Finding]) -> str:
     """Write the same as JSON."""
-    entries = [
-        {'name': one.name, 'status': one.status.value, 'found': one.found, 'command': one.command} for one in found
-    ]
+    entries = [{**vars(one), 'status': one.status.value} for one in found]
     return json.dumps({'broken': is_broken(found), 'findings': entries}, indent=2)
 
 
