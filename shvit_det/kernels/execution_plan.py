@@ -65,11 +65,9 @@ class PlannedMap:
 
 
 class ExecutionPlan:
-    """The steps of a network for one size of images.
+    """The steps of a network for images like these.
 
-    Args:
-        network: What returns the network's results for the images, by calling layers that call the kernels.
-        images: Images as it will get them.
+    ``network`` is a function that returns the results for images, by calling layers that call the kernels.
 
     Raises:
         CannotPlanError: If it has a layer that the kernels do not compute.
@@ -164,11 +162,7 @@ class ExecutionPlan:
 
 
 class PlanCache:
-    """The plans of a network, one for each size of images; copies and files do not carry them.
-
-    Args:
-        network: Returns the network's results for images, by calling its layers.
-    """
+    """The plans of a network, one for each size of images; copies and files do not carry them."""
 
     def __init__(self, network: Callable[[Any], Sequence[Any]]) -> None:
         self._network = network
@@ -181,9 +175,7 @@ class PlanCache:
     def get(self, images: Tensor, made_for: Any) -> ExecutionPlan | None:
         """Return the plan for images, None where the network has a layer that the kernels do not compute.
 
-        Args:
-            images: In NCHW or NHWC.
-            made_for: What plans depend on besides the images; when it has changed, all plans are recorded again.
+        When ``made_for``, what plans depend on besides the images, has changed, all plans are recorded again.
         """
         if made_for != self._made_for:
             self._forget()

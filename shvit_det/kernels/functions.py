@@ -24,9 +24,6 @@ class Kernels:
     Inputs are (B, C, H, W), brought into NHWC if they lie otherwise, in float32 or, where :attr:`dtypes` has it,
     bfloat16; so are the results. Given a :class:`PlannedMap` input, a function computes nothing, but adds itself to the
     plan and returns the planned result.
-
-    Args:
-        library: The shared library.
     """
 
     def __init__(self, library: Path) -> None:
@@ -50,12 +47,7 @@ class Kernels:
         self.dtypes = TYPES[: 1 + loaded.shvit_has_bfloat16()]
 
     def run(self, steps: Any, count: int, addresses: Sequence[int | None]) -> None:
-        """Compute a step, or an array of them one after the other.
-
-        Args:
-            steps: The step or the array.
-            count: How many.
-            addresses: Where the maps lie; None of one that is not there.
+        """Compute a step, or an array of ``count`` one after the other, on maps at these addresses.
 
         Raises:
             MemoryError: If there is not enough for what is kept between the parts of a layer.

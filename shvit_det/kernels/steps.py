@@ -64,13 +64,7 @@ def make_step(
 ) -> Step:
     """Return a step, but for the places of its maps; whoever runs the step keeps the weights of its layers.
 
-    Args:
-        kind: What it computes.
-        dtype: Of the maps.
-        shape: (B, C, H, W) of the input.
-        out_shape: (C', H', W') of the result.
-        layers: Their weights.
-        fields: What only some kinds have.
+    The map of ``shape`` is (B, C, H, W) and each result (C', H', W'); ``fields`` are what only some kinds have.
     """
     out_channels, out_height, out_width = out_shape
     batch, channels, height, width = shape

@@ -105,12 +105,7 @@ def _operations(graph: torch.fx.Graph) -> Counter[str]:
 
 
 class Runner:
-    """An ExecuTorch program that is loaded and can be run.
-
-    Args:
-        content: The content of a ``.pte`` file.
-        threads: How many ExecuTorch uses, in the whole process: it has one pool.
-    """
+    """The content of a ``.pte`` file, loaded, to be run; the whole process has one pool of threads for ExecuTorch."""
 
     def __init__(self, content: bytes, threads: int) -> None:
         self.version = require_executorch()

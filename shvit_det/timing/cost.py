@@ -58,10 +58,7 @@ class CostCounter(TorchDispatchMode):
 
     The bytes moved are what each operation by itself reads and writes. The memory is that of the tensors that were
     created inside the block and are alive, on any device. The peak of a part is the highest total while it runs, and
-    includes tensors of earlier parts.
-
-    Args:
-        current_part: Returns the part that is running; called at every operation.
+    includes tensors of earlier parts. Which part is running, ``current_part`` is asked at every operation.
     """
 
     def __init__(self, current_part: Callable[[], str]) -> None:
@@ -74,8 +71,7 @@ class CostCounter(TorchDispatchMode):
     def part_costs(self, parameters: Mapping[str, int]) -> list[PartCost]:
         """Return the cost of each part, in the order in which they ran; parts that did not run stand at the end.
 
-        Args:
-            parameters: The number of parameters by part, as :func:`count_parameters` returns it.
+        ``parameters`` is what :func:`count_parameters` returns.
         """
         idle = {name: _Part() for name, count in parameters.items() if count and name not in self._parts}
         return [

@@ -32,10 +32,7 @@ def detection_config(detector: nn.Module) -> Any | None:
 def fix_detections(detector: nn.Module, calls: RecordedCalls, number: int) -> int:
     """Set the threshold in a detector's ``test_cfg`` so that every image of a batch has ``number`` detections.
 
-    Args:
-        detector: The detector, which has a threshold.
-        calls: The calls of its ``predict_by_feat`` in a prediction of the batch.
-        number: Detections per image.
+    ``calls`` are those of its ``predict_by_feat`` in a prediction of the batch.
 
     Returns:
         The fewest detections that an image of the batch has now: ``number``, or less if there are too few boxes.

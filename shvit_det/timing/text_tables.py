@@ -23,15 +23,10 @@ def percent(share: float) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells by the header of their column; columns without any text are left out.
+    """Cells by the header of their column; columns without any text are left out."""
 
-    Args:
-        columns: The cells of each column, all equally many.
-        text: Headers of the columns with text, which is aligned to the left; numbers are aligned to the right.
-    """
-
-    columns: Mapping[str, Sequence[str]]
-    text: Sequence[str] = ()
+    columns: Mapping[str, Sequence[str]]  # the cells of each column, all equally many
+    text: Sequence[str] = ()  # headers of the columns that are aligned to the left: numbers are to the right
 
     def rows(self) -> list[list[str]]:
         """Return the header and the rows of the columns that are not empty; without such columns, nothing."""
