@@ -58,7 +58,7 @@ class CompiledForward:
         elif options.get('dynamic') is None:
             for tensor in tensors:
                 torch._dynamo.maybe_mark_dynamic(tensor, list(range(2, tensor.ndim)))
-        with announced(self.name, sizes), frozen_as(options):
+        with announced(self.name, sizes), weights_frozen(options.get('options', {}).get('freezing', False)):
             outputs = self._compiled(*inputs)
         self._sizes.add(sizes)
         return outputs
@@ -93,12 +93,15 @@ def announced(name: str, sizes: tuple[tuple[int, ...], ...]) -> Iterator[None]:
 
 
 @contextmanager
-def frozen_as(options: Mapping[str, Any]) -> Iterator[None]:
-    """Apply inductor's ``freezing`` of ``options`` to the tracing too.
+def weights_frozen(enabled: bool = True) -> Iterator[None]:
+    """Make what is compiled in the block, maybe for another size of images, take weights as constants, to be packed.
 
-    As an option alone it has no effect: torch decides from the global setting whether weights are constants.
+    Inductor's option ``freezing`` alone has no effect: before, dynamo decides by the global setting whether weights
+    become inputs of the graph.
     """
-    with torch._inductor.config.patch(freezing=options.get('options', {}).get('freezing', False)):
+    from torch._inductor import config  # takes a while to import
+
+    with config.patch(freezing=enabled):
         yield
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from ..common.errors import UsageError, first_line
 from ..configuration.batches import copy_containers
 from ..deployment import is_deployed
-from ..deployment.compilation import compile_parts
+from ..deployment.compilation import compile_parts, weights_frozen
 from .detection_count import DEFAULT_DETECTIONS, counting, detection_config, fix_detections
 from .detector_parts import RecordedCalls, Span, instrumented, modules_by_part, owners_of, record_calls, spans_of
 from .other_runtimes import exported
@@ -190,17 +190,11 @@ class TimedModel:
 
 
 def compile_frozen(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function with the weights of its modules as constants, which inductor packs; only without gradients.
-
-    ``torch.compile(options={'freezing': True})`` alone does not: dynamo reads the global setting, before inductor sees
-    its options, to decide whether weights become inputs of the graph.
-    """
-    from torch._inductor import config  # takes a while to import
-
+    """Compile a function with the weights of its modules as constants, which inductor packs; only without gradients."""
     compiled = torch.compile(function, dynamic=False)
 
     def frozen(*args: Any, **kwargs: Any) -> Any:
-        with config.patch(freezing=True):  # at every call, since a call on another size compiles again
+        with weights_frozen():
             return compiled(*args, **kwargs)
 
     return frozen
