@@ -1,5 +1,6 @@
 """Records of measurements: how they are saved, and the lines that say where and when they were made."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,8 @@ def save_record(record: Mapping[str, Any], path: str | Path) -> None:
     Raises:
         UsageError: If it cannot be written.
     """
-    save_json(path, _rounded(record), indent=1)
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f'{value:.6g}')
-    if isinstance(value, Mapping):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
-    return value
+    rounded = json.loads(json.dumps(record), parse_float=lambda number: float(f'{float(number):.6g}'))
+    save_json(path, rounded, indent=1)
 
 
 def conditions(record: Mapping[str, Any]) -> str:
