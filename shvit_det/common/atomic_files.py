@@ -58,11 +58,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def saving(path: str | Path) -> Iterator[Path]:
-    """Do what :func:`replacing` does, for a file that the user asked for.
-
-    Raises:
-        UsageError: If the file cannot be written.
-    """
+    """Do what :func:`replacing` does, for a file that the user asked for: if it fails, the error is a ``UsageError``."""
     try:
         with replacing(Path(path)) as partial:
             yield partial
@@ -99,11 +95,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def save_json(path: str | Path, content: Any, **options: Any) -> None:
-    """Write JSON into a file that the user asked for; ``options`` are those of ``json.dumps``.
-
-    Raises:
-        UsageError: If the file cannot be written.
-    """
+    """Write JSON into a file that the user asked for; ``options`` are those of ``json.dumps``."""
     text = json.dumps(content, **options) + '\n'
     with saving(path) as partial:
         partial.write_text(text, encoding='utf-8')

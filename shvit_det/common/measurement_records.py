@@ -11,11 +11,7 @@ PACKAGES = ('torch', 'mmdet', 'mmcv', 'timm')  # whose versions stand beside a r
 
 
 def save_record(record: Mapping[str, Any], path: str | Path) -> None:
-    """Write a record as JSON; floats keep six significant digits, which is more than they mean.
-
-    Raises:
-        UsageError: If it cannot be written.
-    """
+    """Write a record as JSON; floats keep six significant digits, which is more than they mean."""
     rounded = json.loads(json.dumps(record), parse_float=lambda number: float(f'{float(number):.6g}'))
     save_json(path, rounded, indent=1)
 

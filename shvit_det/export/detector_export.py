@@ -98,11 +98,7 @@ def export_detector(
 
 
 def graph_of(detector: Any) -> DetectorGraph:
-    """Return a detector as a module from images to detections, by the networks of its deployed form if it has one.
-
-    Raises:
-        UsageError: If it cannot be exported.
-    """
+    """Return a detector as a module from images to detections, by the networks of its deployed form if it has one."""
     check_exportable(detector)
     if can_be_deployed(detector):
         detector = deploy(detector, channels_last=False)
@@ -119,11 +115,7 @@ def can_be_deployed(detector: Any) -> bool:
 
 
 def onnx_content(graph: DetectorGraph) -> bytes:
-    """Return a graph as the content of an ONNX file that takes images of any size and number.
-
-    Raises:
-        UsageError: If the exporter cannot express it.
-    """
+    """Return a graph as the content of an ONNX file that takes images of any size and number."""
     images = torch.randint(0, 256, EXAMPLE_SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     original_size = torch.tensor([2 * EXAMPLE_SHAPE[2], 2 * EXAMPLE_SHAPE[3]])
     axes: dict[str, dict[int, str]] = {name: {0: 'detections'} for name in graph.outputs}

@@ -36,11 +36,7 @@ class Metadata:
 
     @staticmethod
     def load(text: str | None, path: str) -> 'Metadata':
-        """Return the metadata that :meth:`dump` wrote; ``path`` is the file that has them, for errors.
-
-        Raises:
-            UsageError: If the text is something else.
-        """
+        """Return the metadata that :meth:`dump` wrote; ``path`` is the file that has them, for errors."""
         try:
             content = json.loads(text or 'null')
         except ValueError:

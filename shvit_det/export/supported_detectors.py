@@ -22,11 +22,7 @@ PREDICTING_METHODS = ('predict_by_feat', '_predict_by_feat_single', '_bbox_post_
 
 
 def check_exportable(detector: Any) -> None:
-    """Check that the exported graph would do all that a detector does.
-
-    Raises:
-        UsageError: Naming the first thing that it would not.
-    """
+    """Raise ``UsageError`` with the first thing that a detector does and its exported graph would not."""
     kind = type(detector).__name__
     _require_type(detector.data_preprocessor, DetDataPreprocessor, 'data preprocessor', kind)
     if isinstance(detector, TwoStageDetector) and type(detector).predict is TwoStageDetector.predict:

@@ -33,11 +33,7 @@ class CannotBuildError(Exception):
 
 
 def find_compiler() -> str:
-    """Return the C++ compiler that ``CXX`` names, or the first of the usual ones.
-
-    Raises:
-        CannotBuildError: If there is none.
-    """
+    """Return the C++ compiler that ``CXX`` names, or the first of the usual ones."""
     named = os.environ.get('CXX')
     for name in (named,) if named else COMPILERS:
         if found := shutil.which(name):
@@ -46,11 +42,7 @@ def find_compiler() -> str:
 
 
 def cache_folder() -> Path:
-    """Return where built kernels are kept: ``shvit_det`` in ``XDG_CACHE_HOME`` or ``~/.cache``.
-
-    Raises:
-        CannotBuildError: If the user has no home folder.
-    """
+    """Return where built kernels are kept: ``shvit_det`` in ``XDG_CACHE_HOME`` or ``~/.cache``."""
     try:
         return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'shvit_det'
     except RuntimeError as error:

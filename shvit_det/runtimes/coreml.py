@@ -25,11 +25,7 @@ Values = dict[str, Any]
 
 
 def require_coremltools() -> Any:
-    """Import coremltools and return it.
-
-    Raises:
-        UsageError: If it is not installed.
-    """
+    """Import coremltools and return it."""
     logging.getLogger('coremltools').setLevel(logging.ERROR)  # it warns of everything that only Apple's systems have
     with quiet():
         return require('coremltools', 'Core ML', 'coreml')
@@ -55,9 +51,6 @@ def convert(
         colors: ``'RGB'`` or ``'BGR'``, the order of the channels.
         output_names: Of the model.
         classes: Of a classifier.
-
-    Raises:
-        UsageError: If coremltools cannot express it.
     """
     tools = require_coremltools()
     layout = getattr(tools.colorlayout, colors)
@@ -80,11 +73,7 @@ def convert(
 
 @contextmanager
 def saved_package(model: Any, path: Path) -> Iterator['Package']:
-    """Write a model, in place of a package that is there, and give it as it is read again; the block may refuse it.
-
-    Raises:
-        UsageError: If it cannot be written.
-    """
+    """Write a model, in place of a package that is there, and give it as it is read again; the block may refuse it."""
     try:
         with replacing_folder(path) as folder:
             with quiet():
@@ -121,9 +110,6 @@ class Package:
             image: (1, 3, H, W), the values of the pixels.
             dtype: The type to which the result of every operation is rounded, float32 or float16. Within an operation
                 everything is float32.
-
-        Raises:
-            UsageError: If the program has an operation that is not in ``OPERATIONS``.
         """
         (input_name,) = self._function.inputs
         known: Values = {input_name: image}

@@ -47,9 +47,6 @@ def build_models(
     """Build everything that one benchmark compares, on images of the same size; see :func:`.benchmark.benchmark`.
 
     A backbone that is named by itself gets images of the size that the first model's backbone gets.
-
-    Raises:
-        UsageError: If one of them cannot be built.
     """
     models: list[TimedModel] = []
     for number, named in enumerate(sources):

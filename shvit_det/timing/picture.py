@@ -29,11 +29,7 @@ Point = tuple[str, float, float]  # a backbone, its ms per image, its AP
 
 
 def save_picture(record: Record, path: str | Path) -> None:
-    """Draw a benchmark into a PNG file.
-
-    Raises:
-        UsageError: If it cannot be written.
-    """
+    """Draw a benchmark into a PNG file."""
     figure = draw_picture(record)
     with saving(path) as part:
         FigureCanvasAgg(figure).print_png(str(part))

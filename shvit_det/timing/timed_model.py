@@ -78,11 +78,7 @@ class TimedModel:
         return train if self.settings.train else predict
 
     def first_run(self) -> None:
-        """Make one run, to see that it can be made.
-
-        Raises:
-            UsageError: If it cannot; most often the images are too small or too large.
-        """
+        """Make one run, to see that it can be made."""
         try:
             self.run()()
         except (RuntimeError, ValueError, AssertionError, IndexError) as error:
@@ -176,11 +172,7 @@ class TimedModel:
         self.prepared.append('compiled with frozen weights' if freeze else f'compiled, {mode}')
 
     def export(self) -> None:
-        """Make another runtime run the backbone, on NumPy arrays.
-
-        Raises:
-            UsageError: If it cannot, or computes something else.
-        """
+        """Make another runtime run the backbone, on NumPy arrays."""
         settings = self.settings
         assert settings.runtime is not None
         (images,) = self.batches
