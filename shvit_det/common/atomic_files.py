@@ -58,7 +58,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def saving(path: str | Path) -> Iterator[Path]:
-    """Do what :func:`replacing` does, for a file that the user asked for: if it fails, the error is a ``UsageError``."""
+    """Do what :func:`replacing` does, for a file that the user asked for; if it fails, by a ``UsageError``."""
     try:
         with replacing(Path(path)) as partial:
             yield partial
