@@ -15,7 +15,15 @@ DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch
 COMPILE_MODES = ('default', 'reduce-overhead', 'max-autotune')
 DEFAULT_SECONDS = 20.0
 DEPLOYED, COMPILED, CHANNELS_LAST, PLAIN = 'deployed', 'compiled', 'channels_last', 'plain'
-PREFIXES = (DEPLOYED, COMPILED, CHANNELS_LAST, PLAIN, *DTYPES, *RUNTIMES)
+# What each prefix changes in the settings; a runtime folds, compiles and lays out by itself.
+CHANGES: dict[str, dict[str, Any]] = {
+    DEPLOYED: dict(deploy=True),
+    COMPILED: dict(compile='default'),
+    CHANNELS_LAST: dict(channels_last=True),
+    PLAIN: dict(plain=True),
+    **{name: dict(dtype=dtype) for name, dtype in DTYPES.items()},
+    **{name: dict(runtime=name, fold=True, deploy=False, compile=None, channels_last=False) for name in RUNTIMES},
+}
 BACKBONE_SOURCES = ('timm', 'shvit')
 PREFIX = re.compile(r'(\w[\w-]+):(?!:)')  # mmdet::a/config.py has two colons
 
@@ -105,8 +113,8 @@ def split_prefixes(named: str) -> tuple[list[str], str]:
     prefixes: list[str] = []
     source = named
     while (match := PREFIX.match(source)) and match[1] not in BACKBONE_SOURCES and not Path(source).is_file():
-        if match[1] not in PREFIXES:
-            choices = ', '.join(f'{prefix}:' for prefix in (*PREFIXES, *BACKBONE_SOURCES))
+        if match[1] not in CHANGES:
+            choices = ', '.join(f'{prefix}:' for prefix in (*CHANGES, *BACKBONE_SOURCES))
             raise UsageError(f'no prefix {match[1]}: as in {named}, choose from {choices}')
         if match[1] in prefixes:
             raise UsageError(f'{named} has the prefix {match[1]}: twice')
@@ -140,27 +148,20 @@ def settings_with(prefixes: Sequence[str], settings: Settings) -> Settings:
     Raises:
         UsageError: If the settings exclude a prefix, or a runtime is not installed.
     """
-    dtype = next((prefix for prefix in prefixes if prefix in DTYPES), None)
-    runtime = next((prefix for prefix in prefixes if prefix in RUNTIMES), None)
-    changes: dict[str, Any] = {} if dtype is None else dict(dtype=DTYPES[dtype])
+    changes: dict[str, Any] = {}
+    for prefix in prefixes:
+        changes |= CHANGES[prefix]
     if DEPLOYED in prefixes:
-        changes.update(deploy=True, convert=dtype is not None)
-    if PLAIN in prefixes:
-        changes.update(plain=True)
-    if COMPILED in prefixes:
-        changes.update(compile=settings.compile or 'default')
-    if CHANNELS_LAST in prefixes:
-        changes.update(channels_last=True)
-    if runtime is not None:
-        changes.update(runtime=runtime, fold=True, deploy=False, compile=None, channels_last=False)
+        changes['convert'] = 'dtype' in changes
+    if COMPILED in prefixes and settings.compile is not None:
+        changes['compile'] = settings.compile
     own = replace(settings, **changes)
-    if runtime is not None:
+    if (runtime := own.runtime) is not None:
         dtypes = RUNTIMES[runtime].dtypes
         if own.device.type != 'cpu':
             raise UsageError(f'{runtime}: runs on the CPU, not on {own.device}')
         if own.dtype not in dtypes:
-            raise UsageError(
-                f'{runtime}: runs in {" or ".join(map(dtype_name, dtypes))}, not in {dtype_name(own.dtype)}'
-            )
+            names = ' or '.join(map(dtype_name, dtypes))
+            raise UsageError(f'{runtime}: runs in {names}, not in {dtype_name(own.dtype)}')
         RUNTIMES[runtime].check_installed(runtime)
     return own
