@@ -1,7 +1,7 @@
 """SHViT's layers with their norms folded in, their residuals and activations fused: for inference only.
 
 A layer is fused only if it is exactly what SHViT builds. A layer with a hook, a replaced child or a subclass in it may
-compute something else and stays as it is.
+compute something else and stays as it is. Where no shapes are given, they are (B, C, H, W) -> (B, C, H, W).
 """
 
 import copy
@@ -72,11 +72,7 @@ def _with_weights(conv: Any, weight: Tensor, bias: Tensor | None, relu: bool = F
 
 
 class FusedFeedForward(DeployedLayer):
-    """``x + pw2(relu(pw1(x)))``.
-
-    Shapes:
-        (B, C, H, W) -> (B, C, H, W).
-    """
+    """``x + pw2(relu(pw1(x)))``."""
 
     operations = FusedPointwiseConv.operations
 
@@ -98,11 +94,7 @@ class FusedFeedForward(DeployedLayer):
 
 
 class FusedAttention(DeployedLayer):
-    """``x + proj(relu(cat(attention(norm(x[:, :a])), x[:, a:])))``; the scale of the scores is in the queries' weights.
-
-    Shapes:
-        (B, C, H, W) -> (B, C, H, W).
-    """
+    """``x + proj(relu(cat(attention(norm(x[:, :a])), x[:, a:])))``; the queries' weights hold the scores' scale."""
 
     operations = FusedPointwiseConv.operations
 
@@ -154,11 +146,7 @@ class FusedAttention(DeployedLayer):
 
 
 class FusedSqueezeExcite(DeployedLayer):
-    """Squeeze-excite, unchanged but for the fused activation.
-
-    Shapes:
-        (B, C, H, W) -> (B, C, H, W).
-    """
+    """Squeeze-excite, unchanged but for the fused activation."""
 
     operations = FusedPointwiseConv.operations
 

@@ -1,7 +1,8 @@
 """The layers of SHViT (arXiv 2401.16456, Sections 3.1 to 3.3), small pieces first.
 
 Attribute names become state-dict keys. The short ones (``c``, ``bn``, ``m``, ``pw1``, ``qkv``, ``se.fc1``, ...) are
-those of the published checkpoints, so that the ecosystem's files load; everything else has full words.
+those of the published checkpoints, so that the ecosystem's files load; everything else has full words. Where no
+shapes are given, they are (B, C, H, W) -> (B, C, H, W).
 """
 
 from itertools import pairwise
@@ -80,11 +81,7 @@ def supports_folding_in_training(conv: nn.Module, norm: nn.Module) -> bool:
 
 
 class Residual(nn.Module):
-    """``x + m(x)``, the branch dropped for whole samples with ``drop_path`` while training.
-
-    Shapes:
-        (B, C, H, W) -> (B, C, H, W).
-    """
+    """``x + m(x)``, the branch dropped for whole samples with ``drop_path`` while training."""
 
     def __init__(self, branch: nn.Module, drop_path: float = 0.0) -> None:
         super().__init__()
@@ -101,11 +98,7 @@ def depthwise(channels: int, norm_weight_init: float) -> ConvNorm:
 
 
 class FeedForward(nn.Module):
-    """Two 1x1 convolutions around a ReLU, between them twice the channels; the second starts at zero.
-
-    Shapes:
-        (B, C, H, W) -> (B, C, H, W).
-    """
+    """Two 1x1 convolutions around a ReLU, between them twice the channels; the second starts at zero."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -122,9 +115,6 @@ class SingleHeadAttention(nn.Module):
 
     Multi-head attention in shallow layers learns redundant heads; one head on a part of the channels keeps the mixing
     over all positions and saves the copies.
-
-    Shapes:
-        (B, C, H, W) -> (B, C, H, W).
     """
 
     def __init__(self, channels: int, attn_dim: int, query_key_dim: int) -> None:
@@ -145,11 +135,7 @@ class SingleHeadAttention(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Channel gates from the global average (timm's form: ReLU, sigmoid, convolutions with bias).
-
-    Shapes:
-        (B, C, H, W) -> (B, C, H, W).
-    """
+    """Channel gates from the global average (timm's form: ReLU, sigmoid, convolutions with bias)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -211,11 +197,7 @@ class Downsample(nn.Sequential):
 
 
 class Block(nn.Module):
-    """Depthwise convolution, single-head attention in attention stages, feed-forward; each residual.
-
-    Shapes:
-        (B, C, H, W) -> (B, C, H, W).
-    """
+    """Depthwise convolution, single-head attention in attention stages, feed-forward; each residual."""
 
     def __init__(self, channels: int, kind: str, attn_dim: int, query_key_dim: int, drop_path: float = 0.0) -> None:
         super().__init__()
