@@ -23,7 +23,7 @@ def when_imported(name: str, action: Action) -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the modules that something waits for, by asking the other finders."""
+    """Finds the modules that something waits for, by asking the other finders, and adds the actions to the loading."""
 
     def __init__(self) -> None:
         self.actions: dict[str, list[Action]] = {}
@@ -35,30 +35,19 @@ class _Finder(importlib.abc.MetaPathFinder):
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, self.actions[name])
+        if spec is None or spec.loader is None:
+            return spec
+        loader: Any = spec.loader
+        execute = loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            loader.exec_module = execute
+            execute(module)
+            for action in self.actions.get(module.__name__, ()):  # a loader may be that of several modules
+                action(module)
+
+        loader.exec_module = exec_module
         return spec
-
-
-class _Loader(importlib.abc.Loader):
-    """Loads a module as its own loader does, and calls the actions at the end."""
-
-    def __init__(self, loader: Any, actions: Sequence[Action]) -> None:
-        self.loader, self.actions = loader, actions
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.loader, name)
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        module: ModuleType | None = self.loader.create_module(spec)
-        return module
-
-    def exec_module(self, module: ModuleType) -> None:
-        assert module.__spec__ is not None
-        module.__spec__.loader = module.__loader__ = self.loader
-        self.loader.exec_module(module)
-        for action in self.actions:
-            action(module)
 
 
 FINDER = _Finder()
