@@ -3,10 +3,11 @@
 import inspect
 import multiprocessing
 import tempfile
+import traceback
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from copy import deepcopy
 from importlib.util import find_spec
 from typing import Any
@@ -20,6 +21,7 @@ from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import (
+    DATA_SAMPLERS,
     DATASETS,
     FUNCTIONS,
     HOOKS,
@@ -29,8 +31,10 @@ from mmengine.registry import (
     PARAM_SCHEDULERS,
     RUNNERS,
     TRANSFORMS,
+    WEIGHT_INITIALIZERS,
     DefaultScope,
     Registry,
+    build_from_cfg,
 )
 from mmengine.runner import Priority, Runner, get_priority
 from mmengine.utils import ManagerMixin
@@ -51,6 +55,7 @@ from ..configuration.build_errors import (
     values_in,
 )
 from ..configuration.reading import type_of
+from ..registry import real_class
 from .build_runner import name_runner
 
 # Values that mmengine takes when it builds, and fails with later: the smallest whole number that has a meaning ...
@@ -127,7 +132,7 @@ def class_of(registry: Registry, node: Mapping) -> type | None:
     """Return the class that a dict of a config names, or None if there is no such class."""
     kind = node.get('type')
     if isinstance(kind, str):
-        kind = registered(registry, kind)
+        kind = real_class(registered(registry, kind))
     return kind if inspect.isclass(kind) else None
 
 
@@ -157,6 +162,18 @@ def unloaded(node: Any) -> Any:
             raise NotLoadedError
         copied['type'] = type(kind.__name__, (kind,), UNLOADED)
     return copied
+
+
+def is_of_a_sampler(error: Exception) -> bool:
+    """Tell whether an error was raised by a line of a sampler, which may be right about data that are not loaded."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(
+        frame.f_code is build_from_cfg.__code__
+        and frame.f_locals['registry'].name == DATA_SAMPLERS.name
+        and 'dataset' in frame.f_locals['args']
+        and frame.f_locals.get('obj_cls') is not None
+        for frame in frames[:-1]
+    )
 
 
 def without_files(evaluator: Any) -> Any:
@@ -215,26 +232,30 @@ def check_values(config: Config, splits: Sequence[str]) -> None:
 
 
 def check_names(config: Config, splits: Sequence[str]) -> None:
-    """Check the names that mmengine looks up in a registry without noticing that they are not there.
+    """Check the names that mmengine looks up late, or without noticing that they are not there.
 
     Raises:
         UsageError: Naming the first such name.
     """
-    functions = [f'{split}_dataloader.{key}' for split in splits for key in ('collate_fn', 'worker_init_fn')]
-    tables = {RUNNERS: [''], MODEL_WRAPPERS: ['model_wrapper_cfg'], FUNCTIONS: functions}
+    names = [('runner_type', config.runner_type, RUNNERS)]
+    functions = [(f'{split}_dataloader', key) for split in splits for key in ('collate_fn', 'worker_init_fn')]
+    looked_up = [(loader, key, FUNCTIONS) for loader, key in functions]
     if 'train' in splits:
-        tables[OPTIMIZERS] = ['optim_wrapper.optimizer']
-    for registry, places in tables.items():
-        for place in places:
-            node: Any = config
-            for key in filter(None, place.split('.')):
-                node = node.get(key) if isinstance(node, Mapping | Config) else None
-            key = 'type' if place else 'runner_type'
-            name = node.get(key) if isinstance(node, Mapping | Config) else None
-            if isinstance(node, Mapping) and name is None and registry is not MODEL_WRAPPERS:
-                raise UsageError(f'{place} has no type, which names the {registry.name}')
-            if isinstance(name, str) and registered(registry, name) is None:
-                raise UsageError(unknown_type(f'{place}.{key}'.lstrip('.'), name, registry))
+        looked_up.append(('optim_wrapper', 'optimizer', OPTIMIZERS))
+    for part, key, registry in looked_up:
+        node = config[part].get(key) if isinstance(config.get(part), Mapping) else None
+        if isinstance(node, Mapping):
+            if 'type' not in node:
+                raise UsageError(f'{part}.{key} has no type, which names the {registry.name}')
+            names.append((f'{part}.{key}.type', node['type'], registry))
+    if 'type' in (wrapper := config.get('model_wrapper_cfg') or {}):
+        names.append(('model_wrapper_cfg.type', wrapper['type'], MODEL_WRAPPERS))
+    for place, node in dicts_in(config.model, 'model'):
+        if '.init_cfg' in place and 'type' in node:
+            names.append((f'{place}.type', node['type'], WEIGHT_INITIALIZERS))
+    for place, name, registry in names:
+        if isinstance(name, str) and registered(registry, name) is None:
+            raise UsageError(unknown_type(place, name, registry))
 
 
 def hooks_of(config: Config) -> Iterator[tuple[str, Mapping, type]]:
@@ -316,7 +337,7 @@ def check_monitored(config: Config, evaluator: Evaluator) -> None:
         for name in [wanted] if isinstance(wanted, str) else wanted:
             if name != 'auto' and not any(may_measure(metric, name) for metric in metrics):
                 known = [f'{metric.prefix}/{item}' for metric in metrics for item in average_precisions(metric)]
-                near = next((each for each in known if each.endswith(f'/{name}')), nearest(name, known))
+                near = next((each for each in known if each.endswith(name)), nearest(name, known))
                 begin = ', '.join(f'{metric.prefix}/' for metric in metrics)
                 hint = f'did you mean {near!r}?' if near else f'its names begin with {begin}'
                 raise UsageError(f'{place}.{key} is {name!r}, which val_evaluator does not measure: {hint}')
@@ -470,18 +491,25 @@ def trial_of(kind: type[Runner], model: nn.Module) -> type[Runner]:
         @staticmethod
         def build_dataloader(dataloader: Any, *args: Any, **kwargs: Any) -> DataLoader:
             dataset: Any = range(NUM_IMAGES)
-            with suppress(NotLoadedError):
+            try:
                 if isinstance(dataloader, dict) and isinstance(dataloader.get('dataset'), dict):
                     dataset = DATASETS.build(unloaded(dataloader['dataset']))
                     kind.build_dataloader(dict(dataloader, dataset=dataset), *args, **kwargs)
+            except Exception as error:
+                if not isinstance(error, NotLoadedError) and not is_of_a_sampler(error):
+                    raise
             return DataLoader(dataset)  # without workers
 
         def build_evaluator(self, evaluator: Any) -> Evaluator:
-            return super().build_evaluator(without_files(evaluator))
+            try:
+                return super().build_evaluator(without_files(evaluator))
+            except Exception:  # also because one wants its file
+                return super().build_evaluator(deepcopy(evaluator))
 
         def build_optim_wrapper(self, optim_wrapper: Any) -> OptimWrapper:
             built = super().build_optim_wrapper(optim_wrapper)
-            for each in built.values() if isinstance(built, OptimWrapperDict) else [built]:
+            wrappers: Any = built.values() if isinstance(built, OptimWrapperDict) else [built]
+            for each in wrappers:
                 check_clipping(each)
             return built
 
