@@ -27,6 +27,7 @@ from .resuming import (
     recorded_path,
     take_seed,
 )
+from .trial_build import check_parts
 
 NONE_SAVED = 'none was written, as default_hooks.checkpoint of the config has it'
 
@@ -144,6 +145,7 @@ def check_before_training(config: Config, location: CheckpointLocation, resume: 
     config.setdefault('default_scope', task.scope)
     model = task.build(config)
     task.check_model(config, model, splits)
+    check_parts(config, model, splits)
     lines = []
     found = checkpoint_to_resume(config, location, model, resume)
     if found is None and config.get('resume'):
