@@ -78,6 +78,7 @@ def built_runner(config: Config, checkpoints: Path | None = None, log: Sequence[
 
     Raises:
         UsageError: If a folder cannot be written, or settings of the config do not go together.
+        RunError: If such settings are found after the first step.
     """
     work_dir = Path(config.work_dir).absolute()
     folders = [work_dir] if checkpoints in (None, work_dir) else [work_dir, checkpoints]
@@ -94,6 +95,8 @@ def built_runner(config: Config, checkpoints: Path | None = None, log: Sequence[
         yield runner
     except Exception as error:
         ran_first_hooks = runner is not None and getattr(runner, 'ran_first_hooks', True)  # only our runner tells
+        if ran_first_hooks and isinstance(error, UsageError):
+            raise RunError(str(error)) from error  # a UsageError promises that nothing was written
         if ran_first_hooks or getattr(error, 'errno', None) in NO_ROOM:
             raise
         if is_main_process():

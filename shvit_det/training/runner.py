@@ -77,7 +77,6 @@ class SHViTRunner(Runner):
         self.scores = ScoresHook()
         super().__init__(*args, **kwargs)
         self._schedules = self.param_schedulers  # as the config names them
-        self.register_hook(self.scores)
 
     def train(self) -> nn.Module:
         """Train as mmengine does.
@@ -135,6 +134,8 @@ class SHViTRunner(Runner):
         super().call_hook(fn_name, **kwargs)
         if fn_name in ('before_train', 'before_val', 'before_test'):
             self.ran_first_hooks = True
+        if fn_name in ('before_train', 'after_val_epoch'):
+            getattr(self.scores, fn_name)(self, **kwargs)  # an evaluation counts when all hooks have seen its scores
 
     @staticmethod
     def build_dataloader(

@@ -56,12 +56,20 @@ def folders_of(runner: Runner) -> list[Path]:
 
 
 class ScoresHook(Hook):
-    """Keeps the scores of all evaluations of a run, also of those before it was resumed."""
+    """Keeps the scores of all evaluations of a run, also of those before it was resumed.
 
-    priority = 'LOWEST'  # an evaluation counts when all other hooks have seen its scores
+    Our runner calls it after all hooks; to mmengine's own runner the train tool adds it.
+    """
+
+    priority = 'LOWEST'
 
     def __init__(self) -> None:
         self.evaluations: list[dict[str, Any]] = []
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The scores of the last evaluation; empty if there was none."""
+        return self.evaluations[-1]['scores'] if self.evaluations else {}
 
     def before_train(self, runner: Runner) -> None:
         if runner._resume:

@@ -89,7 +89,7 @@ def train(
     lines, resumed = check_before_training(config, location, resume)
     log += lines
     if resumed is not None and (sentence := nothing_to_do(config, location, resumed)):
-        print_log(sentence, 'current')
+        print_log(sentence)  # there is no log: nothing is written
         return Path(config.load_from)
 
     pointed_at = when_pointed(location)
@@ -126,10 +126,7 @@ def train(
 
     last = saved_by(runner, location)
     if is_main_process():
-        if scores.evaluations:
-            print_log(
-                f'{heading(scores, runner)}\n{task_of(config).table(scores.evaluations[-1]["scores"])}', 'current'
-            )
+        print_log(f'{heading(scores, runner)}\n{task_of(config).table(scores.last)}', 'current')
         print_log(f'Checkpoint: {last or NONE_SAVED}', 'current')
         if curves is not None:
             print_log(f'Curves: {curves}', 'current')
@@ -138,10 +135,8 @@ def train(
 
 def heading(scores: ScoresHook, runner: Runner) -> str:
     """Return the line above the table of scores, which says when they were measured if that was not at the end."""
-    last = scores.evaluations[-1]
-    return (
-        'Validation' if last['iter'] == runner.iter else f'Validation after {last["iter"]} of {runner.iter} iterations'
-    )
+    measured = scores.evaluations[-1]['iter'] if scores.evaluations else runner.iter
+    return 'Validation' + (f' after {measured} of {runner.iter} iterations' if measured != runner.iter else '')
 
 
 def nothing_to_do(config: Config, location: CheckpointLocation, content: Mapping[str, Any]) -> str | None:
@@ -218,6 +213,7 @@ def check_before_training(
         take_seed(config, content['meta'].get('seed'), path)
     elif config.get('load_from'):
         check_checkpoint(model, config.load_from, new_classes=True)
+        config.load_from = str(find_checkpoint(config.load_from).resolve())  # for mmengine's runner too
     elif pretrained := pretrained_arguments(config):
         if pretrained.pop('strict', True):
             check_checkpoint(model.get_submodule('backbone'), pretrained.pop('checkpoint'), **pretrained)
