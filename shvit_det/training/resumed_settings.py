@@ -68,7 +68,7 @@ def restore(
     saved_schedules = content.get('param_schedulers') if scheduler else None
     groups = None if saved is None else saved_settings(saved)
     lines += changed_settings(groups, settings_of(wrapper.param_groups))
-    reason = 'they are not in it'
+    reason: str | None = 'they are not in it'
     if saved is not None:
         kind = (former.get('optim_wrapper') or {}).get('optimizer', {}).get('type')
         reason = load_optimizer(saved, wrapper, str(kind).rpartition('.')[2] if kind else None, path)

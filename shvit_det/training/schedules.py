@@ -7,7 +7,6 @@ import copy
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from mmengine.config import ConfigDict
 from mmengine.optim import OptimWrapper
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 
@@ -20,7 +19,7 @@ LENGTHS = ('end', 'T_max', 'total_steps')  # settings that mostly stand for the 
 
 def stretched(
     schedules: Any, former: Mapping[str, Collection[int]], length: Mapping[str, int]
-) -> tuple[list[ConfigDict], list[str]]:
+) -> tuple[list[Any], list[str]]:
     """Make schedules that ended with the run end with it again after its length was changed.
 
     If one of them ends with the run as it is now, the config was written for that, and all stay as they are.
@@ -33,7 +32,9 @@ def stretched(
     Returns:
         The schedules, and a line for each change.
     """
-    found = [copy.deepcopy(each) for each in ([schedules] if isinstance(schedules, Mapping) else schedules or ())]
+    found: list[Any] = [
+        copy.deepcopy(each) for each in ([schedules] if isinstance(schedules, Mapping) else schedules or ())
+    ]
     places = [
         (index, name, 'epochs' if each.get('by_epoch', True) else 'iterations', each.get('begin', 0))
         for index, each in enumerate(found)

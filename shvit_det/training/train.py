@@ -97,8 +97,7 @@ def train(
     scores = ScoresHook()
 
     def go_on() -> str:
-        own = when_pointed(location) != pointed_at  # the work dir may have been used by an earlier run
-        return how_to_continue(location) if own else what_to_resume(config)
+        return how_to_continue(config, location, when_pointed(location) != pointed_at)
 
     try:
         with built_runner(config, location.folder, log) as runner:
@@ -173,16 +172,19 @@ def when_pointed(location: CheckpointLocation) -> int | None:
     return pointer.stat().st_mtime_ns if pointer.is_file() else None
 
 
-def how_to_continue(location: CheckpointLocation) -> str:
-    """Return the end of a message about a run that ended early after it wrote a checkpoint."""
-    last = last_checkpoint(location.work_dir, location.folder) or recorded_path(location.work_dir)
-    return f'the last checkpoint is {last}: go on with --resume'
+def how_to_continue(config: Config, location: CheckpointLocation, has_written: bool) -> str:
+    """Return the end of a message about a run that ended early.
 
-
-def what_to_resume(config: Config) -> str:
-    """Return the end of a message about a run that ended early and wrote no checkpoint."""
+    Args:
+        config: The config of the run.
+        location: Where its checkpoints are.
+        has_written: Whether it wrote one; those in its work dir may be of an earlier run.
+    """
+    if has_written:
+        last = last_checkpoint(location.work_dir, location.folder) or recorded_path(location.work_dir)
+        return f'the last checkpoint is {last}: go on with --resume'
     if config.get('resume'):
-        return f'no further checkpoint was written: go on with --resume {config.load_from}'
+        return f'the last checkpoint is {config.load_from}: go on with --resume {config.load_from}'
     return 'no checkpoint was written yet'
 
 
