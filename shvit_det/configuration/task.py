@@ -12,6 +12,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
 
 from ..common.errors import UsageError
+from .build_errors import refusal_of
 from .reading import datasets_of
 
 
@@ -63,8 +64,13 @@ class Task(ABC):
         with DefaultScope.overwrite_default_scope(config.get('default_scope', self.scope)):
             try:
                 built = MODELS.build(model)
-            except (TypeError, KeyError, RuntimeError, AttributeError) as error:
-                raise UsageError(f'cannot build the model of this config: {error}') from error
+            except UsageError:
+                raise
+            except Exception as error:
+                sentence = refusal_of(error, config, 'model')
+                if sentence is None:
+                    raise
+                raise UsageError(f'cannot build the model of this config: {sentence}') from error
         return built
 
     def select_metrics(self, config: Config, model: nn.Module, metrics: Sequence[str]) -> None:

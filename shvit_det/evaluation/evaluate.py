@@ -18,6 +18,7 @@ from ..configuration.reading import coco_evaluators, load_config, name_of, split
 from ..deployment import check_deployable, deploy
 from ..runtimes.onnx_runtimes import is_exported
 from ..training.build_runner import built_runner, set_launcher
+from ..training.trial_build import check_parts
 from .prediction_dump import prediction_dump, save_partial
 
 
@@ -95,6 +96,7 @@ def evaluate(
     if exported is None:
         check_checkpoint(checked, checkpoint)
     task.check_model(config, checked, ('test',))
+    check_parts(config, checked, ('test',))
     task.check_data(config, checked, ('test',))
 
     with built_runner(config, log=log) as runner:

@@ -17,6 +17,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..common.errors import RunError, UsageError
 from ..common.output_paths import check_output_folder
+from ..configuration.build_errors import refusal_of
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 DEFAULT_HOOKS = dict(
@@ -103,8 +104,10 @@ def built_runner(config: Config, checkpoints: Path | None = None, log: Sequence[
             remove_new(folders, new)
         if isinstance(error, UsageError | RunError):
             raise
-        reason = ' '.join(str(error).split())
-        raise UsageError(f'no run can be built of this config: {type(error).__name__}: {reason}') from error
+        sentence = refusal_of(error, config)
+        if sentence is None:
+            raise
+        raise UsageError(sentence) from error
 
 
 def remove_new(folders: Sequence[Path], new: Sequence[Path]) -> None:

@@ -36,7 +36,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         rate = (paramwise_cfg or {}).get('layer_decay_rate')
         if not isinstance(rate, int | float) or not 0 < rate <= 1:
             raise UsageError(
-                f'paramwise_cfg.layer_decay_rate must be above 0 and at most 1, for instance 0.9, but got {rate}'
+                f'optim_wrapper.paramwise_cfg.layer_decay_rate must be above 0 and at most 1, for instance 0.9, '
+                f'but got {rate}'
             )
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         if self.base_lr is None:

@@ -31,6 +31,7 @@ from .resuming import (
 )
 from .runner import SHViTRunner
 from .scores import ScoresHook, run_of, was_evaluated
+from .trial_build import check_parts
 
 NONE_SAVED = 'none was written, as default_hooks.checkpoint of the config has it'
 
@@ -204,6 +205,7 @@ def check_before_training(
     config.setdefault('default_scope', task.scope)
     model = task.build(config)
     task.check_model(config, model, splits)
+    check_parts(config, model, splits)
     lines, content = [], None
     found = checkpoint_to_resume(config, location, model, resume)
     if found is None and config.get('resume'):

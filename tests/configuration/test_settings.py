@@ -626,7 +626,7 @@ def test_scores_of_another_kind_are_shown():
 REFUSED = {
     'a part of the validation': (['val_cfg = None'], 'val_dataloader and val_evaluator, but no val_cfg'),
     'no training': (['train_cfg = train_dataloader = optim_wrapper = None'], 'there is nothing to train'),
-    'a hook without type': (['default_hooks = dict(timer=dict(_delete_=True))'], 'KeyError'),
+    'a hook without type': (['default_hooks = dict(timer=dict(_delete_=True))'], 'default_hooks.timer has no type'),
     'an unknown hook': (["custom_hooks = [dict(type='NoHook')]"], 'NoHook'),
     'an unknown argument': (['optim_wrapper = dict(optimizer=dict(rate=1))'], "'rate'"),
     'a level of the log': (["log_level = 'loud'"], 'loud'),

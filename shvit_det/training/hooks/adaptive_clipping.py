@@ -62,8 +62,8 @@ class AdaptiveGradientClippingHook(Hook):
     """
 
     def __init__(self, clip_factor: float) -> None:
-        if clip_factor <= 0:
-            raise UsageError(f'clip_factor of AdaptiveGradientClippingHook must be positive, but got {clip_factor}')
+        if not isinstance(clip_factor, int | float) or clip_factor <= 0:
+            raise UsageError(f'clip_factor of AdaptiveGradientClippingHook must be positive, but got {clip_factor!r}')
         self.clip_factor = clip_factor
 
     def before_train(self, runner: Runner) -> None:
