@@ -1,10 +1,14 @@
 """The exceptions whose message is one sentence for the user."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 
 class UsageError(ValueError):
     """A mistake that the user can correct: one sentence that names the value, the choices and the way out.
 
-    The tools print it without a traceback and exit with status 2; Python callers see a ``ValueError``.
+    The tools print it without a traceback and exit with status 2, which promises that nothing was written; Python
+    callers see a ``ValueError``.
     """
 
 
@@ -13,3 +17,18 @@ class RunError(RuntimeError):
 
     The tools print it without a traceback and exit with status 1.
     """
+
+
+@contextmanager
+def keeping(files: Callable[[], list[str]]) -> Iterator[None]:
+    """Turn a ``UsageError`` into a ``RunError`` that names what is kept, if it comes after a file was written.
+
+    Args:
+        files: Returns the files that have been written by then.
+    """
+    try:
+        yield
+    except UsageError as error:
+        if not (kept := files()):
+            raise
+        raise RunError(f'{error}; written before: {", ".join(kept)}') from error

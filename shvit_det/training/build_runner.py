@@ -70,7 +70,7 @@ def set_launcher(config: Config, launcher: str) -> list[str]:
 def built_runner(config: Config, checkpoints: Path | None = None, log: Sequence[str] = ()) -> Iterator[Runner]:
     """Build the runner of a config for one run.
 
-    If the run ends before its first step, the folders that were made for it are removed.
+    If the run ends before its first step, what was written for it is removed.
 
     Args:
         config: The config, with a ``work_dir``.
@@ -84,6 +84,8 @@ def built_runner(config: Config, checkpoints: Path | None = None, log: Sequence[
     work_dir = Path(config.work_dir).absolute()
     folders = [work_dir] if checkpoints in (None, work_dir) else [work_dir, checkpoints]
     new = [each for folder in folders for each in (folder, *folder.parents) if not each.exists()]
+    dumped = work_dir / Path(config.filename or 'config').name  # where mmengine writes the config, over an older one
+    former = dumped.read_bytes() if dumped.is_file() else None
     runner = None
     try:
         lines = [*log, name_runner(config)]
@@ -102,6 +104,10 @@ def built_runner(config: Config, checkpoints: Path | None = None, log: Sequence[
             raise
         if is_main_process():
             remove_new(folders, new)
+            if runner is not None and work_dir not in new:
+                shutil.rmtree(work_dir / runner.timestamp, ignore_errors=True)
+                if former is not None:
+                    dumped.write_bytes(former)
         if isinstance(error, UsageError | RunError):
             raise
         sentence = refusal_of(error, config)

@@ -120,7 +120,7 @@ def train(
         where = ' or '.join(sorted(map(str, folders)))
         raise RunError(f'cannot write into {where} any more ({error.strerror}); {go_on()}') from error
     finally:
-        if is_main_process() and runner is not None:
+        if is_main_process() and runner is not None and getattr(runner, 'ran_first_hooks', True):
             with suppress(OSError):  # a full disk has been reported already
                 curves = plot_curves(location.work_dir, loss_curves(runner), score_curves(scores.evaluations))
 

@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 import tempfile
+import time
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -28,6 +29,7 @@ from training_runs import run
 from shvit_det import UsageError
 from shvit_det.checkpoint.fetch import cached_path
 from shvit_det.checkpoint.reading import read_content
+from shvit_det.common.errors import RunError
 from shvit_det.configuration.detection import coco_table
 from shvit_det.configuration.reading import dotted_name, load_config, splits_of, type_of
 from shvit_det.data.sample import ensure_sample
@@ -69,7 +71,8 @@ def folder(sample, tmp_path, monkeypatch):
 def written(folder: Path, *lines: str) -> str:
     """Write the small config with more lines, and return its path."""
     path = folder / 'small.py'
-    path.write_text('\n'.join([SMALL, *lines]))
+    own_name = f"experiment_name = '{time.monotonic_ns()}'"  # mmengine's ends with the second
+    path.write_text('\n'.join([SMALL, own_name, *lines]))
     return str(path)
 
 
@@ -651,6 +654,25 @@ def test_settings_that_cannot_work_are_refused_and_leave_nothing(what, folder):
         train(written(folder, *lines))
     assert words in str(caught.value) and '\n' not in str(caught.value)
     assert sorted(path.name for path in folder.iterdir()) == ['data', 'small.py']
+
+
+def test_a_mistake_that_shows_after_the_first_step_is_an_end_of_the_run(folder):
+    """A ``UsageError`` would promise that nothing was written."""
+    best = "default_hooks = dict(checkpoint=dict(save_best='coco/AP_of_cats', rule='greater'))"
+    config = written(folder, 'val_evaluator = dict(classwise=True)', best)
+    with pytest.raises(RunError, match=r'save_best .* is coco/AP_of_cats, .*; the last checkpoint is .*/epoch_1.pth'):
+        train(config, work_dir='run')
+
+
+def test_a_resumed_run_that_is_refused_leaves_the_work_dir_as_it_was(begun, folder):
+    shutil.copytree(begun / 'run', folder / 'run')
+    content = torch.load(folder / 'run' / 'epoch_1.pth', weights_only=False)
+    content['optimizer']['param_groups'][0]['params'].pop()
+    torch.save(content, folder / 'run' / 'epoch_1.pth')
+    before = {path: path.read_bytes() for path in (folder / 'run').rglob('*') if path.is_file()}
+    with pytest.raises(UsageError, match='cannot be resumed: its optimizer has'):
+        train(written(folder), work_dir='run', resume='auto', cfg_options={'train_cfg.max_epochs': 2})
+    assert {path: path.read_bytes() for path in (folder / 'run').rglob('*') if path.is_file()} == before
 
 
 def test_a_run_that_is_refused_leaves_what_was_there(folder):
