@@ -8,7 +8,7 @@ import torch
 
 from ..common.atomic_files import saving
 from ..common.devices import find_device
-from ..common.errors import UsageError
+from ..common.errors import UsageError, keeping
 from ..common.measurement_records import save_record
 from ..configuration.cfg_options import add_cfg_options
 from ..timing.benchmark import benchmark
@@ -91,10 +91,12 @@ def main() -> None:
 
     def save(record: Record) -> None:
         cli.show_progress('')
-        written = list(_write_outputs(record, arguments.json, arguments.markdown, arguments.plot))
+        written: list[str] = []
         print(terminal_report(record))
-        for path in written:
-            print(f'Written: {path}')
+        with keeping(lambda: written):
+            for path in _write_outputs(record, arguments.json, arguments.markdown, arguments.plot):
+                print(f'Written: {path}')
+                written.append(path)
 
     benchmark(
         [arguments.config, *arguments.against],

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from ..common.errors import keeping
 from ..configuration.cfg_options import add_cfg_options
 from ..configuration.data_check import check_data, write_copies
 from ..data.checking.data_set_check import CheckedSet, write_record
@@ -14,7 +15,7 @@ FOUND_STATUS = 1
 def main() -> None:
     parser = argparse.ArgumentParser(
         description='Check the COCO data sets that a config would use: annotations and images. '
-        'Exit status 0: no errors, 1: errors, 2: the check could not run.'
+        'Exit status 0: no errors, 1: errors, or not all could be written, 2: the check could not run.'
     )
     parser.add_argument('config', help='config file')
     how = parser.add_mutually_exclusive_group()
@@ -29,28 +30,34 @@ def main() -> None:
     arguments = parser.parse_args()
     found: list[CheckedSet] = []
     done: list[str] = []
+    written: list[str] = []
 
     def tell(checked: CheckedSet) -> None:
         cli.show_progress('')
         print(checked.as_text(arguments.examples))
         found.append(checked)
 
-    try:
-        check_data(
-            arguments.config,
-            data_root=arguments.data_root,
-            cfg_options=arguments.cfg_options,
-            images='presence' if arguments.no_images else 'headers' if arguments.headers_only else 'decode',
-            workers=arguments.workers,
-            fix=arguments.fix,
-            progress=cli.show_progress,
-            tell=tell,
-        )
-        write_copies(found, done)
-    finally:  # decoding may have taken an hour
-        for sentence in done:
-            print(sentence)
-        if arguments.json and found:
-            write_record(arguments.json, found, done, arguments.examples)
+    def copies() -> list[str]:  # those that are there: none was before
+        return [str(each.target) for each in found if each.target is not None and each.target.exists()]
+
+    with keeping(lambda: copies() + written):
+        try:
+            check_data(
+                arguments.config,
+                data_root=arguments.data_root,
+                cfg_options=arguments.cfg_options,
+                images='presence' if arguments.no_images else 'headers' if arguments.headers_only else 'decode',
+                workers=arguments.workers,
+                fix=arguments.fix,
+                progress=cli.show_progress,
+                tell=tell,
+            )
+            write_copies(found, done)
+        finally:  # decoding may have taken an hour
+            for sentence in done:
+                print(sentence)
+            if arguments.json and found:
+                write_record(arguments.json, found, done, arguments.examples)
+                written.append(arguments.json)
     if any(each.has_errors for each in found):
         sys.exit(FOUND_STATUS)

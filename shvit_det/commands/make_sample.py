@@ -10,7 +10,8 @@ import argparse
 import time
 from pathlib import Path
 
-from ..common.errors import UsageError
+from ..common.errors import RunError, UsageError
+from ..common.output_paths import check_output_file
 from ..data.preview import draw_preview
 from ..data.sample import draw_sample, ensure_sample
 
@@ -41,6 +42,8 @@ def main() -> None:
     arguments = parse_arguments()
     num_train, num_val, size = arguments.num_train, arguments.num_val, arguments.image_size
     parameters = dict(num_train=num_train, num_val=num_val, image_size=size, seed=arguments.seed)
+    if arguments.preview and arguments.preview.parent not in arguments.out.parents:  # which are made
+        check_output_file(arguments.preview, '--preview')
     drawn = True
     start = time.perf_counter()
     try:
@@ -48,11 +51,14 @@ def main() -> None:
             draw_sample(arguments.out, **parameters, force=True)
         else:
             drawn = ensure_sample(arguments.out, **parameters)
-        duration_s = time.perf_counter() - start
-        if arguments.preview:
-            draw_preview(arguments.out, arguments.preview)
     except OSError as error:
         raise UsageError(f'cannot write {error.filename}: {error.strerror}') from error
+    duration_s = time.perf_counter() - start
     contents = f'{num_train} train and {num_val} val images of {size} x {size} pixels in {arguments.out}'
     print(f'Drew {contents} in {duration_s:.1f} s.' if drawn else f'Kept {contents}.')
+    if arguments.preview:
+        try:
+            draw_preview(arguments.out, arguments.preview)
+        except OSError as error:
+            raise RunError(f'cannot write {arguments.preview}: {error.strerror}; the images are kept') from error
     print('They are a stand-in for COCO, to try things on; scores on them say nothing about COCO.')

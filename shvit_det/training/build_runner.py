@@ -70,7 +70,7 @@ def set_launcher(config: Config, launcher: str) -> list[str]:
 def built_runner(config: Config, checkpoints: Path | None = None, log: Sequence[str] = ()) -> Iterator[Runner]:
     """Build the runner of a config for one run.
 
-    If the run ends before its first step, the folders that were made for it are removed.
+    If the run ends before its first step, what was written for it is removed.
 
     Args:
         config: The config, with a ``work_dir``.
@@ -79,10 +79,13 @@ def built_runner(config: Config, checkpoints: Path | None = None, log: Sequence[
 
     Raises:
         UsageError: If a folder cannot be written, or settings of the config do not go together.
+        RunError: If such settings are found after the first step.
     """
     work_dir = Path(config.work_dir).absolute()
     folders = [work_dir] if checkpoints in (None, work_dir) else [work_dir, checkpoints]
     new = [each for folder in folders for each in (folder, *folder.parents) if not each.exists()]
+    dumped = work_dir / Path(config.filename or 'config').name  # where mmengine writes the config, over an older one
+    former = dumped.read_bytes() if dumped.is_file() else None
     runner = None
     try:
         lines = [*log, name_runner(config)]
@@ -95,10 +98,16 @@ def built_runner(config: Config, checkpoints: Path | None = None, log: Sequence[
         yield runner
     except Exception as error:
         ran_first_hooks = runner is not None and getattr(runner, 'ran_first_hooks', True)  # only our runner tells
+        if ran_first_hooks and isinstance(error, UsageError):
+            raise RunError(str(error)) from error  # a UsageError promises that nothing was written
         if ran_first_hooks or getattr(error, 'errno', None) in NO_ROOM:
             raise
         if is_main_process():
             remove_new(folders, new)
+            if runner is not None and work_dir not in new:
+                shutil.rmtree(work_dir / runner.timestamp, ignore_errors=True)
+                if former is not None:
+                    dumped.write_bytes(former)
         if isinstance(error, UsageError | RunError):
             raise
         sentence = refusal_of(error, config)

@@ -1,60 +1,47 @@
-"""The scores that a run logged: read back from its work dir, and drawn as curves."""
+"""The losses and scores of a run, drawn as curves."""
 
-import json
-from collections.abc import Iterator
-from contextlib import suppress
-from itertools import chain
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ACCURACY = 'accuracy/top'  # as mmpretrain names its metrics; mmdet's begin with coco/
-CURVES = {'coco/bbox_mAP': 'bbox', 'coco/segm_mAP': 'segm', f'{ACCURACY}1': 'top-1', f'{ACCURACY}5': 'top-5'}
+import numpy as np
+from mmengine.runner import Runner
+
+LARGEST_NUM_POINTS = 200  # of a curve of losses: each point is a mean
+MAIN = re.compile(r'((bbox|segm|proposal)_)?m?AP|PQ|mIoU|top\d')  # after the last slash of a metric's name
+PREFIX = re.compile(r'coco/|accuracy/')  # those of the metrics that our configs have
+
+Curve = dict[int, float]  # values by iteration
 
 
-def read_runs(work_dir: Path) -> Iterator[list[dict[str, Any]]]:
-    """Yield the records that each run in a work dir logged, the oldest run first; a line cut by a kill is skipped."""
-    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        records = []
-        for line in path.read_text(encoding='utf-8').splitlines():
-            with suppress(ValueError):
-                records.append(json.loads(line))
-        yield records
+def loss_curves(runner: Runner) -> dict[str, Curve]:
+    """Return the losses of a run by name; mmengine's message hub has those of each iteration, and resumes them."""
+    curves = {}
+    for name, history in runner.message_hub.log_scalars.items():
+        stage, _, name = name.partition('/')
+        values = history.data[0]
+        if stage != 'train' or 'loss' not in name or not len(values):
+            continue
+        parts = np.array_split(values, min(len(values), LARGEST_NUM_POINTS))
+        first = max(runner.iter - len(values), 0)
+        last = first + np.cumsum([len(part) for part in parts]) * (runner.iter - first) / len(values)
+        curves[name] = {round(x): float(part.mean()) for x, part in zip(last, parts, strict=True)}
+    return curves
 
 
-def was_evaluated(work_dir: Path, epoch: int, iteration: int) -> bool:
-    """Tell whether a work dir's logs hold the scores of an epoch, counted from 1, or of the iteration at its end.
-
-    Which of the two numbers is logged with the scores is set by ``log_metric_by_epoch`` of mmengine's ``LoggerHook``.
-    """
-    records = chain.from_iterable(read_runs(work_dir))
-    return any('loss' not in record and record.get('step') in (epoch, iteration) for record in records)
-
-
-def read_curves(work_dir: Path) -> dict[str, dict[int, float]]:
-    """Return losses and validation scores by name, each as values by iteration.
-
-    From the first iteration of a run on, its values replace those of earlier runs: a resumed run continues the curve,
-    a run that starts anew replaces it.
-    """
-    curves: dict[str, dict[int, float]] = {}
-    for records in read_runs(work_dir):
-        first = next((record['step'] for record in records if 'loss' in record), None)
-        if first is not None:
-            curves = {name: {i: v for i, v in points.items() if i < first} for name, points in curves.items()}
-        iteration = 0
-        for record in records:
-            if 'loss' in record:
-                iteration = record['step']
-            for name, value in record.items():
-                if ('loss' in record and 'loss' in name) or name in CURVES:
-                    curves.setdefault(name, {})[iteration] = value
-    return {name: points for name, points in curves.items() if points}
+def score_curves(evaluations: Sequence[dict[str, Any]]) -> dict[str, Curve]:
+    """Return the main scores of a run by name, or all of them where no name is known as that of a main one."""
+    names = list(dict.fromkeys(name for each in evaluations for name in each['scores']))
+    chosen = [name for name in names if MAIN.fullmatch(name.rpartition('/')[2])] or names
+    return {
+        name: {each['iter']: each['scores'][name] for each in evaluations if name in each['scores']} for name in chosen
+    }
 
 
-def plot_curves(work_dir: Path) -> Path | None:
-    """Draw the curves of a work dir into ``curves.png`` there and return its path; None if nothing was logged yet."""
-    curves = read_curves(work_dir)
-    if not curves:
+def plot_curves(work_dir: Path, losses: dict[str, Curve], scores: dict[str, Curve]) -> Path | None:
+    """Draw curves into ``curves.png`` of a work dir and return its path; None if there is nothing to draw."""
+    if not losses and not scores:
         return None
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -62,20 +49,23 @@ def plot_curves(work_dir: Path) -> Path | None:
 
     figure = Figure(figsize=(10, 4), layout='constrained')
     loss_axes, score_axes = figure.subplots(1, 2, sharex=True)
-    for name, points in curves.items():
-        axes = score_axes if name in CURVES else loss_axes
-        x, y = zip(*sorted(points.items()), strict=True)
-        marker = 'o' if len(x) < 20 else None
-        axes.plot(x, y, label=CURVES.get(name, name), linewidth=2 if name == 'loss' else 1, marker=marker)
-    loss_axes.set(xlabel='iteration', ylabel='loss', title='training loss', ylim=(0, None))
-    if any(name.startswith(ACCURACY) for name in curves):
-        score_axes.set(xlabel='iteration', ylabel='accuracy (%)', title='validation accuracy', ylim=(0, 100))
-    else:
-        score_axes.set(xlabel='iteration', ylabel='AP', title='validation AP (0.50:0.95)', ylim=(0, 1))
-    for axes in (loss_axes, score_axes):
+    for axes, curves in ((loss_axes, losses), (score_axes, scores)):
+        for name, points in curves.items():
+            x, y = zip(*sorted(points.items()), strict=True)
+            marker = 'o' if len(x) < 20 else None
+            label = PREFIX.sub('', name).removesuffix('_mAP')
+            axes.plot(x, y, label=label, linewidth=1 if axes is loss_axes and name != 'loss' else 2, marker=marker)
+        axes.set(xlabel='iteration')
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize='small')
+    loss_axes.set(ylabel='loss', title='training loss', ylim=(0, None))
+    score_axes.set(ylabel='score', title='validation')
+    values = [value for points in scores.values() for value in points.values()]
+    if scores and all(0 <= value <= 1 for value in values):
+        score_axes.set(ylim=(0, 1))
+    elif any(name.startswith('accuracy/') for name in scores):
+        score_axes.set(ylabel='accuracy (%)', ylim=(0, 100))
     path = work_dir / 'curves.png'
     FigureCanvasAgg(figure).print_png(str(path))
     return path

@@ -12,7 +12,7 @@ from mmengine.dist import is_distributed, is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.logging import MMLogger, print_log
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapperDict
 from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner import BaseLoop, Runner
 from torch import distributed, nn
@@ -23,11 +23,11 @@ from ..checkpoint import check_checkpoint, load_checkpoint, load_content
 from ..common.atomic_files import partial_path, publish
 from ..common.errors import RunError, UsageError
 from ..registry import RUNNERS, register
-from .curves import was_evaluated
 from .hooks.termination import Terminated, listening
 from .loader_workers import guard_workers
 from .loop import ResumableEpochLoop
-from .optimizer_state import adapt_optimizer_state, check_optimizer, fused_flags
+from .resumed_settings import restore
+from .scores import ScoresHook, folders_of, run_of, was_evaluated
 from .seeding import with_seeded_samples
 
 WORKER_SETTINGS = ('persistent_workers', 'prefetch_factor', 'timeout', 'multiprocessing_context')
@@ -58,6 +58,8 @@ class SHViTRunner(Runner):
 
     - a checkpoint has its final name only when it is complete;
     - checkpoints are read by :mod:`shvit_det.checkpoint`, and resumed within an epoch by ``ResumableEpochLoop``;
+    - a resumed run has the settings of its config, and the log says where the checkpoint's were others;
+    - scores of evaluations are kept in the work dir (:mod:`.scores`);
     - training images have seeds of their own (:mod:`.seeding`), so that a resumed run sees the same ones;
     - SIGTERM and its like end a run after ``TerminationHook`` has saved it;
     - ``channels_last=True`` in the config lays out weights, and with them feature maps, as NHWC;
@@ -67,12 +69,14 @@ class SHViTRunner(Runner):
     saved_iter = -1  # iterations that the newest checkpoint contains
     ran_first_hooks = False  # whether the hooks before training, validation or testing have run: all is built by then
     optim_wrapper: Any
+    param_schedulers: Any
     _train_dataloader: Any
-    _resumed_from: dict[str, Any]
+    _resumed_content: dict[str, Any]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.metrics: dict[str, Any] = {}  # of the last validation
+        self.scores = ScoresHook()
         super().__init__(*args, **kwargs)
+        self._schedules = self.param_schedulers  # as the config names them
 
     def train(self) -> nn.Module:
         """Train as mmengine does.
@@ -130,8 +134,8 @@ class SHViTRunner(Runner):
         super().call_hook(fn_name, **kwargs)
         if fn_name in ('before_train', 'before_val', 'before_test'):
             self.ran_first_hooks = True
-        elif fn_name == 'after_val_epoch':
-            self.metrics = dict(kwargs.get('metrics') or {})
+        if fn_name in ('before_train', 'after_val_epoch'):
+            getattr(self.scores, fn_name)(self, **kwargs)  # an evaluation counts when all hooks have seen its scores
 
     @staticmethod
     def build_dataloader(
@@ -179,9 +183,7 @@ class SHViTRunner(Runner):
         if self._resume:
             content = check_checkpoint(self.model, filename)
             content['meta'].pop('config', None)  # mmengine would execute it as Python
-            self._resumed_from = content['meta']
-            if 'optimizer' in content and isinstance(self.optim_wrapper, OptimWrapper):
-                check_optimizer(content['optimizer'], self.optim_wrapper.optimizer, filename)
+            self._resumed_content = content
             self.call_hook('after_load_checkpoint', checkpoint=content)
             load_content(self.model, content, filename)
         else:
@@ -192,16 +194,30 @@ class SHViTRunner(Runner):
         self._has_loaded = True
         return content
 
-    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Resume from a checkpoint, also of a run with another memory layout or an optimizer that was not fused.
+    def resume(
+        self,
+        filename: str,
+        resume_optimizer: bool = True,
+        resume_param_scheduler: bool = True,
+        map_location: Any = 'default',
+    ) -> None:
+        """Resume from a checkpoint: its weights, moments and position, with the settings of this config.
+
+        The log says in which settings the run of the checkpoint differed. Several optimizers go on with those of the
+        checkpoint, as in mmengine.
 
         Raises:
             UsageError: If its state is not that of this run.
         """
         wrapper = self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
-        fused = fused_flags(wrapper.optimizer) if isinstance(wrapper, OptimWrapper) else []
+        several = isinstance(wrapper, OptimWrapperDict)
         try:
-            super().resume(filename, *args, **kwargs)
+            super().resume(filename, resume_optimizer and several, resume_param_scheduler and several, map_location)
+            content = self._resumed_content
+            if not several:
+                lines = restore(self, self._schedules, content, filename, resume_optimizer, resume_param_scheduler)
+                if lines:
+                    print_log('\n  '.join([f'{filename} -> this run, whose settings are used:', *lines]), 'current')
         except UsageError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
@@ -209,18 +225,16 @@ class SHViTRunner(Runner):
                 f'{filename} cannot be resumed: this run cannot use its state of the optimizer, '
                 f'the schedule or the log ({type(error).__name__}: {error})'
             ) from error
-        if isinstance(wrapper, OptimWrapper):
-            adapt_optimizer_state(wrapper.optimizer, fused)
-        loop = self.train_loop
+        loop, meta = self.train_loop, content['meta']
         if isinstance(loop, ResumableEpochLoop):
-            first, count = self._resumed_from.get('batch', 0), len(loop.dataloader)
-            if first and self._resumed_from.get('num_batches') != count:
+            first, count = meta.get('batch', 0), len(loop.dataloader)
+            if first and meta.get('num_batches') != count:
                 raise UsageError(
-                    f'{filename} was written within an epoch of {self._resumed_from.get("num_batches")} batches, and '
+                    f'{filename} was written within an epoch of {meta.get("num_batches")} batches, and '
                     f'now an epoch has {count}: resume with the same data, batch size and number of processes, or '
                     f'from the checkpoint before it'
                 )
-            evaluated = first or self.epoch == 0 or was_evaluated(Path(self.work_dir), self.epoch, self.iter)
+            evaluated = first or self.epoch == 0 or was_evaluated(folders_of(self), run_of(content), meta['iter'])
             loop.resume_at(first, owes_evaluation=not evaluated)
 
     def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:

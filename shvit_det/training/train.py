@@ -12,12 +12,14 @@ from mmengine.runner import Runner
 
 from ..checkpoint import check_checkpoint, find_checkpoint
 from ..common.errors import RunError, UsageError
+from ..configuration.cfg_options import pasteable
 from ..configuration.changing import enable_auto_scale_lr, remove_pretrained, set_data_root
 from ..configuration.detector_or_classifier import task_of
 from ..configuration.reading import load_config, name_of, pretrained_arguments, splits_of
 from .build_runner import NO_ROOM, built_runner, set_launcher
-from .curves import plot_curves
+from .curves import loss_curves, plot_curves, score_curves
 from .fast_options import enable_amp, enable_fast
+from .hooks.safe_checkpoint import POINTER
 from .hooks.termination import Terminated
 from .resuming import (
     CheckpointLocation,
@@ -27,6 +29,8 @@ from .resuming import (
     recorded_path,
     take_seed,
 )
+from .runner import SHViTRunner
+from .scores import ScoresHook, run_of, was_evaluated
 from .trial_build import check_parts
 
 NONE_SAVED = 'none was written, as default_hooks.checkpoint of the config has it'
@@ -83,39 +87,74 @@ def train(
     log += set_launcher(config, launcher)
     config.work_dir = str(work_dir or config.get('work_dir') or Path('work_dirs') / name_of(config_path))
     location = checkpoint_location(config)
-    log += check_before_training(config, location, resume)
+    lines, resumed = check_before_training(config, location, resume)
+    log += lines
+    if resumed is not None and (sentence := nothing_to_do(config, location, resumed)):
+        print_log(sentence)  # there is no log: nothing is written
+        return Path(config.load_from)
 
+    pointed_at = when_pointed(location)
     runner = curves = None
+    scores = ScoresHook()
+
+    def go_on() -> str:
+        return how_to_continue(config, location, when_pointed(location) != pointed_at)
+
     try:
         with built_runner(config, location.folder, log) as runner:
+            if isinstance(runner, SHViTRunner):
+                scores = runner.scores
+            else:
+                runner.register_hook(scores)
             runner.train()
     except (KeyboardInterrupt, Terminated) as error:
         what = 'Interrupted' if isinstance(error, KeyboardInterrupt) else 'Terminated'
-        print_log(f'{what}; {how_to_continue(location)}', 'current')
+        print_log(f'{what}; {go_on()}', 'current')
         raise
     except RunError as error:
-        raise RunError(f'{error}; {how_to_continue(location)}') from error
+        raise RunError(f'{error}; {go_on()}') from error
     except OSError as error:
         folders = {location.work_dir, location.folder or location.work_dir}
         if error.errno not in NO_ROOM and not any(Path(str(error.filename)).is_relative_to(f) for f in folders):
             raise
         where = ' or '.join(sorted(map(str, folders)))
-        raise UsageError(
-            f'cannot write into {where} any more ({error.strerror}); {how_to_continue(location)}'
-        ) from error
+        raise RunError(f'cannot write into {where} any more ({error.strerror}); {go_on()}') from error
     finally:
-        if is_main_process() and runner is not None:
+        if is_main_process() and runner is not None and getattr(runner, 'ran_first_hooks', True):
             with suppress(OSError):  # a full disk has been reported already
-                curves = plot_curves(location.work_dir)
+                curves = plot_curves(location.work_dir, loss_curves(runner), score_curves(scores.evaluations))
 
     last = saved_by(runner, location)
     if is_main_process():
-        if hasattr(runner, 'metrics'):  # our runner keeps the last scores
-            print_log('Validation\n' + task_of(config).table(runner.metrics), 'current')
+        print_log(f'{heading(scores, runner)}\n{task_of(config).table(scores.last)}', 'current')
         print_log(f'Checkpoint: {last or NONE_SAVED}', 'current')
         if curves is not None:
             print_log(f'Curves: {curves}', 'current')
     return last
+
+
+def heading(scores: ScoresHook, runner: Runner) -> str:
+    """Return the line above the table of scores, which says when they were measured if that was not at the end."""
+    measured = scores.evaluations[-1]['iter'] if scores.evaluations else runner.iter
+    return 'Validation' + (f' after {measured} of {runner.iter} iterations' if measured != runner.iter else '')
+
+
+def nothing_to_do(config: Config, location: CheckpointLocation, content: Mapping[str, Any]) -> str | None:
+    """Return a sentence if a run that is to be resumed has ended already, else None."""
+    unit, name = ('epoch', 'max_epochs') if 'max_epochs' in config.train_cfg else ('iter', 'max_iters')
+    done, length = content['meta'][unit], config.train_cfg.get(name)
+    if length is None or done < length:
+        return None
+    path = Path(config.load_from)
+    folders, iteration = (location.work_dir, path.parent), content['meta']['iter']
+    ends_with_evaluation = done == length and unit == 'epoch' and 'val' in splits_of(config)
+    if ends_with_evaluation and not was_evaluated(folders, run_of(content), iteration):
+        return None  # it was interrupted there
+    plural = 'epochs' if unit == 'epoch' else 'iterations'
+    return (
+        f'Nothing to do: {path} has {done} {plural}, and train_cfg.{name} is {length}. To go on, set it higher, with '
+        f'{pasteable({f"train_cfg.{name}": 2 * done})} for instance'
+    )
 
 
 def saved_by(runner: Runner, location: CheckpointLocation) -> Path | str | None:
@@ -128,14 +167,35 @@ def saved_by(runner: Runner, location: CheckpointLocation) -> Path | str | None:
     )
 
 
-def how_to_continue(location: CheckpointLocation) -> str:
-    """Return the end of a message about a run that ended early."""
-    last = last_checkpoint(location.work_dir, location.folder) or recorded_path(location.work_dir)
-    return f'the last checkpoint is {last}: go on with --resume' if last else 'no checkpoint was written yet'
+def when_pointed(location: CheckpointLocation) -> int | None:
+    """Return when a checkpoint was last written into a work dir, as the pointer to it shows; None if never."""
+    pointer = location.work_dir / POINTER
+    return pointer.stat().st_mtime_ns if pointer.is_file() else None
 
 
-def check_before_training(config: Config, location: CheckpointLocation, resume: str | None) -> list[str]:
-    """Find mistakes before the run starts, and set where its weights come from; return lines for the log.
+def how_to_continue(config: Config, location: CheckpointLocation, has_written: bool) -> str:
+    """Return the end of a message about a run that ended early.
+
+    Args:
+        config: The config of the run.
+        location: Where its checkpoints are.
+        has_written: Whether it wrote one; those in its work dir may be of an earlier run.
+    """
+    if has_written:
+        last = last_checkpoint(location.work_dir, location.folder) or recorded_path(location.work_dir)
+        return f'the last checkpoint is {last}: go on with --resume'
+    if config.get('resume'):
+        return f'the last checkpoint is {config.load_from}: go on with --resume {config.load_from}'
+    return 'no checkpoint was written yet'
+
+
+def check_before_training(
+    config: Config, location: CheckpointLocation, resume: str | None
+) -> tuple[list[str], dict[str, Any] | None]:
+    """Find mistakes before the run starts, and set where its weights come from.
+
+    Returns:
+        Lines for the log, and what the checkpoint that is resumed holds, None without one.
 
     Raises:
         UsageError: With the first mistake found.
@@ -146,22 +206,18 @@ def check_before_training(config: Config, location: CheckpointLocation, resume: 
     model = task.build(config)
     task.check_model(config, model, splits)
     check_parts(config, model, splits)
-    lines = []
+    lines, content = [], None
     found = checkpoint_to_resume(config, location, model, resume)
     if found is None and config.get('resume'):
         lines.append(f'resume=True: {location.work_dir} holds no checkpoint yet, so that this run starts anew')
         config.resume = False
     if found is not None:
         path, content = found
-        lines += [
-            f'{path} holds no state of {name}: it starts anew'
-            for key, name in (('optimizer', 'optim_wrapper'), ('param_schedulers', 'param_scheduler'))
-            if key not in content and config.get(name)
-        ]
         config.load_from, config.resume = str(path.resolve()), True
         take_seed(config, content['meta'].get('seed'), path)
     elif config.get('load_from'):
         check_checkpoint(model, config.load_from, new_classes=True)
+        config.load_from = str(find_checkpoint(config.load_from).resolve())  # for mmengine's runner too
     elif pretrained := pretrained_arguments(config):
         if pretrained.pop('strict', True):
             check_checkpoint(model.get_submodule('backbone'), pretrained.pop('checkpoint'), **pretrained)
@@ -170,4 +226,4 @@ def check_before_training(config: Config, location: CheckpointLocation, resume: 
     if config.get('load_from'):
         remove_pretrained(config)  # the checkpoint has the backbone's weights too
     task.check_data(config, model, splits)
-    return lines
+    return lines, content

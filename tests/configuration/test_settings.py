@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 import tempfile
+import time
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -26,7 +27,9 @@ from torch.utils.data import DataLoader
 from training_runs import run
 
 from shvit_det import UsageError
+from shvit_det.checkpoint.fetch import cached_path
 from shvit_det.checkpoint.reading import read_content
+from shvit_det.common.errors import RunError
 from shvit_det.configuration.detection import coco_table
 from shvit_det.configuration.reading import dotted_name, load_config, splits_of, type_of
 from shvit_det.data.sample import ensure_sample
@@ -68,7 +71,8 @@ def folder(sample, tmp_path, monkeypatch):
 def written(folder: Path, *lines: str) -> str:
     """Write the small config with more lines, and return its path."""
     path = folder / 'small.py'
-    path.write_text('\n'.join([SMALL, *lines]))
+    own_name = f"experiment_name = '{time.monotonic_ns()}'"  # mmengine's ends with the second
+    path.write_text('\n'.join([SMALL, own_name, *lines]))
     return str(path)
 
 
@@ -235,8 +239,7 @@ def test_what_a_checkpoint_lacks_is_said_when_it_is_resumed(folder):
     config = written(folder, f'default_hooks = dict(checkpoint={lacking})')
     train(config, work_dir='run')
     train(config, work_dir='run', resume='auto', cfg_options={'train_cfg.max_epochs': 2})
-    for name in ('optim_wrapper', 'param_scheduler'):
-        assert f'epoch_1.pth holds no state of {name}: it starts anew' in logged(folder / 'run')
+    assert 'the moments of the optimizer start anew: they are not in it' in logged(folder / 'run')
 
 
 # resume and load_from in the config.
@@ -271,9 +274,40 @@ def test_resume_in_the_config_without_a_checkpoint_starts_anew(folder):
 
 def test_the_command_line_comes_before_the_config(begun, folder):
     config = written(folder, 'resume = True', "load_from = 'nowhere.pth'")
-    last = train(config, work_dir='run', resume=str(begun / 'run' / 'epoch_1.pth'))
-    assert 'resumed epoch: 1' in logged(folder / 'run') and 'Epoch(train)' not in logged(folder / 'run')
-    assert last == begun / 'run' / 'epoch_1.pth'
+    checkpoint = begun / 'run' / 'epoch_1.pth'
+    last = train(config, work_dir='run', resume=str(checkpoint), cfg_options={'train_cfg.max_epochs': 2})
+    assert 'resumed epoch: 1' in logged(folder / 'run') and 'Epoch(train) [1]' not in logged(folder / 'run')
+    assert last == folder / 'run' / 'epoch_2.pth'
+
+
+@pytest.mark.parametrize('length', [1, 2])
+def test_a_run_that_has_ended_is_left_as_it_is(length, begun, folder, capsys):
+    shutil.copytree(begun / 'run', folder / 'run')
+    if length == 2:
+        train(written(folder), work_dir='run', resume='auto', cfg_options={'train_cfg.max_epochs': 2})
+    before = sorted((path, path.stat().st_mtime_ns) for path in (folder / 'run').rglob('*'))
+    last = train(written(folder), work_dir='run', resume='auto')
+    assert last == folder / 'run' / f'epoch_{length}.pth'
+    assert f'{last} has {length} epochs, and train_cfg.max_epochs is 1. To go on' in capsys.readouterr().out
+    assert sorted((path, path.stat().st_mtime_ns) for path in (folder / 'run').rglob('*')) == before
+
+
+@pytest.mark.parametrize('resume', ['~/epoch_1.pth', 'file of a URL'])
+def test_checkpoints_at_home_and_in_the_cache_of_downloads(resume, begun, folder, monkeypatch):
+    if resume.startswith('~'):
+        monkeypatch.setenv('HOME', str(begun / 'run'))
+    else:
+        resume = 'https://example.com/weights/epoch_1.pth'
+        monkeypatch.setenv('TORCH_HOME', str(folder / 'cache'))
+        cached_path(resume).parent.mkdir(parents=True)
+        shutil.copy(begun / 'run' / 'epoch_1.pth', cached_path(resume))
+    longer = {'train_cfg.max_epochs': 2}
+    resumed = train(written(folder), work_dir='resumed', resume=resume, cfg_options=longer)
+    in_config = train(written(folder, 'resume = True', f'load_from = {resume!r}'), work_dir='b', cfg_options=longer)
+    assert same(resumed, in_config) and 'resumed epoch: 1' in logged(folder / 'resumed')
+    for runner in ('SHViTRunner', 'Runner'):
+        train(written(folder, f'load_from = {resume!r}'), work_dir=runner, cfg_options=dict(runner_type=runner))
+        assert 'epoch_1' in logged(folder / runner)
 
 
 # Names of classes.
@@ -580,8 +614,11 @@ def test_scores_do_not_need_a_file_of_scalars(folder):
     config = written(folder, 'visualizer = dict(vis_backends=[])', "work_dir = 'run'")
     train(config)
     text = logged(folder / 'run')
-    assert 'no average precision was measured' not in text and 'Curves' not in text
+    assert 'no average precision was measured' not in text and 'Curves: ' in text
     assert re.search(r'^bbox +0\.', text, re.MULTILINE)
+    longer = {'train_cfg.max_epochs': 2}
+    train(config, resume='auto', cfg_options=longer)
+    assert logged(folder / 'run').count('Epoch(val) [1]') == 1  # it is not made again
 
 
 def test_scores_of_another_kind_are_shown():
@@ -617,6 +654,25 @@ def test_settings_that_cannot_work_are_refused_and_leave_nothing(what, folder):
         train(written(folder, *lines))
     assert words in str(caught.value) and '\n' not in str(caught.value)
     assert sorted(path.name for path in folder.iterdir()) == ['data', 'small.py']
+
+
+def test_a_mistake_that_shows_after_the_first_step_is_an_end_of_the_run(folder):
+    """A ``UsageError`` would promise that nothing was written."""
+    best = "default_hooks = dict(checkpoint=dict(save_best='coco/AP_of_cats', rule='greater'))"
+    config = written(folder, 'val_evaluator = dict(classwise=True)', best)
+    with pytest.raises(RunError, match=r'save_best .* is coco/AP_of_cats, .*; the last checkpoint is .*/epoch_1.pth'):
+        train(config, work_dir='run')
+
+
+def test_a_resumed_run_that_is_refused_leaves_the_work_dir_as_it_was(begun, folder):
+    shutil.copytree(begun / 'run', folder / 'run')
+    content = torch.load(folder / 'run' / 'epoch_1.pth', weights_only=False)
+    content['optimizer']['param_groups'][0]['params'].pop()
+    torch.save(content, folder / 'run' / 'epoch_1.pth')
+    before = {path: path.read_bytes() for path in (folder / 'run').rglob('*') if path.is_file()}
+    with pytest.raises(UsageError, match='cannot be resumed: its optimizer has'):
+        train(written(folder), work_dir='run', resume='auto', cfg_options={'train_cfg.max_epochs': 2})
+    assert {path: path.read_bytes() for path in (folder / 'run').rglob('*') if path.is_file()} == before
 
 
 def test_a_run_that_is_refused_leaves_what_was_there(folder):

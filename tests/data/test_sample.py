@@ -469,7 +469,7 @@ def test_tool_reports_a_mistake_as_process(tmp_path: Path) -> None:
         (['--out', 'mine/file/sample'], 'cannot write'),
         (
             ['--num-train', '1', '--num-val', '1', '--preview', 'no/preview.png'],
-            'cannot write no/preview.png: No such file or directory',
+            'cannot write no/preview.png: there is no such folder for --preview: no',
         ),
     ],
 )

@@ -71,10 +71,7 @@ def run(
     )
     sampler = 'InfiniteSampler' if iterations else 'DefaultSampler'
     torch.manual_seed(0)
-    return SHViTRunner(
-        Noisy(),
-        str(work_dir),
-        train_dataloader=dict(data, sampler=dict(type=sampler, shuffle=True)),
+    settings = dict(
         train_cfg=dict(by_epoch=False, max_iters=12)
         if iterations
         else dict(type='ResumableEpochLoop', max_epochs=max_epochs),
@@ -86,8 +83,13 @@ def run(
             dict(type='LinearLR', start_factor=0.5, end=5, by_epoch=False),
             dict(type='MultiStepLR', milestones=[2], by_epoch=not iterations),
         ],
+    )
+    return SHViTRunner(
+        Noisy(),
+        str(work_dir),
+        train_dataloader=dict(data, sampler=dict(type=sampler, shuffle=True)),
         default_hooks=dict(HOOKS, checkpoint=dict(HOOKS['checkpoint'], **(checkpoint or {}))),
         custom_hooks=[dict(type='EMAHook', momentum=0.5), *hooks],
         experiment_name=f'{work_dir.name}-{len(list(work_dir.glob("*")))}-{time.monotonic_ns()}',
-        **options,
+        **settings | options,
     )

@@ -1,5 +1,6 @@
 """The tools on ImageNet configs, as processes, and a classifier's way into a detector."""
 
+import json
 import pickle
 import runpy
 import shutil
@@ -19,7 +20,6 @@ from processes import tool
 from tool_runs import succeeded
 
 from shvit_det import SHViT, load_checkpoint
-from shvit_det.training.curves import read_curves
 
 pytestmark = pytest.mark.slow
 
@@ -60,9 +60,11 @@ def test_training_leaves_checkpoints_accuracy_and_curves(trained, checkpoint):
     assert header.split() == ['top-1', 'top-5'] and row.startswith('accuracy ') and row.endswith('(%)')
     assert 'epoch_2.pth' in last and 'curves.png' in curves
     assert 'paramwise_options' not in output
-    found = read_curves(folder / 'run')
-    assert set(found) == {'loss', 'accuracy/top1', 'accuracy/top5'} and list(found['accuracy/top1']) == [6, 12]
-    assert [float(cell) for cell in row.split()[1:3]] == [round(found[f'accuracy/top{k}'][12], 2) for k in (1, 5)]
+    first, second = json.loads((folder / 'run' / 'scores.json').read_text())['evaluations']
+    assert (first['iter'], second['iter']) == (6, 12) and set(second['scores']) == {'accuracy/top1', 'accuracy/top5'}
+    assert [float(cell) for cell in row.split()[1:3]] == [
+        round(second['scores'][f'accuracy/top{k}'], 2) for k in (1, 5)
+    ]
 
 
 def test_training_goes_on_from_its_checkpoint_in_mixed_precision(trained):

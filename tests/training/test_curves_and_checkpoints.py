@@ -1,43 +1,45 @@
-"""Curves of logged runs, a checkpoint that cannot be saved, and training in bfloat16, with a model of one weight."""
-
-import json
+"""Curves of runs, a checkpoint that cannot be saved, and training in bfloat16, with a model of one weight."""
 
 import pytest
 import torch
-from line_model import Line, line_runner
+from line_model import HOOKS, Line, line_runner
 from mmengine.hooks import CheckpointHook
 
 from shvit_det import BFloat16OptimWrapper
-from shvit_det.training.curves import plot_curves, read_curves
+from shvit_det.training.curves import loss_curves, plot_curves, score_curves
 from shvit_det.training.resuming import last_checkpoint
 
 
-def write_log(work_dir, run: str, *records: dict) -> None:
-    folder = work_dir / run / 'vis_data'
-    folder.mkdir(parents=True)
-    (folder / 'scalars.json').write_text('\n'.join(json.dumps(record) for record in records))
+def evaluations(*scores: dict) -> list[dict]:
+    return [dict(epoch=epoch, iter=10 * epoch, scores=each) for epoch, each in enumerate(scores, 1)]
 
 
-def test_curves_go_on_after_a_resume_and_start_anew_with_a_new_run(tmp_path):
-    write_log(
-        tmp_path,
-        '1',
-        dict(loss=3, step=10),
-        dict(loss=2, step=20),
-        {'coco/bbox_mAP': 0.1, 'step': 1},
-        dict(loss=9, step=30),
-    )
-    write_log(
-        tmp_path, '2', dict(loss=1, loss_cls=0.5, step=30), {'coco/bbox_mAP': 0.2, 'coco/bbox_mAP_50': 0.4, 'step': 2}
-    )
-    assert read_curves(tmp_path) == {
-        'loss': {10: 3, 20: 2, 30: 1}, 'loss_cls': {30: 0.5}, 'coco/bbox_mAP': {20: 0.1, 30: 0.2}
-    }  # fmt: skip
-    write_log(tmp_path, '3', dict(loss=7, step=5))
-    (tmp_path / '3' / 'vis_data' / 'scalars.json').open('a').write('\n{"loss": 6, "st')
-    assert read_curves(tmp_path) == {'loss': {5: 7}}
-    assert plot_curves(tmp_path).read_bytes().startswith(b'\x89PNG')
-    assert plot_curves(tmp_path / 'empty') is None
+@pytest.mark.parametrize('scores, drawn', [
+    ({'coco/bbox_mAP': 0.1, 'coco/bbox_mAP_50': 0.2, 'coco/segm_mAP': 0.3}, ['coco/bbox_mAP', 'coco/segm_mAP']),
+    ({'pascal_voc/mAP': 0.1, 'pascal_voc/AP50': 0.2}, ['pascal_voc/mAP']),
+    ({'lvis/bbox_AP': 0.1, 'lvis/bbox_APr': 0.2}, ['lvis/bbox_AP']),
+    ({'day/coco/bbox_mAP': 0.1, 'night/coco/bbox_mAP': 0.2}, ['day/coco/bbox_mAP', 'night/coco/bbox_mAP']),
+    ({'bbox_mAP': 0.1, 'bbox_mAP_s': 0.2}, ['bbox_mAP']),
+    ({'coco_panoptic/PQ': 45.2, 'coco_panoptic/SQ': 80.0}, ['coco_panoptic/PQ']),
+    ({'accuracy/top1': 71.0, 'accuracy/top5': 90.0}, ['accuracy/top1', 'accuracy/top5']),
+    ({'mine/recall': 0.4, 'mine/count': 17.0}, ['mine/recall', 'mine/count']),
+])  # fmt: skip
+def test_the_scores_that_are_drawn_of_any_metric(scores, drawn, tmp_path):
+    found = score_curves(evaluations(scores, scores))
+    assert found == {name: {10: scores[name], 20: scores[name]} for name in drawn}
+    assert plot_curves(tmp_path, {}, found).read_bytes().startswith(b'\x89PNG')
+    assert plot_curves(tmp_path, {}, {}) is None and score_curves([]) == {}
+
+
+def test_losses_are_drawn_without_any_logger_and_where_there_are_many_as_means(tmp_path):
+    runner = line_runner(tmp_path, default_hooks=dict(HOOKS, logger=None))
+    runner.train()
+    assert list(loss_curves(runner)) == ['loss'] and list(loss_curves(runner)['loss']) == [1, 2, 3, 4]
+    for value in range(996):
+        runner.message_hub.update_scalar('train/loss', float(value))
+    runner.train_loop._iter = 1000
+    curve = loss_curves(runner)['loss']
+    assert len(curve) == 200 and list(curve)[-1] == 1000 and curve[1000] == 993
 
 
 def test_a_cpu_trains_in_bfloat16_with_weights_in_float32():

@@ -69,6 +69,8 @@ class SafeCheckpointHook(CheckpointHook):
                 weights[name] = _contiguous(value)
         if 'optimizer' in checkpoint:
             checkpoint['optimizer'] = tree_map(_contiguous, checkpoint['optimizer'])
+        if 'param_schedulers' in checkpoint:
+            checkpoint['param_schedulers'] = _without_functions(checkpoint['param_schedulers'])
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         keep = getattr(self, 'keep_ckpt_ids', None)
@@ -125,3 +127,10 @@ class SafeCheckpointHook(CheckpointHook):
 
 def _contiguous(value: Any) -> Any:
     return value.contiguous() if isinstance(value, Tensor) else value
+
+
+def _without_functions(states: Any) -> Any:
+    """Return the states of schedules without functions, as ``OneCycleLR`` has one: no file with code is read again."""
+    if type(states) is dict:
+        return {name: _without_functions(value) for name, value in states.items() if not callable(value)}
+    return [_without_functions(state) for state in states] if isinstance(states, list) else states
