@@ -1,6 +1,7 @@
 """The evaluators of a detector's config: which data sets each of them scores, and what the test tool sets in them."""
 
 import itertools
+import logging
 import os
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from mmdet.evaluation import CocoMetric, MultiDatasetsEvaluator
 from mmengine.config import Config
 from mmengine.dataset import ClassBalancedDataset, RepeatDataset
 from mmengine.evaluator import DumpResults
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS, EVALUATOR, METRICS
 
 from ..common.atomic_files import PART
@@ -136,6 +138,7 @@ def check_evaluators(task: Task, config: Config, splits: Sequence[str]) -> None:
         for scoring in found:
             _check_files(scoring)
             _check_ground_truth(task, scoring)
+            _warn_of_left_out(scoring)
         for one, other in itertools.combinations(found, 2):
             same = one.scored & other.scored if one.is_coco and other.is_coco else one.kind is other.kind
             reported = not any(each.metric.get('format_only') for each in (one, other))
@@ -160,10 +163,11 @@ def _check_files(scoring: Scoring) -> None:
                 f'{scoring.split}_evaluator={ONE_EACH}'
             )
         if is_local(path, scoring.metric.get('backend_args')) and not exists(path):
-            below = (path_within(dataset, path) for dataset in scoring.datasets.values())
-            meant = next((each for each in below if exists(each)), None)
-            way_out = pasteable({key: meant}) if meant else f'name one with {pasteable({key: "PATH"})}'
-            raise UsageError(f'{key}: there is no {path}; an evaluator does not look into data_root: {way_out}')
+            meant = [path_within(dataset, path) for dataset in scoring.datasets.values()]
+            if name == 'ann_file' and len(meant) == 1:
+                meant += [path_within(dataset, dataset.get(name) or '') for dataset in scoring.datasets.values()]
+            way_out = pasteable({key: next(filter(exists, meant), 'PATH')})
+            raise UsageError(f'{key}: there is no {path}, and an evaluator does not look into data_root: {way_out}')
 
 
 def _check_ground_truth(task: Task, scoring: Scoring) -> None:
@@ -178,6 +182,17 @@ def _check_ground_truth(task: Task, scoring: Scoring) -> None:
                     f'{scoring.key} has no ann_file, and the pipeline of {place} hands over no ground truth: '
                     f'{pasteable({f"{scoring.key}.ann_file": file})}, or add "instances" to meta_keys of PackDetInputs'
                 )
+
+
+def _warn_of_left_out(scoring: Scoring) -> None:
+    """Log where a data set takes a part of the images of its file, and the evaluator scores them all."""
+    if not scoring.is_coco or scoring.metric.get('ann_file') is None:
+        return
+    for place, dataset in scoring.datasets.items():
+        for key, end in (('indices', ''), ('filter_cfg', ', if test_mode=True is not set')):
+            if dataset.get(key) and not (key == 'filter_cfg' and dataset.get('test_mode')):
+                text = f'{place}.{key} leaves out images, whose objects {scoring.key} counts as missed{end}'
+                print_log(text, 'current', logging.WARNING)
 
 
 def coco_scorings(task: Task, config: Config, option: str) -> list[Scoring]:
