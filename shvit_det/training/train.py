@@ -213,6 +213,7 @@ def check_before_training(
         config.resume = False
     if found is not None:
         path, content = found
+        task.check_checkpoint_classes(config, content, str(path), ('train',))
         config.load_from, config.resume = str(path.resolve()), True
         take_seed(config, content['meta'].get('seed'), path)
     elif config.get('load_from'):
