@@ -12,8 +12,9 @@ from mmengine.utils import is_abs
 
 from ..common.errors import UsageError
 from ..data.checking.annotation_file import Use, read_annotations
+from ..data.checking.cleaning import clean
 from ..data.checking.data_set_check import CocoSet
-from ..data.checking.findings import Finding, Repair, errors_among, refusal
+from ..data.checking.findings import errors_among, refusal
 from ..data.checking.image_checks import DecodeSettings, check_presence, is_local
 from ..data.coco_dataset import BAD_DATA, CHECK, CheckedCocoDataset
 from .reading import dataset_places, evaluators_of, named_classes, type_of
@@ -64,6 +65,9 @@ def coco_sets(task: Task, config: Config, splits: Sequence[str]) -> list[CocoSet
             if split not in data.splits:
                 data.splits.append(split)
                 data.keys += _evaluator_keys(config, split, data.annotations)
+    trained = [data for data in sets.values() if 'train' in data.splits]
+    if len(trained) == 1:  # beside others, one may hold images without objects on purpose
+        trained[0].use |= Use(needs_objects=True)
     return list(sets.values())
 
 
@@ -100,17 +104,13 @@ def check_before_run(task: Task, config: Config, splits: Sequence[str]) -> None:
     for data in coco_sets(task, config, splits):
         content = read_annotations(data.annotations)
         findings = data.check_content(content)
+        if data.bad_data == 'skip' and data.splits == ['train']:  # evaluators read the file as it is
+            findings = clean(content, findings, data.use, data.annotations, data.classes).left
         if data.images is not None:
-            findings += check_presence(content, data.images)
-        refused = [finding for finding in errors_among(findings) if not _is_skipped(finding, data)]
-        if refused:
-            raise UsageError(refusal(refused, data.annotations, CHECK))
-
-
-def _is_skipped(finding: Finding, data: CocoSet) -> bool:
-    if data.bad_data == 'refuse' or finding.repair == Repair.NONE:
-        return False
-    return finding.kind == 'image_missing' or data.splits == ['train']  # evaluators read the whole annotation file
+            missing = check_presence(content, data.images)
+            findings += [each for each in missing if data.bad_data == 'refuse' or each.kind != 'image_missing']
+        if errors_among(findings):
+            raise UsageError(refusal(findings, data.annotations, CHECK))
 
 
 def use_checked_datasets(task: Task, config: Config, splits: Sequence[str]) -> None:
@@ -140,10 +140,13 @@ def _use_of(config: Config, split: str, dataset: Mapping) -> Use:
     with_mask = [each for each in _transforms_of(dataset, 'LoadAnnotations') if each.get('with_mask', False)]
     coco = [evaluator for _, evaluator in evaluators_of(config, split) if type_of(evaluator) == 'CocoMetric']
     scores_masks = any('segm' in evaluator.get('metric', ()) for evaluator in coco)  # one name or several
+    filter_cfg = dataset.get('filter_cfg') or {}
     return Use(
         masks=bool(with_mask) or scores_masks,
         polygons_only=any(not transform.get('poly2mask', True) for transform in with_mask),
         evaluated=bool(coco),
+        needs_objects=split == 'train' and bool(filter_cfg.get('filter_empty_gt', False)),
+        min_size=filter_cfg.get('min_size', 0) if split == 'train' else 0,
     )
 
 
