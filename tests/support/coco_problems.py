@@ -175,6 +175,7 @@ FAULTS = {
     'dangling image': ('image_unknown', annotation(0, image_id=77), 5),
     'image id is a list of two': ('image_unknown', annotation(0, image_id=[3, 5]), 5),
     'dangling category': ('category_unknown', annotation(0, category_id=3), 5),
+    'endless box': ('box_invalid', annotation(0, bbox=[1, 2, 2**63, 4]), 5),
     'no box': ('box_invalid', annotation(0, bbox=...), 5),
     'box of three numbers': ('box_invalid', annotation(0, bbox=[1, 2, 3]), 5),
     'box with NaN': ('box_invalid', annotation(0, bbox=[1, math.nan, 3, 4]), 5),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.garbage_collection import collector_paused
-from .annotation_file import Use, annotations_of, have_ids, image_sizes, is_file_name, is_hashable, is_id, size_of
+from .annotation_file import LARGEST_SIDE, Use, annotations_of, have_ids, image_sizes, is_file_name, is_hashable, is_id, size_of
 from .casting import cast_content
 from .findings import KINDS, Fault, Finding, errors_among, short
 from .mask_checks import mask_faults
@@ -261,8 +261,10 @@ def _box_faults(annotation: Annotation, size: tuple[int, int] | None) -> list[Fa
         else:
             faults.append(Fault('box_outside', 'is outside the image'))
     else:
-        if max(-left, -top, right - image_width, bottom - image_height) > MOST_OVERHANG:
-            faults.append(Fault('box_overhanging', 'reaches out of the image'))
+        overhang = max(-left, -top, right - image_width, bottom - image_height)
+        if overhang > MOST_OVERHANG:
+            kind = 'box_overhanging' if overhang < LARGEST_SIDE else 'box_invalid'  # numbers that torch cannot take
+            faults.append(Fault(kind, 'reaches out of the image'))
         if width < 1 or height < 1:
             faults.append(Fault('box_thin', 'is narrower than a pixel'))
     if faults:
