@@ -8,7 +8,7 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from coco_files import HEIGHT, WIDTH, changed, coco_content, coco_dataset, encoded, write_set
+from coco_files import HEIGHT, WIDTH, changed, coco_content, coco_dataset, encoded, picture, write_set
 from coco_problems import FILE_KINDS, FILES, annotation, both, category, image, put
 from mmdet.datasets import CocoDataset
 from mmengine.dataset import Compose
@@ -187,6 +187,17 @@ def test_a_pipeline_that_makes_nothing_of_images_ends_the_run(tmp_path):
     assert dataset[0] is not None
     with pytest.raises(RunError, match=r'nothing for 3 images in a row, the last is .*\.jpg'):
         dataset[0]
+
+
+def test_an_image_on_which_the_pipeline_fails_is_named(tmp_path):
+    content = changed(image(1, width=900, height=2))
+    file = write_set(tmp_path, content)
+    (tmp_path / 'images' / '5.jpg').write_bytes(encoded('.jpg', picture(900, 2)))
+    pipeline = [*PIPELINE[:1], dict(type='mmdet.Resize', scale=(64, 64), keep_ratio=True), *PIPELINE[2:]]
+    dataset = coco_dataset(file, CheckedCocoDataset, pipeline=pipeline, test_mode=True)
+    assert dataset[0] is not None
+    with pytest.raises(RuntimeError, match=r'the pipeline fails on the image .*/5\.jpg \(error: .*resize'):
+        dataset[1]
 
 
 def test_a_pipeline_that_a_hook_exchanges_is_checked_too(tmp_path):

@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from ...common.garbage_collection import collector_paused
-from .annotation_file import LARGEST_SIDE, Use, annotations_of, have_ids, image_sizes, is_file_name, is_hashable, is_id, size_of
+from .annotation_file import (
+    LARGEST_SIDE,
+    Use,
+    annotations_of,
+    have_ids,
+    image_sizes,
+    is_file_name,
+    is_hashable,
+    is_id,
+    size_of,
+)
 from .casting import cast_content
 from .findings import KINDS, Fault, Finding, errors_among, short
 from .mask_checks import mask_faults

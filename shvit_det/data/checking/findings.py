@@ -96,7 +96,9 @@ KINDS: dict[str, FindingKind] = {
     'annotation_duplicate': FindingKind('warning', 'an object that is annotated twice in the same way', Repair.REMOVE),
     'image_unknown': FindingKind('error', 'an annotation of an image that is not listed', Repair.REMOVE),
     'category_unknown': FindingKind('error', 'an annotation of a category that is not listed', Repair.REMOVE),
-    'box_invalid': FindingKind('error', 'a box that is not four finite numbers, or larger than any image', Repair.REMOVE),
+    'box_invalid': FindingKind(
+        'error', 'a box that is not four finite numbers, or larger than any image', Repair.REMOVE
+    ),
     'box_empty': FindingKind('warning', 'a box without area', Repair.REMOVE),
     'box_thin': FindingKind('warning', 'a box narrower than a pixel, which mmdet ignores', Repair.KEEP),
     'box_outside': FindingKind('warning', 'a box outside its image', Repair.REMOVE),
