@@ -78,7 +78,9 @@ def test_a_fault_is_found_and_repaired_in_a_copy(fault, tmp_path):
 
 def test_every_kind_of_fault_is_tried():
     tried = {kind for kind, _, _ in (*FAULTS.values(), *FORMS.values())}
-    assert tried | FILE_KINDS | {'rle_unused', 'no_images', 'image_backslash'} == set(KINDS)
+    assert tried | FILE_KINDS | {'rle_unused', 'no_images', 'image_backslash', 'evaluator', 'leaked_image'} == set(
+        KINDS
+    )
 
 
 @pytest.mark.parametrize('form', FORMS)

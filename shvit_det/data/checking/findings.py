@@ -50,6 +50,9 @@ KINDS: dict[str, FindingKind] = {
     'classes': FindingKind('error', 'classes of the config that are not the categories of the file', Repair.NONE),
     'no_objects': FindingKind('error', 'an annotation file without an object to train on or to score', Repair.NONE),
     'no_images': FindingKind('error', 'an annotation file of whose images not one is found', Repair.NONE),
+    # the data sets together
+    'evaluator': FindingKind('error', 'an evaluator that scores other data than are predicted', Repair.NONE),
+    'leaked_image': FindingKind('warning', 'an image for evaluation that is trained on too', Repair.KEEP),
     # categories
     'category_form': FindingKind(
         'error', 'a category with an id or a name in another form than COCO\'s, as `"1"` for 1', Repair.CAST
