@@ -70,8 +70,8 @@ def coco_sets(task: Task, config: Config, splits: Sequence[str]) -> list[CocoSet
                 data.is_standard,
             )
             data = sets.setdefault(identity, data)
-            scored_by = [each for each in scored[split] if key in each.datasets]
-            data.use |= _use_of(task, dataset, scored_by, trained=split == 'train')
+            metrics = [each for each in scored[split] if key in each.datasets]
+            data.use |= _use_of(task, dataset, metrics, trained=split == 'train')
             data.keys.append(f'{key}.ann_file')
             if split not in data.splits:
                 data.splits.append(split)

@@ -14,7 +14,6 @@ from ...common.garbage_collection import collector_paused
 from .annotation_file import (
     LARGEST_SIDE,
     Use,
-    annotations_of,
     have_ids,
     image_sizes,
     is_file_name,
@@ -312,9 +311,8 @@ def _check_objects(
 
 def _check_unused(content: Mapping[str, Any], classes: Sequence[str] | None) -> Iterator[Finding]:
     """Look for categories that no object has, among those that are classes of the config."""
-    used = {
-        entry.get('category_id') for entry in annotations_of(content).values() if is_hashable(entry.get('category_id'))
-    }
+    named = (entry.get('category_id') for entry in content['annotations'] if type(entry) is dict)
+    used = {category_id for category_id in named if is_hashable(category_id)}
     entries = {index: entry for index, entry in enumerate(content['categories']) if type(entry) is dict}
     supercategories = Counter(repr(entry.get('supercategory')) for entry in entries.values())
     for index, entry in entries.items():

@@ -170,7 +170,7 @@ def check_set(data: CocoSet, images: Images, workers: int, progress: Callable[[s
     if any(
         finding.repair == Repair.CAST for finding in checked.findings
     ):  # the files may have the sizes that were meant
-        content = cast_and_check(content, data.use, data.annotations, data.classes)[0]
+        content = dict(cast_and_check(content, data.use, data.annotations, data.classes)[0])
     if images == 'presence':
         checked.findings += check_presence(content, data.images)
     else:
