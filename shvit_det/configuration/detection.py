@@ -12,12 +12,21 @@ from torch import nn
 
 from ..common.errors import UsageError
 from ..data.sample import ensure_sample
+from .cfg_options import places_in
 from .changing import draw_by_hook
 from .coco_sets import check_before_run, use_checked_datasets
-from .reading import coco_evaluators, named_classes
+from .reading import coco_evaluators, named_classes, type_of
 from .task import Task, table_of_numbers
 
 AP_COLUMNS = {'mAP': 'AP', 'mAP_50': 'AP50', 'mAP_75': 'AP75', 'mAP_s': 'APs', 'mAP_m': 'APm', 'mAP_l': 'APl'}
+
+IN_PIPELINE = 'in the pipeline of the data set itself, without MultiImageMixDataset'
+WITHOUT_MASKS = dict(
+    Mosaic=f'use CachedMosaic, {IN_PIPELINE}',
+    MixUp=f'use CachedMixUp, {IN_PIPELINE}',
+    RandomAffine='leave it out, or use Rotate, ShearX, ShearY or TranslateX',
+    RandomCenterCropPad='use RandomCrop and Pad',
+)
 
 
 class Detection(Task):
@@ -37,6 +46,7 @@ class Detection(Task):
         Raises:
             UsageError: If the numbers differ, or predictions would be of a type that numpy lacks.
         """
+        check_mixing(config)
         for split in splits:
             if config[f'{split}_cfg'].get('fp16') and not torch.cuda.is_available():
                 raise UsageError(
@@ -88,6 +98,20 @@ class Detection(Task):
 
     def table(self, metrics: Mapping[str, float]) -> str:
         return coco_table(metrics)
+
+
+def check_mixing(config: Config) -> None:
+    """Compare the transforms of training images with what they have to carry.
+
+    Raises:
+        UsageError: If one that leaves masks as they are, or refuses them, gets masks.
+    """
+    steps = list(places_in(config.get('train_dataloader'), 'train_dataloader'))
+    kinds = {place: type_of(node) for place, node in steps if isinstance(node, Mapping)}
+    if any(kinds[place] == 'LoadAnnotations' and node.get('with_mask') for place, node in steps if place in kinds):
+        for place, kind in kinds.items():
+            if kind in WITHOUT_MASKS:
+                raise UsageError(f'{place} is {kind}, which moves no masks, and some are loaded: {WITHOUT_MASKS[kind]}')
 
 
 def has_masks(detector: nn.Module) -> bool:

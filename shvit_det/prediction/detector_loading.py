@@ -17,7 +17,7 @@ from ..checkpoint.reading import read_content
 from ..checkpoint.stored_config import stored_config
 from ..common.errors import UsageError
 from ..configuration.detector_or_classifier import task_of
-from ..configuration.reading import load_config, named_classes, warn_if_new
+from ..configuration.reading import change_and_check, load_config, named_classes
 from ..configuration.task import Task
 from ..deployment import check_deployable, deploy
 from .drawing import Color, class_colors
@@ -86,11 +86,9 @@ def config_of_checkpoint(content: Any, weights: str | Path, options: Mapping[str
         raise UsageError(f'{weights} does not carry its config: name it with --config CONFIG')
     try:
         config = Config(stored)
-        for key in options or {}:
-            warn_if_new(config, key)
-        config.merge_from_dict(dict(options or {}))
-    except (KeyError, TypeError, AssertionError) as error:
-        raise UsageError(f'the config in {weights}, or --cfg-options for it, cannot be used: {error}') from error
+    except (KeyError, TypeError) as error:
+        raise UsageError(f'the config in {weights} cannot be used: {error}') from error
+    change_and_check(config, options)
     return config
 
 

@@ -28,7 +28,8 @@ from training_runs import run
 from shvit_det import UsageError
 from shvit_det.checkpoint.reading import read_content
 from shvit_det.configuration.detection import coco_table
-from shvit_det.configuration.reading import dotted_name, load_config, splits_of, type_of
+from shvit_det.configuration.reading import load_config, splits_of, type_of
+from shvit_det.configuration.type_names import dotted_name
 from shvit_det.data.sample import ensure_sample
 from shvit_det.evaluation.evaluate import evaluate
 from shvit_det.training.build_runner import name_runner
