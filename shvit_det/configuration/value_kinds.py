@@ -14,7 +14,7 @@ from ..data.checking.findings import short
 from .cfg_options import READ, places_in
 from .type_names import registries
 
-# Annotations in OpenMMLab's projects mistake numbers for lists and lists for tuples, which therefore count as one kind.
+# Annotations in OpenMMLab's projects mistake numbers and lists for each other, which therefore are one kind here.
 KINDS: dict[str, tuple[type, ...]] = {
     'text': (str,),
     'dict': (dict,),
@@ -71,7 +71,7 @@ def annotations(kind: type) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for each in reversed(kind.__mro__):
         try:
-            found |= get_type_hints(each.__init__)
+            found |= get_type_hints(vars(each).get('__init__', object.__init__))
         except (NameError, TypeError, AttributeError):  # they name something that only type checkers import
             found |= dict.fromkeys(inspect.signature(each).parameters, Any)
     return found
