@@ -12,7 +12,6 @@ from torch import nn
 
 from ..common.errors import UsageError
 from ..data.sample import ensure_sample
-from .changing import draw_by_hook
 from .coco_sets import check_before_run, use_checked_datasets
 from .reading import coco_evaluators, named_classes
 from .task import Task, table_of_numbers
@@ -82,9 +81,6 @@ class Detection(Task):
             )
         for evaluator in coco_evaluators(config, '--eval'):
             evaluator['metric'] = list(metrics)
-
-    def draw_into(self, config: Config, folder: str) -> None:
-        draw_by_hook(config, draw=True, test_out_dir=str(Path(folder).resolve()))
 
     def table(self, metrics: Mapping[str, float]) -> str:
         return coco_table(metrics)

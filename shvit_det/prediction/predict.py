@@ -257,12 +257,16 @@ class Run:
             progress.print(f'failed: {self.inputs[index].source}: {reason}')
 
 
+def encode(picture: Picture, suffix: str) -> bytes:
+    """Return a picture as the content of a file with a suffix."""
+    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix == '.jpg' else []
+    return cv2.imencode(suffix, picture, quality)[1].tobytes()
+
+
 def save_picture(path: Path, picture: Picture) -> None:
     """Write a picture in the format of the file's suffix, completely or not at all."""
-    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix == '.jpg' else []
-    _, encoded = cv2.imencode(path.suffix, picture, quality)
     try:
         with replacing(path) as part:
-            part.write_bytes(encoded.tobytes())
+            part.write_bytes(encode(picture, path.suffix))
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk's error names no file
