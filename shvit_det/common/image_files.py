@@ -13,6 +13,8 @@ from typing import Literal
 from PIL import Image, UnidentifiedImageError
 
 ORIENTATION = 0x0112  # the tag in EXIF
+SUBFILE_TYPE = 0x00FE  # the tag in a TIFF
+ANIMATIONS_AND_STACKS = ('GIF', 'PNG', 'WEBP', 'AVIF', 'TIFF')
 JPEG, PNG = b'\xff\xd8', b'\x89PNG'
 END_MARKERS = {JPEG: b'\xff\xd9', PNG: b'IEND\xaeB`\x82'}
 
@@ -101,3 +103,25 @@ def exif_orientation(image: Image.Image) -> int:
     if image.format != 'TIFF':
         exif.load(image.info.get('exif', b''))
     return int(exif.get(ORIENTATION, 1))
+
+
+def pages_of(path: Path) -> list[int]:
+    """Return the numbers of those frames or pages of an image file that are pictures of their own: mostly just 0.
+
+    The previews, depths and smaller copies in photographs of phones and in TIFFs are none.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.format not in ANIMATIONS_AND_STACKS or getattr(image, 'n_frames', 1) == 1:
+                return [0]
+            return [number for number in range(image.n_frames) if not is_copy(image, number)] or [0]
+    except Exception:  # what is wrong with it will be said when it is read
+        return [0]
+
+
+def is_copy(image: Image.Image, number: int) -> bool:
+    """Tell whether a page of an opened TIFF is a smaller copy or the transparency of another one."""
+    if image.format != 'TIFF':
+        return False
+    image.seek(number)
+    return bool(image.tag_v2.get(SUBFILE_TYPE, 0) & 0b101)  # type: ignore[attr-defined]

@@ -1,7 +1,6 @@
 """The task of a detector's config: models of mmdet, data in COCO's format, average precision."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from mmdet.evaluation import DumpDetResults

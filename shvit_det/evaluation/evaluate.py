@@ -12,6 +12,7 @@ from mmengine.model import is_model_wrapper
 from ..checkpoint import check_checkpoint, load_checkpoint
 from ..common.atomic_files import PART
 from ..common.errors import UsageError
+from ..common.output_paths import check_output_folder
 from ..configuration.changing import set_data_root
 from ..configuration.detector_or_classifier import task_of
 from ..configuration.reading import coco_evaluators, load_config, name_of, splits_of
@@ -107,7 +108,9 @@ def evaluate(
             runner.model = deploy(model, dtype=getattr(torch, dtype) if dtype else None)
         dump = prediction_dump(task.dump_type, out) if out is not None else None
         if show_dir is not None:
-            score = (config.default_hooks.get('visualization') or {}).get('score_thr', DEFAULT_SCORE)
+            check_output_folder(Path(show_dir), 'the folder of pictures', '--show-dir')
+            hooks = config.get('default_hooks') or {}
+            score = (hooks.get('visualization') or {}).get('score_thr', DEFAULT_SCORE)
             runner.register_hook(PictureHook(Path(show_dir), score))
         if dump is not None:
             runner.test_evaluator.metrics.insert(0, dump)  # before evaluators that may fail

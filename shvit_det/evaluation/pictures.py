@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ..common.errors import RunError
-from ..prediction.drawing import Picture, class_colors, draw
+from ..prediction.drawing import Picture, class_colors, draw, draw_lines
 from ..prediction.image_reader import to_picture
 from ..prediction.inputs import Input, output_name, unique_names
 from ..prediction.predict import encode
@@ -39,7 +39,7 @@ class PictureHook(Hook):
     def before_test(self, runner: Runner) -> None:
         places = list(places_in(runner.test_dataloader.dataset))
         infos = [dataset.get_data_info(index) for dataset, index in places]
-        paths = [Path(os.path.abspath(info['img_path'])) for info in infos]
+        paths = [Path(info['img_path']).absolute() for info in infos]
         common = os.path.commonpath([path.parent for path in paths])
         names = [path.parent.relative_to(common) / output_name(Input(str(path))) for path in paths]
         targets = [self.folder / name for name in unique_names(names)]
@@ -51,7 +51,7 @@ class PictureHook(Hook):
         for inputs, sample in zip(data_batch['inputs'], outputs or (), strict=True):
             (dataset, index), target = self.places[key_of(sample)]
             if 'pred_label' in sample:
-                picture = draw_label(inputs, sample, dataset.metainfo)
+                picture = draw_labels(inputs, sample, dataset.metainfo.get('classes') or ())
             else:
                 picture = draw_detections(load(dataset, index), sample, self.score, dataset.metainfo)
             try:
@@ -115,12 +115,12 @@ def draw_detections(loaded: dict[str, Any], sample: Any, score: float, metainfo:
     return np.hstack([truth, detections])
 
 
-def draw_label(inputs: Any, sample: Any, metainfo: dict[str, Any]) -> Picture:
-    """Return a classifier's input with the true and the predicted label, as mmpretrain writes them."""
-    from mmpretrain.visualization import UniversalVisualizer
-
-    visualizer = UniversalVisualizer()
-    visualizer.dataset_meta = metainfo
-    image = to_picture(inputs.permute(1, 2, 0).cpu().numpy())
-    drawn = visualizer.visualize_cls(image[..., ::-1].copy(), sample)  # which wants red first
-    return np.ascontiguousarray(drawn[..., ::-1])
+def draw_labels(inputs: Any, sample: Any, classes: Sequence[str]) -> Picture:
+    """Return a classifier's input with the true and the predicted label and its score."""
+    lines = []
+    for what, labels in (('ground truth', sample.get('gt_label')), ('predicted', sample.pred_label)):
+        for label in [] if labels is None else labels.flatten().tolist():
+            name = classes[label] if label < len(classes) else f'class {label}'
+            score = f' {sample.pred_score[label]:.2f}' if what == 'predicted' and 'pred_score' in sample else ''
+            lines.append(f'{what}: {name}{score}')
+    return draw_lines(to_picture(inputs.permute(1, 2, 0).cpu().numpy()), lines)

@@ -170,7 +170,5 @@ def classes_and_palette(content: Any, config: Config, task: Task) -> tuple[tuple
         classes = (classes,)
     if not isinstance(classes, list | tuple):
         splits = [split] if (split := inference_split(config)) else []
-        classes = next(
-            (found for _, d, kind in task.datasets(config, splits) if (found := named_classes(d, kind))), ()
-        )
+        classes = next((found for _, d, kind in task.datasets(config, splits) if (found := named_classes(d, kind))), ())
     return tuple(str(name) for name in classes), named.get('palette')

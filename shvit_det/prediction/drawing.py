@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,7 @@ def draw(
 def draw_lines(picture: Picture, lines: Sequence[str]) -> Picture:
     """Return a copy of a picture with lines of text in its upper left corner, enlarged as :func:`draw` does it."""
     canvas = draw(picture, np.zeros((0, 4)), np.zeros(0), None, None, (), ())
-    font, top = Style.of(*canvas.shape[:2], np.zeros((0, 4))).font, 0
+    font, top = Style.of(canvas.shape[0], canvas.shape[1], np.zeros((0, 4))).font, 0
     for line in lines:
         letters = label_image(line, font)[: canvas.shape[0] - top, : canvas.shape[1]]
         canvas[top : top + letters.shape[0], : letters.shape[1]] = letters[..., None]
@@ -205,7 +205,9 @@ def shown_names(names: tuple[str, ...]) -> tuple[str, ...]:
     A mark stands in place of characters that are not printable, such as line ends. A name in a script of which no font
     is installed would be a row of boxes: it is drawn as its number, and the log says so.
     """
-    printable = [''.join(char if char.isprintable() else '\N{REPLACEMENT CHARACTER}' for char in name) for name in names]
+    printable = [
+        ''.join(char if char.isprintable() else '\N{REPLACEMENT CHARACTER}' for char in name) for name in names
+    ]
     without_font = {label: name for label, name in enumerate(printable) if font_file(name) is None}
     if without_font:
         number, label = len(without_font), next(iter(without_font))
@@ -253,7 +255,7 @@ def installed_fonts() -> list[Path]:
     return sorted(files, key=lambda file: (bool(UNUSUAL.search(file.stem)), file.name))
 
 
-@lru_cache(maxsize=None)
+@cache
 def letters_of(file: Path) -> frozenset[int]:
     """Return the code points that a font can draw; none for one that has pictures of one size, such as emoji."""
     try:

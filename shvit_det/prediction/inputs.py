@@ -17,11 +17,12 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from ..common.errors import UsageError
 
 PICTURES = (
-    *IMG_EXTENSIONS, '.jpe', '.jfif', '.mpo', '.apng', '.avif', '.dib', '.exr', '.gif', '.hdr', '.heic', '.heif', '.hif',
-    '.j2k', '.jp2', '.jxl', '.pbm', '.pfm', '.pnm', '.tga',
+    *IMG_EXTENSIONS, '.jpe', '.jfif', '.mpo', '.apng', '.avif', '.dib', '.exr', '.gif', '.hdr', '.heic', '.heif',
+    '.hif', '.j2k', '.jp2', '.jxl', '.pbm', '.pfm', '.pnm', '.tga',
 )  # fmt: skip
 VIDEOS = (
-    '.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv', '.3gp', '.flv', '.m2ts', '.mts', '.ogv', '.ts',
+    '.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv', '.3gp', '.flv', '.m2ts', '.mts', '.ogv',
+    '.ts',
 )  # fmt: skip
 JPEGS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.heic', '.heif', '.hif', '')  # of photographs
 LONGEST_NAME = 100  # bytes of an input's name in that of its drawing; file systems take 255
@@ -120,7 +121,7 @@ def media(
     if not found:
         raise UsageError(f'{if_none}{left_out and f"; it has {left_out}"}')
     if left_out:
-        print_log(f'{name}: left out, since they are no pictures or videos: {left_out}', 'current', logging.WARNING)
+        print_log(f'{name}: left out are {left_out}', 'current', logging.WARNING)
     return sorted(map(str, found))
 
 
