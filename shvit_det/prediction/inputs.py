@@ -116,7 +116,7 @@ def media(
     folders = [path for path in shown if path.is_dir()]
     if folders and '**' not in name:
         pattern = shlex.quote(os.path.join(escape(name) if Path(name).is_dir() else Path(name).parent, '**', '*'))
-        within = f'{len(folders)} folders, for whose files you can name {pattern}'
+        within = f'what is in its folders, for which you can name {pattern}'
         left_out = f'{left_out}, and {within}' if left_out else within
     if not found:
         raise UsageError(f'{if_none}{left_out and f"; it has {left_out}"}')
