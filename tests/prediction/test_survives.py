@@ -1,5 +1,6 @@
 """What was predicted is kept, whatever ends the run: errors, signals, full disks; and one picture costs no other."""
 
+import importlib.util
 import io
 import itertools
 import json
@@ -259,11 +260,28 @@ def test_an_image_that_is_too_small_costs_no_other(weights, pictures, tmp_path):
         assert names(results(tmp_path / 'out')) == ['0.png', '1.png']
 
 
+def test_a_video_is_one_that_browsers_play_where_pyav_is_installed(tmp_path, log):
+    with VideoWriter(tmp_path / 'clip.mp4', 29.97) as writer:
+        for number in range(7):
+            writer.add(np.full((241, 417, 3), 30 * number, np.uint8))
+    read = cv2.VideoCapture(str(tmp_path / 'clip.mp4'))
+    code = int(read.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, 'little').decode().lower()
+    frame = read.read()[1]
+    assert frame.shape == (240, 416, 3) and read.get(cv2.CAP_PROP_FRAME_COUNT) == 7
+    assert read.get(cv2.CAP_PROP_FPS) == pytest.approx(29.97, abs=0.01)
+    has_pyav = importlib.util.find_spec('av') is not None
+    assert code in (('h264', 'avc1') if has_pyav else ('fmp4', 'mp4v'))
+    assert ('clip.mp4 is MPEG-4 part 2, which browsers do not play' in log.text) != has_pyav
+
+
 def test_a_video_that_opencv_loses_is_told(tmp_path):
     """It writes on without a word when there is no room."""
     frame = np.zeros((240, 416, 3), np.uint8)
     (tmp_path / 'clip.mp4').write_text('before')
-    with pytest.raises(UsageError, match='is the disk full'), VideoWriter(tmp_path / 'clip.mp4', 5) as writer:
+    with (
+        pytest.raises(UsageError, match='is the disk full|cannot be written'),
+        VideoWriter(tmp_path / 'clip.mp4', 5) as writer,
+    ):
         for _ in range(9):
             writer.add(frame)
         writer.writer.release()
