@@ -6,14 +6,18 @@ says nothing, and no release says that it has turned an image upright. Pillow do
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 ORIENTATION = 0x0112  # the tag in EXIF
 SUBFILE_TYPE = 0x00FE  # the tag in a TIFF
+DARK = 64  # of 256 values
 ANIMATIONS_AND_STACKS = ('GIF', 'PNG', 'WEBP', 'AVIF', 'TIFF')
 JPEG, PNG = b'\xff\xd8', b'\x89PNG'
 END_MARKERS = {JPEG: b'\xff\xd9', PNG: b'IEND\xaeB`\x82'}
@@ -106,17 +110,24 @@ def exif_orientation(image: Image.Image) -> int:
 
 
 def pages_of(path: Path) -> list[int]:
-    """Return the numbers of those frames or pages of an image file that are pictures of their own: mostly just 0.
+    """Return :func:`page_numbers` of a file, ``[0]`` for one that Pillow does not know or cannot read."""
+    try:
+        with Image.open(path) as image:
+            return page_numbers(image)
+    except Exception:  # what is wrong with it will be said when it is read
+        return [0]
+
+
+def page_numbers(image: Image.Image) -> list[int]:
+    """Return the numbers of those frames or pages of an opened image that are pictures of their own: mostly just 0.
 
     The previews, depths and smaller copies in photographs of phones and in TIFFs are none.
     """
-    try:
-        with Image.open(path) as image:
-            if image.format not in ANIMATIONS_AND_STACKS or getattr(image, 'n_frames', 1) == 1:
-                return [0]
-            return [number for number in range(image.n_frames) if not is_copy(image, number)] or [0]
-    except Exception:  # what is wrong with it will be said when it is read
+    if image.format not in ANIMATIONS_AND_STACKS or getattr(image, 'n_frames', 1) == 1:
         return [0]
+    numbers = [number for number in range(image.n_frames) if not is_copy(image, number)]  # type: ignore[attr-defined]
+    image.seek(0)
+    return numbers or [0]
 
 
 def is_copy(image: Image.Image, number: int) -> bool:
@@ -125,3 +136,16 @@ def is_copy(image: Image.Image, number: int) -> bool:
         return False
     image.seek(number)
     return bool(image.tag_v2.get(SUBFILE_TYPE, 0) & 0b101)  # type: ignore[attr-defined]
+
+
+def is_nearly_black(loaded: NDArray[Any], deep: Callable[[], NDArray[Any] | None]) -> bool:
+    """Tell whether an image of more than 8 bits has lost most of its values where the upper 8 were loaded.
+
+    Args:
+        loaded: Its pixels as they were loaded.
+        deep: Returns them with all bits; called for dark images only.
+    """
+    if loaded.dtype != np.uint8 or loaded.max(initial=0) >= DARK:
+        return False
+    values = deep()
+    return values is not None and values.dtype != np.uint8 and bool(values.max(initial=0) > 0)

@@ -3,7 +3,7 @@
 import logging
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ..common.errors import UsageError
-from ..common.image_files import find_fault, pages_of
+from ..common.image_files import find_fault, is_nearly_black, pages_of
 from ..configuration.reading import inference_pipeline, type_of
 from ..data.checking.image_checks import DecodeSettings
 from .drawing import Picture
@@ -29,7 +29,6 @@ NO_MEMORY = re.compile(
     r"can't allocate memory|not enough memory|out of memory|insufficient memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE
 )
 HEIC = re.compile(rb'....ftyp(hei|hev|mif|msf)', re.DOTALL)  # how such a file begins
-DARK = 64  # of 256 values: a picture of more than 8 bits that has only smaller ones when it is loaded has lost most
 
 
 class ImageReader:
@@ -84,8 +83,8 @@ class ImageReader:
                 item = step(item)
                 if pixels is None and 'img' in item:
                     pixels = to_picture(item['img'])
-                    if isinstance(source, Path) and item['img'].dtype == np.uint8 and pixels.max() < DARK:
-                        warn_of_lost_bits(source, cv2.imread(str(source), cv2.IMREAD_UNCHANGED))
+                    if isinstance(source, Path):
+                        warn_if_nearly_black(source, item['img'], lambda: cv2.imread(str(source), cv2.IMREAD_UNCHANGED))
             sample = item['data_samples']
             if 'scale_factor' not in sample and sample.get('img_shape') == sample.get('ori_shape'):
                 sample.set_metainfo(dict(scale_factor=(1.0, 1.0)))  # which heads need and only Resize sets
@@ -112,12 +111,14 @@ class ImageReader:
                     raise UsageError(f'its page {number} cannot be read ({reason_of(error)})') from error
 
     def _page_of_tiff(self, path: Path, number: int) -> Picture:
-        found, pages = cv2.imreadmulti(str(path), start=number, count=1, flags=cv2.IMREAD_COLOR)
-        if not found:
+        def load(flags: int) -> Any:
+            return next(iter(cv2.imreadmulti(str(path), start=number, count=1, flags=flags)[1]), None)
+
+        page = load(cv2.IMREAD_COLOR)
+        if page is None:
             raise UsageError(f'its page {number} cannot be decoded by OpenCV')
-        if pages[0].max() < DARK:
-            warn_of_lost_bits(path, cv2.imreadmulti(str(path), start=number, count=1, flags=cv2.IMREAD_UNCHANGED)[1][0])
-        return np.asarray(pages[0])
+        warn_if_nearly_black(path, page, lambda: load(cv2.IMREAD_UNCHANGED))
+        return np.asarray(page)
 
     def _checked_file(self, path: Path) -> Path | Image.Image:
         """Return a file for the pipeline, or its image where OpenCV knows its format less well than Pillow does."""
@@ -145,8 +146,7 @@ class ImageReader:
             if values.dtype != np.uint16:
                 raise UsageError(f'it has values of {8 * values.itemsize} bits: scale them to 8 bits')
             pixels: Picture = (values >> 8).astype(np.uint8)
-            if pixels.max() < DARK:
-                warn_of_lost_bits('an image', values)
+            warn_if_nearly_black('an image', pixels, lambda: values)
             return pixels
         if image.mode in ('LA', 'PA'):
             image = image.convert('RGBA')  # from which RGB drops the transparency, where it would mix it in
@@ -166,17 +166,15 @@ class ImageReader:
         return picture
 
 
-def warn_of_lost_bits(name: str | Path, deep: NDArray[Any] | None) -> None:
-    """Log a warning if an image that is nearly black when it is loaded has more than 8 bits, of which few are used."""
-    if deep is None or deep.dtype == np.uint8 or not deep.max() > 0:
-        return
-    print_log(
-        f'{name} has values of {8 * deep.itemsize} bits up to {deep.max():g}, of which the upper 8 bits are read, in '
-        f'training as here: it is nearly black. If the model was trained on brighter images, scale it to 8 bits as '
-        f'they were',
-        'current',
-        logging.WARNING,
-    )
+def warn_if_nearly_black(name: str | Path, loaded: Picture, deep: Callable[[], NDArray[Any] | None]) -> None:
+    """Log a warning for an image of more than 8 bits of which the pipeline loads nearly nothing."""
+    if is_nearly_black(loaded, deep):
+        print_log(
+            f'{name} has more than 8 bits and small values: the upper 8 bits, which are read in training and here, are '
+            f'nearly black; if the model was trained on brighter images, scale it to 8 bits as they were',
+            'current',
+            logging.WARNING,
+        )
 
 
 def reason_of(error: Exception) -> str:

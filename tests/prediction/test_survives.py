@@ -279,7 +279,7 @@ def test_a_video_that_opencv_loses_is_told(tmp_path):
     frame = np.zeros((240, 416, 3), np.uint8)
     (tmp_path / 'clip.mp4').write_text('before')
     with (
-        pytest.raises(UsageError, match='is the disk full|cannot be written'),
+        pytest.raises(UsageError, match=r'is the disk full|cannot be written'),
         VideoWriter(tmp_path / 'clip.mp4', 5) as writer,
     ):
         for _ in range(9):
