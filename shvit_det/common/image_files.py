@@ -6,7 +6,9 @@ says nothing, and no release says that it has turned an image upright. Pillow do
 
 import os
 import stat
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +23,18 @@ DARK = 64  # of 256 values
 ANIMATIONS_AND_STACKS = ('GIF', 'PNG', 'WEBP', 'AVIF', 'TIFF')
 JPEG, PNG = b'\xff\xd8', b'\x89PNG'
 END_MARKERS = {JPEG: b'\xff\xd9', PNG: b'IEND\xaeB`\x82'}
+
+
+@contextmanager
+def no_size_limit() -> Iterator[None]:
+    """Make Pillow open images of any size, without its warnings: OpenCV takes them too."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,7 @@ def find_fault(path: Path) -> ImageFault | None:
     try:
         if (fault := file_fault(path)) is not None or has_end_marker(path):
             return fault
-        with Image.open(path) as image:
+        with no_size_limit(), Image.open(path) as image:
             image.load()
     except MemoryError:
         raise
@@ -112,7 +126,10 @@ def exif_orientation(image: Image.Image) -> int:
 def pages_of(path: Path) -> list[int]:
     """Return :func:`page_numbers` of a file, ``[0]`` for one that Pillow does not know or cannot read."""
     try:
-        with Image.open(path) as image:
+        with path.open('rb') as file:
+            if file.read(2) == JPEG:  # with the previews and depths that phones put behind it
+                return [0]
+        with no_size_limit(), Image.open(path) as image:
             return page_numbers(image)
     except Exception:  # what is wrong with it will be said when it is read
         return [0]
@@ -121,7 +138,7 @@ def pages_of(path: Path) -> list[int]:
 def page_numbers(image: Image.Image) -> list[int]:
     """Return the numbers of those frames or pages of an opened image that are pictures of their own: mostly just 0.
 
-    The previews, depths and smaller copies in photographs of phones and in TIFFs are none.
+    The smaller copies in TIFFs are none.
     """
     if image.format not in ANIMATIONS_AND_STACKS or getattr(image, 'n_frames', 1) == 1:
         return [0]

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -255,7 +255,7 @@ def installed_fonts() -> list[Path]:
     return sorted(files, key=lambda file: (bool(UNUSUAL.search(file.stem)), file.name))
 
 
-@cache
+@lru_cache(maxsize=16)
 def letters_of(file: Path) -> frozenset[int]:
     """Return the code points that a font can draw; none for one that has pictures of one size, such as emoji."""
     try:

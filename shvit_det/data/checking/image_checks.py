@@ -9,7 +9,6 @@ import io
 import itertools
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -133,7 +132,7 @@ def check_images(
         path = folder / names[index]
         return index, path, inspect_image(path, size_of(content['images'][index]), decode_settings, headers_only)
 
-    with ThreadPoolExecutor(workers) as pool, _no_size_limit():
+    with ThreadPoolExecutor(workers) as pool, no_size_limit():
         remaining, done = iter(names), 0
         while block := list(itertools.islice(remaining, IMAGES_AT_ONCE)):
             for index, path, inspection in pool.map(inspect, block):
@@ -260,15 +259,3 @@ def _exists(path: Path) -> bool:
 
 def _finding(kind: str, text: str, index: int, content: Mapping[str, Any], path: Path) -> Finding:
     return Finding(kind, f'{path} {text}', 'images', index, content['images'][index].get('id'))
-
-
-@contextlib.contextmanager
-def _no_size_limit() -> Iterator[None]:
-    """Make Pillow open images of any size, which is compared before they are decoded, without its warnings."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
