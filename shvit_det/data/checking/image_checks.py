@@ -28,6 +28,7 @@ from ...common.image_files import (
     exif_orientation,
     file_fault,
     is_nearly_black,
+    no_size_limit,
     page_numbers,
 )
 from .annotation_file import WHERE_TO_GET_DATA, is_file_name, size_of
