@@ -1,7 +1,6 @@
 """The task of a detector's config: models of mmdet, data in COCO's format, average precision."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from mmdet.evaluation import DumpDetResults
@@ -13,7 +12,6 @@ from torch import nn
 from ..common.errors import UsageError
 from ..data.sample import ensure_sample
 from .cfg_options import places_in
-from .changing import draw_by_hook
 from .coco_sets import check_before_run, use_checked_datasets
 from .reading import coco_evaluators, named_classes, type_of
 from .task import Task, table_of_numbers
@@ -92,9 +90,6 @@ class Detection(Task):
             )
         for evaluator in coco_evaluators(config, '--eval'):
             evaluator['metric'] = list(metrics)
-
-    def draw_into(self, config: Config, folder: str) -> None:
-        draw_by_hook(config, draw=True, test_out_dir=str(Path(folder).resolve()))
 
     def table(self, metrics: Mapping[str, float]) -> str:
         return coco_table(metrics)

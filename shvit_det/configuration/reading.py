@@ -133,6 +133,28 @@ def datasets_of(config: Config, split: str) -> Iterator[MutableMapping]:
     return (dataset for _, dataset in dataset_places(config, split))
 
 
+def inference_split(config: Config) -> str | None:
+    """Return the split whose pipeline and classes are those for new images: test, or else val; None without both."""
+    return next((split for split in ('test', 'val') if config.get(f'{split}_dataloader')), None)
+
+
+def inference_pipeline(config: Config) -> list[Mapping]:
+    """Return the steps that make an input for the model from a new image, and perhaps load annotations too.
+
+    Raises:
+        UsageError: If the config has none.
+    """
+    split = inference_split(config)
+    dataset = next(datasets_of(config, split), {}) if split else {}
+    pipeline = dataset.get('pipeline') or config.get('test_pipeline')
+    if not pipeline:
+        raise UsageError(
+            'the config does not say how a new image is read: it needs a test_dataloader or a val_dataloader with a '
+            'pipeline, or test_pipeline'
+        )
+    return list(pipeline)
+
+
 def named_classes(dataset: Mapping, kind: Any) -> tuple[str, ...] | None:
     """Return the names of the classes that a dataset dict or its class states, or None if neither does.
 

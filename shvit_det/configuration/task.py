@@ -43,10 +43,6 @@ class Task(ABC):
         """Set the metrics of the test evaluator, all of them among ``self.metrics``."""
 
     @abstractmethod
-    def draw_into(self, config: Config, folder: str) -> None:
-        """Set the config so that every test image is drawn, with its prediction, into ``folder``."""
-
-    @abstractmethod
     def table(self, metrics: Mapping[str, float]) -> str:
         """Return the scores among ``metrics`` as a table."""
 

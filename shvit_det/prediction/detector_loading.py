@@ -17,7 +17,7 @@ from ..checkpoint.reading import read_content
 from ..checkpoint.stored_config import stored_config
 from ..common.errors import UsageError
 from ..configuration.detector_or_classifier import task_of
-from ..configuration.reading import change_and_check, load_config, named_classes
+from ..configuration.reading import change_and_check, inference_split, load_config, named_classes
 from ..configuration.task import Task
 from ..deployment import check_deployable, deploy
 from .drawing import Color, class_colors
@@ -105,7 +105,9 @@ def check_types(config: Config, weights: str | Path) -> None:
 
     trees = (registry.MODELS, registry.WEIGHT_INITIALIZERS, registry.TASK_UTILS, registry.TRANSFORMS, registry.DATASETS)
     known = {name for tree in trees for name in registered_in(tree)} | set(vars(ops))
-    used = [config.model, config.get('data_preprocessor'), config.get('test_dataloader', {}).get('dataset')]
+    used = [config.model, config.get('data_preprocessor'), config.get('test_pipeline')]
+    if split := inference_split(config):
+        used.append(config[f'{split}_dataloader'].get('dataset'))
     for part in used:
         for name, value in strings_in(part):
             scope, _, last = value.rpartition('.')
@@ -165,7 +167,6 @@ def classes_and_palette(content: Any, config: Config, task: Task) -> tuple[tuple
     if isinstance(classes, str):
         classes = (classes,)
     if not isinstance(classes, list | tuple):
-        classes = next(
-            (found for _, d, kind in task.datasets(config, ('test',)) if (found := named_classes(d, kind))), ()
-        )
+        splits = [split] if (split := inference_split(config)) else []
+        classes = next((found for _, d, kind in task.datasets(config, splits) if (found := named_classes(d, kind))), ())
     return tuple(str(name) for name in classes), named.get('palette')
