@@ -231,7 +231,7 @@ class CheckedLoading:
             # processes other than the first log errors only, and each has images of its own
             level = logging.WARNING if is_main_process() else logging.ERROR
             print_log(f'bad_data=skip: {sentence}; {what}', 'current', level)
-        if not self.evaluated and bool(self.reported.all()):
+        if bool(self.reported.all()):
             raise RunError(f'not one of the {len(self.reported)} images can be used, the last: {sentence}')
 
     def _black(self, results: dict[str, Any]) -> dict[str, Any]:

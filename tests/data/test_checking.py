@@ -75,7 +75,7 @@ def test_a_fault_is_found_and_repaired_in_a_copy(fault, tmp_path):
 
 def test_every_kind_of_fault_is_tried():
     tried = {kind for kind, _, _ in FAULTS.values()}
-    assert tried | FILE_KINDS | {'rle_unused'} == set(KINDS)
+    assert tried | FILE_KINDS | {'rle_unused', 'evaluator', 'leaked_image'} == set(KINDS)
 
 
 def test_what_the_config_does_not_use_is_no_fault():

@@ -37,6 +37,7 @@ class CocoSet:
         use: What the config does with the annotations.
         splits: The splits that use it.
         keys: The keys of the config that name the file, as ``--cfg-options`` spells them.
+        scored_only: It is an evaluator's file, and no data set has it.
     """
 
     annotations: Path
@@ -48,6 +49,7 @@ class CocoSet:
     use: Use = field(default_factory=Use)
     splits: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
+    scored_only: bool = False
 
     def check_content(self, content: Mapping[str, Any]) -> list[Finding]:
         """Return what is wrong with the content of the file, as far as its class reads it as COCO's."""
@@ -95,7 +97,8 @@ class CheckedSet:
 
     def as_text(self, num_examples: int) -> str:
         """Return lines for people: totals, then each kind with its count and the first examples."""
-        lines = [f'{", ".join(self.data.splits)}: {self.data.annotations}']
+        role = ' of the evaluator' if self.data.scored_only else ''
+        lines = [f'{", ".join(self.data.splits)}{role}: {self.data.annotations}']
         if self.content is not None:
             totals = ', '.join(f'{count} {section}' for section, count in self.totals().items())
             lines.append(f'  {totals}; checked: {self.scope}')
@@ -142,7 +145,8 @@ def check_set(data: CocoSet, images: Images, workers: int, progress: Callable[[s
         UsageError: If the file cannot be read.
     """
     name = ', '.join(data.splits)
-    scope = SCOPES[images] if data.images else 'annotations, and not the images, which are on remote storage'
+    remote = 'annotations' if data.scored_only else 'annotations, and not the images, which are on remote storage'
+    scope = SCOPES[images] if data.images else remote
     checked = CheckedSet(data, scope)
     progress(f'{name}: reading {data.annotations}')
     try:

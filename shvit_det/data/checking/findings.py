@@ -46,6 +46,9 @@ KINDS: dict[str, FindingKind] = {
     # the file
     'file': FindingKind('error', 'an annotation file that cannot be used at all', Repair.NONE),
     'classes': FindingKind('error', 'classes of the config that are not the categories of the file', Repair.NONE),
+    # the data sets together
+    'evaluator': FindingKind('error', 'an evaluator that scores other data than are predicted', Repair.NONE),
+    'leaked_image': FindingKind('warning', 'an image for evaluation that is trained on too', Repair.KEEP),
     # categories
     'category_invalid': FindingKind('error', 'a category without a usable id or name', Repair.REMOVE_WITH_OBJECTS),
     'category_duplicate': FindingKind('error', 'a category that is listed twice', Repair.REMOVE),
@@ -165,7 +168,7 @@ def as_phrase(counts: Mapping[str, int]) -> str:
 def refusal(findings: Iterable[Finding], path: Path, command: str) -> str:
     """Return the sentence for errors that end a run before it starts; ``command`` is the one that checks data."""
     errors = errors_among(findings)
-    if errors[0].kind in ('file', 'classes'):
+    if errors[0].kind in ('file', 'classes', 'evaluator'):
         return errors[0].message
     return (
         f'{path} has {len(errors)} {"error" if len(errors) == 1 else "errors"} ({as_phrase(count_by_kind(errors))}), '

@@ -82,6 +82,11 @@ def require_folder(folder: Path) -> None:
         raise UsageError(f'no image folder {folder}: {WHERE_TO_GET_DATA}')
 
 
+def image_paths(content: Mapping[str, Any], folder: Path) -> dict[int, str]:
+    """Return the paths of the images by their place in the list, as text: 118 000 ``Path`` objects take seconds."""
+    return {index: os.path.join(folder, name) for index, name in _listed_files(content).items()}
+
+
 def check_presence(content: Mapping[str, Any], folder: Path) -> Iterator[Finding]:
     """Look for every image that the annotation file lists, without opening any.
 
@@ -89,8 +94,7 @@ def check_presence(content: Mapping[str, Any], folder: Path) -> Iterator[Finding
         UsageError: If the folder does not exist.
     """
     require_folder(folder)
-    # strings, since making 118 000 paths takes seconds
-    paths = {index: os.path.join(folder, name) for index, name in _listed_files(content).items()}
+    paths = image_paths(content, folder)
     # one listing per folder: a question per file takes minutes on a network drive with all of COCO
     present: set[str] = set()
     for parent in {os.path.split(path)[0] for path in paths.values()}:
