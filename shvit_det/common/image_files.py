@@ -6,17 +6,37 @@ says nothing, and no release says that it has turned an image upright. Pillow do
 
 import os
 import stat
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from .errors import first_line
 
 ORIENTATION = 0x0112  # the tag in EXIF
+SUBFILE_TYPE = 0x00FE  # the tag in a TIFF
+DARK = 64  # of 256 values
+ANIMATIONS_AND_STACKS = ('GIF', 'PNG', 'WEBP', 'AVIF', 'TIFF')
 JPEG, PNG = b'\xff\xd8', b'\x89PNG'
 END_MARKERS = {JPEG: b'\xff\xd9', PNG: b'IEND\xaeB`\x82'}
+
+
+@contextmanager
+def no_size_limit() -> Iterator[None]:
+    """Make Pillow open images of any size, without its warnings: OpenCV takes them too."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 @dataclass(frozen=True)
@@ -38,7 +58,7 @@ def find_fault(path: Path) -> ImageFault | None:
     try:
         if (fault := file_fault(path)) is not None or has_end_marker(path):
             return fault
-        with Image.open(path) as image:
+        with no_size_limit(), Image.open(path) as image:
             image.load()
     except MemoryError:
         raise
@@ -98,3 +118,48 @@ def exif_orientation(image: Image.Image) -> int:
     if image.format != 'TIFF':
         exif.load(image.info.get('exif', b''))
     return int(exif.get(ORIENTATION, 1))
+
+
+def pages_of(path: Path) -> list[int]:
+    """Return :func:`page_numbers` of a file, ``[0]`` for one that Pillow does not know or cannot read."""
+    try:
+        with path.open('rb') as file:
+            if file.read(2) == JPEG:  # with the previews and depths that phones put behind it
+                return [0]
+        with no_size_limit(), Image.open(path) as image:
+            return page_numbers(image)
+    except Exception:  # what is wrong with it will be said when it is read
+        return [0]
+
+
+def page_numbers(image: Image.Image) -> list[int]:
+    """Return the numbers of those frames or pages of an opened image that are pictures of their own: mostly just 0.
+
+    The smaller copies in TIFFs are none.
+    """
+    if image.format not in ANIMATIONS_AND_STACKS or getattr(image, 'n_frames', 1) == 1:
+        return [0]
+    numbers = [number for number in range(image.n_frames) if not is_copy(image, number)]  # type: ignore[attr-defined]
+    image.seek(0)
+    return numbers or [0]
+
+
+def is_copy(image: Image.Image, number: int) -> bool:
+    """Tell whether a page of an opened TIFF is a smaller copy or the transparency of another one."""
+    if image.format != 'TIFF':
+        return False
+    image.seek(number)
+    return bool(image.tag_v2.get(SUBFILE_TYPE, 0) & 0b101)  # type: ignore[attr-defined]
+
+
+def is_nearly_black(loaded: NDArray[Any], deep: Callable[[], NDArray[Any] | None]) -> bool:
+    """Tell whether an image of more than 8 bits has lost most of its values where the upper 8 were loaded.
+
+    Args:
+        loaded: Its pixels as they were loaded.
+        deep: Returns them with all bits; called for dark images only.
+    """
+    if loaded.dtype != np.uint8 or loaded.max(initial=0) >= DARK:
+        return False
+    values = deep()
+    return values is not None and values.dtype != np.uint8 and bool(values.max(initial=0) > 0)

@@ -1,16 +1,35 @@
-"""``--cfg-options KEY=VALUE``: parsed from the command line, and formatted so that it can be pasted into one."""
+"""``--cfg-options KEY=VALUE``: parsed from the command line, merged into a config, and formatted to be pasted again.
+
+Values are those of mmengine's ``DictAction``, which takes out all spaces and quotes of a list, and ours does not.
+"""
 
 import argparse
+import ast
+import inspect
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
+from mmengine.logging import print_log
+from mmengine.runner import Runner
 
+from ..common.errors import UsageError
+
+# The settings at the top of a config that are read after the file: by mmengine's runner, and by us.
+READ = {
+    *(inspect.signature(Runner.__init__).parameters.keys() - {'self', 'cfg'}),
+    *('runner_type', 'model_wrapper_cfg', 'find_unused_parameters', 'sync_bn', 'compile', 'strategy'),
+    *('activation_checkpointing', 'efficient_conv_bn_eval'),
+    *('bad_data', 'channels_last', 'sample_set'),
+}
+MOST_OTHERS = 3  # keys that are named only because they have the same value: with more, it means nothing
 PAIRS = {'[': ']', '(': ')'}
-QUOTES = ('"', "'")
-SPECIAL = {*PAIRS, *PAIRS.values(), *QUOTES, ','}
+QUOTED = r"""'(?:''|[^'])*'|"(?:""|[^"])*\""""
+PLAIN = r'[^\s,()\[\]](?:[^,()\[\]]|\([^,()\[\]]*\)|\[[^,()\[\]]*\])*'  # brackets without a comma belong to it
+ELEMENT = re.compile(rf'(?P<quoted>{QUOTED})(?=\s*[,)\]])|(?P<plain>{PLAIN})|\s*(?P<end>[)\]])')
 
 
 class OptionsAction(argparse.Action):
@@ -21,8 +40,8 @@ class OptionsAction(argparse.Action):
         for option in values:
             key, equals, text = option.partition('=')
             try:
-                if not equals:
-                    raise ValueError('it has no =')
+                if not equals or not all(key.split('.')):
+                    raise ValueError('it has no =' if not equals else 'KEY is names with dots between them')
                 options[key] = parse_value(text)
             except (ValueError, RecursionError) as error:
                 parser.error(
@@ -49,100 +68,48 @@ def parse_value(text: str) -> Any:
         ValueError: If it is a dict, brackets of a list are not closed, or it has commas in other brackets, ``f(a, b)``.
     """
     text = text.strip()
-    inner = unquoted(text)
-    if inner is not None and text[0] == '"' and is_list(inner.strip()):
-        return parse_element(inner)
-    commas, _, _ = scan(text)
-    return parse_elements(text, commas) if commas and text[0] != '{' else parse_element(text)
-
-
-def parse_elements(text: str, commas: list[int]) -> list[Any]:
-    parts = [text[start + 1 : end] for start, end in zip([-1, *commas], [*commas, len(text)], strict=True)]
-    if not parts[-1].strip():
-        parts.pop()  # nothing follows the last comma, or the list is empty
-    return [parse_element(part) for part in parts]
-
-
-def parse_element(text: str) -> Any:
-    text = text.strip()
-    inner = unquoted(text)
-    if inner is not None:
-        return inner
-    if is_list(text):
-        values = parse_elements(text[1:-1], scan(text[1:-1])[0])
-        return tuple(values) if text[0] == '(' else values
+    if re.fullmatch(QUOTED, text):
+        inner = without_quotes(text)
+        return parse_value(inner) if text[0] == '"' and is_list(inner.strip()) else inner
     if re.fullmatch(r'\{[^{].*:.*\}', text, re.DOTALL):
         raise ValueError(f'{text!r} is a dict, which is given value by value: KEY.NAME=VALUE')
-    if ',' in text:
-        raise ValueError(f'the brackets around the commas of {text!r} are not those of a list')
-    return DictAction._parse_int_float_bool(text)
-
-
-def unquoted(text: str) -> str | None:
-    """Return a text without its quotes, or None if it is not in quotes from its first to its last character."""
-    if text[:1] not in QUOTES or end_of_quoted(text, 0) != len(text):
-        return None
-    return text[1:-1].replace(text[0] * 2, text[0])
-
-
-def end_of_quoted(text: str, start: int) -> int:
-    """Return the index after the quotes that open at ``start``, or ``start`` if they are not closed."""
-    quote, place = text[start], start + 1
-    while (place := text.find(quote, place)) >= 0:
-        if text[place + 1 : place + 2] != quote:
-            return place + 1
-        place += 2
-    return start
+    if not is_list(text) and ',' not in text:
+        return DictAction._parse_int_float_bool(text)
+    elements = parse_list(f'[{text}]')
+    return elements[0] if is_list(text) and len(elements) == 1 else elements
 
 
 def is_list(text: str) -> bool:
-    """Return whether a text is in the brackets of a list or tuple.
+    return bool(text) and PAIRS.get(text[0]) == text[-1]
+
+
+def without_quotes(text: str) -> str:
+    return text[1:-1].replace(text[0] * 2, text[0])
+
+
+def parse_list(text: str) -> Any:
+    """Return the list or tuple that a text in brackets stands for; Python reads brackets and commas.
 
     Raises:
-        ValueError: If it is, but brackets inside it are not closed.
+        ValueError: If its brackets are not those of lists.
     """
-    if not text or PAIRS.get(text[0]) != text[-1]:
-        return False
-    _, closed_at, is_balanced = scan(text)
-    if not is_balanced:
-        raise ValueError(f'the brackets of {text!r} are not closed')
-    return closed_at == len(text) - 1
+    elements: list[Any] = []
 
+    def index(match: re.Match[str]) -> str:
+        if match['end']:
+            is_closed = text[: match.start()][-1:] in (',', *PAIRS)
+            return match['end'] if is_closed else f',{match["end"]}'  # (a) is a tuple, as in mmengine
+        quoted, plain = match['quoted'], match['plain']
+        elements.append(DictAction._parse_int_float_bool(plain.rstrip()) if plain else without_quotes(quoted))
+        return str(len(elements) - 1)
 
-def scan(text: str) -> tuple[list[int], int | None, bool]:
-    """Return the indices of commas outside of brackets, where the first bracket closes, and whether all are closed.
+    def fill(node: Any) -> Any:
+        return elements[node] if isinstance(node, int) else type(node)(map(fill, node))
 
-    Quotes count only around a whole element, unlike that of ``it's``.
-
-    Raises:
-        ValueError: If there are commas, and brackets that are not closed.
-    """
-    commas: list[int] = []
-    expected: list[str] = []
-    closed_at, is_balanced = None, True
-    place, begins = 0, True
-    while place < len(text):
-        char = text[place]
-        end = end_of_quoted(text, place) if begins and char in QUOTES else place
-        if end > place and text[end:].lstrip()[:1] in ('', ',', *PAIRS.values()):
-            place, begins = end, False
-            continue
-        if char in PAIRS:
-            expected.append(PAIRS[char])
-        elif expected and char == expected[-1]:
-            expected.pop()
-            if not expected and closed_at is None:
-                closed_at = place
-        elif char in PAIRS.values():
-            is_balanced = False
-        elif char == ',' and not expected:
-            commas.append(place)
-        begins = char in PAIRS or char == ',' or (begins and char.isspace())
-        place += 1
-    is_balanced = is_balanced and not expected
-    if not is_balanced and ',' in text:
-        raise ValueError(f'the brackets of {text!r} are not closed')
-    return commas, closed_at, is_balanced
+    try:
+        return fill(ast.literal_eval(ELEMENT.sub(index, text)))
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f'the brackets in {text[1:-1]!r} are not those of lists') from error
 
 
 def format_value(value: Any) -> str:
@@ -150,14 +117,7 @@ def format_value(value: Any) -> str:
     if not isinstance(value, str):
         return format_element(value)
     # in single quotes if parse_value would drop double ones, as around '[a, b]'
-    return next(text for text in (value, format_element(value), quoted(value, "'")) if parses_as(text, value))
-
-
-def parses_as(text: str, value: str) -> bool:
-    try:
-        return bool(parse_value(text) == value)
-    except ValueError:
-        return False
+    return next(text for text in (value, in_quotes(value, '"'), in_quotes(value, "'")) if is_parsed_as(text, value))
 
 
 def format_element(value: Any) -> str:
@@ -166,16 +126,103 @@ def format_element(value: Any) -> str:
         left, right = '[]' if isinstance(value, list) else '()'
         return left + ', '.join(map(format_element, value)) + right
     if isinstance(value, str):
-        is_plain = value and not SPECIAL & set(value) and parse_element(value) == value
-        return value if is_plain else quoted(value, '"')
+        return value if is_parsed_as(f'[{value}]', [value]) else in_quotes(value, '"')
     assert value is None or isinstance(value, int | float), value  # the only other kinds that parse_value returns
     return str(value)
 
 
-def quoted(text: str, quote: str) -> str:
+def in_quotes(text: str, quote: str) -> str:
     return quote + text.replace(quote, quote * 2) + quote
+
+
+def is_parsed_as(text: str, value: Any) -> bool:
+    try:
+        return bool(parse_value(text) == value)
+    except ValueError:
+        return False
 
 
 def pasteable(options: Mapping[str, Any]) -> str:
     """Return options as part of a shell command: ``--cfg-options a.b=1 'c=d e'``."""
     return '--cfg-options ' + shlex.join(f'{key}={format_value(value)}' for key, value in options.items())
+
+
+def merge_options(config: Config, options: Mapping[str, Any] | None) -> None:
+    """Merge ``--cfg-options`` into a config.
+
+    Raises:
+        UsageError: If nothing would read one of them, or it does not fit what the config has there.
+    """
+    for key, value in (options or {}).items():
+        if key.partition('.')[0] not in READ:
+            raise UsageError(f'--cfg-options {key} changes nothing: {why_unread(config, key, value)}')
+        warn_if_new(config, key)
+        try:
+            config.merge_from_dict({key: value})
+        except (KeyError, TypeError, AttributeError) as error:
+            place = key.rpartition('.')[0]
+            raise UsageError(
+                f'--cfg-options {key} does not fit what the config has there ({error}): set {place} as a whole'
+            ) from error
+
+
+def warn_if_new(config: Config, key: str) -> None:
+    """Log a warning if ``key``, with dots, names nothing that the config has, which mostly is a typing error."""
+    node: Any = config
+    for part in key.split('.'):
+        if isinstance(node, Mapping | Config):
+            found = part in node
+        elif isinstance(node, Sequence) and not isinstance(node, str):
+            found = part.isdigit() and int(part) < len(node)
+        else:
+            found = False
+        if not found:
+            print_log(f'--cfg-options {key}: the config has no {part!r} there, it is added', 'current', 30)
+            return
+        node = node[int(part)] if part.isdigit() and not isinstance(node, Mapping | Config) else node[part]
+
+
+def why_unread(config: Config, key: str, value: Any) -> str:
+    """Return why a key at the top of a config is read by nothing, and the keys that are meant instead."""
+    top, dot, rest = key.partition('.')
+    known = top in config
+    why = f'{top} is a variable that the file has used already' if known else f'nothing reads {top}'
+    if key == 'data_root':
+        return f'{why}; --data-root {shlex.quote(str(value))} names the folder of all data sets and evaluators'
+    places = dict(places_in({name: config.get(name) for name in sorted(READ)}))
+    last = key.rpartition('.')[2]
+    names = [name for name in (place.rpartition('.')[2] for place in places) if not name.startswith('_')]
+    near = last if last in names or known else next(iter(get_close_matches(last, names, 1, 0.7)), None)
+    named = [place for place in places if place.rpartition('.')[2] == near and not (known and rest)]
+    same = [f'{place}{dot}{rest}' for place, there in places.items() if known and is_used_for(config[top], there)]
+    meant = named if isinstance(config.get(top), int | float) else same or named
+    if meant:
+        why += f'; the keys that are read are {pasteable(dict.fromkeys(meant, value))}'
+    others = [place for place in same if place not in meant]
+    return why + (f' (of the same value now: {", ".join(others)})' if 0 < len(others) <= MOST_OTHERS else '')
+
+
+def is_used_for(variable: Any, value: Any) -> bool:
+    """Tell whether a value in a config looks as if a variable of the file had gone into it."""
+    return bool(variable) and variable is not True and without_scopes(variable) == without_scopes(value)
+
+
+def without_scopes(node: Any) -> Any:
+    """Return nested dicts and lists without the entries that mmengine adds to what comes from another project."""
+    if isinstance(node, Mapping):
+        return {key: without_scopes(value) for key, value in node.items() if key != '_scope_'}
+    return [without_scopes(value) for value in node] if isinstance(node, list | tuple) else node
+
+
+def places_in(node: Any, place: str = '') -> Iterator[tuple[str, Any]]:
+    """Yield every value in nested dicts and lists with its place, as ``--cfg-options`` spells it."""
+    if place:
+        yield place, node
+    if isinstance(node, Mapping):
+        items: Any = node.items()
+    elif isinstance(node, list | tuple):
+        items = enumerate(node)
+    else:
+        return
+    for key, value in items:
+        yield from places_in(value, f'{place}.{key}' if place else str(key))

@@ -105,15 +105,3 @@ def enable_auto_scale_lr(config: Config) -> None:
     if 'base_batch_size' not in (config.get('auto_scale_lr') or {}):
         raise UsageError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config, and this one has none')
     config.auto_scale_lr.enable = True
-
-
-def draw_by_hook(config: Config, **settings: object) -> None:
-    """Set arguments of the visualization hook of a config.
-
-    Raises:
-        UsageError: If the config has no such hook.
-    """
-    hook = (config.get('default_hooks') or {}).get('visualization')
-    if hook is None:
-        raise UsageError('--show-dir needs default_hooks.visualization in the config, and this one has none')
-    hook.update(settings)

@@ -12,7 +12,6 @@ from torch import nn
 from ..common.errors import UsageError
 from ..data.class_folders import check_listed, class_folders
 from ..models.mmpretrain_import import require_mmpretrain
-from .changing import draw_by_hook
 from .reading import evaluators_of, named_classes, type_of
 from .task import Task, table_of_numbers
 
@@ -114,9 +113,6 @@ class Classification(Task):
         top_k = tuple(k for k in TOP_K if k <= num_classes)
         named = [evaluator for _, evaluator in evaluators_of(config, 'test') if type_of(evaluator) == 'Accuracy']
         config.test_evaluator = named or [ConfigDict(type='Accuracy', topk=top_k)]
-
-    def draw_into(self, config: Config, folder: str) -> None:
-        draw_by_hook(config, enable=True, interval=1, out_dir=str(Path(folder).resolve()))
 
     def table(self, metrics: Mapping[str, float]) -> str:
         return accuracy_table(metrics)

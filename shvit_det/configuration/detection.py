@@ -16,17 +16,24 @@ from torch import nn
 
 from ..common.errors import UsageError
 from ..data.sample import ensure_sample
-from .cfg_options import pasteable
-from .changing import draw_by_hook
+from .cfg_options import pasteable, places_in
 from .coco_sets import check_before_run, use_checked_datasets
 from .evaluators import coco_scorings, format_results, select_scores
-from .reading import named_classes
+from .reading import named_classes, type_of
 from .task import Task, table_of_numbers
 
 COLUMNS = {  # of a table, by the name of the first score: COCO's and LVIS's
     'mAP': {'mAP': 'AP', 'mAP_50': 'AP50', 'mAP_75': 'AP75', 'mAP_s': 'APs', 'mAP_m': 'APm', 'mAP_l': 'APl'},
     'AP': {name: name for name in ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'APr', 'APc', 'APf')},
 }
+
+IN_PIPELINE = 'in the pipeline of the data set itself, without MultiImageMixDataset'
+WITHOUT_MASKS = dict(
+    Mosaic=f'use CachedMosaic, {IN_PIPELINE}',
+    MixUp=f'use CachedMixUp, {IN_PIPELINE}',
+    RandomAffine='leave it out, or use Rotate, ShearX, ShearY or TranslateX',
+    RandomCenterCropPad='use RandomCrop and Pad',
+)
 
 
 class Detection(Task):
@@ -46,6 +53,7 @@ class Detection(Task):
         Raises:
             UsageError: If the numbers differ, or predictions would be of a type that numpy lacks.
         """
+        check_mixing(config)
         for split in splits:
             if config[f'{split}_cfg'].get('fp16') and not torch.cuda.is_available():
                 raise UsageError(
@@ -106,11 +114,22 @@ class Detection(Task):
     def set_format_only(self, config: Config, folder: Path) -> list[Path]:
         return format_results(self, config, folder)
 
-    def draw_into(self, config: Config, folder: str) -> None:
-        draw_by_hook(config, draw=True, test_out_dir=str(Path(folder).resolve()))
-
     def table(self, metrics: Mapping[str, float]) -> str:
         return coco_table(metrics)
+
+
+def check_mixing(config: Config) -> None:
+    """Compare the transforms of training images with what they have to carry.
+
+    Raises:
+        UsageError: If one that leaves masks as they are, or refuses them, gets masks.
+    """
+    steps = list(places_in(config.get('train_dataloader'), 'train_dataloader'))
+    kinds = {place: type_of(node) for place, node in steps if isinstance(node, Mapping)}
+    if any(kinds[place] == 'LoadAnnotations' and node.get('with_mask') for place, node in steps if place in kinds):
+        for place, kind in kinds.items():
+            if kind in WITHOUT_MASKS:
+                raise UsageError(f'{place} is {kind}, which moves no masks, and some are loaded: {WITHOUT_MASKS[kind]}')
 
 
 def class_heads(detector: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -2,19 +2,20 @@
 
 import inspect
 import os
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.config.lazy import LazyAttr, LazyObject
-from mmengine.logging import print_log
 from mmengine.runner import Runner
-from mmengine.utils import get_object_from_string, is_abs
+from mmengine.utils import import_modules_from_strings, is_abs
 
 from ..common.errors import UsageError
 from ..data.checking.findings import short
-from .model_zoo import PREFIX, config_file
+from .cfg_options import merge_options
+from .reading_errors import import_error, is_file, reading_error
+from .type_names import use_names
+from .value_kinds import check_kinds
 
 SPLITS = ('train', 'val', 'test')
 
@@ -28,86 +29,56 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
         options: Changes of single values, dotted names.
 
     Raises:
-        UsageError: If the config does not exist or cannot be read.
+        UsageError: If the config does not exist or cannot be read, or holds values of the wrong kind.
     """
-    if path.startswith(PREFIX):
-        path = config_file(path)
-    installed = '::' in path
-    if not installed and not Path(path).is_file():
+    if '::' not in path and not is_file(path):
         raise UsageError(f'no such config: {path}')
     try:
-        config = Config.fromstring(f'_base_ = {path!r}', '.py') if installed else Config.fromfile(path)
-        for key in options or {}:
-            warn_if_new(config, key)
-        config.merge_from_dict(dict(options or {}))
-        _name_classes(config)
-    except (OSError, SyntaxError, AssertionError, KeyError, TypeError, ImportError, NameError) as error:
-        raise UsageError(f'cannot read the config {path}: {type(error).__name__}: {error}') from error
-    _remove_none(config)
+        file = Config._get_cfg_path(path, '')[0] if '::' in path else path
+        config = Config.fromfile(file, import_custom_modules=False)
+        import_custom_modules(config, path)
+        use_names(config)
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:  # a config is Python and may raise anything
+        raise UsageError(f'cannot read the config {path}: {reading_error(error, path)}') from error
+    change_and_check(config, options)
     return config
 
 
-def warn_if_new(config: Config, key: str) -> None:
-    """Log a warning if ``key``, with dots, names nothing that the config has, which mostly is a typing error."""
-    node: Any = config
-    for part in key.split('.'):
-        if isinstance(node, Mapping | Config):
-            found = part in node
-        elif isinstance(node, Sequence) and not isinstance(node, str):
-            found = part.isdigit() and int(part) < len(node)
-        else:
-            found = False
-        if not found:
-            print_log(f'--cfg-options {key}: the config has no {part!r} there, it is added', 'current', 30)
-            return
-        node = node[int(part)] if part.isdigit() and not isinstance(node, Mapping | Config) else node[part]
-
-
-def _name_classes(config: Config) -> None:
-    """Replace every class or function that stands as a type by its dotted name, so that the tools meet text only.
-
-    mmengine writes the same names when it saves a config with classes, and resolves them wherever it builds.
-    """
-    pending: list[Any] = [config._cfg_dict]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, dict):
-            for key, value in dict.items(node):  # dict's own method, which does not import mmengine's lazy objects
-                if key in ('type', 'runner_type'):
-                    node[key] = dotted_name(value)
-                else:
-                    pending.append(value)
-        elif isinstance(node, list | tuple):
-            pending.extend(node)
-
-
-def dotted_name(kind: Any) -> Any:
-    """Return the dotted name by which a class or function can be imported; anything else is returned unchanged.
+def import_custom_modules(config: Config, path: str) -> None:
+    """Import the modules that a config names, as mmengine does after reading it.
 
     Raises:
-        UsageError: If it has none, so that a config with it could not be saved.
+        UsageError: If one of them cannot be imported, or ``custom_imports`` is no dict.
     """
-    if isinstance(kind, LazyAttr | LazyObject):
-        kind = kind.build()
-    if not (inspect.isclass(kind) or inspect.isfunction(kind)):
-        return kind
-    packages = kind.__module__.split('.')
-    for length in range(len(packages), 0, -1):  # a shorter one if a function hides the module of the same name
-        name = '.'.join([*packages[:length], kind.__qualname__])
-        if get_object_from_string(name) is kind:
-            return name
-    raise UsageError(f'type={kind.__qualname__} cannot be imported from anywhere: put it into a module of its own')
+    named = config.get('custom_imports')
+    if not named:
+        return
+    if not isinstance(named, Mapping) or not {'imports'} <= named.keys() <= {'imports', 'allow_failed_imports'}:
+        raise UsageError(f'custom_imports of {path} is {named!r}: write custom_imports=dict(imports=[...])')
+    try:
+        import_modules_from_strings(**named)
+    except Exception as error:  # a module may raise anything
+        reason = import_error(error, Path(path).parent)
+        raise UsageError(f'custom_imports of {path} names what cannot be imported: {reason}') from error
 
 
-def _remove_none(config: Config) -> None:
-    """Remove settings of mmengine's runner that are None although it wants a value, so that it takes its default.
+def change_and_check(config: Config, options: Mapping[str, Any] | None) -> None:
+    """Merge ``--cfg-options`` into a config, and check the kinds of all its values.
 
-    None as ``default_scope`` has a meaning: no project is searched for names.
+    Settings that are None although mmengine's runner wants a value are removed, so that it takes its default. None as
+    ``default_scope`` has a meaning: no project is searched for names.
+
+    Raises:
+        UsageError: If an option has no effect or does not fit, or a value is of the wrong kind.
     """
+    merge_options(config, options)
     for name, parameter in inspect.signature(Runner.__init__).parameters.items():
         wants_value = parameter.default not in (None, inspect.Parameter.empty)
         if wants_value and name != 'default_scope' and name in config and config[name] is None:
             config.pop(name)
+    check_kinds(config)
 
 
 def name_of(path: str) -> str:
@@ -193,14 +164,58 @@ def datasets_of(config: Config, split: str) -> Iterator[MutableMapping]:
     return (dataset for _, dataset in dataset_places(config, split))
 
 
-def named_classes(dataset: Mapping, kind: type) -> tuple[str, ...] | None:
-    """Return the names of the classes that a dataset dict or its class states, or None if neither does."""
-    classes: str | Sequence[str] | None = (dataset.get('metainfo') or {}).get('classes')
-    if classes is None:
-        classes = (getattr(kind, 'METAINFO', None) or {}).get('classes')
-    if classes is None:
-        return None
-    return (classes,) if isinstance(classes, str) else tuple(classes)
+def inference_split(config: Config) -> str | None:
+    """Return the split whose pipeline and classes are those for new images: test, or else val; None without both."""
+    return next((split for split in ('test', 'val') if config.get(f'{split}_dataloader')), None)
+
+
+def inference_pipeline(config: Config) -> list[Mapping]:
+    """Return the steps that make an input for the model from a new image, and perhaps load annotations too.
+
+    Raises:
+        UsageError: If the config has none.
+    """
+    split = inference_split(config)
+    dataset = next(datasets_of(config, split), {}) if split else {}
+    pipeline = dataset.get('pipeline') or config.get('test_pipeline')
+    if not pipeline:
+        raise UsageError(
+            'the config does not say how a new image is read: it needs a test_dataloader or a val_dataloader with a '
+            'pipeline, or test_pipeline'
+        )
+    return list(pipeline)
+
+
+def named_classes(dataset: Mapping, kind: Any) -> tuple[str, ...] | None:
+    """Return the names of the classes that a dataset dict or its class states, or None if neither does.
+
+    As in mmengine, they may stand in a file with one name in each line.
+
+    Raises:
+        UsageError: If they are no list, as in ``classes=('disc')`` without a comma, or stand where nothing reads them.
+    """
+    metainfo = dict(dataset.get('metainfo') or {})
+    if hasattr(kind, '_compat_classes'):  # mmpretrain's data sets take classes as an argument of their own too
+        metainfo = {key: value for key, value in {'classes': dataset.get('classes'), **metainfo}.items() if value}
+    others = [key for key, value in metainfo.items() if key not in getattr(kind, 'METAINFO', {}) and is_names(value)]
+    if 'classes' in dataset and not hasattr(kind, '_compat_classes'):
+        raise UsageError(f'classes of a {kind.__name__} stands in its metainfo: write metainfo=dict(classes=...)')
+    if 'classes' not in metainfo and others:
+        raise UsageError(f'metainfo of a data set has {others[0]}, which nothing reads: the names go into classes')
+    try:
+        classes = kind._load_metainfo(metainfo).get('classes') if hasattr(kind, '_load_metainfo') else None
+    except (OSError, ValueError) as error:  # of a folder, or a file that is no text
+        raise UsageError(f'metainfo.classes of a data set is {metainfo["classes"]!r}: {error}') from error
+    if classes is not None and not is_names(classes):
+        raise UsageError(
+            f'metainfo.classes of a data set is {classes!r}, which is neither a list of names nor a file of them: '
+            f"write classes=('NAME',) for a single class, with the comma"
+        )
+    return None if classes is None else tuple(classes)
+
+
+def is_names(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(each, str) for each in value)
 
 
 def evaluators_of(config: Config, split: str) -> Iterator[tuple[str, MutableMapping]]:

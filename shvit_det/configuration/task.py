@@ -65,10 +65,6 @@ class Task(ABC):
         raise UsageError(f'--format-only is for detectors, and this is a {self.noun}')
 
     @abstractmethod
-    def draw_into(self, config: Config, folder: str) -> None:
-        """Set the config so that every test image is drawn, with its prediction, into ``folder``."""
-
-    @abstractmethod
     def table(self, metrics: Mapping[str, float]) -> str:
         """Return the scores among ``metrics`` as a table."""
 

@@ -13,13 +13,16 @@ from mmengine.model import is_model_wrapper
 from ..checkpoint import check_checkpoint, load_checkpoint
 from ..common.atomic_files import PART
 from ..common.errors import UsageError
+from ..common.output_paths import check_output_folder
 from ..configuration.changing import set_data_root
 from ..configuration.detector_or_classifier import task_of
 from ..configuration.reading import load_config, name_of, splits_of
 from ..deployment import check_deployable, deploy
+from ..prediction.predict import DEFAULT_SCORE
 from ..runtimes.onnx_runtimes import is_exported
 from ..training.build_runner import built_runner, set_launcher
 from ..training.trial_build import check_parts
+from .pictures import PictureHook
 from .prediction_dump import DumpingEvaluator, prediction_dump, save_partial
 
 
@@ -68,8 +71,6 @@ def evaluate(
     config.load_from, config.resume = None, False
     task = task_of(config)
     config.setdefault('default_scope', task.scope)
-    if show_dir is not None:
-        task.draw_into(config, show_dir)
     if out is not None and not out.endswith(('.pkl', '.pickle')):
         raise UsageError(f'--out takes a file that ends in .pkl or .pickle, but got {out}')
 
@@ -107,6 +108,11 @@ def evaluate(
             model = runner.model.module if is_model_wrapper(runner.model) else runner.model
             runner.model = deploy(model, dtype=getattr(torch, dtype) if dtype else None)
         dump = prediction_dump(task.dump_type, out) if out is not None else None
+        if show_dir is not None:
+            check_output_folder(Path(show_dir), 'the folder of pictures', '--show-dir')
+            hooks = config.get('default_hooks') or {}
+            score = (hooks.get('visualization') or {}).get('score_thr', DEFAULT_SCORE)
+            runner.register_hook(PictureHook(Path(show_dir), score))
         if dump is not None:
             runner.test_loop.evaluator = DumpingEvaluator(dump, runner.test_evaluator)
         try:

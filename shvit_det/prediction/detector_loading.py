@@ -18,7 +18,7 @@ from ..checkpoint.reading import read_content
 from ..checkpoint.stored_config import stored_classes, stored_config, stored_data_meta
 from ..common.errors import UsageError
 from ..configuration.detector_or_classifier import task_of
-from ..configuration.reading import load_config, named_classes, warn_if_new
+from ..configuration.reading import change_and_check, inference_split, load_config, named_classes
 from ..configuration.task import Task
 from ..deployment import check_deployable, deploy
 from .drawing import Color, class_colors
@@ -89,11 +89,9 @@ def config_of_checkpoint(content: Any, weights: str | Path, options: Mapping[str
         raise UsageError(f'{weights} does not carry its config: name it with --config CONFIG')
     try:
         config = Config(stored)
-        for key in options or {}:
-            warn_if_new(config, key)
-        config.merge_from_dict(dict(options or {}))
-    except (KeyError, TypeError, AssertionError) as error:
-        raise UsageError(f'the config in {weights}, or --cfg-options for it, cannot be used: {error}') from error
+    except (KeyError, TypeError) as error:
+        raise UsageError(f'the config in {weights} cannot be used: {error}') from error
+    change_and_check(config, options)
     return config
 
 
@@ -110,7 +108,9 @@ def check_types(config: Config, weights: str | Path) -> None:
 
     trees = (registry.MODELS, registry.WEIGHT_INITIALIZERS, registry.TASK_UTILS, registry.TRANSFORMS, registry.DATASETS)
     known = {name for tree in trees for name in registered_in(tree)} | set(vars(ops))
-    used = [config.model, config.get('data_preprocessor'), config.get('test_dataloader', {}).get('dataset')]
+    used = [config.model, config.get('data_preprocessor'), config.get('test_pipeline')]
+    if split := inference_split(config):
+        used.append(config[f'{split}_dataloader'].get('dataset'))
     for part in used:
         for name, value in strings_in(part):
             scope, _, last = value.rpartition('.')
@@ -164,7 +164,6 @@ def classes_and_palette(content: Any, config: Config, task: Task) -> tuple[tuple
     """Return the names of the classes, from the checkpoint or else from the config, and the checkpoint's palette."""
     classes = stored_classes(content)
     if classes is None:
-        classes = next(
-            (found for _, d, kind in task.datasets(config, ('test',)) if (found := named_classes(d, kind))), ()
-        )
+        splits = [split] if (split := inference_split(config)) else []
+        classes = next((found for _, d, kind in task.datasets(config, splits) if (found := named_classes(d, kind))), ())
     return classes, stored_data_meta(content).get('palette')

@@ -5,16 +5,22 @@ lines and letters grow with the picture, and a label moves to where it covers no
 """
 
 import colorsys
+import logging
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import cv2
 import matplotlib
 import numpy as np
+from matplotlib.font_manager import findSystemFonts
+from matplotlib.ft2font import FT2Font
+from mmengine.logging import print_log
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -31,6 +37,7 @@ LETTERS = 12  # in a usual label
 LETTER_WIDTH = 0.9  # of a usual letter with its share of the label's height, over the square of its size
 BRIGHT = 0.45 * 255  # the luminance of a colour from which on letters on it are black
 FONT_FILE = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf' / 'DejaVuSans.ttf'
+UNUSUAL = re.compile('bold|black|italic|oblique|light|thin|heavy|condensed|mono', re.IGNORECASE)  # styles of fonts
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ def draw(
     picture: Picture,
     boxes: NDArray[Any],
     labels: NDArray[Any],
-    scores: NDArray[Any],
+    scores: NDArray[Any] | None,
     masks: NDArray[Any] | None,
     names: Sequence[str],
     colors: Sequence[Color],
@@ -83,7 +90,7 @@ def draw(
         picture: Blue, green, red.
         boxes: Left, top, right, bottom in pixels.
         labels: Indices into ``names`` and ``colors``.
-        scores: 0 to 1.
+        scores: 0 to 1; None for annotations, of which smaller ones are drawn over larger ones.
         masks: True on the object; None for detectors without masks.
         names: Of the classes; a label without one is drawn as its number.
         colors: Red, green, blue for each class.
@@ -100,7 +107,8 @@ def draw(
     style = Style.of(height, width, boxes * factor)
     rectangles = np.rint(boxes * factor).clip(0, np.array([width, height, width, height]) - 1).astype(int)
     paints = [tuple(reversed(colors[int(label) % len(colors)])) for label in labels]
-    order = np.argsort(scores, kind='stable')
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    order = np.argsort(-areas if scores is None else scores, kind='stable')
     if masks is not None:
         original = canvas.copy()
         for index in order:
@@ -109,11 +117,12 @@ def draw(
         left, top, right, bottom = rectangles[index].tolist()
         thickness = style.line if masks is None else max(1, round(style.line / 2))
         cv2.rectangle(canvas, (left, top), (right, bottom), paints[index], thickness, cv2.LINE_AA)
-    taken = np.zeros((0, 4), int)
+    taken, shown = np.zeros((0, 4), int), shown_names(tuple(names))
     for index in order[::-1]:
-        label, score = int(labels[index]), f'{scores[index]:.2f}'
-        name = _printable(names[label]) if label < len(names) else f'class {label}'
-        for text in (f'{name} {score}', score):
+        label = int(labels[index])
+        name = shown[label] if label < len(shown) else f'class {label}'
+        score = '' if scores is None else f'{scores[index]:.2f}'
+        for text in filter(None, (f'{name} {score}'.strip(), score)):
             place = _place_of_label(text, rectangles[index], rectangles, taken, canvas, style)
             if place is not None:
                 _write(canvas, text, place, paints[index], style)
@@ -122,9 +131,15 @@ def draw(
     return canvas
 
 
-def _printable(name: str) -> str:
-    """Return a name with a mark in place of characters that are not printable, such as line ends."""
-    return ''.join(char if char.isprintable() else '\N{REPLACEMENT CHARACTER}' for char in name)
+def draw_lines(picture: Picture, lines: Sequence[str]) -> Picture:
+    """Return a copy of a picture with lines of text in its upper left corner, enlarged as :func:`draw` does it."""
+    canvas = draw(picture, np.zeros((0, 4)), np.zeros(0), None, None, (), ())
+    font, top = Style.of(canvas.shape[0], canvas.shape[1], np.zeros((0, 4))).font, 0
+    for line in lines:
+        letters = label_image(line, font)[: canvas.shape[0] - top, : canvas.shape[1]]
+        canvas[top : top + letters.shape[0], : letters.shape[1]] = letters[..., None]
+        top += letters.shape[0]
+    return canvas
 
 
 def _paint_mask(
@@ -184,15 +199,72 @@ def _write(canvas: Picture, text: str, place: NDArray[Any], paint: Color, style:
 
 
 @lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(FONT_FILE), size)
+def shown_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of classes as they are drawn.
+
+    A mark stands in place of characters that are not printable, such as line ends. A name in a script of which no font
+    is installed would be a row of boxes: it is drawn as its number, and the log says so.
+    """
+    printable = [
+        ''.join(char if char.isprintable() else '\N{REPLACEMENT CHARACTER}' for char in name) for name in names
+    ]
+    without_font = {label: name for label, name in enumerate(printable) if font_file(name) is None}
+    if without_font:
+        number, label = len(without_font), next(iter(without_font))
+        print_log(
+            f'no font here has the letters of {number} of the {len(names)} class names, {names[label]!r} for instance, '
+            f'which is drawn as "class {label}": install a font of that script, such as Noto Sans, to see the names',
+            'current',
+            logging.WARNING,
+        )
+    return tuple(f'class {label}' if label in without_font else name for label, name in enumerate(printable))
 
 
 @lru_cache(maxsize=512)
 def label_image(text: str, size: int) -> NDArray[np.uint8]:
     """Return how much of each pixel of a label its letters cover, 0 to 255, with a margin around them."""
-    ascent, descent = _font(size).getmetrics()
+    other = font_file(text) or FONT_FILE
+    parts = [
+        (''.join(letters), _font(FONT_FILE if is_ours else other, size))
+        for is_ours, letters in groupby(text, lambda letter: ord(letter) in letters_of(FONT_FILE))
+    ]
+    ascent, descent = (max(heights) for heights in zip(*(font.getmetrics() for _, font in parts), strict=True))
     margin = max(2, size // 5)
-    image = Image.new('L', (math.ceil(_font(size).getlength(text)) + 2 * margin, ascent + descent + margin // 2))
-    ImageDraw.Draw(image).text((margin, margin // 4), text, fill=255, font=_font(size))
+    width = sum(font.getlength(part) for part, font in parts)
+    image = Image.new('L', (math.ceil(width) + 2 * margin, ascent + descent + margin // 2))
+    left = float(margin)
+    for part, font in parts:
+        ImageDraw.Draw(image).text((left, margin // 4 + ascent), part, fill=255, font=font, anchor='ls')
+        left += font.getlength(part)
     return np.asarray(image)
+
+
+@lru_cache(maxsize=512)
+def font_file(text: str) -> Path | None:
+    """Return a font for those letters of a text that ours lacks, among the installed ones; None if there is none."""
+    letters = set(map(ord, text)) - letters_of(FONT_FILE)
+    if not letters:
+        return FONT_FILE
+    return next((file for file in installed_fonts() if letters <= letters_of(file)), None)
+
+
+@lru_cache(maxsize=1)
+def installed_fonts() -> list[Path]:
+    """Return the files of fonts on this machine, upright ones of usual weight first."""
+    files = [Path(file) for file in findSystemFonts() if 'lastresort' not in file.lower()]  # which has boxes for all
+    return sorted(files, key=lambda file: (bool(UNUSUAL.search(file.stem)), file.name))
+
+
+@lru_cache(maxsize=16)
+def letters_of(file: Path) -> frozenset[int]:
+    """Return the code points that a font can draw; none for one that has pictures of one size, such as emoji."""
+    try:
+        _font(file, SMALLEST_FONT)
+        return frozenset(FT2Font(str(file)).get_charmap())
+    except (OSError, RuntimeError):
+        return frozenset()
+
+
+@lru_cache(maxsize=16)
+def _font(file: Path, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(file), size)

@@ -1,7 +1,10 @@
 """Images read by the test pipeline of a config, and the errors of single images as a reason in a few words."""
 
+import logging
 import re
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +12,30 @@ import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from ..common.errors import UsageError
-from ..common.image_files import find_fault
+from ..common.image_files import find_fault, is_nearly_black, pages_of
+from ..configuration.reading import inference_pipeline, type_of
+from ..data.checking.image_checks import DecodeSettings
 from .drawing import Picture
 
+Source = str | Path | Picture | Image.Image
 SELF_EXPLAINING = (UsageError, OSError, AssertionError, cv2.error)  # errors whose message is enough
 NO_MEMORY = re.compile(
     r"can't allocate memory|not enough memory|out of memory|insufficient memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE
 )
+HEIC = re.compile(rb'....ftyp(hei|hev|mif|msf)', re.DOTALL)  # how such a file begins
 
 
 class ImageReader:
-    """The test pipeline of a config without its annotations, for files and for arrays.
+    """The test pipeline of a config without its annotations, for files, for arrays and for images of Pillow's.
 
     Args:
-        config: A config whose test loader has a pipeline.
+        config: A config with a pipeline for new images.
 
     Raises:
         UsageError: If the config has no pipeline, or one that cannot be built.
@@ -34,10 +43,13 @@ class ImageReader:
 
     def __init__(self, config: Config) -> None:
         from mmcv.transforms import Compose
-        from mmdet.utils import get_test_pipeline_cfg
 
+        with suppress(ImportError):  # if it is there, Pillow opens HEIC too
+            from pillow_heif import register_heif_opener
+
+            register_heif_opener()
         try:
-            steps = [step for step in get_test_pipeline_cfg(config) if 'Annotations' not in step['type']]
+            steps = [step for step in inference_pipeline(config) if 'Annotations' not in type_of(step)]
             loader = dict(steps[0])
             of_arrays = {key: loader[key] for key in ('to_float32',) if key in loader}
             with DefaultScope.overwrite_default_scope('mmdet'):
@@ -45,8 +57,10 @@ class ImageReader:
                 self.of_arrays = Compose([dict(type='LoadImageFromNDArray', **of_arrays), *steps[1:]]).transforms
         except (RuntimeError, KeyError, AttributeError, TypeError, IndexError) as error:
             raise UsageError(f'the config has no test pipeline that can be built: {error}') from error
+        self.settings = DecodeSettings(loader.get('color_type', 'color'), loader.get('imdecode_backend', 'cv2'))
+        self.uses_opencv = type_of(loader) == 'LoadImageFromFile' and self.settings.backend in ('cv2', None)
 
-    def __call__(self, image: str | Path | Picture, number: int = 0) -> tuple[Picture, dict[str, Any]]:
+    def __call__(self, image: Source, number: int = 0) -> tuple[Picture, dict[str, Any]]:
         """Return the pixels that the pipeline loads, and the item that the whole pipeline makes of them.
 
         Results are in the coordinates of these pixels: mmcv turns an image upright by its EXIF orientation, unless the
@@ -57,20 +71,20 @@ class ImageReader:
         """
         item: dict[str, Any]
         try:
-            if isinstance(image, np.ndarray):
-                if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-                    raise UsageError(f'an array has to be (H, W, 3) of uint8, not {image.shape} of {image.dtype}')
-                steps, item = self.of_arrays, {'img': image, 'img_id': number}
+            source = self._checked_file(Path(image)) if isinstance(image, str | Path) else image
+            if isinstance(source, Image.Image):
+                source = self._pixels_of(source)
+            if isinstance(source, Path):
+                steps, item = self.of_files, dict(img_path=str(source), img_id=number)
             else:
-                fault = find_fault(Path(image))
-                if fault is not None and fault.kind != 'unknown_format':
-                    raise UsageError(f'it {fault.message}')
-                steps, item = self.of_files, dict(img_path=str(image), img_id=number)
+                steps, item = self.of_arrays, dict(img=self._as_loaded(source), img_id=number)
             pixels = None
             for step in steps:
                 item = step(item)
                 if pixels is None and 'img' in item:
                     pixels = to_picture(item['img'])
+                    if isinstance(source, Path):
+                        warn_if_nearly_black(source, item['img'], lambda: cv2.imread(str(source), cv2.IMREAD_UNCHANGED))
             sample = item['data_samples']
             if 'scale_factor' not in sample and sample.get('img_shape') == sample.get('ori_shape'):
                 sample.set_metainfo(dict(scale_factor=(1.0, 1.0)))  # which heads need and only Resize sets
@@ -78,6 +92,89 @@ class ImageReader:
         except Exception as error:  # a user's own steps may raise anything
             raise UsageError(f'it cannot be read as a picture ({reason_of(error)})') from error
         return pixels, item
+
+    def pages(self, path: Path, numbers: list[int]) -> Iterator[Picture]:
+        """Yield frames or pages of an image file, each as the pipeline would load it.
+
+        Raises:
+            UsageError: If one cannot be read; the sentence does not name the file.
+        """
+        with Image.open(path) as image:
+            for number in numbers:
+                try:
+                    if image.format == 'TIFF':  # of which Pillow does not know all kinds
+                        yield self._page_of_tiff(path, number)
+                    else:
+                        image.seek(number)
+                        yield self._pixels_of(image)
+                except (OSError, ValueError) as error:
+                    raise UsageError(f'its page {number} cannot be read ({reason_of(error)})') from error
+
+    def _page_of_tiff(self, path: Path, number: int) -> Picture:
+        def load(flags: int) -> Any:
+            return next(iter(cv2.imreadmulti(str(path), start=number, count=1, flags=flags)[1]), None)
+
+        page = load(cv2.IMREAD_COLOR)
+        if page is None:
+            raise UsageError(f'its page {number} cannot be decoded by OpenCV')
+        warn_if_nearly_black(path, page, lambda: load(cv2.IMREAD_UNCHANGED))
+        return np.asarray(page)
+
+    def _checked_file(self, path: Path) -> Path | Image.Image:
+        """Return a file for the pipeline, or its image where OpenCV knows its format less well than Pillow does."""
+        fault = find_fault(path)
+        if fault is not None and fault.kind == 'unknown_format':
+            with path.open('rb') as file:
+                if HEIC.match(file.read(12)):
+                    raise UsageError('it is a HEIC image, for which pillow-heif is needed: pip install pillow-heif')
+        elif fault is not None:
+            raise UsageError(f'it {fault.message}')
+        if (count := len(pages_of(path))) > 1:
+            print_log(f'{path} has {count} pages or frames: the first is predicted', 'current', logging.WARNING)
+        if fault is None and self.uses_opencv and not cv2.haveImageReader(str(path)):
+            with Image.open(path) as image:
+                image.load()
+                return image
+        return path
+
+    def _pixels_of(self, image: Image.Image) -> Picture:
+        """Return the pixels of an opened image as OpenCV would load them, blue first."""
+        if self.settings.follows_exif:
+            image = ImageOps.exif_transpose(image)
+        if image.mode[0] in 'IF':
+            values = np.asarray(image)
+            if values.dtype != np.uint16:
+                raise UsageError(f'it has values of {8 * values.itemsize} bits: scale them to 8 bits')
+            pixels: Picture = (values >> 8).astype(np.uint8)
+            warn_if_nearly_black('an image', pixels, lambda: values)
+            return pixels
+        if image.mode in ('LA', 'PA'):
+            image = image.convert('RGBA')  # from which RGB drops the transparency, where it would mix it in
+        return cv2.cvtColor(np.asarray(image.convert('RGB')), cv2.COLOR_RGB2BGR)  # type: ignore[return-value]
+
+    def _as_loaded(self, array: Any) -> Picture:
+        """Return an array with as many channels as the pipeline loads."""
+        if not isinstance(array, np.ndarray):
+            raise UsageError(f'an image is a file, an array or an image of Pillow, not of type {type(array).__name__}')
+        if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+            raise UsageError(
+                f'an array has to be (H, W, 3), blue first, or (H, W), of uint8, not {array.shape} of {array.dtype}'
+            )
+        picture = to_picture(array)
+        if self.settings.color_type.startswith('grayscale'):
+            return cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)  # type: ignore[return-value]
+        return picture
+
+
+def warn_if_nearly_black(name: str | Path, loaded: Picture, deep: Callable[[], NDArray[Any] | None]) -> None:
+    """Log a warning for an image of more than 8 bits of which the pipeline loads nearly nothing."""
+    if is_nearly_black(loaded, deep):
+        print_log(
+            f'{name} has more than 8 bits and small values: the upper 8 bits, which are read in training and here, are '
+            f'nearly black; if the model was trained on brighter images, scale it to 8 bits as they were',
+            'current',
+            logging.WARNING,
+        )
 
 
 def reason_of(error: Exception) -> str:
@@ -100,7 +197,13 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def to_picture(image: NDArray[Any]) -> Picture:
-    """Return a copy of a loaded image with three bytes a pixel, which later steps of the pipeline do not change."""
+    """Return a copy of a loaded image with three bytes a pixel, which later steps of the pipeline do not change.
+
+    Values of another range than 0 to 255 are scaled by the largest one.
+    """
+    largest = image.max(initial=0)
+    if image.dtype != np.uint8 and largest > 0 and (largest > 255 or (image.dtype.kind == 'f' and largest <= 1)):
+        image = image * (255 / largest)
     values: NDArray[Any] = image.clip(0, 255).astype(np.uint8)
     if values.ndim == 2 or values.shape[2] == 1:
         values = cv2.cvtColor(values, cv2.COLOR_GRAY2BGR)

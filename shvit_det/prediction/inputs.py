@@ -1,5 +1,6 @@
 """The pictures and videos that a user names by files, folders, patterns and URLs, and the names of their drawings."""
 
+import logging
 import os
 import re
 import shlex
@@ -10,14 +11,22 @@ from glob import escape, glob, has_magic
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+from mmengine.logging import print_log
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..common.errors import UsageError
 
-PICTURES = tuple(IMG_EXTENSIONS)
-VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
-JPEGS = ('.jpg', '.jpeg', '')  # the drawing of such a picture is a JPEG, of all others a PNG
+PICTURES = (
+    *IMG_EXTENSIONS, '.jpe', '.jfif', '.mpo', '.apng', '.avif', '.dib', '.exr', '.gif', '.hdr', '.heic', '.heif',
+    '.hif', '.j2k', '.jp2', '.jxl', '.pbm', '.pfm', '.pnm', '.tga',
+)  # fmt: skip
+VIDEOS = (
+    '.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv', '.3gp', '.flv', '.m2ts', '.mts', '.ogv',
+    '.ts',
+)  # fmt: skip
+JPEGS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.heic', '.heif', '.hif', '')  # of photographs
 LONGEST_NAME = 100  # bytes of an input's name in that of its drawing; file systems take 255
+STREAM = re.compile(r'\d+|(rtsps?|rtmp|rtp|udp|tcp|srt)://.*', re.IGNORECASE)  # a number is that of a camera
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,8 @@ def find_inputs(named: Sequence[str]) -> list[Input]:
     """Return the pictures and videos that are named, in order, each once.
 
     For a folder, these are the pictures and videos in it, without those in its subfolders; for a pattern, those that it
-    matches, ``**`` being any depth. A file that is named itself may have any suffix.
+    matches, ``**`` being any depth. What is left out is counted in the log. A file that is named itself, or by a
+    pattern that ends in its suffix, may have any suffix.
 
     Raises:
         UsageError: If there is no such file, or a folder or pattern has none.
@@ -70,28 +80,49 @@ def expand(name: str) -> list[str]:
     if Input(name).is_url:
         return [name]
     if path.is_dir():
-        files = media(list(path.iterdir()))
-        if not files:
-            pattern = shlex.quote(f'{escape(str(path))}/**/*')
-            within = f': for those in folders within name a pattern, {pattern}'
-            raise UsageError(f'{name} has no picture or video{within if any(map(Path.is_dir, path.iterdir())) else ""}')
-        return files
+        return media(list(path.iterdir()), name, f'{name} has no picture or video')
     if path.exists():
         return [str(path)]
+    if STREAM.fullmatch(name):
+        raise UsageError(
+            f'{name} is a camera or a live stream, which has no end: predict a video recorded from it, or its frames '
+            f'in Python as docs/prediction.md shows'
+        )
     if '://' in name:
         raise UsageError(f'{name}: URLs have to start with http:// or https://')
     if has_magic(name):
-        files = media([Path(match) for match in glob(str(path), recursive=True)])  # noqa: PTH207  (a Path's own takes no absolute pattern)
-        if not files:
-            raise UsageError(f'no picture or video matches {name}')
-        return files
+        matches = [Path(match) for match in glob(str(path), recursive=True)]  # noqa: PTH207  (a Path's own takes no absolute pattern)
+        endings = None if path.suffix and not has_magic(path.suffix) else PICTURES + VIDEOS
+        return media(matches, name, f'no picture or video matches {name}', endings)
     raise UsageError(f'no such file or folder: {name}')
 
 
-def media(paths: Sequence[Path]) -> list[str]:
-    """Return those of the paths that are pictures or videos by their suffix, sorted; no hidden ones."""
-    endings = PICTURES + VIDEOS
-    return sorted(str(p) for p in paths if p.suffix.lower() in endings and p.name[0] != '.' and p.is_file())
+def media(
+    paths: Sequence[Path], name: str, if_none: str, endings: Sequence[str] | None = PICTURES + VIDEOS
+) -> list[str]:
+    """Return the files among the paths that have one of the endings, sorted, and log how many others there are.
+
+    Args:
+        paths: Files and folders; hidden ones are left out without a word.
+        name: What the user named.
+        if_none: The error if there is no such file.
+        endings: In small letters; None for any.
+    """
+    shown = [path for path in paths if path.name[:1] != '.']
+    files = [path for path in shown if path.is_file()]
+    found = [path for path in files if endings is None or path.suffix.lower() in endings]
+    others = Counter(path.suffix.lower() or 'without an ending' for path in set(files).difference(found))
+    left_out = ', '.join(f'{count} {ending}' for ending, count in sorted(others.items()))
+    folders = [path for path in shown if path.is_dir()]
+    if folders and '**' not in name:
+        pattern = shlex.quote(os.path.join(escape(name) if Path(name).is_dir() else Path(name).parent, '**', '*'))
+        within = f'what is in its folders, for which you can name {pattern}'
+        left_out = f'{left_out}, and {within}' if left_out else within
+    if not found:
+        raise UsageError(f'{if_none}{left_out and f"; it has {left_out}"}')
+    if left_out:
+        print_log(f'{name}: left out are {left_out}', 'current', logging.WARNING)
+    return sorted(map(str, found))
 
 
 def output_names(inputs: Sequence[Input]) -> list[str]:
@@ -105,14 +136,20 @@ def output_names(inputs: Sequence[Input]) -> list[str]:
         f'{shortened(item.path.parent.name)}-{name}' if count[name.lower()] > 1 and item.path.parent.name else name
         for item, name in zip(inputs, plain, strict=True)
     ]
+    return [str(path) for path in unique_names(list(map(Path, wanted)))]
+
+
+def unique_names(wanted: Sequence[Path]) -> list[Path]:
+    """Return relative paths with numbers after those names that others have already; no two differ only in capitals."""
+    first = {str(path).lower() for path in wanted}
     taken: set[str] = set()
     names = []
-    for name in wanted:
-        path, number, free = Path(name), 1, name
-        while free.lower() in taken or (number > 1 and free.lower() in map(str.lower, wanted)):
+    for path in wanted:
+        number, free = 1, path
+        while str(free).lower() in taken or (number > 1 and str(free).lower() in first):
             number += 1
-            free = f'{path.stem}-{number}{path.suffix}'
-        taken.add(free.lower())
+            free = path.with_name(f'{path.stem}-{number}{path.suffix}')
+        taken.add(str(free).lower())
         names.append(free)
     return names
 

@@ -2,7 +2,7 @@
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +15,7 @@ from ..checkpoint.fetch import PermanentDownloadError, download
 from ..checkpoint.reading import head_of, wrong_kind
 from ..common.atomic_files import replacing
 from ..common.errors import RunError, UsageError
+from ..common.image_files import pages_of
 from .coco_results import ResultsFile
 from .drawing import Picture
 from .image_reader import reason_of
@@ -27,6 +28,8 @@ DEFAULT_SCORE = 0.3
 MAX_DOWNLOAD = 1 << 30  # bytes
 JPEG_QUALITY = 95
 FOLDER, FILE = 'pictures', 'predictions.json'
+Place = tuple[Path, Callable[[Picture], None]]  # of a drawing, and what writes it there
+Opened = tuple[Iterable[tuple[int, Picture]], int | None, Callable[[int], Place]]  # numbered frames, how many, places
 
 
 @dataclass
@@ -93,8 +96,8 @@ def predict(
         with file:
             run.pictures()
             for index, item in enumerate(inputs):
-                if item.is_video:
-                    run.video(index)
+                if item.is_video or index in run.with_pages:
+                    run.frames(index)
     except OSError as error:
         sentence = f'cannot write {error.filename}: {error.strerror or error}'
         if not file.entries:
@@ -136,7 +139,8 @@ class Run:
         stream: Where progress and failures are shown.
         failed: The indices of inputs that could not be read or predicted.
         done: How many inputs are predicted.
-        frames: How many frames of videos are predicted.
+        num_frames: How many frames of videos, and pages of pictures, are predicted.
+        with_pages: The indices of pictures that have several pages or frames.
     """
 
     predictor: Predictor
@@ -147,7 +151,8 @@ class Run:
     stream: TextIO
     failed: list[int] = field(default_factory=list)
     done: int = 0
-    frames: int = 0
+    num_frames: int = 0
+    with_pages: list[int] = field(default_factory=list)
 
     def so_far(self) -> str:
         """Return how much is done and where the results are: the end of a sentence on why the run ended."""
@@ -170,30 +175,45 @@ class Run:
             progress.advance()
         progress.clear()
 
-    def video(self, index: int) -> None:
-        """Predict a video frame by frame, and write one; frames that fail are left out."""
-        item, target = self.inputs[index], self.targets[index]
+    def frames(self, index: int) -> None:
+        """Predict a video frame by frame, or a picture page by page; those that fail are left out."""
+        item = self.inputs[index]
         progress = Progress(None, f'frames of {item.path.name}', self.stream)
         reasons = []
         try:
-            with self._local(item) as path:
-                reader = VideoReader(path)
-                progress.total = reader.declared
-                with VideoWriter(target, reader.rate) as writer:
-                    for prediction in self.predictor.stream(enumerate(reader)):
-                        number = len(self.inputs) + self.frames + 1  # after those of the pictures
-                        image = dict(id=number, file_name=item.source, frame_index=prediction.key)
-                        reason = self._keep(prediction, image, target, writer.add)
-                        if reason is not None:
-                            reasons.append(f'frame {prediction.key}: {reason}')
-                        else:
-                            self.frames += 1
-                        progress.advance()
+            with self._local(item) as path, self._opened(path, index) as (frames, progress.total, place_of):
+                for prediction in self.predictor.stream(frames):
+                    number = len(self.inputs) + self.num_frames + 1  # after those of the pictures
+                    image = dict(id=number, file_name=item.source, frame_index=prediction.key)
+                    reason = self._keep(prediction, image, *place_of(prediction.key))
+                    if reason is not None:
+                        reasons.append(f'frame {prediction.key}: {reason}')
+                    else:
+                        self.num_frames += 1
+                    progress.advance()
         except UsageError as error:
             reasons.append(str(error))
         more = f', and {len(reasons) - 1} more' if len(reasons) > 1 else ''
         self._count(index, reasons[0] + more if reasons else None, progress)
         progress.clear()
+
+    @contextmanager
+    def _opened(self, path: Path, index: int) -> Iterator[Opened]:
+        """Open a video, or a picture with several pages, whose drawings go into a folder of its name."""
+        target = self.targets[index]
+        if self.inputs[index].is_video:
+            reader = VideoReader(path)
+            with VideoWriter(target, reader.rate) as writer:
+                yield enumerate(reader), reader.declared, lambda _: (target, writer.add)
+            return
+        numbers, folder = pages_of(path), target.with_suffix('')
+        folder.mkdir(exist_ok=True)
+
+        def place_of(number: int) -> Place:
+            drawing = folder / f'{number:0{len(str(numbers[-1]))}}{target.suffix}'
+            return drawing, partial(save_picture, drawing)
+
+        yield zip(numbers, self.predictor.reader.pages(path, numbers), strict=False), len(numbers), place_of
 
     def _keep(
         self, prediction: Prediction, image: dict[str, Any], target: Path, save: Callable[[Picture], None]
@@ -207,9 +227,10 @@ class Run:
         if prediction.picture is None or prediction.error is not None:
             return prediction.error
         height, width = prediction.picture.shape[:2]
+        name = target.relative_to(self.file.path.parent / FOLDER).as_posix()
         try:
             save(self.predictor.draw(prediction.picture, prediction.result, self.score))
-            image = {**image, 'width': width, 'height': height, 'picture': target.name}
+            image = {**image, 'width': width, 'height': height, 'picture': name}
             self.file.add(image, prediction.result, self.score)
         except (OSError, UsageError):
             raise
@@ -218,11 +239,15 @@ class Run:
         return None
 
     def _files(self, indices: Sequence[int], progress: Progress) -> Iterator[tuple[int, Path]]:
-        """Yield the pictures as local files; each is there until the next one is asked for."""
+        """Yield the pictures of one page as local files; each is there until the next one is asked for."""
         for index in indices:
             try:
                 with self._local(self.inputs[index]) as path:
-                    yield index, path
+                    if len(pages_of(path)) == 1:
+                        yield index, path
+                        continue
+                self.with_pages.append(index)
+                progress.advance()
             except UsageError as error:
                 self._count(index, str(error), progress)
                 progress.advance()
@@ -257,12 +282,16 @@ class Run:
             progress.print(f'failed: {self.inputs[index].source}: {reason}')
 
 
+def encode(picture: Picture, suffix: str) -> bytes:
+    """Return a picture as the content of a file with a suffix."""
+    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix == '.jpg' else []
+    return cv2.imencode(suffix, picture, quality)[1].tobytes()
+
+
 def save_picture(path: Path, picture: Picture) -> None:
     """Write a picture in the format of the file's suffix, completely or not at all."""
-    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix == '.jpg' else []
-    _, encoded = cv2.imencode(path.suffix, picture, quality)
     try:
         with replacing(path) as part:
-            part.write_bytes(encoded.tobytes())
+            part.write_bytes(encode(picture, path.suffix))
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk's error names no file

@@ -15,9 +15,8 @@ from ..common.devices import find_device
 from ..common.errors import UsageError
 from .detector_loading import load_detector
 from .drawing import Picture, draw
-from .image_reader import ImageReader, is_out_of_memory, reason_of
+from .image_reader import ImageReader, Source, is_out_of_memory, reason_of, to_picture
 
-Source = str | Path | Picture
 MAX_WAITING = 4  # batches of pictures that may wait for others of their size
 
 
@@ -92,8 +91,8 @@ class Predictor:
         """Predict one picture, or a list of them.
 
         Args:
-            images: A file, or an array (H, W, 3) of uint8 with blue, green, red as ``cv2.imread`` gives it; or a list
-                or tuple of those.
+            images: A file; an array of uint8, (H, W, 3) with blue, green, red as ``cv2.imread`` gives it, or (H, W) in
+                grey; or an image of Pillow's; or a list or tuple of those.
 
         Returns:
             A ``DetDataSample``, or a list of them.
@@ -101,13 +100,14 @@ class Predictor:
         Raises:
             UsageError: If one cannot be read or predicted; it names the first such.
         """
-        single = isinstance(images, str | Path | np.ndarray)
+        single = not isinstance(images, list | tuple)
         sources: list[Any] = [images] if single else list(cast(Sequence, images))
         results: list[Any] = [None] * len(sources)
         for done in self.stream(enumerate(sources)):
             if done.error is not None:
                 source = sources[done.key]
-                name = source if isinstance(source, str | Path) else f'array {done.key}'
+                kind = 'array' if isinstance(source, np.ndarray) else 'image'
+                name = source if isinstance(source, str | Path) else f'{kind} {done.key}'
                 raise UsageError(f'{name}: {done.error}')
             results[done.key] = done.result
         return results[0] if single else results
@@ -186,7 +186,7 @@ class Predictor:
             (H, W, 3), blue, green, red, for ``cv2.imwrite``; a picture with less than 400 pixels on its longer side is
             enlarged by a whole factor, so that names can be read.
         """
-        picture = image if isinstance(image, np.ndarray) else self.reader(image)[0]
+        picture = to_picture(image) if isinstance(image, np.ndarray) else self.reader(image)[0]
         found = result.pred_instances
         found = found[found.scores >= score].numpy()
         masks = found.masks if 'masks' in found else None

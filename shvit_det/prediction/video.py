@@ -1,11 +1,19 @@
-"""Videos, read and written frame by frame."""
+"""Videos, read and written frame by frame.
+
+OpenCV reads nearly all videos. What it can write everywhere is MPEG-4 part 2, which no browser plays; where PyAV is
+installed, H.264 is written by it.
+"""
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
 import cv2
+import numpy as np
+from mmengine.logging import print_log
 
 from ..common.atomic_files import publish
 from ..common.errors import UsageError
@@ -52,6 +60,48 @@ class VideoReader:
             raise UsageError(f'it ends after {count} of {self.declared} frames')
 
 
+class H264Writer:
+    """What ``cv2.VideoWriter`` is, for H.264 by PyAV; a last odd row or column is left out, as OpenCV does.
+
+    Args:
+        path: The file.
+        rate: Frames a second.
+        size: Width and height.
+
+    Raises:
+        ImportError, ValueError: If PyAV is not installed, or lacks this encoder.
+        UsageError: If the file cannot be written; the methods raise it too.
+    """
+
+    def __init__(self, path: Path, rate: float, size: tuple[int, int]) -> None:
+        import av
+
+        self.av, self.path = av, path
+        with self._errors():
+            self.file = av.open(str(path), 'w', format='mp4')
+            options = dict(preset='veryfast', crf='20')
+            self.stream = self.file.add_stream('libx264', rate=Fraction(rate).limit_denominator(1001), options=options)
+            self.stream.width, self.stream.height = (side // 2 * 2 for side in size)
+            self.stream.pix_fmt = 'yuv420p'  # the only one that all players know
+
+    def write(self, frame: Picture) -> None:
+        whole = np.ascontiguousarray(frame[: self.stream.height, : self.stream.width])
+        with self._errors():
+            self.file.mux(self.stream.encode(self.av.VideoFrame.from_ndarray(whole, format='bgr24')))
+
+    def release(self) -> None:
+        with self._errors():
+            self.file.mux(self.stream.encode())
+            self.file.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except self.av.FFmpegError as error:
+            raise UsageError(f'the video {self.path} cannot be written: {error.strerror}') from error
+
+
 class VideoWriter:
     """An mp4 file, which gets its name at the end of a ``with`` block.
 
@@ -68,7 +118,7 @@ class VideoWriter:
     def __init__(self, path: Path, rate: float) -> None:
         self.path, self.rate = path, rate
         self.part = path.with_name(f'.part-{path.name}')  # OpenCV chooses the format by the suffix
-        self.writer: cv2.VideoWriter | None = None
+        self.writer: cv2.VideoWriter | H264Writer | None = None
         self.count = 0
 
     def add(self, frame: Picture) -> None:
@@ -78,13 +128,22 @@ class VideoWriter:
             UsageError: If the file cannot be written.
         """
         if self.writer is None:
-            height, width = frame.shape[:2]
-            code = cv2.VideoWriter.fourcc(*'mp4v')
-            self.writer = cv2.VideoWriter(str(self.part), code, self.rate, (width, height))
-            if not self.writer.isOpened():
-                raise UsageError(f'OpenCV cannot write the video {self.path} of {width}x{height} pixels')
+            self.writer = self._open(frame.shape[1], frame.shape[0])
         self.writer.write(frame)
         self.count += 1
+
+    def _open(self, width: int, height: int) -> cv2.VideoWriter | H264Writer:
+        try:
+            return H264Writer(self.part, self.rate, (width, height))
+        except (ImportError, ValueError):
+            print_log(
+                f'{self.path} is MPEG-4 part 2, which browsers do not play: pip install av for H.264',
+                'current',
+            )
+        writer = cv2.VideoWriter(str(self.part), cv2.VideoWriter.fourcc(*'mp4v'), self.rate, (width, height))
+        if not writer.isOpened():
+            raise UsageError(f'OpenCV cannot write the video {self.path} of {width}x{height} pixels')
+        return writer
 
     def __enter__(self) -> 'VideoWriter':
         return self
@@ -92,8 +151,8 @@ class VideoWriter:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.writer is None:
             return
-        self.writer.release()
         try:
+            self.writer.release()
             if kind is None or issubclass(kind, UsageError):
                 if frames_in(self.part) < self.count:
                     raise UsageError(f'not all of the video {self.path} could be written: is the disk full?')

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shvit_det.common.image_files import exif_orientation, find_fault, is_truncated
+from shvit_det.common.image_files import exif_orientation, find_fault, is_truncated, pages_of
 
 
 @pytest.mark.parametrize('suffix', ['.jpg', '.png', '.bmp', '.webp', '.tif', '.ppm'])
@@ -28,6 +28,15 @@ def test_files_that_are_no_images_have_faults_of_their_own(tmp_path):
     found = {name: find_fault(tmp_path / name) for name in ('empty.png', 'text.jpg', 'nowhere.jpg', '.')}
     assert [fault.kind for fault in found.values()] == ['empty', 'unknown_format', 'missing', 'unreadable']
     assert found['empty.png'].message == 'has zero bytes' and found['.'].message == 'is no file'
+
+
+def test_a_large_image_is_no_fault(tmp_path, monkeypatch):
+    """Pillow refuses images of more than 179 million pixels, as of microscopes, and warns of half of that."""
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+    image = Image.fromarray(np.zeros((20, 30, 3), np.uint8))
+    image.save(tmp_path / 'a.tif', save_all=True, append_images=[image])
+    assert find_fault(tmp_path / 'a.tif') is None and pages_of(tmp_path / 'a.tif') == [0, 1]
+    assert Image.MAX_IMAGE_PIXELS == 100
 
 
 @pytest.mark.parametrize('suffix, expected', [('.jpg', 6), ('.png', 6), ('.tif', 1), ('.webp', 6)])

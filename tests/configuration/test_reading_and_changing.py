@@ -9,10 +9,11 @@ from mmengine.config import Config
 
 from shvit_det import UsageError
 from shvit_det.commands.cli import add_run_arguments
+from shvit_det.configuration.cfg_options import warn_if_new
 from shvit_det.configuration.changing import enable_auto_scale_lr, set_data_root
 from shvit_det.configuration.classification import accuracy_table
 from shvit_det.configuration.detection import coco_table, has_masks
-from shvit_det.configuration.reading import datasets_of, load_config, warn_if_new
+from shvit_det.configuration.reading import datasets_of, load_config
 
 
 def coco_config() -> Config:

@@ -22,7 +22,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from mmengine.utils import get_object_from_string
 from paths import ROOT
 from tool_runs import RETINANET
-from torch import distributed
+from torch import distributed, nn
 from torch.utils.data import DataLoader
 from training_runs import run
 
@@ -31,7 +31,8 @@ from shvit_det.checkpoint.fetch import cached_path
 from shvit_det.checkpoint.reading import read_content
 from shvit_det.common.errors import RunError
 from shvit_det.configuration.detection import coco_table
-from shvit_det.configuration.reading import dotted_name, load_config, splits_of, type_of
+from shvit_det.configuration.reading import load_config, splits_of, type_of
+from shvit_det.configuration.type_names import dotted_name, type_name
 from shvit_det.data.sample import ensure_sample
 from shvit_det.evaluation.evaluate import evaluate
 from shvit_det.training.build_runner import name_runner
@@ -352,12 +353,23 @@ def test_a_config_of_classes_is_trained_and_tested(folder):
 
 
 def test_classes_become_names_that_lead_back_to_them(tmp_path):
+    from mmcv.ops import nms
     from mmdet.models import L1Loss
     from torch.optim import AdamW
 
     for kind in (SHViTRunner, AdamW, L1Loss, EpochBasedTrainLoop, pseudo_collate):
         assert get_object_from_string(dotted_name(kind)) is kind
-    assert dotted_name('RetinaNet') == 'RetinaNet' and dotted_name(None) is None
+    names = {
+        AdamW: 'AdamW',
+        L1Loss: 'mmdet.L1Loss',
+        nn.BatchNorm2d: 'BN',
+        nn.ReLU: 'ReLU',
+        nms: 'nms',
+        Path: 'pathlib.Path',
+    }
+    assert {kind: type_name(kind) for kind in names} == names  # those that configs of text have, where there are any
+    assert type_name(L1Loss, 'mmdet') == 'L1Loss' and type_name(SHViTRunner) == 'shvit_det.SHViTRunner'
+    assert type_name('RetinaNet') == 'RetinaNet' and type_name(None) is None
     assert type_of(dict(type='mmdet.models.RetinaNet')) == type_of(dict(type='RetinaNet')) == 'RetinaNet'
     assert type_of({}, 'OptimWrapper') == 'OptimWrapper'
     path = tmp_path / 'own.py'
@@ -629,7 +641,10 @@ def test_scores_of_another_kind_are_shown():
 REFUSED = {
     'a part of the validation': (['val_cfg = None'], 'val_dataloader and val_evaluator, but no val_cfg'),
     'no training': (['train_cfg = train_dataloader = optim_wrapper = None'], 'there is nothing to train'),
-    'a hook without type': (['default_hooks = dict(timer=dict(_delete_=True))'], 'default_hooks.timer has no type'),
+    'a hook without type': (
+        ['default_hooks = dict(timer=dict(_delete_=True))'],
+        'default_hooks.timer is {}, which has no type',
+    ),
     'an unknown hook': (["custom_hooks = [dict(type='NoHook')]"], 'NoHook'),
     'an unknown argument': (['optim_wrapper = dict(optimizer=dict(rate=1))'], "'rate'"),
     'a level of the log': (["log_level = 'loud'"], 'loud'),

@@ -482,11 +482,21 @@ def test_the_api_names_what_it_cannot_take(predictor, images, tmp_path):
     for image, words in (
         (tmp_path / 'nowhere.jpg', 'nowhere.jpg: it cannot be read'),
         (np.zeros((1, 3000, 3), np.uint8), 'array 0: it cannot be read as a picture .*resize'),
-        (np.zeros((64, 64), np.uint8), r'array 0: it cannot be read as a picture \(an array has to be \(H, W, 3\)'),
+        (np.zeros((64, 64), np.uint16), r'array 0: it cannot be read as a picture \(an array has to be \(H, W, 3\)'),
         ([images[0], np.zeros((64, 64, 3), np.float32)], 'array 1: .* float32'),
     ):
         with pytest.raises(UsageError, match=words):
             predictor(image)
+
+
+def test_arrays_and_images_of_pillows_are_predicted_as_their_file(predictor, images, tmp_path):
+    cv2.imwrite(str(tmp_path / 'grey.png'), cv2.imread(str(images[0]), cv2.IMREAD_GRAYSCALE))
+    expected = predictor(tmp_path / 'grey.png')
+    grey = cv2.imread(str(tmp_path / 'grey.png'), cv2.IMREAD_GRAYSCALE)
+    for image in (grey, grey[..., None], Image.open(tmp_path / 'grey.png')):
+        assert same(expected, predictor(image))
+        assert (predictor.draw(image, expected, 0) == predictor.draw(tmp_path / 'grey.png', expected, 0)).all()
+    assert same(expected, predictor([Image.fromarray(grey).convert('RGBA'), images[1]])[0])
 
 
 def test_photographs_go_through(coco_mini, weights, tmp_path):

@@ -7,6 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
@@ -14,6 +16,7 @@ from mmengine.config import Config
 from shvit_det import UsageError
 from shvit_det.checkpoint.stored_config import parse_config, stored_config
 from shvit_det.configuration.detection import Detection
+from shvit_det.prediction import drawing
 from shvit_det.prediction.detector_loading import check_types, config_of_checkpoint
 from shvit_det.prediction.drawing import Style, class_colors, draw, label_image
 from shvit_det.prediction.inputs import Input, find_inputs, output_names
@@ -48,6 +51,30 @@ def files(tmp_path, monkeypatch):
 )
 def test_what_is_named_is_found(named, found, files):
     assert [item.source for item in find_inputs(named)] == found
+
+
+def test_what_is_left_out_is_counted(files, log):
+    for name in ('a/photo.HEIC', 'a/anim.gif', 'a/raw.NEF', 'a/more.txt', 'a/Makefile'):
+        (files / name).touch()
+    found = [item.path.name for item in find_inputs(['a'])]
+    assert found == ['anim.gif', 'clip.mp4', 'photo.HEIC', 'x.jpg', 'x.png', 'y.JPG']
+    others = "1 .nef, 2 .txt, 1 without an ending, and what is in its folders, for which you can name 'a/**/*'"
+    assert f'a: left out are {others}' in log.text
+    log.clear()
+    assert len(find_inputs(['a/*'])) == 6 and f'a/*: left out are {others}' in log.text
+    log.clear()
+    found = [item.path.name for item in find_inputs(['a/*.NEF', '**/*.txt'])]
+    assert found == ['raw.NEF', 'more.txt', 'notes.txt'] and log.text == ''
+    with pytest.raises(UsageError, match=r'no picture or video matches a/\[nm\]\*\.\[t\]xt; it has 2 .txt'):
+        find_inputs(['a/[nm]*.[t]xt'])
+
+
+@pytest.mark.parametrize('name', ['0', '12', 'rtsp://camera.local/live', 'udp://@:1234'])
+def test_a_camera_is_no_video(name, files):
+    with pytest.raises(UsageError, match='is a camera or a live stream'):
+        find_inputs([name])
+    (files / '0').touch()
+    assert len(find_inputs(['0'])) == 1  # a file of that name
 
 
 def test_videos_are_told_by_their_ending():
@@ -178,6 +205,63 @@ def test_names_in_other_scripts_are_written():
     picture = np.full((480, 640, 3), 100, np.uint8)
     box = (200, 200, 400, 300)
     assert (one(picture, box, names=('Žlutý λ',)) != one(picture, box, names=('Ω é',))).any()
+
+
+CHINESE = '\N{CJK UNIFIED IDEOGRAPH-5706}\N{CJK UNIFIED IDEOGRAPH-76D8}'
+
+
+def font_with(path, letters):
+    """Write a font in which each letter is a filled square, and return its path."""
+    names = ['.notdef', *(f'uni{ord(letter):04X}' for letter in letters)]
+    pen = TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for corner in ((0, 700), (700, 700), (700, 0)):
+        pen.lineTo(corner)
+    pen.closePath()
+    font = FontBuilder(1000, isTTF=True)
+    font.setupGlyphOrder(names)
+    font.setupCharacterMap({ord(letter): name for letter, name in zip(letters, names[1:], strict=True)})
+    font.setupGlyf(dict.fromkeys(names, pen.glyph()))
+    font.setupHorizontalMetrics(dict.fromkeys(names, (800, 0)))
+    font.setupHorizontalHeader(ascent=800, descent=-200)
+    font.setupNameTable(dict(familyName=path.stem, styleName='Regular'))
+    font.setupOS2(sTypoAscender=800, usWinAscent=800, usWinDescent=200)
+    font.setupPost()
+    font.save(path)
+    return str(path)
+
+
+@pytest.fixture
+def fonts(monkeypatch):
+    """Set which fonts are installed on this machine."""
+    caches = (drawing.installed_fonts, drawing.font_file, drawing.shown_names, drawing.label_image)
+
+    def fonts(*files):
+        monkeypatch.setattr(drawing, 'findSystemFonts', lambda: list(files))
+        for cached in caches:
+            cached.cache_clear()
+
+    yield fonts
+    for cached in caches:
+        cached.cache_clear()
+
+
+def test_a_name_that_no_font_has_is_drawn_as_its_number(fonts, tmp_path, log):
+    fonts(font_with(tmp_path / 'other.ttf', CHINESE[0]), str(tmp_path / 'gone.ttf'))
+    picture, box = np.full((480, 640, 3), 100, np.uint8), (200, 200, 400, 300)
+    assert (one(picture, box, names=(CHINESE, 'b')) == one(picture, box, names=())).all()
+    assert f'no font here has the letters of 1 of the 2 class names, {CHINESE!r} for instance' in log.text
+    assert 'drawn as "class 0"' in log.text
+
+
+def test_a_name_is_drawn_by_an_installed_font_that_has_its_letters(fonts, tmp_path, log):
+    fonts(font_with(tmp_path / 'Aa-Bold.ttf', CHINESE), font_with(tmp_path / 'Some-Regular.ttf', CHINESE))
+    assert drawing.font_file(CHINESE).name == 'Some-Regular.ttf'
+    mixed, alone, score = (label_image(text, 20) for text in (f'{CHINESE} 0.9', CHINESE, ' 0.9'))
+    assert mixed.shape[1] == pytest.approx(alone.shape[1] + score.shape[1] - 2 * 4, abs=1)  # the margin is 4
+    assert (mixed[:, : 4 + 32] == 255).sum() == (alone == 255).sum() == pytest.approx(2 * 14 * 14, rel=0.15)
+    assert (mixed[:, 4 + 32 :] > 128).sum() == pytest.approx((score > 128).sum(), rel=0.1)
+    assert 'no font' not in log.text
 
 
 def test_colours_are_the_palettes_or_differ():

@@ -223,13 +223,16 @@ GREY = cv2.cvtColor(cv2.imdecode(np.frombuffer(encoded('.png'), np.uint8), cv2.I
 LARGE = np.zeros((HEIGHT, WIDTH + 1, 3), np.uint8)
 
 
-def by_pil(mode: str = 'RGB', kind: str = 'JPEG', orientation: int | None = None, size=(WIDTH, HEIGHT)) -> bytes:
+def by_pil(
+    mode: str = 'RGB', kind: str = 'JPEG', orientation: int | None = None, size=(WIDTH, HEIGHT), frames: int = 1
+) -> bytes:
     pixels = Image.fromarray(cv2.imdecode(np.frombuffer(encoded('.png'), np.uint8), cv2.IMREAD_COLOR)).resize(size)
     exif = Image.Exif()
     if orientation is not None:
         exif[0x0112] = orientation
     stream = io.BytesIO()
-    pixels.convert(mode).save(stream, kind, exif=exif)
+    several = dict(save_all=True, append_images=[pixels.convert(mode).rotate(90)] * (frames - 1)) if frames > 1 else {}
+    pixels.convert(mode).save(stream, kind, exif=exif, **several)
     return stream.getvalue()
 
 
@@ -257,6 +260,8 @@ FILES = {
     '16 bits, colour': (encoded('.png', np.full((HEIGHT, WIDTH, 3), 999, np.uint16)), ['image_deep']),
     '16 bits, TIFF': (encoded('.tiff', np.full((HEIGHT, WIDTH, 3), 999, np.uint16)), ['image_deep']),
     'transparent': (by_pil('RGBA', 'PNG'), ['image_alpha']),
+    'two pages': (by_pil(kind='TIFF', frames=2), ['image_pages']),
+    'an animation': (by_pil('P', 'GIF', frames=2), ['image_pages']),
 }
 
 

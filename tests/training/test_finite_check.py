@@ -18,7 +18,7 @@ from tool_runs import RETINANET, succeeded
 from torch import nn
 
 from shvit_det.common.errors import RunError
-from shvit_det.configuration.reading import dotted_name
+from shvit_det.configuration.type_names import dotted_name
 from shvit_det.training.build_runner import name_runner
 from shvit_det.training.hooks.finite_check import all_finite, image_names
 from shvit_det.training.mixed_precision import LossScaleOptimWrapper

@@ -85,6 +85,7 @@ KINDS: dict[str, FindingKind] = {
     'image_grey': FindingKind('warning', 'a greyscale image, loaded with three equal channels', Repair.KEEP),
     'image_cmyk': FindingKind('warning', 'a CMYK image, loaded as RGB', Repair.KEEP),
     'image_deep': FindingKind('warning', 'an image of 16 bits or more, loaded with the upper 8', Repair.KEEP),
+    'image_pages': FindingKind('warning', 'a file of several pages or frames, loaded as the first', Repair.KEEP),
     'image_alpha': FindingKind('warning', 'an image with transparency, which is dropped', Repair.KEEP),
     # annotations
     'annotation_form': FindingKind(

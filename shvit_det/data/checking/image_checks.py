@@ -9,19 +9,28 @@ import io
 import itertools
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import mmcv
+import numpy as np
 from mmengine.fileio import LocalBackend, get_file_backend
 from PIL import Image
 
 from ...common.errors import UsageError
-from ...common.image_files import ImageFault, decoding_fault, exif_orientation, file_fault
+from ...common.image_files import (
+    ImageFault,
+    decoding_fault,
+    exif_orientation,
+    file_fault,
+    is_nearly_black,
+    no_size_limit,
+    page_numbers,
+)
 from .annotation_file import WHERE_TO_GET_DATA, is_file_name, size_of
 from .findings import Finding
 
@@ -31,6 +40,7 @@ TRANSPOSED = (5, 6, 7, 8)  # the EXIF orientations that exchange width and heigh
 MIRRORED = (2, 3, 4)  # the others that are not upright
 NAMES_TO_LOOK_FOR, ENTRIES_TO_LOOK_AT = 10, 10_000  # if not one image is found
 BACKSLASH = ('image_backslash', 'does not exist, but does with slashes in the place of backslashes')
+NEARLY_BLACK = ' and small values: in the upper 8 bits, which are loaded, it is nearly black'
 MOST_PIXELS = 2**28  # to decode of an image whose size the annotation file does not list
 
 
@@ -136,7 +146,7 @@ def check_images(
         inspection.found.insert(0, BACKSLASH)
         return index, path, inspection
 
-    with ThreadPoolExecutor(workers) as pool, _no_size_limit():
+    with ThreadPoolExecutor(workers) as pool, no_size_limit():
         remaining, done = iter(names), 0
         while block := list(itertools.islice(remaining, IMAGES_AT_ONCE)):
             for index, path, inspection in pool.map(inspect, block):
@@ -173,6 +183,8 @@ def _inspect(stream: Any, listed: Size | None, decode_settings: DecodeSettings, 
         image = Image.open(stream)
         orientation = exif_orientation(image)
         found = list(_color_findings(image))
+        if (count := len(page_numbers(image))) > 1:
+            found.append(('image_pages', f'has {count} pages or frames, of which the first is loaded'))
     except Exception as error:  # decoders raise what they like on broken bytes
         return Inspection([_as_found(decoding_fault(error))])
     with image:
@@ -206,6 +218,8 @@ def _decode_as_mmdet(
         return Inspection([('image_unreadable', f'cannot be decoded by mmcv: {first_line}'), *found])
     if pixels is None:
         return Inspection([('image_unreadable', 'cannot be decoded by mmcv, though by PIL'), *found])
+    if is_nearly_black(pixels, lambda: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)):
+        found = [(kind, text + NEARLY_BLACK if kind == 'image_deep' else text) for kind, text in found]
     loaded = (pixels.shape[1], pixels.shape[0])
     if listed is not None and loaded != listed:
         return Inspection([_size_fault(size, loaded, listed), *found], loaded)
@@ -299,15 +313,3 @@ def _exists(path: Path) -> bool:
 
 def _finding(kind: str, text: str, index: int, content: Mapping[str, Any], path: Path) -> Finding:
     return Finding(kind, f'{path} {text}', 'images', index, content['images'][index].get('id'))
-
-
-@contextlib.contextmanager
-def _no_size_limit() -> Iterator[None]:
-    """Make Pillow open images of any size, which is compared before they are decoded, without its warnings."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit

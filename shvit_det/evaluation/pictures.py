@@ -1,0 +1,126 @@
+"""Pictures of a test: what the pipeline loaded, with the ground truth on the left and the predictions on the right."""
+
+import copy
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmcv.transforms import LoadAnnotations
+from mmengine.dataset import Compose
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+
+from ..common.errors import RunError
+from ..prediction.drawing import Picture, class_colors, draw, draw_lines
+from ..prediction.image_reader import to_picture
+from ..prediction.inputs import Input, output_name, unique_names
+from ..prediction.predict import encode
+
+
+class PictureHook(Hook):
+    """Draws every image of a test into a folder, under its name and within folders as those of the images.
+
+    mmdet's hook opens each image by itself: it turns it as its EXIF says even where the pipeline does not, fails at one
+    that the run has passed over, and gives images of one name in two folders the same file. Here the data set loads the
+    image once more, as it did for the model.
+
+    Args:
+        folder: Where the pictures go.
+        score: Detections with a lower score are left out.
+    """
+
+    def __init__(self, folder: Path, score: float) -> None:
+        self.folder, self.score = folder, score
+
+    def before_test(self, runner: Runner) -> None:
+        places = list(places_in(runner.test_dataloader.dataset))
+        infos = [dataset.get_data_info(index) for dataset, index in places]
+        paths = [Path(info['img_path']).absolute() for info in infos]
+        common = os.path.commonpath([path.parent for path in paths])
+        names = [path.parent.relative_to(common) / output_name(Input(str(path))) for path in paths]
+        targets = [self.folder / name for name in unique_names(names)]
+        self.places = {key_of(info): each for info, each in zip(infos, zip(places, targets, strict=True), strict=True)}
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
+    ) -> None:
+        for inputs, sample in zip(data_batch['inputs'], outputs or (), strict=True):
+            (dataset, index), target = self.places[key_of(sample)]
+            if 'pred_label' in sample:
+                picture = draw_labels(inputs, sample, dataset.metainfo.get('classes') or ())
+            else:
+                picture = draw_detections(load(dataset, index), sample, self.score, dataset.metainfo)
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                # under its name at once: two processes may both have the last image, and draw the same
+                target.write_bytes(encode(picture, target.suffix))
+            except OSError as error:
+                raise RunError(f'cannot write {target}: {error.strerror}') from error
+
+
+def places_in(dataset: Any) -> Iterator[tuple[Any, int]]:
+    """Yield every item of a data set as the innermost data set, in wrappers of any kind, and the index in it."""
+    inner = getattr(dataset, 'datasets', None) or [each for each in [getattr(dataset, 'dataset', None)] if each]
+    for each in inner:
+        yield from places_in(each)
+    if not inner:
+        yield from ((dataset, index) for index in range(len(dataset)))
+
+
+def key_of(entry: Any) -> tuple[Any, Any]:
+    """Return what an entry of a data set and the result for it have in common; a file may be listed under two ids."""
+    return entry.get('img_path'), entry.get('img_id')
+
+
+class Loading(Compose):
+    """The steps of a pipeline that load an image and its annotations, without those that change them."""
+
+    def __call__(self, data: dict) -> dict:
+        for step in self.transforms:
+            if 'img' not in data or isinstance(step, LoadAnnotations):
+                data = step(data)
+        return data
+
+
+def load(dataset: Any, index: int) -> dict[str, Any]:
+    """Return what a data set loads for one of its images, a black one where it passes over it."""
+    loading = copy.copy(dataset)
+    loading.pipeline = Loading(dataset.pipeline.transforms)
+    loaded: dict[str, Any] = loading.prepare_data(index)
+    return loaded
+
+
+def draw_detections(loaded: dict[str, Any], sample: Any, score: float, metainfo: dict[str, Any]) -> Picture:
+    """Return a loaded image with its detections, and with its annotations on the left where the pipeline loads them."""
+    picture = to_picture(loaded['img'])
+    names = metainfo.get('classes', ())
+    colors = class_colors(metainfo.get('palette'), max(len(names), 1))
+    found = sample.pred_instances
+    found = found[found.scores >= score].cpu().numpy()
+    detections = draw(picture, found.bboxes, found.labels, found.scores, found.get('masks'), names, colors)
+    if 'gt_bboxes' not in loaded:
+        return detections
+    counted = ~np.asarray(loaded['gt_ignore_flags'], bool)
+    boxes = np.asarray(getattr(loaded['gt_bboxes'], 'tensor', loaded['gt_bboxes']))[counted]
+    masks = loaded['gt_masks'].to_ndarray().astype(bool)[counted] if 'gt_masks' in loaded else None
+    if masks is not None and masks.shape[1:] != picture.shape[:2]:
+        message = f'{loaded["img_path"]} is not as large as listed, and its masks are not drawn'
+        print_log(message, 'current', logging.WARNING)
+        masks = None
+    truth = draw(picture, boxes, loaded['gt_bboxes_labels'][counted], None, masks, names, colors)
+    return np.hstack([truth, detections])
+
+
+def draw_labels(inputs: Any, sample: Any, classes: Sequence[str]) -> Picture:
+    """Return a classifier's input with the true and the predicted label and its score."""
+    lines = []
+    for what, labels in (('ground truth', sample.get('gt_label')), ('predicted', sample.pred_label)):
+        for label in [] if labels is None else labels.flatten().tolist():
+            name = classes[label] if label < len(classes) else f'class {label}'
+            score = f' {sample.pred_score[label]:.2f}' if what == 'predicted' and 'pred_score' in sample else ''
+            lines.append(f'{what}: {name}{score}')
+    return draw_lines(to_picture(inputs.permute(1, 2, 0).cpu().numpy()), lines)
