@@ -17,7 +17,6 @@ decides which side's it is: differently here, in mmcv's function for CPUs and in
 """
 
 import importlib
-import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
@@ -70,9 +69,10 @@ def install() -> bool:
             )
         else:
             return False
-    loader = _Loader()
-    module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(NAME, loader, origin=__name__))
-    loader.exec_module(module)
+    module = _StandIn(NAME, "shvit_det's stand-in for mmcv's compiled ops, on torchvision.")
+    vars(module).update(OPS)
+    # pkgutil.find_loader takes a module without a loader for absent: this one has the loader of this file
+    module.__spec__ = importlib.machinery.ModuleSpec(NAME, __spec__.loader, origin=__name__)
     sys.modules[NAME] = vars(sys.modules['mmcv'])['_ext'] = module
     refuse_missing_ops()
     return True
@@ -96,13 +96,3 @@ class _StandIn(types.ModuleType):
             raise NotImplementedError(way_out(name))
 
         return missing
-
-
-class _Loader(importlib.abc.Loader):
-    """Loads the stand-in; ``pkgutil.find_loader`` takes a module without a loader for absent."""
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
-        return _StandIn(spec.name, "shvit_det's stand-in for mmcv's compiled ops, on torchvision.")
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        vars(module).update(OPS)
