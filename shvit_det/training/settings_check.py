@@ -117,7 +117,9 @@ def check_values(config: Config, splits: Sequence[str]) -> None:
         parts = {place: value for place, value in parts.items() if place.split('.')[0] not in OF_TRAINING}
     for key, smallest in SMALLEST.items():
         value = parts.get(key)
-        if value is not None and not (isinstance(value, int | float) and value >= smallest and float(value).is_integer()):
+        if value is not None and not (
+            isinstance(value, int | float) and value >= smallest and float(value).is_integer()
+        ):
             hint = '; a training without validation has val_dataloader, val_cfg and val_evaluator set to None'
             raise UsageError(
                 f'{key} is {value!r}: it takes a whole number from {smallest} on'
