@@ -236,10 +236,13 @@ def about_values(place: str, node: Any, kind: Any, text: str, reason: str) -> st
         for key, value in settings.items()
         if re.search(rf'(?<![\w.]){re.escape(str(value))}' + (r'(?!\w)' if isinstance(value, str) else r'\W*$'), text)
     ]
-    key = next((keys[0] for keys in (named, unlike(node, kind), shown) if len(keys) == 1), None)
+    of_another_kind = unlike(node, kind)
+    key = next((keys[0] for keys in (named, of_another_kind, shown) if len(keys) == 1), None)
     owner = name_of_class(node, kind)
     if key is None:
         return f'{place} is refused by {owner}: {reason}'
+    if key in of_another_kind:
+        return wrong_kind(f'{place}.{key}', settings[key], owner)
     return f'{place}.{key} is {settings[key]!r}, which {owner} refuses: {reason}'
 
 
@@ -247,6 +250,12 @@ def unlike(node: Any, kind: Any) -> list[str]:
     """Return the keys of a dict whose values are not of the kind that the class takes."""
     parameters = parameters_of(kind) if kind is not None and isinstance(node, Mapping) else {}
     return [name for name, parameter in parameters.items() if name in node and not fits(node[name], parameter)]
+
+
+def wrong_kind(place: str, value: Any, owner: str) -> str:
+    """Return the sentence about a text or a number where a class takes something else."""
+    kind = 'text' if isinstance(value, str) else 'number'
+    return f'{place} is the {kind} {value!r}, but {owner} takes no {kind} there'
 
 
 def name_of_class(node: Mapping, kind: Any) -> str:

@@ -195,11 +195,12 @@ WRONG_VALUES: dict[str, Any] = {
 @pytest.mark.parametrize('place', WRONG_VALUES)
 def test_a_wrong_value_is_named(place, config):
     value = WRONG_VALUES[place]
-    assert refused(config, {place: value}).startswith((f'{place} is {value!r}', f'{place} is the text {value!r}'))
+    kind = 'text' if isinstance(value, str) else 'number'
+    assert refused(config, {place: value}).startswith((f'{place} is {value!r}', f'{place} is the {kind} {value!r}'))
 
 
 WRONG_SCHEDULES: list[tuple[dict, str]] = [
-    (dict(type='MultiStepLR', milestones=8), 'param_scheduler.0.milestones is 8, which MultiStepLR refuses'),
+    (dict(type='MultiStepLR', milestones=8), 'param_scheduler.0.milestones is the number 8'),
     (dict(type='MultiStepLR', milestones='8, 11'), "param_scheduler.0.milestones is the text '8, 11'"),
     (dict(type='MultiStepLR', milestones=[8], gamma='0.1'), "param_scheduler.0.gamma is the text '0.1'"),
     (dict(type='MultiStepLR'), "param_scheduler.0 lacks 'milestones', which MultiStepLR needs"),
