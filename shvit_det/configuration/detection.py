@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from mmdet.evaluation import DumpDetResults
-from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
+from mmdet.models.detectors import SemiBaseDetector, SingleStageDetector, TwoStageDetector
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from torch import nn
@@ -90,8 +90,16 @@ class Detection(Task):
         return coco_table(metrics)
 
 
+def predicting_part(detector: nn.Module) -> nn.Module:
+    """Return the detector that predicts: the teacher or the student of a semi-supervised one, else the one given."""
+    if not isinstance(detector, SemiBaseDetector):
+        return detector
+    return getattr(detector, (detector.semi_test_cfg or {}).get('predict_on', 'teacher'))
+
+
 def has_masks(detector: nn.Module) -> bool:
     """Return whether a detector predicts masks; True for kinds of detectors that do not tell."""
+    detector = predicting_part(detector)
     if not isinstance(detector, SingleStageDetector | TwoStageDetector):
         return True
     heads = [getattr(detector, name, None) for name in ('roi_head', 'bbox_head', 'mask_head')]

@@ -10,6 +10,7 @@ from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmengine.utils import get_object_from_string
+from torch import nn
 
 from ..common.errors import UsageError
 from .model_zoo import PREFIX, config_file
@@ -196,9 +197,10 @@ def coco_evaluators(config: Config, option: str) -> list[MutableMapping]:
     return found
 
 
-def pretrained_arguments(config: Config) -> dict[str, Any]:
-    """Return the arguments of the backbone's ``SHViTPretrained``; empty if there is nothing to load."""
-    init_cfg = config.model.get('backbone', {}).get('init_cfg')
-    if not isinstance(init_cfg, Mapping) or type_of(init_cfg) != 'SHViTPretrained':
-        return {}
-    return {name: value for name, value in init_cfg.items() if name != 'type'}
+def pretrained_parts(model: nn.Module) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
+    """Yield the parts of a model that start from the weights of a ``SHViTPretrained``, with its arguments."""
+    for part in model.modules():
+        initial = getattr(part, 'init_cfg', None)
+        for each in initial if isinstance(initial, list | tuple) else [initial]:
+            if isinstance(each, Mapping) and type_of(each) == 'SHViTPretrained':
+                yield part, {name: value for name, value in each.items() if name != 'type'}
