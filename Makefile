@@ -8,7 +8,9 @@ READY := $(VENV)/ready
 DEMO := work_dirs/demo
 SITE := build/docs
 
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+# One process more than processors, since many tests wait for a tool that they have started.
+PYTEST = $(BIN)/python -m pytest --dist loadfile \
+    --numprocesses $$($(BIN)/python -c 'import os; print(min(4, os.cpu_count() + 1))')
 
 .PHONY: setup demo test check lint docs
 setup: $(READY)

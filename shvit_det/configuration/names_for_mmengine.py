@@ -8,6 +8,8 @@ This module imports nothing of mmengine at its top: :mod:`..on_import` calls it 
 
 import functools
 from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .model_zoo import PREFIX, config_file, is_config, weights_url
@@ -20,8 +22,13 @@ SCHEME = 'shvit_det:'
 
 
 def add_to_configs() -> None:
-    """Make our configs available as bases of other configs. A second call changes nothing."""
+    """Make our configs available as bases of other configs. A second call changes nothing.
+
+    Bases in another project's ``_base_`` are found at once: mmengine would first look for them in all metafiles of that
+    project, which list only whole configs. That takes a second for each of our configs.
+    """
     from mmengine.config import Config
+    from mmengine.utils import get_installed_path
 
     original: Any = Config._get_cfg_path
     if hasattr(original, 'knows_shvit_det'):
@@ -31,6 +38,11 @@ def add_to_configs() -> None:
     def get_cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
         if cfg_path.startswith(PREFIX):
             return config_file(cfg_path), None  # no scope of its own: its bases bring mmdet's or mmpretrain's
+        project, _, name = cfg_path.partition('::')
+        if name.startswith('_base_/') and find_spec(project) is not None:
+            base = Path(get_installed_path(project), '.mim', 'configs', name)
+            if base.is_file():
+                return str(base), project
         return original(cfg_path, filename)
 
     get_cfg_path.knows_shvit_det = True  # type: ignore[attr-defined]

@@ -265,7 +265,9 @@ def measure(
         cut_short: Gets the complete rounds, and their number, if an error ends the measuring after the first of them.
     """
     measurements = [Measurement(model) for model in models]
-    with collector_paused():
+    with collector_paused(), ExitStack() as ending:
+        gc.freeze()  # so that a collection looks only at what was made since, and not at all that is imported
+        ending.callback(gc.unfreeze)
         for measurement in measurements:
             progress(f'warming up {measurement.model.name}')
             measurement.warm_up(meter)

@@ -143,6 +143,7 @@ def test_a_pattern_for_folders_within_can_be_pasted(tmp_path):
     assert [item.path.name for item in find_inputs(pattern)] == ['a.jpg']
 
 
+@pytest.mark.slow
 def test_cleaned_annotations_are_used_as_the_check_says(tmp_path):
     """A whole way: data in a folder of any name, a cleaned copy in another one, and the options that were printed."""
     data, clean = tmp_path / NASTY / 'data', tmp_path / NASTY / 'clean'

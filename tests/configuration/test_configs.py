@@ -33,6 +33,7 @@ def test_all_configs_of_the_readme_are_there():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', DETECTORS)
 def test_it_builds_with_numbers_that_agree(name):
     register_all_modules()

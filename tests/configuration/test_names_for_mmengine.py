@@ -53,6 +53,18 @@ def test_a_config_that_does_not_exist_is_named_with_the_choices():
             call('shvit_det::mask_rcnn.py')
 
 
+def test_bases_of_mmdet_are_found_without_its_metafiles(monkeypatch):
+    """They are a hundred, read anew for each base."""
+    monkeypatch.setattr('mmengine.config.utils.load', None)
+    loaded = Config.fromstring("_base_ = 'mmdet::_base_/models/retinanet_r50_fpn.py'", '.py')
+    assert loaded.model.type == 'RetinaNet' and loaded.model._scope_ == 'mmdet'
+
+
+def test_a_base_that_mmdet_lacks_is_named():
+    with pytest.raises(FileNotFoundError, match=r'_base_/none\.py'):
+        Config.fromstring("_base_ = 'mmdet::_base_/none.py'", '.py')
+
+
 @pytest.mark.parametrize('name', ['retinanet_shvit_s2_coco', 'mask_rcnn_shvit_s1_sample', 'shvit_s1_imagenet'])
 def test_bases_by_name_are_what_the_files_are(name):
     if name.endswith('_imagenet'):

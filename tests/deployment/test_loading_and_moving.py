@@ -17,6 +17,8 @@ from torch import nn
 from shvit_det import SHViT, SHViTFPN, UsageError, deploy, kernels
 from shvit_det.models.pyramid import FeaturePyramid
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=['own kernels', 'oneDNN'])
 def form(request, monkeypatch):

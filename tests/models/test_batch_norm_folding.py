@@ -58,6 +58,7 @@ def test_shvit_keeps_no_norm():
     folded(model, torch.randn(1, 3, 64, 96), count=len(norms_of(model)))
 
 
+@pytest.mark.slow
 def test_mmdets_resnet_keeps_no_norm_in_float32_either():
     model = ResNet(50)
     model.eval()  # returns None there
@@ -71,6 +72,7 @@ def test_mmdets_resnet_keeps_no_norm_in_float32_either():
     assert next(result.parameters()).dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['mobilevitv2_100', 'resnet50'])
 def test_timms_features_keep_no_norm_but_their_activations(name):
     timm = pytest.importorskip('timm', reason="timm is not here: pip install '.[peers]'")
