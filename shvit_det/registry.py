@@ -38,6 +38,11 @@ class _Unimported(type):
         return real
 
 
+def real_class(kind: Any) -> Any:
+    """Return the class that a stand-in in the registries stands for; anything else is returned unchanged."""
+    return kind.real() if isinstance(kind, _Unimported) else kind
+
+
 def _child_of(parent: Registry, **modules: str) -> Registry:
     """Return our child of a root registry and enter the classes in both; ``modules`` has their modules by name."""
     child = Registry(parent.name, parent=parent, scope=SCOPE, locations=[__name__])  # no other module has to fill it

@@ -14,6 +14,7 @@ from mmengine.registry import Registry, build_from_cfg
 from mmengine.registry.build_functions import build_scheduler_from_cfg
 from mmengine.runner import Runner
 
+from ..registry import real_class
 from .reading import type_of
 
 # What each method of mmengine's runner takes from the config.
@@ -51,8 +52,8 @@ def refusal_of(error: Exception, config: Config, part: str = '') -> str | None:
     """Return one sentence about an error that names the key of the config; None if it is not about the config.
 
     The frames that the error came through tell: in each of them in which mmengine built something are the dict that it
-    was built from, and the class. An error that was raised by a line of this package is not about the config, since
-    such a line raises ``UsageError`` if it is.
+    was built from, and the class. An error that was raised by a line of this package is not about the config, unless it
+    has a value of another kind than the class takes: such a line raises ``UsageError`` if a value is wrong.
 
     Args:
         error: What was raised while a runner, a model or another part was built.
@@ -85,7 +86,7 @@ def refusal_of(error: Exception, config: Config, part: str = '') -> str | None:
     place, node, kind = innermost(built, tree, part, frames[-1], error)
     if (sentence := about_arguments(place, node, kind, str(error))) is not None:
         return sentence
-    if frames[-1].f_code.co_filename.startswith(OWN_FILES):
+    if frames[-1].f_code.co_filename.startswith(OWN_FILES) and not unlike(node, kind):
         return None
     return about_values(place, node, kind, str(error), reason)
 
@@ -178,7 +179,7 @@ def innermost(
 
 
 def class_built_in(frame: FrameType) -> Any:
-    return frame.f_locals.get('obj_cls', frame.f_locals.get('scheduler_cls'))
+    return real_class(frame.f_locals.get('obj_cls', frame.f_locals.get('scheduler_cls')))
 
 
 def num_shared(cfg: Mapping, node: Mapping) -> int:
@@ -228,16 +229,33 @@ def about_values(place: str, node: Any, kind: Any, text: str, reason: str) -> st
     """Return the sentence about a dict that cannot be built, about one key of it if the error tells which."""
     if not isinstance(node, Mapping):
         return f'{place} is {node!r}: {reason}'
-    parameters = parameters_of(kind) if kind is not None else {}
     settings = {str(key): value for key, value in node.items() if key != 'type'}
     named = [key for key in settings if re.search(rf'(?<![a-zA-Z]){re.escape(key)}s?(?![a-zA-Z_])', text)]
-    unlike = [key for key, value in settings.items() if key in parameters and not fits(value, parameters[key])]
-    shown = [key for key, value in settings.items() if re.search(rf'(?<![\w.]){re.escape(str(value))}\W*$', text)]
-    key = next((keys[0] for keys in (named, unlike, shown) if len(keys) == 1), None)
+    shown = [
+        key
+        for key, value in settings.items()
+        if re.search(rf'(?<![\w.]){re.escape(str(value))}' + (r'(?!\w)' if isinstance(value, str) else r'\W*$'), text)
+    ]
+    of_another_kind = unlike(node, kind)
+    key = next((keys[0] for keys in (named, of_another_kind, shown) if len(keys) == 1), None)
     owner = name_of_class(node, kind)
     if key is None:
         return f'{place} is refused by {owner}: {reason}'
+    if key in of_another_kind:
+        return wrong_kind(f'{place}.{key}', settings[key], owner)
     return f'{place}.{key} is {settings[key]!r}, which {owner} refuses: {reason}'
+
+
+def unlike(node: Any, kind: Any) -> list[str]:
+    """Return the keys of a dict whose values are not of the kind that the class takes."""
+    parameters = parameters_of(kind) if kind is not None and isinstance(node, Mapping) else {}
+    return [name for name, parameter in parameters.items() if name in node and not fits(node[name], parameter)]
+
+
+def wrong_kind(place: str, value: Any, owner: str) -> str:
+    """Return the sentence about a text or a number where a class takes something else."""
+    kind = 'text' if isinstance(value, str) else 'number'
+    return f'{place} is the {kind} {value!r}, but {owner} takes no {kind} there'
 
 
 def name_of_class(node: Mapping, kind: Any) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmdet.evaluation import DumpDetResults
@@ -90,7 +91,7 @@ class Detection(Task):
         return coco_table(metrics)
 
 
-def predicting_part(detector: nn.Module) -> nn.Module:
+def predicting_part(detector: nn.Module) -> Any:
     """Return the detector that predicts: the teacher or the student of a semi-supervised one, else the one given."""
     if not isinstance(detector, SemiBaseDetector):
         return detector

@@ -116,7 +116,7 @@ def check_deployable(model: nn.Module) -> None:
     """Raise ``UsageError`` if a model is deployed already, or holds nothing that could be."""
     if is_deployed(model):
         raise UsageError('this model is deployed already: deploy the trained one')
-    parts = [('', model)] if isinstance(model, SHViT | SHViTFPN) else []
+    parts: list[tuple[str, nn.Module]] = [('', model)] if isinstance(model, SHViT | SHViTFPN) else []
     for place, module in model.named_modules():
         parts += [(f'{place}.{name}'.lstrip('.'), part) for name, part in parts_of(module).items()]
     if not parts:

@@ -31,6 +31,8 @@ class Arch:
 
     def __post_init__(self) -> None:
         for name in ('embed_dims', 'depths', 'attn_dims', 'block_kinds'):
+            if not isinstance(getattr(self, name), list | tuple):
+                raise UsageError(f'{name} of an arch must be a list, an entry a stage, but got {getattr(self, name)!r}')
             object.__setattr__(self, name, tuple(getattr(self, name)))
         lengths = {name: len(getattr(self, name)) for name in ('embed_dims', 'depths', 'attn_dims', 'block_kinds')}
         if len(set(lengths.values())) != 1 or not self.embed_dims:
