@@ -1,6 +1,8 @@
 """From a checkpoint, a file or a URL, to the weights of a model: all of them, or a sentence that says why not."""
 
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +17,8 @@ from .fetch import find_checkpoint
 from .key_renaming import AVERAGES, BACKBONE, Weights, count_by_part, part_of, renamed_weights
 from .matching import Matching, cast_values, match_keys, mismatch_reason
 from .reading import read_content
+
+BRANCHES = ('student', 'teacher')  # of mmdet's semi-supervised detectors
 
 
 def load_checkpoint(
@@ -76,12 +80,13 @@ def match_content(
     model: nn.Module, content: object, source: str, strict: bool = True, new_classes: bool = False
 ) -> tuple[Matching, Weights]:
     """Return which tensors would be loaded, and from what; it refuses what :func:`load_checkpoint` refuses."""
-    weights = weights_of(content, source)
-    result = match_keys(weights.tensors, tensors_of(_without_wrapper(model)))
+    own = tensors_of(_without_wrapper(model))
+    weights = for_both_branches(weights_of(content, source), own)
+    result = match_keys(weights.tensors, own)
     if strict:
         refused = result
         if new_classes:
-            mismatched = [key for key in result.mismatched if part_of(key) in ('backbone', 'neck')]
+            mismatched = [key for key in result.mismatched if part_of(without_branch(key)) in ('backbone', 'neck')]
             refused = Matching(result.model_tensors, {}, result.missing, mismatched, result.unexpected)
         if not refused.complete:
             raise UsageError(f'{source} belongs to another model: {mismatch_reason(refused, weights.tensors)}')
@@ -89,6 +94,19 @@ def match_content(
         raise UsageError(f'{source} belongs to another model: not one of its tensors fits this one')
     result.values = cast_values(result.values, result.model_tensors, source)
     return result, weights
+
+
+def for_both_branches(weights: Weights, own: Iterable[str]) -> Weights:
+    """Return weights for student and teacher if a model has both and the file is of a detector without; as in mmdet."""
+    if {part_of(key) for key in own} != set(BRANCHES) or any(key.startswith(BRANCHES) for key in weights.tensors):
+        return weights
+    return replace(
+        weights, tensors={f'{branch}.{key}': value for branch in BRANCHES for key, value in weights.tensors.items()}
+    )
+
+
+def without_branch(key: str) -> str:
+    return key.partition('.')[2] if key.startswith(BRANCHES) else key
 
 
 def _without_wrapper(model: nn.Module) -> nn.Module:

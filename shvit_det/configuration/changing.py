@@ -89,11 +89,30 @@ def _below(path: str, root: str) -> str | None:
     return below.lstrip(SEPARATORS) if below != path and below[:1] in ('', *SEPARATORS) else None
 
 
-def remove_pretrained(config: Config) -> None:
-    """Make a backbone of any kind that has pretrained weights in the config start from random ones."""
-    init_cfg = config.model.get('backbone', {}).get('init_cfg')
-    if isinstance(init_cfg, Mapping) and 'checkpoint' in init_cfg:
-        config.model.backbone.init_cfg = None
+def remove_pretrained(config: Config, teachers: bool = False) -> None:
+    """Make every part of a model that has pretrained weights in the config start from random ones, except teachers.
+
+    A backbone may be anywhere, as in the ``detector`` of a semi-supervised one. What a teacher of a distillation knows
+    is not for the model to start from; ``teachers`` removes that too.
+    """
+    _remove_pretrained(config.model, teachers)
+
+
+def _remove_pretrained(node: Any, teachers: bool) -> None:
+    if isinstance(node, MutableMapping):
+        initial = node.get('init_cfg')
+        found = initial if isinstance(initial, list | tuple) else [initial]
+        kept = [each for each in found if not (isinstance(each, Mapping) and 'checkpoint' in each)]
+        if len(kept) < len(found):
+            node['init_cfg'] = kept or None
+        if node.get('pretrained'):  # of backbones of timm, and of older ones
+            node['pretrained'] = False if node['pretrained'] is True else None
+        for name, value in node.items():
+            if teachers or not str(name).startswith('teacher'):
+                _remove_pretrained(value, teachers)
+    elif isinstance(node, list | tuple):
+        for each in node:
+            _remove_pretrained(each, teachers)
 
 
 def enable_auto_scale_lr(config: Config) -> None:

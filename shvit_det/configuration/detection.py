@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from mmdet.evaluation import DumpDetResults
-from mmdet.models.detectors import RPN, BaseDetector, SingleStageDetector, TwoStageDetector
+from mmdet.models.detectors import RPN, BaseDetector, SemiBaseDetector, SingleStageDetector, TwoStageDetector
 from mmdet.models.reid import LinearReIDHead
 from mmdet.models.roi_heads.mask_heads import FusedSemanticHead
 from mmdet.models.seg_heads.base_semantic_head import BaseSemanticHead
@@ -155,8 +155,16 @@ def class_heads(detector: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
+def predicting_part(detector: nn.Module) -> Any:
+    """Return the detector that predicts: the teacher or the student of a semi-supervised one, else the one given."""
+    if not isinstance(detector, SemiBaseDetector):
+        return detector
+    return getattr(detector, (detector.semi_test_cfg or {}).get('predict_on', 'teacher'))
+
+
 def has_masks(detector: nn.Module) -> bool:
     """Return whether a detector predicts masks; True for kinds of detectors that do not tell."""
+    detector = predicting_part(detector)
     if not isinstance(detector, SingleStageDetector | TwoStageDetector):
         return True
     heads = [getattr(detector, name, None) for name in ('roi_head', 'bbox_head', 'mask_head')]

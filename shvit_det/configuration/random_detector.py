@@ -12,6 +12,7 @@ from mmengine.logging import MMLogger
 
 from ..common.errors import UsageError
 from ..models.zero_init import undo_zero_init
+from .changing import remove_pretrained
 from .detection import Detection
 from .detector_or_classifier import task_of
 
@@ -30,7 +31,7 @@ def build_random_detector(config: Config, source: str) -> Any:
         raise UsageError(f'{source} has no model: this times detectors of mmdet')
     if not isinstance(task_of(config), Detection):
         raise UsageError(f'{source} has a classifier, no detector: for its backbone alone name shvit:s1 to shvit:s4')
-    _remove_pretrained(config.model)
+    remove_pretrained(config, teachers=True)
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
@@ -53,16 +54,3 @@ def _log_only_warnings() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _remove_pretrained(node: Any) -> None:
-    """Remove every entry of a model's config that loads or downloads weights, at any depth."""
-    if isinstance(node, dict):
-        init_cfg = node.get('init_cfg')
-        if isinstance(init_cfg, dict) and 'checkpoint' in init_cfg:
-            node['init_cfg'] = None
-        if isinstance(node.get('pretrained'), str):
-            node['pretrained'] = None
-    values = node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ()
-    for value in values:
-        _remove_pretrained(value)

@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings, is_abs
+from torch import nn
 
 from ..common.errors import UsageError
 from ..data.checking.findings import short
@@ -230,9 +231,10 @@ def evaluators_of(config: Config, split: str) -> Iterator[tuple[str, MutableMapp
         yield from ((f'{place}.{number}', each) for number, each in enumerate(found or ()))
 
 
-def pretrained_arguments(config: Config) -> dict[str, Any]:
-    """Return the arguments of the backbone's ``SHViTPretrained``; empty if there is nothing to load."""
-    init_cfg = config.model.get('backbone', {}).get('init_cfg')
-    if not isinstance(init_cfg, Mapping) or type_of(init_cfg) != 'SHViTPretrained':
-        return {}
-    return {name: value for name, value in init_cfg.items() if name != 'type'}
+def pretrained_parts(model: nn.Module) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
+    """Yield the parts of a model that start from the weights of a ``SHViTPretrained``, with its arguments."""
+    for part in model.modules():
+        initial = getattr(part, 'init_cfg', None)
+        for each in initial if isinstance(initial, list | tuple) else [initial]:
+            if isinstance(each, Mapping) and type_of(each) == 'SHViTPretrained':
+                yield part, {name: value for name, value in each.items() if name != 'type'}

@@ -83,7 +83,8 @@ def deploy(
 
             if dtype is not None:
                 check_castable(model)
-            fuse_detector(deployed, channels_last, left)
+            for part in [module for module in deployed.modules() if parts_of(module)]:  # the detectors in a wrapper
+                fuse_detector(part, channels_last, left)
         deployed.eval().requires_grad_(False)
         if dtype is not None:
             deployed.to(dtype)
@@ -106,12 +107,19 @@ def deploy(
     return deployed
 
 
+def parts_of(detector: nn.Module) -> dict[str, nn.Module]:
+    """Return the backbone and the neck of a detector that are ours, by name; empty for any other module."""
+    named = {name: getattr(detector, name, None) for name in ('backbone', 'neck')}
+    return {name: part for name, part in named.items() if isinstance(part, SHViT | SHViTFPN)}
+
+
 def check_deployable(model: nn.Module) -> None:
     """Raise ``UsageError`` if a model is deployed already, or holds nothing that could be."""
     if is_deployed(model):
         raise UsageError('this model is deployed already: deploy the trained one')
-    named = ('', model), *((name, getattr(model, name, None)) for name in ('backbone', 'neck'))
-    parts = [(name, part) for name, part in named if isinstance(part, SHViT | SHViTFPN)]
+    parts: list[tuple[str, nn.Module]] = [('', model)] if isinstance(model, SHViT | SHViTFPN) else []
+    for place, module in model.named_modules():
+        parts += [(f'{place}.{name}'.lstrip('.'), part) for name, part in parts_of(module).items()]
     if not parts:
         raise UsageError(
             f'only a SHViT, a SHViTFPN, or a detector with one of them can be deployed, not a {type(model).__name__}'

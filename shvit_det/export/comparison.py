@@ -21,7 +21,7 @@ from ..common.errors import UsageError
 from ..common.measurement_records import conditions, origin
 from ..configuration.cfg_options import format_value
 from ..configuration.changing import remove_pretrained, set_data_root
-from ..configuration.detection import Detection, has_masks
+from ..configuration.detection import Detection, has_masks, predicting_part
 from ..configuration.reading import load_config
 from ..deployment import deploy
 from .detector_export import can_be_deployed
@@ -146,7 +146,7 @@ def compare(
         set_data_root(config, data_root)
     task = Detection()
     remove_pretrained(config)
-    detector: Any = task.build(config)
+    detector: Any = predicting_part(task.build(config))
     check_exportable(detector)
     task.set_metrics(config, detector, ['bbox', 'segm'] if has_masks(detector) else ['bbox'])
     models = {file: open_exported(file, config) for file in files}

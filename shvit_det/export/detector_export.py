@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 from ..common.atomic_files import saving
 from ..common.errors import UsageError
 from ..configuration.changing import remove_pretrained
-from ..configuration.detection import Detection
+from ..configuration.detection import Detection, predicting_part
 from ..configuration.detector_or_classifier import task_of
 from ..configuration.reading import load_config, named_classes
 from ..deployment import check_deployable, deploy
@@ -68,7 +68,7 @@ def export_detector(
         raise UsageError(f'{config_path} has a classifier, and only detectors can be exported')
     rule = resize_rule(config)
     remove_pretrained(config)
-    check_exportable(Detection().build(config))
+    check_exportable(predicting_part(Detection().build(config)))
     detector = detector_with_weights(config, config_path, checkpoint)
     graph = graph_of(detector)
     metadata = Metadata(

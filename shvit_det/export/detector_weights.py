@@ -10,7 +10,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ..checkpoint import load_checkpoint
-from ..configuration.detection import Detection
+from ..configuration.detection import Detection, predicting_part
 from ..configuration.random_detector import build_random_detector
 
 RANDOM = 'random'
@@ -22,18 +22,20 @@ SHAPE = (256, 320)
 
 
 def detector_with_weights(config: Config, source: str, checkpoint: str) -> Any:
-    """Return the detector of a config, in eval mode, with the weights of a checkpoint or ``RANDOM`` ones.
+    """Return the detector of a config, of a semi-supervised one the part that predicts, with the weights of a checkpoint.
+
+    It is in eval mode. The weights may be ``RANDOM`` too.
 
     Raises:
         UsageError: If it cannot be built, which names ``source``, or the checkpoint does not fit.
     """
     if checkpoint == RANDOM:
-        detector = build_random_detector(config, source).eval()
+        detector = predicting_part(build_random_detector(config, source)).eval()
         spread_scores(detector)
         return detector
     detector = Detection().build(config)
     load_checkpoint(detector, checkpoint)
-    return detector.eval()
+    return predicting_part(detector).eval()
 
 
 def spread_scores(detector: Any) -> None:

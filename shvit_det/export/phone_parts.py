@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..checkpoint import check_checkpoint
 from ..checkpoint.loading import load_content
 from ..common.errors import UsageError
-from ..configuration.detection import Detection
+from ..configuration.detection import Detection, predicting_part
 from ..configuration.detector_or_classifier import task_of
 from ..configuration.reading import load_config, named_classes
 from ..configuration.task import Task
@@ -142,6 +142,8 @@ def build_part(
     else:
         content = check_checkpoint(model, checkpoint)
         load_content(model, content, checkpoint)
+    if detector:
+        model = predicting_part(model)
     model.eval()
     preprocessor = model.data_preprocessor
     shape = shape or (DETECTION_SHAPE if detector else _crop(config))

@@ -128,6 +128,7 @@ def open_exported(path: str, config: Config) -> ExportedModel:
         classes = named_classes(dataset, kind)
         if classes is not None and classes != metadata.classes:
             raise UsageError(f'{path} has other classes than the {split} data set: it was made of {metadata.config}')
-    if metadata.detector != type_of(config.model):
-        raise UsageError(f'{path} is a {metadata.detector}, but the config has a {type_of(config.model)}')
+    own = type_of(config.model.get('detector', config.model))  # that of a semi-supervised detector
+    if metadata.detector != own:
+        raise UsageError(f'{path} is a {metadata.detector}, but the config has a {own}')
     return ExportedModel(detector)

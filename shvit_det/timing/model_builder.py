@@ -19,7 +19,7 @@ from torch import nn
 from ..checkpoint import load_checkpoint
 from ..common.errors import UsageError
 from ..configuration.batches import Batch, copy_containers, synthetic_batch
-from ..configuration.detection import class_heads
+from ..configuration.detection import class_heads, predicting_part
 from ..configuration.random_detector import build_random_detector
 from ..configuration.reading import load_config, name_of
 from ..deployment import deploy, is_deployed
@@ -89,6 +89,7 @@ def _configured(
     config = load_config(source, options)
     detector = build_random_detector(config, source)
     weights = _load(detector, checkpoint)
+    detector = detector if settings.train else predicting_part(detector)
     detector.train(settings.train)
     if settings.images is not None:
         batches = photograph_batches(config, settings.images, settings.batch)

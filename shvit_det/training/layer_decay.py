@@ -10,8 +10,6 @@ from torch import nn
 from ..common.errors import UsageError
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS, register
 
-PREFIX = 'backbone.'
-
 
 @register(OPTIM_WRAPPER_CONSTRUCTORS)
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
@@ -53,17 +51,22 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             params[:] = merge_groups(self._decayed(params, module))
 
     def _decayed(self, groups: list[dict], model: nn.Module) -> list[dict]:
-        backbone: Any = getattr(model, 'backbone', None)
-        if not hasattr(backbone, 'get_layer_depth'):
+        backbones: dict[str, Any] = {
+            f'{name}.': part for name, part in model.named_modules() if name and hasattr(part, 'get_layer_depth')
+        }
+        if not backbones:
             raise UsageError(
                 f'LayerDecayOptimWrapperConstructor needs a backbone with get_layer_depth, as SHViT has, '
-                f'but got {type(backbone).__name__}'
+                f'but the {type(model).__name__} has none'
             )
         names = {parameter: name for name, parameter in model.named_parameters()}
         for group in groups:
             (parameter,) = group['params']
-            depth, num_depths = backbone.get_layer_depth(names[parameter], PREFIX)
-            group['lr'] = group.get('lr', self.base_lr) * self.layer_decay_rate ** (num_depths - 1 - depth)
+            group.setdefault('lr', self.base_lr)
+            prefix = next((prefix for prefix in backbones if names[parameter].startswith(prefix)), None)
+            if prefix is not None:
+                depth, num_depths = backbones[prefix].get_layer_depth(names[parameter], prefix)
+                group['lr'] *= self.layer_decay_rate ** (num_depths - 1 - depth)
         rates = [group['lr'] for group in groups]
         print_log(f'Layer-wise learning rates: from {min(rates):.3g} to {max(rates):.3g}', 'current')
         return groups

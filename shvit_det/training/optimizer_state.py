@@ -71,7 +71,7 @@ def load_optimizer(saved: dict[str, Any], wrapper: OptimWrapper, former: str | N
         Why the moments cannot be used and start anew, or None if they have been loaded.
 
     Raises:
-        UsageError: If the state belongs to other parameters, or holds NaN or infinity.
+        UsageError: If the state is of parameters of another shape, or holds NaN or infinity.
     """
     own = settings_of(wrapper.param_groups)
     reason = check_optimizer(saved, wrapper.optimizer, path)
@@ -107,7 +107,7 @@ def check_optimizer(saved: Any, optimizer: Optimizer, path: str | Path) -> str |
         Why its moments have no meaning for this optimizer, or None if they have.
 
     Raises:
-        UsageError: If it belongs to other parameters, or holds NaN or infinity.
+        UsageError: If it is of parameters of another shape, or holds NaN or infinity.
     """
     try:
         saved_groups, own_groups = [group['params'] for group in saved['param_groups']], optimizer.param_groups
@@ -116,13 +116,9 @@ def check_optimizer(saved: Any, optimizer: Optimizer, path: str | Path) -> str |
         kinds = list(map(kind_of, settings_of(saved['param_groups'])))
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise UsageError(f'{path} cannot be resumed: it holds no usable state of the optimizer ({error!r})') from error
-    if sum(lengths[0]) != sum(lengths[1]):
-        raise UsageError(
-            f'{path} cannot be resumed: its optimizer has {sum(lengths[0])} parameters in {len(lengths[0])} groups, '
-            f'this one has {sum(lengths[1])} in {len(lengths[1])}: resume with the config of that run'
-        )
-    if lengths[0] != lengths[1]:
-        return f'they are of {len(lengths[0])} groups of parameters, and this run has {len(lengths[1])} other ones'
+    if lengths[0] != lengths[1]:  # of the same model, since its weights are: frozen or grouped in another way
+        numbers = [f'{sum(each)} parameters in {len(each)} groups' for each in lengths]
+        return f'they are of {numbers[0]}, and this run trains {numbers[1]}'
     own = [parameter for group in own_groups for parameter in group['params']]
     for parameter, key in zip(own, (key for group in saved_groups for key in group), strict=True):
         for name, value in states[key].items():

@@ -15,6 +15,7 @@ from ..common.errors import UsageError
 from ..configuration.cfg_options import pasteable
 from ..data.checking.image_checks import is_local
 from .hooks.safe_checkpoint import INTERRUPTED, POINTER
+from .scores import last_run, run_of
 
 AUTO = 'auto'  # as the argument of --resume: the last checkpoint
 TEMPLATES = ('epoch_{}.pth', 'iter_{}.pth')  # mmengine's own
@@ -116,14 +117,22 @@ def checkpoint_to_resume(
 def newest_resumable(location: CheckpointLocation, model: nn.Module) -> tuple[Path, Any]:
     """Return the newest checkpoint that can be resumed, and its content; log which were skipped and why.
 
+    Those of an earlier run in the same work dir are not for the one that began last.
+
     Raises:
         UsageError: If there is none; the message is about the newest.
     """
     refusals: list[UsageError] = []
+    last = last_run(location.work_dir)
     for path in checkpoints_of(location):
         try:
             content = check_checkpoint(model, path)
             check_resumable(content, path)
+            if last is not None and run_of(content) != last:
+                raise UsageError(
+                    f'{path} is of an earlier run than the last one in {location.work_dir}, {last}, which wrote no '
+                    f'checkpoint: go on with the earlier one by --resume {path}, or start anew without --resume'
+                )
         except UsageError as error:
             refusals.append(error)
             continue

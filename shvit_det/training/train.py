@@ -15,7 +15,7 @@ from ..common.errors import RunError, UsageError
 from ..configuration.cfg_options import pasteable
 from ..configuration.changing import enable_auto_scale_lr, remove_pretrained, set_data_root
 from ..configuration.detector_or_classifier import task_of
-from ..configuration.reading import load_config, name_of, pretrained_arguments, splits_of
+from ..configuration.reading import load_config, name_of, pretrained_parts, splits_of
 from .build_runner import NO_ROOM, built_runner, set_launcher
 from .curves import loss_curves, plot_curves, score_curves
 from .fast_options import enable_amp, enable_fast
@@ -219,11 +219,12 @@ def check_before_training(
     elif config.get('load_from'):
         check_checkpoint(model, config.load_from, new_classes=True)
         config.load_from = str(find_checkpoint(config.load_from).resolve())  # for mmengine's runner too
-    elif pretrained := pretrained_arguments(config):
-        if pretrained.pop('strict', True):
-            check_checkpoint(model.get_submodule('backbone'), pretrained.pop('checkpoint'), **pretrained)
-        else:
-            find_checkpoint(pretrained.pop('checkpoint'), **pretrained)
+    else:
+        for part, pretrained in pretrained_parts(model):
+            if pretrained.pop('strict', True):
+                check_checkpoint(part, pretrained.pop('checkpoint'), **pretrained)
+            else:
+                find_checkpoint(pretrained.pop('checkpoint'), **pretrained)
     if config.get('load_from'):
         remove_pretrained(config)  # the checkpoint has the backbone's weights too
     task.check_data(config, model, splits)

@@ -7,9 +7,11 @@ import torch
 from line_model import Line
 from mmengine.config import Config
 from mmengine.runner import Runner
+from torch import nn
 
-from shvit_det import UsageError
-from shvit_det.configuration.reading import pretrained_arguments
+from shvit_det import SHViT, UsageError
+from shvit_det.configuration.changing import remove_pretrained
+from shvit_det.configuration.reading import pretrained_parts
 from shvit_det.training.resuming import check_resumable
 from shvit_det.training.runner import SHViTRunner
 
@@ -113,12 +115,32 @@ def test_a_file_without_the_state_of_a_run_cannot_be_resumed(checkpoint):
         assert words in str(caught.value) and 'load_from=a.pth' in str(caught.value)
 
 
-def test_arguments_of_pretrained_weights_are_found():
-    def arguments(init_cfg):
-        return pretrained_arguments(Config(dict(model=dict(backbone=dict(type='SHViT', init_cfg=init_cfg)))))
+def test_parts_with_pretrained_weights_are_found_wherever_they_are():
+    def arguments(init_cfg, wrap=lambda part: part):
+        return [found for _, found in pretrained_parts(wrap(SHViT('s1', init_cfg=init_cfg)))]
 
     init_cfg = dict(type='SHViTPretrained', checkpoint='a.pth', sha256='12345678')
-    assert arguments(init_cfg) == dict(checkpoint='a.pth', sha256='12345678')
-    assert arguments(dict(init_cfg, type='shvit_det.SHViTPretrained')) == arguments(init_cfg)
-    assert arguments(dict(type='Pretrained', checkpoint='a.pth')) == arguments(None) == {}
-    assert pretrained_arguments(Config(dict(model=dict(type='Line')))) == {}
+    expected = [dict(checkpoint='a.pth', sha256='12345678')]
+    assert arguments(init_cfg) == arguments(dict(init_cfg, type='shvit_det.SHViTPretrained')) == expected
+    assert arguments([dict(type='Kaiming', layer='Conv2d'), init_cfg]) == expected
+    assert arguments(init_cfg, lambda part: nn.ModuleDict(dict(teacher=nn.Sequential(part)))) == expected
+    assert arguments(dict(type='Pretrained', checkpoint='a.pth')) == arguments(None) == []
+
+
+def test_without_pretrained_weights_every_part_starts_from_random_ones_but_no_teacher():
+    init_cfg = dict(type='Pretrained', checkpoint='a.pth')
+    other = dict(type='Kaiming', layer='Conv2d')
+    model = dict(
+        detector=dict(backbone=dict(init_cfg=init_cfg), neck=dict(init_cfg=[other, init_cfg])),
+        stages=[dict(backbone=dict(init_cfg=[init_cfg])), dict(init_cfg=other)],
+        backbone=dict(type='mmpretrain.TIMMBackbone', pretrained=True),
+        teacher_config=dict(model=dict(backbone=dict(init_cfg=init_cfg))),
+        teacher_backbone=dict(init_cfg=init_cfg),
+        init_cfg=init_cfg,
+    )
+    config = Config(dict(model=model))
+    remove_pretrained(config)
+    assert config.model.detector == dict(backbone=dict(init_cfg=None), neck=dict(init_cfg=[other]))
+    assert config.model.stages == [dict(backbone=dict(init_cfg=None)), dict(init_cfg=other)]
+    assert config.model.init_cfg is None and config.model.backbone.pretrained is False
+    assert config.model.teacher_backbone.init_cfg == config.model.teacher_config.model.backbone.init_cfg == init_cfg

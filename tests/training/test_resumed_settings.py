@@ -6,12 +6,14 @@ import json
 import pytest
 import torch
 from kill_and_resume import differences, end_of, state_of
-from training_runs import run
+from training_runs import Noisy, SignalAt, run
 
+from shvit_det import UsageError
 from shvit_det.training.curves import loss_curves, score_curves
-from shvit_det.training.resuming import last_checkpoint
+from shvit_det.training.hooks.termination import Terminated, listening
+from shvit_det.training.resuming import CheckpointLocation, last_checkpoint, newest_resumable
 from shvit_det.training.schedules import stretched
-from shvit_det.training.scores import last_run
+from shvit_det.training.scores import last_run, run_of
 
 pytestmark = pytest.mark.slow
 
@@ -131,7 +133,7 @@ def test_schedules_that_were_written_for_the_longer_run_stay():
 
 @pytest.mark.parametrize('other, words', [
     (ADAM, 'another optimizer than AdamW'),
-    (dict(SGD, paramwise_cfg=dict(bias_decay_mult=0)), '1 groups of parameters, and this run has 2'),
+    (dict(SGD, paramwise_cfg=dict(bias_decay_mult=0)), '2 parameters in 1 groups, and this run trains'),
 ])  # fmt: skip
 def test_an_optimizer_or_groups_of_another_kind_start_with_new_moments(other, words, begun):
     runner = resumed(begun, optim_wrapper=other)
@@ -198,3 +200,15 @@ def test_scores_go_on_after_a_resume_and_are_not_those_of_an_earlier_run(begun, 
     anew.train()
     assert anew.scores.evaluations == [] and list(loss_curves(anew)['loss']) == [1, 2, 3]
     assert json.loads((begun / 'scores.json').read_text()) == dict(run=last_run(begun), evaluations=[])
+
+
+def test_checkpoints_of_an_earlier_run_in_the_work_dir_are_not_resumed_by_chance(begun):
+    location = CheckpointLocation(begun, begun)
+    assert newest_resumable(location, Noisy())[0] == begun / 'epoch_2.pth'
+    with pytest.raises(Terminated), listening():
+        run(begun, [SignalAt('before_train_epoch', 1)], checkpoint=dict(interval=-1, save_last=False)).train()
+    path, content = newest_resumable(location, Noisy())
+    assert path.name == 'interrupted.pth' and run_of(content) == last_run(begun)
+    path.unlink()
+    with pytest.raises(UsageError, match=r'epoch_2.pth is of an earlier run .* by --resume .*/epoch_2.pth, or start'):
+        newest_resumable(location, Noisy())
