@@ -192,7 +192,7 @@ def test_names_of_classes_are_those_that_the_checkpoint_was_trained_on(tmp_path)
     for name, classes in (('a.pth', names), ('b.pth', names[::-1])):
         torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=classes))), tmp_path / name)
     assert class_names(config, detector_with_weights(config, 'a', str(tmp_path / 'a.pth'))) == tuple(names)
-    with pytest.raises(UsageError, match="class 0 is 'cross' in .*b.pth and 'disc' in the"):
+    with pytest.raises(UsageError, match=r"class 0 is 'cross' in .*b\.pth and 'disc' in the"):
         detector_with_weights(config, 'b', str(tmp_path / 'b.pth'))
 
 
