@@ -1,5 +1,6 @@
 """The evaluators of a detector's config: which data sets each of them scores, and what the test tool sets in them."""
 
+import inspect
 import itertools
 import logging
 import os
@@ -15,7 +16,7 @@ from mmengine.config import Config
 from mmengine.dataset import ClassBalancedDataset, RepeatDataset
 from mmengine.evaluator import DumpResults
 from mmengine.logging import print_log
-from mmengine.registry import DATASETS, EVALUATOR, METRICS
+from mmengine.registry import DATA_SAMPLERS, DATASETS, EVALUATOR, METRICS
 
 from ..common.atomic_files import PART
 from ..common.errors import UsageError
@@ -75,7 +76,9 @@ def scorings(task: Task, config: Config, split: str) -> list[Scoring]:
     metrics = [(key, metric, task.registered_class(METRICS, metric)) for key, metric in evaluators_of(config, split)]
     datasets = dict(dataset_places(config, split))
     evaluator = config.get(f'{split}_evaluator')
-    if not metrics or not datasets or not _scores_each(task, evaluator):
+    if not datasets:
+        return []
+    if not _scores_each(task, evaluator):
         return [Scoring(split, *each, datasets) for each in metrics]
     _check_one_each(task, config, split)
     top = f'{split}_dataloader.dataset.datasets.'
@@ -118,7 +121,9 @@ def _check_one_each(task: Task, config: Config, split: str) -> None:
         raise UsageError(f'{where} needs one metric and one prefix for each data set, in the same order: {told}')
     if repeated := next((prefix for prefix in prefixes if list(prefixes).count(prefix) > 1), None):
         raise UsageError(f'{split}_evaluator.dataset_prefixes has {repeated!r} twice: name each data set otherwise')
-    if loader.get('sampler', {}).get('shuffle', True):
+    sampler = loader.get('sampler') or {}
+    by_default = inspect.signature(task.registered_class(DATA_SAMPLERS, sampler) or object).parameters.get('shuffle')
+    if sampler.get('shuffle', by_default and by_default.default):
         option = pasteable({f'{split}_dataloader.sampler.shuffle': False})
         raise UsageError(f'{where} tells the data sets apart by the order of the images: add {option}')
 

@@ -42,7 +42,8 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp('several')
     (folder / 'both.py').write_text(CONFIG + BOTH)
     for name in SIZES:
-        alone = f'test_dataloader = dict(dataset=dict(sets[{name!r}], data_root=None))\ntest_evaluator = metrics[{name!r}]\n'
+        alone = f'test_dataloader = dict(dataset=dict(sets[{name!r}], data_root=None))\n'
+        alone += f'test_evaluator = metrics[{name!r}]\n'
         (folder / f'{name}.py').write_text(CONFIG + alone)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
