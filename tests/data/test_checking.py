@@ -232,7 +232,7 @@ def test_images_may_lie_in_subfolders(tmp_path):
     [
         ('images/', 'images', ['images/3.jpg', 'set data_prefix.img to {root}']),
         ('/home/anna/data/', 'images', ['{root}/images/3.jpg', "take '/home/anna/data/' off each file_name"]),
-        ('C:\\data\\', 'images', ['{root}/images/3.jpg', 'take']),
+        ('C:\\data\\', 'images', ['{root}/images/3.jpg', 'take', 'with slashes in place of its backslashes']),
         ('', '.', ['3.jpg', 'set data_prefix.img to {root}/images']),
         ('a-', 'images', ['not one of the 4 images is in {root}/images', 'a-3.jpg', 'holds']),
     ],
