@@ -264,12 +264,14 @@ def _unless_none_is_found(findings: list[Finding], names: Mapping[int, str], fol
     others = [finding for finding in findings if finding.kind != 'image_missing']
     if not names or len(findings) - len(others) < len(names):
         return findings
-    with os.scandir(folder) as listing:
+    entries: list[os.DirEntry] = []
+    has = 'cannot be listed'
+    with contextlib.suppress(OSError), os.scandir(folder) as listing:
         entries = list(itertools.islice(listing, ENTRIES_TO_LOOK_AT))
+        has = f'holds {entries[0].name}' if entries else 'is empty'
     looked_for = list(names.values())[:NAMES_TO_LOOK_FOR]
     cause = next(filter(None, (_where(name, folder, entries) for name in looked_for)), None)
     if cause is None:
-        has = f'holds {entries[0].name}' if entries else 'is empty'
         cause = f'the folder {has}, but not {looked_for[0]!r}: name another with data_prefix.img or --data-root DIR'
     return [Finding('no_images', f'not one of the {len(names)} images is in {folder}: {cause}'), *others]
 
