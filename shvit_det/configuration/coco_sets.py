@@ -15,8 +15,9 @@ from mmengine.logging import print_log
 
 from ..common.errors import UsageError
 from ..data.checking.annotation_file import Use, read_annotations
+from ..data.checking.cleaning import clean
 from ..data.checking.data_set_check import CocoSet
-from ..data.checking.findings import Finding, Repair, errors_among, refusal
+from ..data.checking.findings import Finding, errors_among, refusal
 from ..data.checking.image_checks import DecodeSettings, check_presence, is_local
 from ..data.checking.set_comparison import repeated_image, scoring_difference, shared_images
 from ..data.coco_dataset import BAD_DATA, CHECK, CheckedCocoDataset
@@ -69,11 +70,15 @@ def coco_sets(task: Task, config: Config, splits: Sequence[str]) -> list[CocoSet
                 data.is_standard,
             )
             data = sets.setdefault(identity, data)
-            data.use |= _use_of(task, dataset, [each for each in scored[split] if key in each.datasets])
+            metrics = [each for each in scored[split] if key in each.datasets]
+            data.use |= _use_of(task, dataset, metrics, trained=split == 'train')
             data.keys.append(f'{key}.ann_file')
             if split not in data.splits:
                 data.splits.append(split)
     found = list(sets.values())
+    trained = [data for data in found if 'train' in data.splits]
+    if len(trained) == 1:  # beside others, one may hold images without objects on purpose
+        trained[0].use |= Use(needs_objects=True)
     for scoring in (each for split in splits for each in scored[split]):
         file = scoring.metric.get('ann_file')
         if not (scoring.is_coco and scoring.datasets and file and is_local(file, scoring.metric.get('backend_args'))):
@@ -99,7 +104,7 @@ def _set_of_evaluator(task: Task, scoring: Scoring) -> CocoSet:
         bad_data='refuse',
         decode_settings=DecodeSettings(),
         is_standard=not issubclass(scoring.kind or object, LVISMetric),
-        use=Use(masks='segm' in scoring.scored, evaluated=True),
+        use=Use(masks='segm' in scoring.scored, evaluated=True, needs_objects=_computes_scores(scoring)),
         splits=[scoring.split],
         scored_only=True,
     )
@@ -213,25 +218,16 @@ def _check_set(data: CocoSet, content: Mapping[str, Any]) -> None:
         UsageError: If there is an error that ``bad_data`` does not skip.
     """
     findings, total = data.check_content(content), len(content['images'])
-    missing = list(check_presence(content, data.images)) if data.images is not None else []
-    if 0 < total == len(missing):
-        raise UsageError(
-            f'not one of the {total} images of {data.annotations} is there, {missing[0].message}: name another '
-            f'folder with data_prefix=dict(img=...) of the dataset, or with --data-root DIR'
-        )
-    refused = [each for each in errors_among([*findings, *missing]) if not _is_skipped(each, data)]
-    if refused:
-        raise UsageError(refusal(refused, data.annotations, CHECK))
+    if data.bad_data == 'skip' and data.splits == ['train']:  # evaluators read the file as it is
+        findings = clean(content, findings, data.use, data.annotations, data.classes).left
+    missing = check_presence(content, data.images) if data.images is not None else []
+    findings += [each for each in missing if data.bad_data == 'refuse' or each.kind != 'image_missing']
+    if errors_among(findings):
+        raise UsageError(refusal(findings, data.annotations, CHECK))
     if missing:
         what = 'others are taken' if data.splits == ['train'] else 'they are scored as black pictures'
         text = f'bad_data=skip: {len(missing)} of the {total} images of {data.annotations} are missing; {what}'
         print_log(text, 'current', logging.WARNING)
-
-
-def _is_skipped(finding: Finding, data: CocoSet) -> bool:
-    if data.bad_data == 'refuse' or finding.repair == Repair.NONE:
-        return False
-    return finding.kind == 'image_missing' or data.splits == ['train']  # evaluators read the whole annotation file
 
 
 def leaked_images(sets: Sequence[CocoSet], data: CocoSet, contents: Contents, by_content: bool) -> Iterator[Finding]:
@@ -254,12 +250,19 @@ def use_checked_datasets(task: Task, config: Config, splits: Sequence[str]) -> N
                 dataset['bad_data'] = bad_data_of(config, dataset)
 
 
-def _use_of(task: Task, dataset: Mapping, scored: Sequence[Scoring]) -> Use:
-    """Return what a config does with the annotation file of a dataset dict, which the metrics score."""
+def _computes_scores(scoring: Scoring) -> bool:
+    return not scoring.metric.get('format_only', False)
+
+
+def _use_of(task: Task, dataset: Mapping, scored: Sequence[Scoring], trained: bool) -> Use:
+    """Return what a config does with the annotation file of a dataset dict: train on it, or score it by metrics."""
     with_mask = [each for each in task.transforms_of(dataset, LoadAnnotations) if each.get('with_mask', False)]
     coco = [scoring for scoring in scored if scoring.is_coco]
+    filter_cfg = (dataset.get('filter_cfg') or {}) if trained else {}
     return Use(
         masks=bool(with_mask) or any('segm' in scoring.scored for scoring in coco),
         polygons_only=any(not transform.get('poly2mask', True) for transform in with_mask),
         evaluated=bool(coco),
+        needs_objects=bool(filter_cfg.get('filter_empty_gt', False)) or any(map(_computes_scores, coco)),
+        min_size=filter_cfg.get('min_size', 0),
     )

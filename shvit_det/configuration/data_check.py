@@ -9,7 +9,7 @@ from mmengine.config import Config
 from ..common.errors import UsageError
 from ..common.processors import usable_processors
 from ..data.checking.annotation_file import require_annotations
-from ..data.checking.data_set_check import CheckedSet, CocoSet, Images, check_set, name_copies, write_copy
+from ..data.checking.data_set_check import CheckedSet, CocoSet, Images, check_set, clean_set, name_copies, write_copy
 from ..data.checking.findings import Finding
 from ..data.checking.image_checks import require_folder
 from ..data.sample import ensure_sample
@@ -96,18 +96,19 @@ def find_sets(task: Task, config: Config) -> list[CocoSet]:
     return sets
 
 
-def write_copies(checked: Sequence[CheckedSet], done: list[str]) -> None:
+def write_copies(checked: Sequence[CheckedSet], done: list[str], allow_loss: bool = False) -> None:
     """Write the cleaned copies that were asked for, and add sentences about them to ``done``.
 
     Raises:
-        UsageError: If one cannot be written.
+        UsageError: If one cannot be written, or, without ``allow_loss``, would lose most of its images or objects.
     """
     options: dict[str, str] = {}
-    for each in checked:
-        if each.target is not None:
-            sentence, is_written = write_copy(each, each.target)
-            done.append(sentence)
-            if is_written:
-                options.update(dict.fromkeys(each.data.keys, str(each.target.absolute())))
+    asked_for = [(each, each.target) for each in checked if each.target is not None]
+    all_cleaned = [clean_set(each, allow_loss) for each, _ in asked_for]  # before any is written
+    for (each, target), cleaned in zip(asked_for, all_cleaned, strict=True):
+        sentence, is_written = write_copy(each, cleaned, target)
+        done.append(sentence)
+        if is_written:
+            options.update(dict.fromkeys(each.data.keys, str(target.absolute())))
     if options:
         done.append('Use them: ' + pasteable(options))

@@ -196,7 +196,7 @@ def named_classes(dataset: Mapping, kind: Any) -> tuple[str, ...] | None:
     if 'classes' in dataset and not hasattr(kind, '_compat_classes'):
         raise UsageError(f'a {kind.__name__} takes no classes: write metainfo=dict(classes=...)')
     if 'classes' not in metainfo and others:
-        raise UsageError(f'metainfo of a data set has {others[0]}, which nothing reads: write metainfo=dict(classes=...)')
+        raise UsageError(f'nothing reads {others[0]} in metainfo of a data set: write metainfo=dict(classes=...)')
     try:
         classes = kind._load_metainfo(metainfo).get('classes') if hasattr(kind, '_load_metainfo') else None
     except (OSError, ValueError) as error:  # of a folder, or a file that is no text

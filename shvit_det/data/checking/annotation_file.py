@@ -26,15 +26,23 @@ class Use:
         masks: Masks are loaded or scored.
         polygons_only: Run lengths are ignored (``poly2mask=False``).
         evaluated: The evaluator reads the file too.
+        needs_objects: A file without any object would leave nothing to train on or to score by.
+        min_size: Smaller images are left out of training, in pixels.
     """
 
     masks: bool = False
     polygons_only: bool = False
     evaluated: bool = False
+    needs_objects: bool = False
+    min_size: int = 0
 
     def __or__(self, other: 'Use') -> 'Use':
         return Use(
-            self.masks or other.masks, self.polygons_only or other.polygons_only, self.evaluated or other.evaluated
+            self.masks or other.masks,
+            self.polygons_only or other.polygons_only,
+            self.evaluated or other.evaluated,
+            self.needs_objects or other.needs_objects,
+            max(self.min_size, other.min_size),
         )
 
 
@@ -67,7 +75,8 @@ def parse_annotations(data: bytes, path: Path) -> dict[str, Any]:
     """Return the content of a COCO annotation file from its bytes; ``path`` is its name in messages.
 
     Raises:
-        NotCocoError: If it is not JSON in UTF-8, or lacks one of the three lists.
+        NotCocoError: If it is not JSON in UTF-8, or lacks one of the three lists. Annotations may be absent, as in the
+            lists of images that challenges give out, and are an empty list then.
     """
     try:
         # not json.loads(data), which takes UTF-16 and byte-order marks too: pycocotools does not
@@ -77,6 +86,8 @@ def parse_annotations(data: bytes, path: Path) -> dict[str, Any]:
         raise NotCocoError(f'{path} is not COCO JSON: {error}') from error
     except RecursionError as error:
         raise NotCocoError(f'{path} is not COCO JSON: its lists are nested too deeply') from error
+    if isinstance(content, dict):
+        content.setdefault('annotations', [])
     for section in SECTIONS:
         if not isinstance(content, dict) or not isinstance(content.get(section), list):
             raise NotCocoError(f'{path} is not COCO JSON: it has no list {section!r}')
