@@ -296,8 +296,7 @@ def _check_objects(
     """Look whether there is an object to train on or to score, in content without errors."""
     if not content['annotations']:
         if use.needs_objects and content['images']:
-            how = '--format-only of the test tool does without' if use.evaluated else 'a detector learns from them'
-            yield Finding('no_objects', f'{path} has no annotations: {how}')
+            yield Finding('no_objects', f'{path} has no annotations, and a detector needs objects to train on')
         return
     reason = reason_not_used(content, classes, use.min_size)
     if all(map(reason, content['annotations'])):  # mostly this ends at the first
