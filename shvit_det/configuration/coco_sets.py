@@ -112,7 +112,7 @@ def _set_of_evaluator(task: Task, scoring: Scoring) -> CocoSet:
         bad_data='refuse',
         decode_settings=DecodeSettings(),
         is_standard=not issubclass(scoring.kind or object, LVISMetric),
-        use=Use(masks='segm' in scoring.scored, evaluated=True),
+        use=Use(masks='segm' in scoring.scored, evaluated=_computes_scores(scoring)),
         splits=[scoring.split],
         scored_only=True,
     )
@@ -224,7 +224,7 @@ def check_before_run(task: Task, config: Config, splits: Sequence[str]) -> None:
     whole = {data.annotations for comparison in compared for data in comparison.sets}
     contents: dict[Path, Mapping[str, Any]] = {}
     for data in sets:
-        content = read_annotations(data.annotations)
+        content = read_annotations(data.annotations, data.images_only)
         _check_set(data, content)
         # the objects of COCO's training images take a gigabyte
         contents[data.annotations] = content if data.annotations in whole else {'images': content['images']}
@@ -282,6 +282,10 @@ def use_checked_datasets(task: Task, config: Config, splits: Sequence[str]) -> N
                 dataset['bad_data'] = bad_data_of(config, dataset)
 
 
+def _computes_scores(scoring: Scoring) -> bool:
+    return not scoring.metric.get('format_only', False)
+
+
 def _use_of(task: Task, dataset: Mapping, scored: Sequence[Scoring], trained: bool) -> Use:
     """Return what a config does with the annotation file of a dataset dict: train on it, or score it by metrics."""
     with_mask = [each for each in task.transforms_of(dataset, LoadAnnotations) if each.get('with_mask', False)]
@@ -290,7 +294,7 @@ def _use_of(task: Task, dataset: Mapping, scored: Sequence[Scoring], trained: bo
     return Use(
         masks=bool(with_mask) or any('segm' in scoring.scored for scoring in coco),
         polygons_only=any(not transform.get('poly2mask', True) for transform in with_mask),
-        evaluated=bool(coco),
+        evaluated=any(map(_computes_scores, coco)),
         needs_objects=bool(filter_cfg.get('filter_empty_gt', False)),
         min_size=filter_cfg.get('min_size', 0),
     )

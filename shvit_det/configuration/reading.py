@@ -170,21 +170,21 @@ def inference_split(config: Config) -> str | None:
     return next((split for split in ('test', 'val') if config.get(f'{split}_dataloader')), None)
 
 
-def inference_pipeline(config: Config) -> list[Mapping]:
+def inference_pipeline(config: Config, needed: bool = True) -> list[Mapping]:
     """Return the steps that make an input for the model from a new image, and perhaps load annotations too.
 
     Raises:
-        UsageError: If the config has none.
+        UsageError: If the config has none although some are needed.
     """
     split = inference_split(config)
     dataset = next(datasets_of(config, split), {}) if split else {}
     pipeline = dataset.get('pipeline') or config.get('test_pipeline')
-    if not pipeline:
+    if not pipeline and needed:
         raise UsageError(
             'the config does not say how a new image is read: it needs a test_dataloader or a val_dataloader with a '
             'pipeline, or test_pipeline'
         )
-    return list(pipeline)
+    return list(pipeline or ())
 
 
 def named_classes(dataset: Mapping, kind: Any) -> tuple[str, ...] | None:
@@ -200,9 +200,9 @@ def named_classes(dataset: Mapping, kind: Any) -> tuple[str, ...] | None:
         metainfo = {key: value for key, value in {'classes': dataset.get('classes'), **metainfo}.items() if value}
     others = [key for key, value in metainfo.items() if key not in getattr(kind, 'METAINFO', {}) and is_names(value)]
     if 'classes' in dataset and not hasattr(kind, '_compat_classes'):
-        raise UsageError(f'classes of a {kind.__name__} stands in its metainfo: write metainfo=dict(classes=...)')
+        raise UsageError(f'a {kind.__name__} takes no classes: write metainfo=dict(classes=...)')
     if 'classes' not in metainfo and others:
-        raise UsageError(f'metainfo of a data set has {others[0]}, which nothing reads: the names go into classes')
+        raise UsageError(f'nothing reads {others[0]} in metainfo of a data set: write metainfo=dict(classes=...)')
     try:
         classes = kind._load_metainfo(metainfo).get('classes') if hasattr(kind, '_load_metainfo') else None
     except (OSError, ValueError) as error:  # of a folder, or a file that is no text

@@ -93,7 +93,7 @@ class CheckedCocoDataset(CocoDataset):
         use = use_of(self.pipeline.transforms, self.test_mode, filter_cfg)
         path, classes = Path(self.ann_file), tuple(self.metainfo['classes'])
         with get_local_path(self.ann_file, backend_args=self.backend_args) as local_path:
-            content = read_annotations(Path(local_path))
+            content = read_annotations(Path(local_path), images_only=self.test_mode)
         findings = check_content(content, use, path, classes)
         if errors_among(findings):
             if self.bad_data == 'refuse' or self.test_mode:

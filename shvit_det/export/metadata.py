@@ -5,11 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
 
 from ..common.errors import UsageError
-from ..configuration.reading import type_of
+from ..configuration.reading import inference_pipeline, type_of
 
 KEY = 'shvit_det'
 FORMAT = 1
@@ -53,8 +52,7 @@ def resize_rule(config: Config) -> dict[str, Any] | None:
         UsageError: If the pipeline does anything else to images, which the metadata could not tell.
     """
     rule: dict[str, Any] | None = None
-    pipeline = get_test_pipeline_cfg(config) if 'test_dataloader' in config else config.get('test_pipeline')
-    for step in pipeline or ():
+    for step in inference_pipeline(config, needed=False):
         kind = type_of(step)
         if kind == 'Resize' and rule is None:
             rule = {key: value for key, value in step.items() if key != 'type'}

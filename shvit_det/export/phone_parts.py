@@ -18,7 +18,7 @@ from ..checkpoint.loading import load_content
 from ..common.errors import UsageError
 from ..configuration.detection import Detection, predicting_part
 from ..configuration.detector_or_classifier import task_of
-from ..configuration.reading import load_config, named_classes
+from ..configuration.reading import inference_pipeline, load_config, named_classes
 from ..configuration.task import Task
 from ..deployment import deploy
 from ..models.backbone import SHViT
@@ -215,7 +215,7 @@ def _check_shape(shape: tuple[int, int], preprocessor: Any) -> None:
 
 def _crop(config: Config) -> tuple[int, int]:
     """Return the size to which a classifier's test pipeline crops."""
-    for step in config.get('test_pipeline') or ():
+    for step in inference_pipeline(config, needed=False):
         crop = step.get('crop_size')
         if crop is not None:
             return (crop, crop) if isinstance(crop, int) else (crop[0], crop[1])
@@ -238,7 +238,9 @@ def _classes(config: Config, task: Task, model: Any, content: Any) -> tuple[str,
     meta = content.get('meta') if isinstance(content, Mapping) else None
     if isinstance(meta, Mapping) and (stated := (meta.get('dataset_meta') or {}).get('classes')):
         found.append(tuple(stated))
-    found += [names for _, dataset, kind in task.datasets(config, ('test',)) if (names := named_classes(dataset, kind))]
+    found += [
+        names for _, dataset, kind in task.datasets(config, ('test', 'val')) if (names := named_classes(dataset, kind))
+    ]
     return next((distinct(names) for names in found if len(names) == model.head.num_classes), None)
 
 

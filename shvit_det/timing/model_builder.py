@@ -10,7 +10,6 @@ from typing import Any
 import cv2
 import torch
 from mmcv.transforms import Compose
-from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import DefaultScope
@@ -21,7 +20,7 @@ from ..common.errors import UsageError
 from ..configuration.batches import Batch, copy_containers, synthetic_batch
 from ..configuration.detection import class_heads, predicting_part
 from ..configuration.random_detector import build_random_detector
-from ..configuration.reading import load_config, name_of
+from ..configuration.reading import inference_pipeline, load_config, name_of
 from ..deployment import deploy, is_deployed
 from ..deployment.compilation import runs_own_kernels
 from ..models.arch import ARCHS
@@ -195,7 +194,7 @@ def config_hash(config: Config) -> str:
 
 def config_shape(config: Config) -> tuple[int, int]:
     """Return the height and width of landscape images after a config's test pipeline; 800x1333 if it has no resize."""
-    for step in config.get('test_pipeline') or ():
+    for step in inference_pipeline(config, needed=False):
         scale = step.get('scale')
         if isinstance(scale, tuple | list) and len(scale) == 2:
             return min(scale), max(scale)
@@ -213,7 +212,7 @@ def photograph_batches(config: Config, folder: str, size: int) -> list[Batch]:
     paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in PHOTOGRAPHS)
     if len(paths) < size:
         raise UsageError(f'{folder} has {len(paths)} images ({", ".join(PHOTOGRAPHS)}), but --batch is {size}')
-    steps = [step for step in get_test_pipeline_cfg(config) if 'Annotations' not in step['type']]
+    steps = [step for step in inference_pipeline(config) if 'Annotations' not in step['type']]
     with DefaultScope.overwrite_default_scope('mmdet'):
         pipeline = Compose(steps)
     batches = []

@@ -56,8 +56,8 @@ def require_annotations(path: Path) -> None:
         raise UsageError(f'no annotation file {path}: {WHERE_TO_GET_DATA}')
 
 
-def read_annotations(path: Path) -> dict[str, Any]:
-    """Return the content of a COCO annotation file.
+def read_annotations(path: Path, images_only: bool = False) -> dict[str, Any]:
+    """Return the content of a COCO annotation file; ``images_only`` as for :func:`parse_annotations`.
 
     Raises:
         UsageError: If the file does not exist, or cannot be read.
@@ -68,11 +68,16 @@ def read_annotations(path: Path) -> dict[str, Any]:
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f'cannot read {path}: {error.strerror}') from error
-    return parse_annotations(data, path)
+    return parse_annotations(data, path, images_only)
 
 
-def parse_annotations(data: bytes, path: Path) -> dict[str, Any]:
-    """Return the content of a COCO annotation file from its bytes; ``path`` is its name in messages.
+def parse_annotations(data: bytes, path: Path, images_only: bool = False) -> dict[str, Any]:
+    """Return the content of a COCO annotation file from its bytes.
+
+    Args:
+        data: The bytes.
+        path: Its name in messages.
+        images_only: Whether annotations may be absent, as in the lists of test images that challenges give out.
 
     Raises:
         NotCocoError: If it is not JSON in UTF-8, or lacks one of the three lists.
@@ -85,9 +90,12 @@ def parse_annotations(data: bytes, path: Path) -> dict[str, Any]:
         raise NotCocoError(f'{path} is not COCO JSON: {error}') from error
     except RecursionError as error:
         raise NotCocoError(f'{path} is not COCO JSON: its lists are nested too deeply') from error
+    if images_only and isinstance(content, dict):
+        content.setdefault('annotations', [])
     for section in SECTIONS:
         if not isinstance(content, dict) or not isinstance(content.get(section), list):
-            raise NotCocoError(f'{path} is not COCO JSON: it has no list {section!r}')
+            but = ', which only --format-only does without' if section == 'annotations' else ''
+            raise NotCocoError(f'{path} is not COCO JSON: it has no list {section!r}{but}')
     return content
 
 

@@ -60,6 +60,11 @@ class CocoSet:
             if is_purpose
         )
 
+    @property
+    def images_only(self) -> bool:
+        """Whether the file may list images alone: nothing is trained on or scored by it."""
+        return not self.use.evaluated and 'train' not in self.splits
+
     def check_content(self, content: Mapping[str, Any]) -> list[Finding]:
         """Return what is wrong with the content of the file, as far as its class reads it as COCO's."""
         if self.is_standard:
@@ -159,7 +164,7 @@ def check_set(data: CocoSet, images: Images, workers: int, progress: Callable[[s
     checked = CheckedSet(data, scope)
     progress(f'{name}: reading {data.annotations}')
     try:
-        checked.content = content = read_annotations(data.annotations)
+        checked.content = content = read_annotations(data.annotations, data.images_only)
     except NotCocoError as error:
         checked.findings = [Finding('file', str(error))]
         return checked
