@@ -1,4 +1,4 @@
-"""The config that a checkpoint of mmengine holds as text, read as data and not run as Python."""
+"""What a checkpoint of mmengine says of its run: its config, read as data and not run as Python, and its classes."""
 
 import ast
 from collections.abc import Mapping
@@ -67,3 +67,21 @@ def value_of(node: ast.expr) -> Any:
         case ast.UnaryOp(op=ast.USub(), operand=ast.Name(id=name)) if name in NUMBERS:
             return -NUMBERS[name]
     return ast.literal_eval(node)
+
+
+def stored_data_meta(content: Any) -> dict[str, Any]:
+    """Return what the content of a checkpoint says of its training data, by names in small letters."""
+    meta = content.get('meta') if isinstance(content, Mapping) else None
+    meta = meta if isinstance(meta, Mapping) else {}
+    stored = meta.get('dataset_meta', meta)  # mmdet 2 has no dict of its own for it
+    if isinstance(stored, list | tuple) and stored:
+        stored = stored[0]  # of a ConcatDataset
+    return {str(key).lower(): value for key, value in stored.items()} if isinstance(stored, Mapping) else {}
+
+
+def stored_classes(content: Any) -> tuple[str, ...] | None:
+    """Return the names of the classes that a checkpoint was trained on; None if it does not say."""
+    classes = stored_data_meta(content).get('classes')
+    if isinstance(classes, str):
+        return (classes,)
+    return tuple(map(str, classes)) if isinstance(classes, list | tuple) else None

@@ -24,6 +24,9 @@ def main() -> None:
     parser.add_argument('--examples', type=int, default=3, metavar='N', help='examples of each kind [%(default)s]')
     parser.add_argument('--json', metavar='FILE', help='write what was found into this file too')
     parser.add_argument('--fix', metavar='DIR', help='write cleaned copies of the annotation files into this folder')
+    parser.add_argument(
+        '--allow-loss', action='store_true', help='with --fix: also if most images or objects are removed'
+    )
     parser.add_argument('--data-root', metavar='DIR', help='another folder in the same layout')
     add_cfg_options(parser)
     arguments = parser.parse_args()
@@ -46,7 +49,7 @@ def main() -> None:
             progress=cli.show_progress,
             tell=tell,
         )
-        write_copies(found, done)
+        write_copies(found, done, arguments.allow_loss)
     finally:  # decoding may have taken an hour
         for sentence in done:
             print(sentence)

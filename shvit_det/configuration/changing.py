@@ -1,14 +1,17 @@
 """Configs: changed by the options of the tools."""
 
 import os
-from collections.abc import Mapping, MutableMapping, MutableSequence
+from collections.abc import Iterator, Mapping, MutableMapping, MutableSequence, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.utils import is_abs
 
 from ..common.errors import UsageError
-from .reading import SPLITS, datasets_of
+from .cfg_options import pasteable
+from .reading import SPLITS, dataset_places, evaluators_of, path_within
 
 SEPARATORS = '/\\'  # Windows takes both
 
@@ -17,23 +20,52 @@ def set_data_root(config: Config, root: str) -> None:
     """Point every loader and evaluator of ``config`` at another folder of the same layout.
 
     Raises:
-        UsageError: If there is no such folder, or the config names no folder that could be replaced.
+        UsageError: If there is no such folder, the config names no folder that could be replaced, or data sets that
+            have different files would get the same.
     """
     if not Path(root).is_dir():
         raise UsageError(f'no such data folder: {root}')
-    named = [config.get('data_root'), *(d.get('data_root') for split in SPLITS for d in datasets_of(config, split))]
-    old_roots = {old for old in named if old}
+    places = {place: dataset for split in SPLITS for place, dataset in dataset_places(config, split)}
+    own_roots = {dataset['data_root'] for dataset in places.values() if dataset.get('data_root')}
+    old_roots = own_roots | ({config.data_root} if config.get('data_root') else set())
     if not old_roots:
         raise UsageError('--data-root needs a config whose datasets have a data_root, and this one has none')
+    # with several folders the one above them first, so that they stay apart; otherwise the one of the data sets
+    roots = sorted([*old_roots, *_roots_of_evaluators(config)], key=len, reverse=len(own_roots) < 2)
+    files = {place: path_within(dataset, dataset.get('ann_file') or '') for place, dataset in places.items()}
     new = os.path.join(root, '')
     for split in SPLITS:
         for part in ('dataloader', 'evaluator'):
-            _replace_root(config.get(f'{split}_{part}'), old_roots, new)
+            _replace_root(config.get(f'{split}_{part}'), roots, new)
+        for key, evaluator in evaluators_of(config, split):
+            if not str(evaluator.get('ann_file', new)).startswith(new):
+                print_log(
+                    f'--data-root: {key}.ann_file stays {evaluator["ann_file"]}, which is not below data_root',
+                    'current',
+                )
     config.data_root = new
     config.pop('sample_set', None)
+    first: dict[str, str] = {}
+    for place, dataset in places.items():
+        file = path_within(dataset, dataset.get('ann_file') or '')
+        other = first.setdefault(file, place)
+        if files[other] != files[place]:
+            raise UsageError(
+                f'--data-root {root} would give {other} and {place} the same file {file}, and they have '
+                f'{files[other]} and {files[place]}: set both, {pasteable({f"{place}.data_root": "DIR"})}'
+            )
 
 
-def _replace_root(node: Any, old_roots: set[str], new: str) -> None:
+def _roots_of_evaluators(config: Config) -> Iterator[str]:
+    """Yield the folders in which evaluators expect the annotation files that the data sets have below ``data_root``."""
+    for split in SPLITS:
+        names = [dataset.get('ann_file') for _, dataset in dataset_places(config, split)]
+        for _, evaluator in evaluators_of(config, split):
+            file = str(evaluator.get('ann_file'))
+            yield from (file.removesuffix(name) for name in names if name and file.endswith(f'/{name}'))
+
+
+def _replace_root(node: Any, old_roots: Sequence[str], new: str) -> None:
     items: Any = ()
     if isinstance(node, MutableMapping):
         items = list(node.items())
@@ -41,13 +73,20 @@ def _replace_root(node: Any, old_roots: set[str], new: str) -> None:
         items = enumerate(node)
     for key, value in items:
         if isinstance(value, str):
-            for old in old_roots:
-                below = value.removeprefix(old.rstrip(SEPARATORS))
-                if below != value and below[:1] in ('', *SEPARATORS):
-                    node[key] = os.path.join(new, below.lstrip(SEPARATORS))
-                    break
+            found = (below for old in old_roots if (below := _below(value, old)) is not None)
+            if (below := next(found, None)) is not None:
+                node[key] = os.path.join(new, below)
         else:
             _replace_root(value, old_roots, new)
+
+
+def _below(path: str, root: str) -> str | None:
+    """Return a path relative to a folder, or None if it is not below it; a relative folder may have absolute paths."""
+    root = root.rstrip(SEPARATORS)
+    if Path(path).is_absolute() and not is_abs(root):
+        root = str(Path(root).absolute())
+    below = path.removeprefix(root)
+    return below.lstrip(SEPARATORS) if below != path and below[:1] in ('', *SEPARATORS) else None
 
 
 def remove_pretrained(config: Config) -> None:

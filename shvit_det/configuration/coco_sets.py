@@ -1,45 +1,56 @@
 """The COCO data sets of a config: where they are, what the config does with them, and their check before a run."""
 
-import os
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import CocoDataset
+from mmdet.datasets.transforms import LoadAnnotations
+from mmdet.evaluation import LVISMetric
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.utils import is_abs
 
 from ..common.errors import UsageError
 from ..data.checking.annotation_file import Use, read_annotations
+from ..data.checking.cleaning import clean
 from ..data.checking.data_set_check import CocoSet
-from ..data.checking.findings import Finding, Repair, errors_among, refusal
+from ..data.checking.findings import Finding, errors_among, refusal
 from ..data.checking.image_checks import DecodeSettings, check_presence, is_local
+from ..data.checking.set_comparison import repeated_image, scoring_difference, shared_images
 from ..data.coco_dataset import BAD_DATA, CHECK, CheckedCocoDataset
-from .reading import dataset_places, evaluators_of, named_classes, type_of
+from .cfg_options import pasteable
+from .evaluators import ONE_EACH, Scoring, check_evaluators, scorings
+from .reading import dataset_places, named_classes, path_within
 from .task import Task
+
+Contents = Mapping[Path, Mapping[str, Any]]
 
 
 def coco_sets(task: Task, config: Config, splits: Sequence[str]) -> list[CocoSet]:
     """Return the COCO data sets of the splits, each once even if several loaders share it.
 
-    An annotation file on remote storage is left out with a line in the log: the run checks it after reading it.
+    An annotation file that only an evaluator names is one more, at the end. One on remote storage is left out with a
+    line in the log: the run checks it after reading it.
 
     Raises:
         UsageError: If ``bad_data`` of the config is none of the choices, or there is no such storage.
     """
     sets: dict[tuple, CocoSet] = {}
+    scored = {split: scorings(task, config, split) for split in splits}
     for split in splits:
         for key, dataset in dataset_places(config, split):
             kind = task.dataset_class(dataset)
             if kind is None or not issubclass(kind, CocoDataset) or 'ann_file' not in dataset:
                 continue
-            annotations = _path_within(dataset, dataset['ann_file'])
+            annotations = path_within(dataset, dataset['ann_file'])
             if not is_local(annotations, dataset.get('backend_args')):
                 print_log(f'{annotations} is on remote storage, and not looked at before the start', 'current')
                 continue
-            images = _path_within(dataset, (dataset.get('data_prefix') or {}).get('img', ''))
-            loading = next(_transforms_of(dataset, 'LoadImageFromFile'), {})
+            images = path_within(dataset, (dataset.get('data_prefix') or {}).get('img', ''))
+            loading = next(task.transforms_of(dataset, LoadImageFromFile), {})
             data = CocoSet(
                 annotations=Path(annotations),
                 images=Path(images) if is_local(images, loading.get('backend_args')) else None,
@@ -59,17 +70,44 @@ def coco_sets(task: Task, config: Config, splits: Sequence[str]) -> list[CocoSet
                 data.is_standard,
             )
             data = sets.setdefault(identity, data)
-            data.use |= _use_of(config, split, dataset)
+            metrics = [each for each in scored[split] if key in each.datasets]
+            data.use |= _use_of(task, dataset, metrics, trained=split == 'train')
             data.keys.append(f'{key}.ann_file')
             if split not in data.splits:
                 data.splits.append(split)
-                data.keys += _evaluator_keys(config, split, data.annotations)
-    return list(sets.values())
+    found = list(sets.values())
+    trained = [data for data in found if 'train' in data.splits]
+    if len(trained) == 1:  # beside others, one may hold images without objects on purpose
+        trained[0].use |= Use(needs_objects=True)
+    for scoring in (each for split in splits for each in scored[split]):
+        file = scoring.metric.get('ann_file')
+        if not (scoring.is_coco and scoring.datasets and file and is_local(file, scoring.metric.get('backend_args'))):
+            continue
+        same = (each for each in found if each.annotations.resolve() == Path(file).resolve())
+        scored_by = next((each for each in same if scoring.split in each.splits), None)
+        if scored_by is None:
+            scored_by = _set_of_evaluator(task, scoring)
+            found.append(scored_by)
+        scored_by.keys.append(f'{scoring.key}.ann_file')
+    return found
 
 
-def _path_within(dataset: Mapping, path: str) -> str:
-    """Return a file or folder that a dataset dict names, joined with the data root as mmengine does."""
-    return path if is_abs(path) else os.path.join(dataset.get('data_root') or '', path)
+def _set_of_evaluator(task: Task, scoring: Scoring) -> CocoSet:
+    """Return the annotation file of an evaluator as a data set without images."""
+    dataset = next(iter(scoring.datasets.values()))
+    kind = task.dataset_class(dataset)
+    is_sorted = scoring.metric.get('sort_categories', False)  # whatever the order in the file is
+    return CocoSet(
+        annotations=Path(scoring.metric['ann_file']),
+        images=None,
+        classes=None if kind is None or is_sorted else named_classes(dataset, kind),
+        bad_data='refuse',
+        decode_settings=DecodeSettings(),
+        is_standard=not issubclass(scoring.kind or object, LVISMetric),
+        use=Use(masks='segm' in scoring.scored, evaluated=True),
+        splits=[scoring.split],
+        scored_only=True,
+    )
 
 
 def _reads_as_coco(kind: type[CocoDataset]) -> bool:
@@ -91,26 +129,116 @@ def bad_data_of(config: Config, dataset: Mapping) -> str:
     return bad_data
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """A metric, and the annotation files that have to agree for its scores to be right.
+
+    Attributes:
+        scoring: The metric.
+        evaluator: The file that it scores by; None if it takes the ground truth from the data sets.
+        predicted: The data sets whose images are predicted.
+    """
+
+    scoring: Scoring
+    evaluator: CocoSet | None
+    predicted: list[CocoSet]
+
+    @property
+    def sets(self) -> list[CocoSet]:
+        return [*self.predicted, *([self.evaluator] if self.evaluator else [])]
+
+    def fault(self, contents: Contents) -> str | None:
+        """Return a sentence on what does not agree, or None."""
+        key, first = f'{self.scoring.key}.ann_file', self.predicted[0].annotations
+        way_out = f'let both name one file: {pasteable({key: str(first)})}'
+        if len(self.predicted) > 1:
+            way_out = f'{self.scoring.split}_evaluator={ONE_EACH} scores each data set by itself, with its own file'
+        predicted = [contents[data.annotations] for data in self.predicted]
+        repeated = repeated_image(predicted)
+        if repeated is not None:
+            return (
+                f'{self.scoring.key} would mix up two images, since data sets of {self.scoring.split}_dataloader share '
+                f'the id {repeated!r}: {way_out}'
+            )
+        if self.evaluator is None:
+            return None
+        difference = scoring_difference(contents[self.evaluator.annotations], predicted)
+        names = ' and '.join(str(data.annotations) for data in self.predicted)
+        return difference and f'{key}={self.evaluator.annotations} {difference} of {names}: {way_out}'
+
+
+def comparisons(task: Task, config: Config, splits: Sequence[str], sets: Sequence[CocoSet]) -> Iterator[Comparison]:
+    """Yield what has to be compared for the COCO metrics of the splits, as far as the files are on this machine."""
+    by_key = {key: data for data in sets for key in data.keys}
+    for split in splits:
+        for scoring in scorings(task, config, split):
+            predicted = [by_key.get(f'{place}.ann_file') for place in scoring.datasets]
+            evaluator = by_key.get(f'{scoring.key}.ann_file')
+            found = [data for data in predicted if data is not None]
+            is_one = len(found) == 1 and evaluator in (None, found[0])
+            if scoring.is_coco and found and len(found) == len(predicted) and not is_one:
+                yield Comparison(scoring, evaluator, found)
+
+
 def check_before_run(task: Task, config: Config, splits: Sequence[str]) -> None:
     """Check the annotations of the splits, and that their images exist without opening any, before a run starts.
 
     Raises:
         UsageError: If there is an error that ``bad_data`` does not skip.
     """
-    for data in coco_sets(task, config, splits):
+    check_evaluators(task, config, splits)
+    sets = coco_sets(task, config, splits)
+    compared = list(comparisons(task, config, splits, sets))
+    whole = {data.annotations for comparison in compared for data in comparison.sets}
+    contents: dict[Path, Mapping[str, Any]] = {}
+    for data in sets:
         content = read_annotations(data.annotations)
-        findings = data.check_content(content)
-        if data.images is not None:
-            findings += check_presence(content, data.images)
-        refused = [finding for finding in errors_among(findings) if not _is_skipped(finding, data)]
-        if refused:
-            raise UsageError(refusal(refused, data.annotations, CHECK))
+        _check_set(data, content)
+        # the objects of COCO's training images take a gigabyte
+        contents[data.annotations] = content if data.annotations in whole else {'images': content['images']}
+    for comparison in compared:
+        if fault := comparison.fault(contents):
+            raise UsageError(fault)
+    for data in sets:
+        leaked = list(leaked_images(sets, data, contents, by_content=False))
+        if leaked:
+            print_log(
+                f'{len(leaked)} of the {len(contents[data.annotations]["images"])} images of {data.annotations} '
+                f'({", ".join(data.splits)}) are trained on too, so that scores say little about new images: '
+                f'{leaked[0].message}; {CHECK} lists them',
+                'current',
+                logging.WARNING,
+            )
 
 
-def _is_skipped(finding: Finding, data: CocoSet) -> bool:
-    if data.bad_data == 'refuse' or finding.repair == Repair.NONE:
-        return False
-    return finding.kind == 'image_missing' or data.splits == ['train']  # evaluators read the whole annotation file
+def _check_set(data: CocoSet, content: Mapping[str, Any]) -> None:
+    """Check one data set before a run.
+
+    Raises:
+        UsageError: If there is an error that ``bad_data`` does not skip.
+    """
+    findings, total = data.check_content(content), len(content['images'])
+    if data.bad_data == 'skip' and data.splits == ['train']:  # evaluators read the file as it is
+        findings = clean(content, findings, data.use, data.annotations, data.classes).left
+    missing = check_presence(content, data.images) if data.images is not None else []
+    findings += [each for each in missing if data.bad_data == 'refuse' or each.kind != 'image_missing']
+    if errors_among(findings):
+        raise UsageError(refusal(findings, data.annotations, CHECK))
+    if missing:
+        what = 'others are taken' if data.splits == ['train'] else 'they are scored as black pictures'
+        text = f'bad_data=skip: {len(missing)} of the {total} images of {data.annotations} are missing; {what}'
+        print_log(text, 'current', logging.WARNING)
+
+
+def leaked_images(sets: Sequence[CocoSet], data: CocoSet, contents: Contents, by_content: bool) -> Iterator[Finding]:
+    """Yield the images of a data set for evaluation that are in a training split too."""
+    training = [
+        (contents[each.annotations], each.images)
+        for each in sets
+        if 'train' in each.splits and each.images and each.annotations in contents
+    ]
+    if training and data.images and data.splits != ['train']:
+        yield from shared_images(training, contents[data.annotations], data.images, by_content)
 
 
 def use_checked_datasets(task: Task, config: Config, splits: Sequence[str]) -> None:
@@ -122,32 +250,15 @@ def use_checked_datasets(task: Task, config: Config, splits: Sequence[str]) -> N
                 dataset['bad_data'] = bad_data_of(config, dataset)
 
 
-def _transforms_of(dataset: Mapping, name: str) -> Iterator[Mapping]:
-    """Yield the dicts of the transforms called ``name`` in a pipeline, however deeply it is nested."""
-    pending = [dataset.get('pipeline')]
-    while pending:
-        node: Any = pending.pop(0)
-        if isinstance(node, Mapping):
-            if type_of(node) == name:
-                yield node
-            pending.extend(node.values())
-        elif isinstance(node, Sequence) and not isinstance(node, str):
-            pending.extend(node)
-
-
-def _use_of(config: Config, split: str, dataset: Mapping) -> Use:
-    """Return what a split does with the annotation file of a dataset dict."""
-    with_mask = [each for each in _transforms_of(dataset, 'LoadAnnotations') if each.get('with_mask', False)]
-    coco = [evaluator for _, evaluator in evaluators_of(config, split) if type_of(evaluator) == 'CocoMetric']
-    scores_masks = any('segm' in evaluator.get('metric', ()) for evaluator in coco)  # one name or several
+def _use_of(task: Task, dataset: Mapping, scored: Sequence[Scoring], trained: bool) -> Use:
+    """Return what a config does with the annotation file of a dataset dict: train on it, or score it by metrics."""
+    with_mask = [each for each in task.transforms_of(dataset, LoadAnnotations) if each.get('with_mask', False)]
+    coco = [scoring for scoring in scored if scoring.is_coco]
+    filter_cfg = (dataset.get('filter_cfg') or {}) if trained else {}
     return Use(
-        masks=bool(with_mask) or scores_masks,
+        masks=bool(with_mask) or any('segm' in scoring.scored for scoring in coco),
         polygons_only=any(not transform.get('poly2mask', True) for transform in with_mask),
         evaluated=bool(coco),
+        needs_objects=bool(filter_cfg.get('filter_empty_gt', False)),
+        min_size=filter_cfg.get('min_size', 0),
     )
-
-
-def _evaluator_keys(config: Config, split: str, annotations: Path) -> list[str]:
-    """Return the keys of a split's evaluators that name an annotation file."""
-    named = ((key, evaluator.get('ann_file')) for key, evaluator in evaluators_of(config, split))
-    return [f'{key}.ann_file' for key, file in named if file and Path(file).resolve() == annotations.resolve()]

@@ -9,14 +9,17 @@ from mmengine.config import Config
 from ..common.errors import UsageError
 from ..common.processors import usable_processors
 from ..data.checking.annotation_file import require_annotations
-from ..data.checking.data_set_check import CheckedSet, CocoSet, Images, check_set, name_copies, write_copy
+from ..data.checking.data_set_check import CheckedSet, CocoSet, Images, check_set, clean_set, name_copies, write_copy
+from ..data.checking.findings import Finding
 from ..data.checking.image_checks import require_folder
 from ..data.sample import ensure_sample
 from .cfg_options import pasteable
 from .changing import set_data_root
-from .coco_sets import coco_sets
+from .coco_sets import coco_sets, comparisons, leaked_images
 from .detector_or_classifier import task_of
+from .evaluators import check_evaluators
 from .reading import SPLITS, load_config
+from .task import Task
 
 
 def check_data(
@@ -49,28 +52,42 @@ def check_data(
     config = load_config(config_path, cfg_options)
     if data_root is not None:
         set_data_root(config, data_root)
-    sets = find_sets(config)
+    task = task_of(config)
+    task.register()
+    sets = find_sets(task, config)
     for data in sets:  # before any image is decoded, which may take an hour
         require_annotations(data.annotations)
         if data.images is not None:
             require_folder(data.images)
+    check_evaluators(task, config, SPLITS)
     targets = [None] * len(sets) if fix is None else name_copies(sets, Path(fix))
+    class_difference = task.class_difference(config, SPLITS)
+    compared = list(comparisons(task, config, SPLITS, sets))
+    contents: dict[Path, Mapping[str, Any]] = {}
     checked = []
     for data, target in zip(sets, targets, strict=True):
         checked.append(check_set(data, images, workers or usable_processors(), progress))
         checked[-1].target = target
+        if checked[-1].content is not None:
+            contents[data.annotations] = checked[-1].content
+            progress(f'{", ".join(data.splits)}: comparing with the other data sets')
+            checked[-1].findings += leaked_images(sets, data, contents, by_content=images != 'presence')
+        known = [
+            each for each in compared if data in each.sets and all(one.annotations in contents for one in each.sets)
+        ]
+        checked[-1].findings += [Finding('evaluator', fault) for each in known if (fault := each.fault(contents))]
+        if class_difference and data is sets[-1]:
+            checked[-1].findings.append(Finding('classes', class_difference))
         tell(checked[-1])
     return checked
 
 
-def find_sets(config: Config) -> list[CocoSet]:
+def find_sets(task: Task, config: Config) -> list[CocoSet]:
     """Return the COCO data sets of all splits of a config; a sample set is drawn if it is not there yet.
 
     Raises:
         UsageError: If there is none.
     """
-    task = task_of(config)
-    task.register()
     sets = coco_sets(task, config, SPLITS) if task.scope == 'mmdet' else []
     if not sets:
         raise UsageError('this config has no data set in the form of COCO, which is what can be checked here')
@@ -79,18 +96,19 @@ def find_sets(config: Config) -> list[CocoSet]:
     return sets
 
 
-def write_copies(checked: Sequence[CheckedSet], done: list[str]) -> None:
+def write_copies(checked: Sequence[CheckedSet], done: list[str], allow_loss: bool = False) -> None:
     """Write the cleaned copies that were asked for, and add sentences about them to ``done``.
 
     Raises:
-        UsageError: If one cannot be written.
+        UsageError: If one cannot be written, or, without ``allow_loss``, would lose most of its images or objects.
     """
     options: dict[str, str] = {}
-    for each in checked:
-        if each.target is not None:
-            sentence, is_written = write_copy(each, each.target)
-            done.append(sentence)
-            if is_written:
-                options.update(dict.fromkeys(each.data.keys, str(each.target.absolute())))
+    asked_for = [(each, each.target) for each in checked if each.target is not None]
+    all_cleaned = [clean_set(each, allow_loss) for each, _ in asked_for]  # before any is written
+    for (each, target), cleaned in zip(asked_for, all_cleaned, strict=True):
+        sentence, is_written = write_copy(each, cleaned, target)
+        done.append(sentence)
+        if is_written:
+            options.update(dict.fromkeys(each.data.keys, str(target.absolute())))
     if options:
         done.append('Use them: ' + pasteable(options))

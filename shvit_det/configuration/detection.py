@@ -1,21 +1,31 @@
 """The task of a detector's config: models of mmdet, data in COCO's format, average precision."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from mmdet.evaluation import DumpDetResults
-from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
+from mmdet.models.detectors import RPN, BaseDetector, SingleStageDetector, TwoStageDetector
+from mmdet.models.reid import LinearReIDHead
+from mmdet.models.roi_heads.mask_heads import FusedSemanticHead
+from mmdet.models.seg_heads.base_semantic_head import BaseSemanticHead
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from torch import nn
 
 from ..common.errors import UsageError
 from ..data.sample import ensure_sample
+from .cfg_options import pasteable
 from .coco_sets import check_before_run, use_checked_datasets
-from .reading import coco_evaluators, named_classes
+from .evaluators import coco_scorings, format_results, select_scores
+from .reading import named_classes
 from .task import Task, table_of_numbers
 
-AP_COLUMNS = {'mAP': 'AP', 'mAP_50': 'AP50', 'mAP_75': 'AP75', 'mAP_s': 'APs', 'mAP_m': 'APm', 'mAP_l': 'APl'}
+COLUMNS = {  # of a table, by the name of the first score: COCO's and LVIS's
+    'mAP': {'mAP': 'AP', 'mAP_50': 'AP50', 'mAP_75': 'AP75', 'mAP_s': 'APs', 'mAP_m': 'APm', 'mAP_l': 'APl'},
+    'AP': {name: name for name in ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'APr', 'APc', 'APf')},
+}
 
 
 class Detection(Task):
@@ -41,19 +51,27 @@ class Detection(Task):
                     f'{split}_cfg.fp16 needs a GPU: on a CPU it means bfloat16, of which no evaluator here can compute '
                     f'scores: leave it out'
                 )
-        heads = {
-            name: module.num_classes
-            for name, module in model.named_modules()
-            if name.endswith(('bbox_head', 'mask_head')) and hasattr(module, 'num_classes')
-        }
+        heads = dict(class_heads(model))
         for split, dataset, kind in self.datasets(config, splits):
             classes = named_classes(dataset, kind)
-            for name, num_classes in heads.items():
-                if classes is not None and num_classes != len(classes):
-                    raise UsageError(
-                        f'{name}.num_classes is {num_classes}, but the {split} data set has {len(classes)} classes: '
-                        f'set it, or metainfo=dict(classes=...) of the datasets'
-                    )
+            if classes is None:
+                continue
+            # of panoptic data, boxes have the classes of things, and some heads those of things and stuff
+            things = ((getattr(kind, 'METAINFO', None) or {}) | (dataset.get('metainfo') or {})).get('thing_classes')
+            wanted = {
+                name: len(classes if hasattr(head, 'num_stuff_classes') else things or classes)
+                for name, head in heads.items()
+            }
+            wrong = [name for name, head in heads.items() if head.num_classes != wanted[name]]
+            if wrong:
+                keys = {key: wanted[name] for name in wrong if (key := key_of_part(config, name))}
+                raise UsageError(
+                    f'model.{wrong[0]}.num_classes is {heads[wrong[0]].num_classes}, but the {split} data set has '
+                    f'{wanted[wrong[0]]} classes: set {pasteable(keys) if keys else "it"}, or '
+                    f'metainfo=dict(classes=...) of the datasets'
+                )
+        if difference := self.class_difference(config, splits):
+            raise UsageError(difference)
 
     def check_data(self, config: Config, model: nn.Module, splits: Sequence[str]) -> None:
         """Check the annotations of COCO data sets and that their images exist; the run checks what it loads.
@@ -78,11 +96,40 @@ class Detection(Task):
             raise UsageError(
                 f'--eval segm needs masks, and {type(model).__name__} predicts boxes only: use --eval bbox'
             )
-        for evaluator in coco_evaluators(config, '--eval'):
-            evaluator['metric'] = list(metrics)
+        select_scores(self, config, metrics)
+
+    def set_classwise(self, config: Config) -> None:
+        for scoring in coco_scorings(self, config, '--classwise'):
+            scoring.metric['classwise'] = True
+
+    def set_format_only(self, config: Config, folder: Path) -> list[Path]:
+        return format_results(self, config, folder)
 
     def table(self, metrics: Mapping[str, float]) -> str:
         return coco_table(metrics)
+
+
+def class_heads(detector: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the parts of a detector that tell the classes of the data apart, each with its name.
+
+    Left out are those that tell objects from background (RPN) or pixels (semantic segmentation) or persons (re-id),
+    and detectors that read their classes as text.
+    """
+    others: set[nn.Module] = set()
+    for module in detector.modules():
+        if isinstance(module, BaseDetector):
+            others.add(module)
+            names = ('backbone', 'neck', 'rpn_head', 'bbox_head' if isinstance(module, RPN) else 'language_model')
+            parts = [getattr(module, name, None) for name in names]
+            if hasattr(module, 'language_model'):
+                parts = [module]
+            others.update(each for part in parts if isinstance(part, nn.Module) for each in part.modules())
+        elif isinstance(module, BaseSemanticHead | FusedSemanticHead | LinearReIDHead):
+            others.update(module.modules())
+    for name, module in detector.named_modules():
+        number = getattr(module, 'num_classes', None)
+        if module not in others and isinstance(number, int) and number > 0:
+            yield name, module
 
 
 def has_masks(detector: nn.Module) -> bool:
@@ -93,13 +140,42 @@ def has_masks(detector: nn.Module) -> bool:
     return detector.with_mask or any(hasattr(head, 'mask_head') for head in heads)
 
 
+def key_of_part(config: Config, name: str) -> str | None:
+    """Return the key of the number of classes of a part of the model; None if the config has no such part.
+
+    Some parts are made several times from one dict.
+    """
+    node: Any = config.model
+    parts = ['model']
+    for part in name.split('.'):
+        if part.isdigit() and isinstance(node, Mapping):
+            continue
+        node = node[int(part)] if part.isdigit() else node.get(part)
+        if node is None:
+            return None
+        parts.append(part)
+    return '.'.join([*parts, 'num_classes'])
+
+
 def coco_table(metrics: Mapping[str, float]) -> str:
-    """Return the COCO average precisions among ``metrics`` (mmdet's names) as a table, one row per kind of output."""
-    rows = []
-    for kind in ('bbox', 'segm'):
-        values = [metrics.get(f'coco/{kind}_{key}') for key in AP_COLUMNS]
-        if values[0] is not None:
-            cells = ['  none' if value is None or value < 0 else f'{value:6.3f}' for value in values]
-            rows.append(f'{kind:<6}' + '  '.join(cells))
-    header = ' ' * 6 + '  '.join(f'{name:>6}' for name in AP_COLUMNS.values())
-    return '\n'.join([header, *rows]) if rows else table_of_numbers(metrics, 'no average precision was measured')
+    """Return the average precisions among ``metrics`` (mmdet's names) as tables, one for each data set and metric.
+
+    A table has one row per kind of output. Where there are several, each has a title.
+    """
+    tables: dict[str, list[str]] = {}
+    for name in metrics:
+        prefix, slash, last = name.rpartition('/')
+        kind, _, score = last.rpartition('_')
+        columns = COLUMNS.get(score)
+        if not kind or columns is None:
+            continue
+        values = [metrics.get(f'{prefix}{slash}{kind}_{column}') for column in columns]
+        cells = ['  none' if value is None or value < 0 else f'{value:6.3f}' for value in values]
+        header = ' ' * 6 + '  '.join(f'{title:>6}' for title in columns.values())
+        tables.setdefault(prefix, [header]).append(f'{kind:<6}' + '  '.join(cells))
+    others = {name: value for name, value in metrics.items() if name.rpartition('/')[0] not in tables}
+    if not tables:
+        return table_of_numbers(others, 'no average precision was measured')
+    titles = [f'{prefix}\n' if len(tables) > 1 else '' for prefix in tables]
+    parts = [title + '\n'.join(rows) for title, rows in zip(titles, tables.values(), strict=True)]
+    return '\n'.join(filter(None, [*parts, table_of_numbers(others, '')]))

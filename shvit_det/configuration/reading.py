@@ -1,6 +1,7 @@
 """Configs: loaded from a file with ``--cfg-options``, and asked what they say."""
 
 import inspect
+import os
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.logging import print_log
 from mmengine.runner import Runner
-from mmengine.utils import get_object_from_string
+from mmengine.utils import get_object_from_string, is_abs
 
 from ..common.errors import UsageError
+from ..data.checking.findings import short
 from .model_zoo import PREFIX, config_file
 
 SPLITS = ('train', 'val', 'test')
@@ -140,21 +142,45 @@ def splits_of(config: Config) -> list[str]:
     return splits
 
 
-def dataset_places(config: Config, split: str) -> Iterator[tuple[str, MutableMapping]]:
-    """Yield the innermost dataset dicts of a split, inside wrappers such as ``RepeatDataset`` or ``ConcatDataset``.
+def dataset_tree(config: Config, split: str) -> Iterator[tuple[str, MutableMapping, bool]]:
+    """Yield the dataset dicts of a split, wrappers such as ``ConcatDataset`` before what is inside.
 
-    With each comes its place in the config, as ``--cfg-options`` spells it.
+    With each comes its place in the config, as ``--cfg-options`` spells it, and whether it is a wrapper.
+
+    Raises:
+        UsageError: If one is no dict: mmdet 2 took lists of data sets and of annotation files.
     """
     loader = config.get(f'{split}_dataloader')
     pending = [(f'{split}_dataloader.dataset', loader['dataset'])] if loader else []
     while pending:
         place, dataset = pending.pop(0)
+        if not isinstance(dataset, MutableMapping):
+            raise UsageError(
+                f'{place} is {short(dataset)}, and one dict is wanted: several data sets are joined by '
+                f"dict(type='ConcatDataset', datasets=[...])"
+            )
+        inner: list[tuple[str, Any]] = []
         if 'dataset' in dataset:
-            pending.append((f'{place}.dataset', dataset['dataset']))
+            inner = [(f'{place}.dataset', dataset['dataset'])]
         elif 'datasets' in dataset:
-            pending.extend((f'{place}.datasets.{number}', inner) for number, inner in enumerate(dataset['datasets']))
-        else:
-            yield place, dataset
+            inner = [(f'{place}.datasets.{number}', each) for number, each in enumerate(dataset['datasets'])]
+        elif isinstance(dataset.get('ann_file'), list | tuple):
+            raise UsageError(
+                f'{place}.ann_file is {short(dataset["ann_file"])}, and one file is wanted: several data sets are '
+                f"joined by dict(type='ConcatDataset', datasets=[...])"
+            )
+        yield place, dataset, bool(inner)
+        pending = inner + pending
+
+
+def dataset_places(config: Config, split: str) -> Iterator[tuple[str, MutableMapping]]:
+    """Yield the innermost dataset dicts of a split, each with its place in the config."""
+    return ((place, dataset) for place, dataset, is_wrapper in dataset_tree(config, split) if not is_wrapper)
+
+
+def path_within(dataset: Mapping, path: str) -> str:
+    """Return a file or folder that a dataset dict names, joined with its ``data_root`` as mmengine does."""
+    return path if is_abs(path) else os.path.join(dataset.get('data_root') or '', path)
 
 
 def datasets_of(config: Config, split: str) -> Iterator[MutableMapping]:
@@ -204,18 +230,6 @@ def evaluators_of(config: Config, split: str) -> Iterator[tuple[str, MutableMapp
         yield place, found
     else:
         yield from ((f'{place}.{number}', each) for number, each in enumerate(found or ()))
-
-
-def coco_evaluators(config: Config, option: str) -> list[MutableMapping]:
-    """Return the COCO evaluators of the test split; ``option`` is what needs them.
-
-    Raises:
-        UsageError: If there is none.
-    """
-    found = [evaluator for _, evaluator in evaluators_of(config, 'test') if type_of(evaluator) == 'CocoMetric']
-    if not found:
-        raise UsageError(f'{option} needs a CocoMetric in test_evaluator, and this config has none')
-    return found
 
 
 def pretrained_arguments(config: Config) -> dict[str, Any]:

@@ -4,15 +4,18 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
-from mmengine.registry import DATASETS, MODELS, DefaultScope
+from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope, Registry
 from torch import nn
 
+from ..checkpoint.stored_config import stored_classes
 from ..common.errors import UsageError
-from .reading import datasets_of
+from ..data.checking.findings import short
+from .reading import datasets_of, named_classes
 
 
 class Task(ABC):
@@ -41,6 +44,24 @@ class Task(ABC):
     @abstractmethod
     def set_metrics(self, config: Config, model: nn.Module, metrics: Sequence[str]) -> None:
         """Set the metrics of the test evaluator, all of them among ``self.metrics``."""
+
+    def set_classwise(self, config: Config) -> None:
+        """Make the test print the scores of each class.
+
+        Raises:
+            UsageError: If no evaluator can.
+        """
+        raise UsageError(f'--classwise is for detectors, and this is a {self.noun}')
+
+    def set_format_only(self, config: Config, folder: Path) -> list[Path]:
+        """Make the test write result files and compute no score; return what their names will begin with.
+
+        They have ``PART`` after that until they are complete.
+
+        Raises:
+            UsageError: If no evaluator can.
+        """
+        raise UsageError(f'--format-only is for detectors, and this is a {self.noun}')
 
     @abstractmethod
     def table(self, metrics: Mapping[str, float]) -> str:
@@ -84,14 +105,81 @@ class Task(ABC):
                 if kind is not None:
                     yield split, dataset, kind
 
+    def class_difference(self, config: Config, splits: Sequence[str]) -> str | None:
+        """Return how the classes that the data sets name differ; None if they do not.
+
+        A model has one list of classes. Where it reads them as text, each data set may have its own.
+        """
+        if 'language_model' in config.model:
+            return None
+        named = [(split, named_classes(dataset, kind)) for split, dataset, kind in self.datasets(config, splits)]
+        known = [(split, classes) for split, classes in named if classes is not None]
+        for split, classes in known[1:]:
+            if difference := first_difference(
+                known[0][1], classes, f'the {known[0][0]} data set', f'a {split} data set'
+            ):
+                return f'{difference}: give all data sets the same metainfo=dict(classes=...), in one order'
+        return None
+
+    def checkpoint_class_difference(self, config: Config, content: Any, path: str, splits: Sequence[str]) -> str | None:
+        """Return how the classes that a checkpoint was trained on differ from those of the data sets."""
+        stored = stored_classes(content)
+        if stored is None or 'language_model' in config.model:
+            return None
+        for split, dataset, kind in self.datasets(config, splits):
+            classes = named_classes(dataset, kind)
+            if classes is not None and (found := first_difference(stored, classes, path, f'the {split} data set')):
+                return found
+        return None
+
+    def check_checkpoint_classes(self, config: Config, content: Any, path: str, splits: Sequence[str]) -> None:
+        """Compare the classes that a checkpoint was trained on with those of the data sets.
+
+        Raises:
+            UsageError: If one has another name, or stands in another place.
+        """
+        if difference := self.checkpoint_class_difference(config, content, path, splits):
+            raise UsageError(
+                f'{difference}: write metainfo=dict(classes=...) as the file has it, {short(stored_classes(content))}, '
+                f'or if the names alone have changed, drop those in the file: shvit-det convert-checkpoint {path} '
+                f'NEW.safetensors --to ours'
+            )
+
     def dataset_class(self, dataset: Mapping) -> type | None:
         """Return the class that a dataset dict names, or None if there is no such class."""
-        kind = dataset['type']
+        return self.registered_class(DATASETS, dataset)
+
+    def registered_class(self, registry: Registry, node: Mapping) -> type | None:
+        """Return the class that a dict of the config names, or None if the registry has no such class."""
+        kind = node.get('type')
         if isinstance(kind, str):
             scope = DefaultScope.overwrite_default_scope(self.scope)
-            with scope, DATASETS.switch_scope_and_registry(None) as registry:
-                kind = registry.get(kind)
+            with scope, registry.switch_scope_and_registry(None) as scoped:
+                kind = scoped.get(kind)
         return kind if isinstance(kind, type) else None
+
+    def transforms_of(self, dataset: Mapping, kind: type) -> Iterator[Mapping]:
+        """Yield the dicts of the transforms of a class in a pipeline, however deeply it is nested."""
+        pending = [dataset.get('pipeline')]
+        while pending:
+            node: Any = pending.pop(0)
+            if isinstance(node, Mapping):
+                found = self.registered_class(TRANSFORMS, node)
+                if found is not None and issubclass(found, kind):
+                    yield node
+                pending.extend(node.values())
+            elif isinstance(node, Sequence) and not isinstance(node, str):
+                pending.extend(node)
+
+
+def first_difference(one: Sequence[str], other: Sequence[str], name: str, other_name: str) -> str | None:
+    """Return the first label that has two names, as a sentence without end; None if there is none."""
+    if len(one) != len(other):
+        return f'{name} has {len(one)} classes and {other_name} {len(other)}'
+    number = next((number for number, names in enumerate(zip(one, other, strict=True)) if names[0] != names[1]), None)
+    if number is None:
+        return None
+    return f'class {number} is {one[number]!r} in {name} and {other[number]!r} in {other_name}'
 
 
 def table_of_numbers(metrics: Mapping[str, Any], if_empty: str) -> str:

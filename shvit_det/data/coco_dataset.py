@@ -20,11 +20,12 @@ from torch import Tensor
 from ..common.errors import RunError, UsageError
 from ..common.image_files import is_truncated
 from ..registry import DATASETS, register
-from .checking.annotation_file import Use, annotations_of, image_sizes, is_hashable, read_annotations
+from .checking.annotation_file import Use, read_annotations
 from .checking.cleaning import clean
 from .checking.content_checks import check_content
 from .checking.findings import KINDS, as_phrase, count_by_kind, errors_among, refusal
 from .checking.image_checks import DecodeSettings, inspect_image, is_local
+from .checking.object_counts import count_objects
 
 BadData = Literal['refuse', 'skip']
 BAD_DATA: tuple[BadData, ...] = ('refuse', 'skip')
@@ -72,7 +73,13 @@ class CheckedCocoDataset(CocoDataset):
         for place, transform in enumerate(transforms):  # at each call: hooks of mmdet replace pipelines in training
             if isinstance(transform, LoadImageFromFile):
                 transforms[place] = CheckedLoading(transform, self.bad_data, self.test_mode, self.reported)
-        data = super().prepare_data(idx)
+        try:
+            data = super().prepare_data(idx)
+        except (UsageError, RunError):
+            raise
+        except Exception as error:  # transforms raise what they like, and none names the image
+            path, reason = self.get_data_info(idx)['img_path'], ' '.join(str(error).split())
+            raise RuntimeError(f'the pipeline fails on the image {path} ({type(error).__name__}: {reason})') from error
         self.num_unusable_in_a_row = 0 if data is not None else self.num_unusable_in_a_row + 1
         if self.num_unusable_in_a_row > self.max_refetch:  # where mmengine gives up with a traceback
             path = self.get_data_info(idx)['img_path']
@@ -82,7 +89,8 @@ class CheckedCocoDataset(CocoDataset):
         return data
 
     def load_data_list(self) -> list[dict]:
-        use = use_of(self.pipeline.transforms, self.test_mode)
+        filter_cfg = {} if self.test_mode else self.filter_cfg or {}
+        use = use_of(self.pipeline.transforms, self.test_mode, filter_cfg)
         path, classes = Path(self.ann_file), tuple(self.metainfo['classes'])
         with get_local_path(self.ann_file, backend_args=self.backend_args) as local_path:
             content = read_annotations(Path(local_path))
@@ -95,11 +103,8 @@ class CheckedCocoDataset(CocoDataset):
                 raise UsageError(refusal(cleaned.left, path, CHECK))
             content, findings = cleaned.content, cleaned.left
             print_log(f'{path}: bad_data=skip, {cleaned.summary()}', 'current', logging.WARNING)
-        ignored, total = ignored_objects(content, classes), len(content['annotations'])
-        reasons = ', '.join(f'{count} {reason}' for reason, count in ignored.items())
-        message = f'{total - sum(ignored.values())} of {total} objects are used' + (
-            f' (not: {reasons})' if reasons else ''
-        )
+        message = count_objects(content, classes, use.min_size).as_phrase('scored' if self.test_mode else 'trained on')
+        message = '; '.join([message, *(each.message for each in findings if each.kind == 'category_unused')][:4])
         if warnings := as_phrase(count_by_kind(findings)):
             message += f'; warnings: {warnings} ({CHECK} shows them)'
         print_log(f'{self.ann_file}: {message}', 'current')
@@ -135,35 +140,16 @@ class CheckedCocoDataset(CocoDataset):
         return kept
 
 
-def use_of(transforms: Sequence[Any], evaluated: bool) -> Use:
-    """Return what a pipeline does with an annotation file."""
+def use_of(transforms: Sequence[Any], evaluated: bool, filter_cfg: Mapping[str, Any]) -> Use:
+    """Return what a data set does with an annotation file."""
     with_mask = [each for each in transforms if isinstance(each, LoadAnnotations) and each.with_mask]
-    return Use(bool(with_mask), any(not each.poly2mask for each in with_mask), evaluated)
-
-
-def ignored_objects(content: Mapping[str, Any], classes: Sequence[str]) -> dict[str, int]:
-    """Return how many objects mmdet's ``CocoDataset`` ignores silently, by reason; of content without errors."""
-    sizes = image_sizes(content)
-    entries = [entry for entry in content['categories'] if type(entry) is dict and is_hashable(entry.get('id'))]
-    categories = {entry['id'] for entry in entries if entry.get('name') in classes}
-
-    def reason_of(annotation: Mapping[str, Any]) -> str | None:
-        if annotation.get('ignore', False):
-            return 'marked ignore'
-        x, y, box_width, box_height = annotation['bbox']
-        width, height = sizes[annotation['image_id']]
-        if min(x + box_width, width) <= max(x, 0) or min(y + box_height, height) <= max(y, 0):
-            return 'box without area or outside the image'
-        if annotation['area'] <= 0:
-            return 'area not positive'
-        if box_width < 1 or box_height < 1:
-            return 'box narrower than a pixel'
-        if annotation['category_id'] not in categories:
-            return 'of a category that is no class of the config'
-        return None
-
-    reasons = map(reason_of, annotations_of(content).values())
-    return dict(Counter(reason for reason in reasons if reason is not None))
+    return Use(
+        masks=bool(with_mask),
+        polygons_only=any(not each.poly2mask for each in with_mask),
+        evaluated=evaluated,
+        needs_objects=bool(filter_cfg.get('filter_empty_gt', False)),
+        min_size=filter_cfg.get('min_size', 0),
+    )
 
 
 def indexed(content: dict[str, Any]) -> COCO:
@@ -231,7 +217,7 @@ class CheckedLoading:
             # processes other than the first log errors only, and each has images of its own
             level = logging.WARNING if is_main_process() else logging.ERROR
             print_log(f'bad_data=skip: {sentence}; {what}', 'current', level)
-        if not self.evaluated and bool(self.reported.all()):
+        if bool(self.reported.all()):
             raise RunError(f'not one of the {len(self.reported)} images can be used, the last: {sentence}')
 
     def _black(self, results: dict[str, Any]) -> dict[str, Any]:

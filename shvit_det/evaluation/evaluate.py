@@ -1,5 +1,6 @@
 """The evaluation behind ``tools/test.py``."""
 
+import glob
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ from ..common.errors import UsageError
 from ..common.output_paths import check_output_folder
 from ..configuration.changing import set_data_root
 from ..configuration.detector_or_classifier import task_of
-from ..configuration.reading import coco_evaluators, load_config, name_of, splits_of
+from ..configuration.reading import load_config, name_of, splits_of
 from ..deployment import check_deployable, deploy
 from ..prediction.predict import DEFAULT_SCORE
 from ..runtimes.onnx_runtimes import is_exported
 from ..training.build_runner import built_runner, set_launcher
 from .pictures import PictureHook
-from .prediction_dump import prediction_dump, save_partial
+from .prediction_dump import DumpingEvaluator, prediction_dump, save_partial
 
 
 def evaluate(
@@ -86,15 +87,13 @@ def evaluate(
     if metrics is not None:
         task.select_metrics(config, checked, metrics)
     if classwise:
-        for evaluator in coco_evaluators(config, '--classwise'):
-            evaluator['classwise'] = True
-    if format_only:
-        for evaluator in coco_evaluators(config, '--format-only'):
-            evaluator.update(format_only=True, outfile_prefix=str(Path(config.work_dir) / f'results{PART}'))
+        task.set_classwise(config)
+    result_files = task.set_format_only(config, Path(config.work_dir)) if format_only else []
     if deployed:
         check_deployable(checked)
     if exported is None:
-        check_checkpoint(checked, checkpoint)
+        content = check_checkpoint(checked, checkpoint)
+        task.check_checkpoint_classes(config, content, checkpoint, ('test',))
     task.check_model(config, checked, ('test',))
     task.check_data(config, checked, ('test',))
 
@@ -113,7 +112,7 @@ def evaluate(
             score = (hooks.get('visualization') or {}).get('score_thr', DEFAULT_SCORE)
             runner.register_hook(PictureHook(Path(show_dir), score))
         if dump is not None:
-            runner.test_evaluator.metrics.insert(0, dump)  # before evaluators that may fail
+            runner.test_loop.evaluator = DumpingEvaluator(dump, runner.test_evaluator)
         try:
             results: dict[str, float] = runner.test()
         except BaseException:
@@ -122,13 +121,14 @@ def evaluate(
                 print_log(f'The test ended early; the {len(dump.results)} predictions until then: {partial}', 'current')
             raise
     if is_main_process():
-        for part in Path(config.work_dir).glob(f'results{PART}.*.json'):
-            part.replace(part.with_name(part.name.replace(PART, '', 1)))
+        for name in result_files:
+            for part in name.parent.glob(f'{glob.escape(name.name + PART)}.*.json'):
+                part.replace(part.with_name(part.name.replace(PART, '', 1)))
         if not format_only:
             print_log(f'Test of {checkpoint}\n' + task.table(results), 'current')
         for what, where in (('Predictions', out), ('Pictures', show_dir)):
             if where is not None:
                 print_log(f'{what}: {where}', 'current')
-        if format_only:
-            print_log(f'Result files: {Path(config.work_dir) / "results"}.*.json', 'current')
+        for name in result_files:
+            print_log(f'Result files: {name}.*.json', 'current')
     return results

@@ -1,10 +1,11 @@
 """All predictions of a test in a pickle file, which replaces an older one only when it is complete."""
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.evaluator import DumpResults
+from mmengine.evaluator import DumpResults, Evaluator
 from mmengine.logging import print_log
 
 from ..common.atomic_files import saving
@@ -20,6 +21,28 @@ def prediction_dump(kind: type[DumpResults], path: str) -> DumpResults:
             return {}
 
     return SafeDump(out_file_path=path)
+
+
+class DumpingEvaluator(Evaluator):
+    """A dump with an evaluator of any kind behind it: predictions are written before anything is computed of them.
+
+    Args:
+        dump: What writes the predictions.
+        scorer: The evaluator of the config.
+    """
+
+    def __init__(self, dump: DumpResults, scorer: Evaluator) -> None:
+        super().__init__(dump)
+        self.scorer = scorer
+
+    def process(self, data_samples: Sequence[Any], data_batch: Any = None) -> None:
+        super().process(data_samples, data_batch)
+        self.scorer.process(data_samples, data_batch)
+
+    def evaluate(self, size: int) -> dict[str, Any]:
+        super().evaluate(size)
+        scores: dict[str, Any] = self.scorer.evaluate(size)
+        return scores
 
 
 def save_predictions(results: Any, path: Path) -> Path:

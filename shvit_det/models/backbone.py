@@ -24,7 +24,7 @@ class SHViT(BaseModule):
     State-dict keys are those of timm's port, so that published checkpoints load after a renaming at most.
 
     Shapes:
-        (B, 3, H, W), any H, W >= 64 -> a tuple of (B, out_channels[i], ceil(H / out_strides[i]),
+        (B, 3, H, W), any H and W -> a tuple of (B, out_channels[i], ceil(H / out_strides[i]),
         ceil(W / out_strides[i])).
 
     Args:
@@ -40,7 +40,7 @@ class SHViT(BaseModule):
         init_cfg: mmengine's weight initialisation, ``dict(type='SHViTPretrained', checkpoint=...)`` for instance.
 
     Raises:
-        UsageError: If an argument is out of range, or an input smaller than 64 pixels on a side.
+        UsageError: If an argument is out of range, or an input has not three channels.
     """
 
     def __init__(

@@ -16,8 +16,6 @@ from .batch_norm_folding import folded_weights
 from .training_forms import uses_fused_forms
 from .unmodified import is_unmodified
 
-MIN_IMAGE_SIZE = 64  # on each side
-
 
 class ConvNorm(nn.Module):
     """Convolution without bias, then BatchNorm.
@@ -249,11 +247,10 @@ class Stage(nn.Module):
 
 @torch.fx.wrap  # so that symbolic traces keep the call, whose condition they cannot follow
 def check_images(x: Tensor) -> None:
-    """Raise ``UsageError`` unless ``x`` holds images that are large enough."""
-    if x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < MIN_IMAGE_SIZE:
+    """Raise ``UsageError`` unless ``x`` holds images of three channels."""
+    if x.dim() != 4 or x.shape[1] != 3:
         raise UsageError(
-            f'SHViT takes images of shape (B, 3, H, W) with H and W at least {MIN_IMAGE_SIZE}, '
-            f'but got {tuple(x.shape)}: resize or pad the images'
+            f'SHViT takes images of shape (B, 3, H, W), but got {tuple(x.shape)}: load them with three channels'
         )
 
 
@@ -261,10 +258,10 @@ class PatchEmbed(nn.Sequential):
     """The stem: four 3x3 convolutions of stride 2 with ReLU between them; they divide the resolution by 16.
 
     Shapes:
-        (B, 3, H, W) -> (B, channels, ceil(H / 16), ceil(W / 16)), H and W at least 64.
+        (B, 3, H, W) -> (B, channels, ceil(H / 16), ceil(W / 16)).
 
     Raises:
-        UsageError: If the image is smaller than 64 pixels on a side or has not three channels.
+        UsageError: If the images have not three channels.
     """
 
     check_input = staticmethod(check_images)

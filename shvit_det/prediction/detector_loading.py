@@ -1,5 +1,6 @@
 """A checkpoint as a detector for inference: its config, its weights, the names and colours of its classes."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import nn
 
 from ..checkpoint import find_checkpoint, load_content
 from ..checkpoint.reading import read_content
-from ..checkpoint.stored_config import stored_config
+from ..checkpoint.stored_config import stored_classes, stored_config, stored_data_meta
 from ..common.errors import UsageError
 from ..configuration.detector_or_classifier import task_of
 from ..configuration.reading import inference_split, load_config, named_classes, warn_if_new
@@ -67,6 +68,8 @@ def load_detector(
     if config_path is None:
         check_types(config, weights)
     model = task.build(config)
+    if difference := task.checkpoint_class_difference(config, content, str(weights), ('test',)):
+        print_log(f'{difference}; the names in the file are used', 'current', logging.WARNING)
     load_content(model, content, str(weights))
     model.eval().requires_grad_(False).to(device)
     if deployed:
@@ -161,14 +164,8 @@ def deployed_if_possible(model: nn.Module) -> nn.Module:
 
 def classes_and_palette(content: Any, config: Config, task: Task) -> tuple[tuple[str, ...], Any]:
     """Return the names of the classes, from the checkpoint or else from the config, and the checkpoint's palette."""
-    meta = content.get('meta') if isinstance(content, Mapping) else None
-    meta = meta if isinstance(meta, Mapping) else {}
-    stored = meta.get('dataset_meta')
-    named = {str(key).lower(): value for key, value in (stored if isinstance(stored, Mapping) else meta).items()}
-    classes = named.get('classes')
-    if isinstance(classes, str):
-        classes = (classes,)
-    if not isinstance(classes, list | tuple):
+    classes = stored_classes(content)
+    if classes is None:
         splits = [split] if (split := inference_split(config)) else []
         classes = next((found for _, d, kind in task.datasets(config, splits) if (found := named_classes(d, kind))), ())
-    return tuple(str(name) for name in classes), named.get('palette')
+    return classes, stored_data_meta(content).get('palette')

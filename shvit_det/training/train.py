@@ -151,6 +151,7 @@ def check_before_training(config: Config, location: CheckpointLocation, resume: 
         config.resume = False
     if found is not None:
         path, content = found
+        task.check_checkpoint_classes(config, content, str(path), ('train',))
         lines += [
             f'{path} holds no state of {name}: it starts anew'
             for key, name in (('optimizer', 'optim_wrapper'), ('param_schedulers', 'param_scheduler'))

@@ -27,7 +27,7 @@ def coco_config() -> Config:
             train_dataloader=dict(
                 dataset=repeated
             ),
-            val_dataloader=dict(dataset=dict(inner, data_root='elsewhere/')),
+            val_dataloader=dict(dataset=dict(inner, data_root='elsewhere/', ann_file='annotations/c.json')),
             test_dataloader=None,
             val_evaluator=[dict(type='CocoMetric', ann_file='data/coco/annotations/a.json')],
             test_evaluator=dict(type='CocoMetric', ann_file='data/coco-extra/annotations/a.json'),

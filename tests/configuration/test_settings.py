@@ -312,7 +312,7 @@ def test_a_config_of_classes_is_trained_and_tested(folder):
     last = train(str(path), work_dir='run', amp=True, fast=True)
     text = logged(folder / 'run')
     assert 'fused AdamW' in text and '--amp: bfloat16' in text
-    assert 'objects are used' in text  # the checked data set took the place of mmdet's
+    assert 'objects are trained on' in text  # the checked data set took the place of mmdet's
     results = evaluate(str(path), str(last), metrics=['bbox'], classwise=True, work_dir='run')
     assert 'coco/disc_precision' in results
 

@@ -13,24 +13,27 @@ from coco_problems import (
     FAULTS,
     FILE_KINDS,
     FILES,
+    FORMS,
     SQUARE,
     annotation,
     both,
     by_pil,
+    every,
     image,
     put,
+    rewritten,
 )
 from paths import ROOT
 from pycocotools import mask as mask_utils
 
 from shvit_det import UsageError
-from shvit_det.data.checking.annotation_file import Use, parse_annotations, read_annotations
+from shvit_det.data.checking.annotation_file import SECTIONS, Use, parse_annotations, read_annotations
 from shvit_det.data.checking.cleaning import area_of, clean
 from shvit_det.data.checking.content_checks import check_content, check_file
 from shvit_det.data.checking.findings import KINDS, Repair, errors_among, short
 from shvit_det.data.checking.image_checks import DecodeSettings, check_images, check_presence, inspect_image
 from shvit_det.data.checking.mask_checks import counts_of_rle
-from shvit_det.data.coco_dataset import ignored_objects
+from shvit_det.data.checking.object_counts import count_objects
 
 PATH = Path('annotations.json')
 USE = Use(masks=True, evaluated=True)
@@ -62,7 +65,7 @@ def test_a_fault_is_found_and_repaired_in_a_copy(fault, tmp_path):
     assert len(after) == num_left
     left = errors_among(cleaned.left)
     assert all(finding.repair == Repair.NONE for finding in left)
-    assert not left or kind in ('file', 'classes', 'category_invalid', 'category_id_duplicate')
+    assert not left or kind in ('file', 'classes', 'category_invalid', 'category_id_duplicate', 'no_objects')
     if KINDS[kind].repair == Repair.KEEP:
         assert not cleaned.is_changed
     elif KINDS[kind].repair != Repair.NONE:
@@ -70,12 +73,80 @@ def test_a_fault_is_found_and_repaired_in_a_copy(fault, tmp_path):
     if not left:
         file = tmp_path / 'cleaned.json'
         file.write_text(json.dumps(cleaned.content))
-        assert num_loaded(file) == num_left - sum(ignored_objects(cleaned.content, CLASSES).values())
+        assert num_loaded(file) == num_left - sum(count_objects(cleaned.content, CLASSES).ignored.values())
 
 
 def test_every_kind_of_fault_is_tried():
-    tried = {kind for kind, _, _ in FAULTS.values()}
-    assert tried | FILE_KINDS | {'rle_unused'} == set(KINDS)
+    tried = {kind for kind, _, _ in (*FAULTS.values(), *FORMS.values())}
+    assert tried | FILE_KINDS | {'rle_unused', 'no_images', 'image_backslash', 'evaluator', 'leaked_image'} == set(
+        KINDS
+    )
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_what_means_the_same_in_another_form_is_cast_and_nothing_is_lost(form):
+    kind, prepare, rewrite = FORMS[form]
+    expected = changed(prepare or (lambda content: None))
+    content = copy.deepcopy(expected)
+    rewrite(content)
+    before = copy.deepcopy(content)
+    findings = check(content)
+    num_changed = sum(
+        entry != other for name in SECTIONS for entry, other in zip(content[name], expected[name], strict=True)
+    )
+    assert kind in {finding.kind for finding in findings} and len(findings) == num_changed > 0
+    assert all(finding.repair == Repair.CAST and len(finding.message) < 400 for finding in findings)
+    cleaned = clean(content, findings, USE, PATH, CLASSES)
+    assert content == before and cleaned.content == expected and cleaned.left == []
+    assert not any(cleaned.removed.values()) and sum(cleaned.changed.values()) == num_changed
+    assert f'{num_changed} objects or images changed' in cleaned.summary()
+
+
+def test_what_is_guessed_is_not_cast():
+    for values in (
+        dict(bbox='1, 2, 3, 4'), dict(bbox=['1,5', 2, 3, 4]), dict(bbox=[[1, 2, 3, 4], [5, 6, 7, 8]]), dict(bbox={}),
+        dict(bbox=[1, '0x10', 3, 4]), dict(bbox=[1, '1_0', 3, 4]), dict(bbox=[1, '9' * 5000, 3, 4]),
+        dict(image_id='3.5'), dict(image_id='three'), dict(segmentation=SQUARE[:-1]), dict(segmentation=SQUARE[:4]),
+        dict(iscrowd='2'), dict(iscrowd=[]), dict(segmentation=['a', *SQUARE[1:]]),
+    ):  # fmt: skip
+        assert not {f.kind for f in check(changed(annotation(0, **values)))} & {'annotation_form', 'mask_form'}, values
+    twice = changed(both(image(0, id='3'), image(1, id=3), annotation(0, image_id='03')))
+    assert 'image_form' not in {finding.kind for finding in check(twice)}
+
+
+def test_several_polygons_of_one_object_are_one_finding():
+    content = changed(annotation(0, segmentation=[SQUARE[:4]] * 9 + [SQUARE] + [[1]] * 2))
+    findings = check(content)
+    assert [finding.kind for finding in findings] == ['polygon_invalid', 'polygon_short']
+    cleaned = clean(content, findings, USE, PATH, CLASSES)
+    assert cleaned.content['annotations'][0]['segmentation'] == [SQUARE]
+
+
+def test_a_split_without_an_object_to_use_is_refused():
+    (finding,) = check(changed(every('annotations', iscrowd=1)))
+    assert '0 of 6 objects' in finding.message and '6 crowd (iscrowd=1)' in finding.message
+    assert 'set iscrowd to 0' in finding.message
+    (finding,) = check(changed(every('annotations', ignore=1)))
+    assert '6 marked ignore' in finding.message and 'set iscrowd' not in finding.message
+    (finding,) = check(coco_content(), Use(masks=True, min_size=HEIGHT + 1))
+    assert f'6 in an image smaller than {HEIGHT + 1} pixels' in finding.message
+    assert check(coco_content(), Use(masks=True, min_size=HEIGHT)) == []
+    empty = changed(lambda content: content.update(annotations=[]))
+    assert check(empty) == []  # images without objects, beside other data sets
+    assert [finding.kind for finding in check(empty, Use(needs_objects=True))] == ['no_objects']
+
+
+def test_a_category_that_no_object_has_is_named():
+    """As the first one of a known export, which is the supercategory of the others."""
+    content = changed(rewritten('categories', 'name', write=lambda name: name))
+    content['categories'] = [
+        dict(id=0, name='animals', supercategory='none'),
+        *(dict(entry, supercategory='animals') for entry in content['categories']),
+    ]
+    assert check(content) == []  # it is no class of the config
+    (finding,) = check(content, classes=('animals', *CLASSES))
+    assert finding.kind == 'category_unused' and finding.severity == 'warning'
+    assert "'animals', which is the supercategory of 3 others: leave it out" in finding.message
 
 
 def test_what_the_config_does_not_use_is_no_fault():
@@ -96,11 +167,17 @@ def test_the_reasons_of_mmdet_are_counted():
         both(annotation(0, ignore=True), annotation(1, bbox=[1, 1, 0.5, 9]), annotation(2, area=0),
              annotation(4, bbox=[90, 90, 5, 5]))
     )  # fmt: skip
-    assert ignored_objects(content, ('cat', 'fox')) == {
+    counts = count_objects(content, ('cat', 'fox'))
+    assert counts.ignored == {
         'marked ignore': 1, 'box narrower than a pixel': 1, 'area not positive': 1,
         'box without area or outside the image': 1,
     }  # fmt: skip
-    assert ignored_objects(coco_content(), ('cat',)) == {'of a category that is no class of the config': 4}
+    assert (counts.total, counts.crowd, counts.used) == (6, 1, 1)
+    assert count_objects(coco_content(), ('cat',)).ignored == {'of a category that is no class of the config': 4}
+    assert (
+        count_objects(coco_content(), None).as_phrase('scored')
+        == '5 of 6 objects are scored (not: 1 crowd (iscrowd=1))'
+    )
 
 
 @pytest.mark.parametrize(
@@ -148,6 +225,50 @@ def test_images_may_lie_in_subfolders(tmp_path):
     content['images'].append(dict(content['images'][3], id=11, file_name='x' * 5000))
     missing = list(check_presence(content, tmp_path))
     assert [finding.index for finding in missing] == [2, 3, 4] and 'b/2 does not exist' in missing[0].message
+
+
+@pytest.mark.parametrize(
+    'prefix, folder, words',
+    [
+        ('images/', 'images', ['images/3.jpg', 'set data_prefix.img to {root}']),
+        ('/home/anna/data/', 'images', ['{root}/images/3.jpg', "take '/home/anna/data/' off each file_name"]),
+        ('C:\\data\\', 'images', ['{root}/images/3.jpg', 'take']),
+        ('', '.', ['3.jpg', 'set data_prefix.img to {root}/images']),
+        ('a-', 'images', ['not one of the 4 images is in {root}/images', 'a-3.jpg', 'holds']),
+    ],
+)
+@pytest.mark.parametrize('look', [check_presence, lambda *arguments: check_images(*arguments, DecodeSettings())[0]])
+def test_where_images_are_is_said_if_not_one_is_found(look, prefix, folder, words, tmp_path):
+    content = coco_content()
+    write_set(tmp_path)
+    rewritten('images', 'file_name', write=lambda name: prefix + name)(content)
+    (finding,) = look(content, tmp_path / folder)
+    assert finding.kind == 'no_images' and finding.repair == Repair.NONE
+    for word in words:
+        assert word.format(root=tmp_path) in finding.message
+
+
+def test_another_extension_and_an_empty_folder_are_named(tmp_path):
+    content = changed(rewritten('images', 'file_name', write=lambda name: name.replace('jpg', 'png')))
+    write_set(tmp_path)
+    (finding,) = check_presence(content, tmp_path / 'images')
+    assert '3.jpg there, with another extension' in finding.message
+    (tmp_path / 'empty').mkdir()
+    (finding,) = check_presence(content, tmp_path / 'empty')
+    assert 'is empty' in finding.message
+
+
+@pytest.mark.skipif(os.sep == '\\', reason='there backslashes separate folders')
+def test_backslashes_become_slashes_where_that_is_the_file(tmp_path):
+    content = changed(rewritten('images', 'file_name', write='images\\{}'.format))
+    write_set(tmp_path)
+    findings = check_presence(content, tmp_path)
+    assert [finding.kind for finding in findings] == ['image_backslash'] * 4
+    found, sizes = check_images(content, tmp_path, DecodeSettings())
+    assert [finding.kind for finding in found] == ['image_backslash'] * 4 and sizes[0] == (WIDTH, HEIGHT)
+    cleaned = clean(content, findings, USE, PATH, CLASSES)
+    assert [entry['file_name'] for entry in cleaned.content['images']][:2] == ['images/3.jpg', 'images/5.jpg']
+    assert len(cleaned.content['annotations']) == 6 and cleaned.changed == {'image_backslash': 4}
 
 
 def test_run_lengths_are_those_of_pycocotools():
@@ -234,7 +355,7 @@ def test_an_image_is_judged_as_the_pipeline_loads_it(tmp_path):
 
 
 def test_a_size_that_is_not_listed_is_taken_from_the_file(tmp_path):
-    content = changed(both(image(0, width=None), image(1, height='30')))
+    content = changed(both(image(0, width=None), image(1, height='30 px')))
     write_set(tmp_path)
     (tmp_path / 'images' / '5.jpg').unlink()
     findings, sizes = check_images(content, tmp_path / 'images', DecodeSettings())

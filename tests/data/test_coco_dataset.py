@@ -8,7 +8,7 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from coco_files import HEIGHT, WIDTH, changed, coco_content, coco_dataset, encoded, write_set
+from coco_files import HEIGHT, WIDTH, changed, coco_content, coco_dataset, encoded, picture, write_set
 from coco_problems import FILE_KINDS, FILES, annotation, both, category, image, put
 from mmdet.datasets import CocoDataset
 from mmengine.dataset import Compose
@@ -47,7 +47,8 @@ def test_good_data_is_loaded_as_mmdet_loads_it(tmp_path, log):
             for name in ('gt_instances', 'ignored_instances'):
                 assert torch.equal(first.get(name).bboxes.tensor, second.get(name).bboxes.tensor)
                 assert np.array_equal(first.get(name).masks.masks, second.get(name).masks.masks)
-    assert '6 of 6 objects are used' in log.text
+    assert '5 of 6 objects are trained on (not: 1 crowd (iscrowd=1))' in log.text
+    assert '5 of 6 objects are scored (not: 1 crowd (iscrowd=1))' in log.text
     assert 'leaves out 1 of 4 images (1 without objects of the classes), and 0 objects with them' in log.text
 
 
@@ -81,8 +82,8 @@ def test_what_mmdet_leaves_out_is_counted(tmp_path, log):
         filter_cfg=dict(filter_empty_gt=True, min_size=25),
     )
     assert (
-        '2 of 6 objects are used (not: 1 box narrower than a pixel, 1 area not positive, 1 marked ignore, '
-        '1 of a category that is no class of the config)'
+        '1 of 6 objects are trained on (not: 1 box narrower than a pixel, 1 area not positive, 1 marked ignore, '
+        '1 in an image smaller than 25 pixels, 1 of a category that is no class of the config)'
     ) in log.text
     assert 'warnings: 1 box_thin, 1 area_not_positive' in log.text
     assert 'leaves out 2 of 4 images (1 smaller than 25 pixels, 1 without objects of the classes)' in log.text
@@ -99,7 +100,7 @@ def test_errors_in_annotations_are_refused_or_repaired_in_memory(tmp_path, log):
     dataset = checked(file, bad_data='skip')
     assert sum(len(dataset.get_data_info(index)['instances']) for index in range(len(dataset))) == 4
     assert '2 objects removed (1 image_unknown, 1 box_invalid)' in log.text
-    assert '4 of 4 objects are used' in log.text
+    assert '3 of 4 objects are trained on (not: 1 crowd (iscrowd=1))' in log.text
     assert file.read_bytes() == before
     with pytest.raises(UsageError, match='box_invalid'):  # the evaluator would read it as it is
         checked(file, bad_data='skip', test_mode=True)
@@ -109,8 +110,10 @@ def test_what_no_repair_helps_is_always_refused(tmp_path):
     with pytest.raises(UsageError, match='none of the classes'):
         checked(write_set(tmp_path), bad_data='skip', metainfo=dict(classes=('wolf',)))
     file = write_set(tmp_path, changed(lambda content: content.update(annotations=[])))
-    with pytest.raises(UsageError, match='no image to use'):
+    with pytest.raises(UsageError, match='has no annotations, and a detector needs objects'):
         checked(file, bad_data='skip', filter_cfg=dict(filter_empty_gt=True))
+    with pytest.raises(UsageError, match='no image to use'):
+        checked(file, bad_data='skip', filter_cfg=dict(min_size=HEIGHT + 1))
     with pytest.raises(UsageError, match="bad_data is 'maybe': choose from refuse, skip"):
         checked(file, bad_data='maybe')
     file.write_text(json.dumps(coco_content())[:100])
@@ -184,6 +187,17 @@ def test_a_pipeline_that_makes_nothing_of_images_ends_the_run(tmp_path):
     assert dataset[0] is not None
     with pytest.raises(RunError, match=r'nothing for 3 images in a row, the last is .*\.jpg'):
         dataset[0]
+
+
+def test_an_image_on_which_the_pipeline_fails_is_named(tmp_path):
+    content = changed(image(1, width=900, height=2))
+    file = write_set(tmp_path, content)
+    (tmp_path / 'images' / '5.jpg').write_bytes(encoded('.jpg', picture(900, 2)))
+    pipeline = [*PIPELINE[:1], dict(type='mmdet.Resize', scale=(64, 64), keep_ratio=True), *PIPELINE[2:]]
+    dataset = coco_dataset(file, CheckedCocoDataset, pipeline=pipeline, test_mode=True)
+    assert dataset[0] is not None
+    with pytest.raises(RuntimeError, match=r'the pipeline fails on the image .*/5\.jpg \(error: .*resize'):
+        dataset[1]
 
 
 def test_a_pipeline_that_a_hook_exchanges_is_checked_too(tmp_path):

@@ -34,7 +34,8 @@ from shvit_det.data.checking.cleaning import clean
 from shvit_det.data.checking.content_checks import check_content
 from shvit_det.data.checking.findings import Repair, errors_among
 from shvit_det.data.checking.image_checks import DecodeSettings, check_images
-from shvit_det.data.coco_dataset import BAD_DATA, CheckedCocoDataset, CheckedLoading, ignored_objects, indexed
+from shvit_det.data.checking.object_counts import count_objects
+from shvit_det.data.coco_dataset import BAD_DATA, CheckedCocoDataset, CheckedLoading, indexed
 
 pytestmark = pytest.mark.slow
 
@@ -181,7 +182,7 @@ def must_be_refused_or_counted(path: Path, findings, cleaned, use: Use, classes)
         # where there is no error nothing is repaired, whatever the warnings are
         content = cleaned.content if errors_among(findings) else json.loads(path.read_bytes())
         num_objects = sum(len(dataset.get_data_info(index)['instances']) for index in range(len(dataset)))
-        assert num_objects == len(content['annotations']) - sum(ignored_objects(content, classes).values())
+        assert num_objects == len(content['annotations']) - sum(count_objects(content, classes).ignored.values())
         for index in range(len(dataset)):
             info = dataset.get_data_info(index)
             if max(info['width'], info['height']) <= LARGEST_DECODED:
@@ -193,7 +194,7 @@ def must_be_usable(path: Path, content, use: Use, classes) -> None:
     images = coco_dataset(path, metainfo=dict(classes=classes)).data_list
     instances = [instance for image in images for instance in image['instances']]
     assert len(images) == len(content['images'])
-    assert len(instances) == len(content['annotations']) - sum(ignored_objects(content, classes).values())
+    assert len(instances) == len(content['annotations']) - sum(count_objects(content, classes).ignored.values())
     assert all(math.isfinite(number) for instance in instances for number in instance['bbox'])
     assert all(0 <= instance['bbox_label'] < len(classes) for instance in instances)
     if use.masks:

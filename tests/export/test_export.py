@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 TINY_R18 = TINY_MASK_RCNN.replace('tiny_mask_rcnn', 'tiny_r18')
 CONFIGS = [TINY_RETINANET, TINY_MASK_RCNN]
 # Images, height and width that the detector gets, original height and width.
-SIZES = [(2, 96, 128, 96, 128), (1, 101, 147, 211, 307), (3, 90, 67, 45, 33)]
+SIZES = [(2, 96, 128, 96, 128), (1, 101, 147, 211, 307), (3, 90, 67, 45, 33), (2, 30, 70, 30, 70), (1, 9, 300, 9, 300)]
 
 
 def metadata(outputs):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from coco_files import HEIGHT, WIDTH, coco_content, compressed, encoded
+from coco_files import HEIGHT, WIDTH, coco_content, compressed, encoded, rectangle
 from PIL import Image
 
 from shvit_det.data.checking.findings import KINDS
@@ -59,6 +59,88 @@ def both(*changes):
 
 SQUARE = [1, 1, 9, 1, 9, 9, 1, 9]
 
+
+def every(section: str, **changes):
+    def change(content):
+        for entry in content[section]:
+            entry.update(changes)
+
+    return change
+
+
+def rewritten(section: str, *keys: str, write=str):
+    """Return a change of every entry of a section: what is there under the keys is written in another way."""
+
+    def change(content):
+        for entry in content[section]:
+            entry.update({key: write(entry[key]) for key in keys if key in entry})
+
+    return change
+
+
+def only_polygons(content):
+    for entry in content['annotations']:
+        entry.update(iscrowd=0, segmentation=[rectangle(*entry['bbox'])])
+
+
+def points(polygon):
+    return [list(point) for point in zip(polygon[::2], polygon[1::2], strict=True)]
+
+
+def texts(values):
+    return [str(value) for value in values]
+
+
+def bytes_as_text(content):
+    mask = content['annotations'][3]['segmentation']
+    mask['counts'] = str(mask['counts'].encode())
+
+
+# What means the same as COCO's form: the kind of finding, what the content has in COCO's form, and how it is written.
+FORMS = {
+    'iscrowd is text': ('annotation_form', None, rewritten('annotations', 'iscrowd')),
+    'iscrowd is a word': (
+        'annotation_form', None, rewritten('annotations', 'iscrowd', write=('False', 'true').__getitem__),
+    ),
+    'iscrowd is null': ('annotation_form', only_polygons, every('annotations', iscrowd=None)),
+    'iscrowd is a list': ('annotation_form', None, rewritten('annotations', 'iscrowd', write=lambda crowd: [crowd])),
+    'ignore is text': ('annotation_form', every('annotations', ignore=0), rewritten('annotations', 'ignore')),
+    'box of text': ('annotation_form', None, rewritten('annotations', 'bbox', write=texts)),
+    'box is text': ('annotation_form', None, rewritten('annotations', 'bbox')),
+    'box in a list': ('annotation_form', None, rewritten('annotations', 'bbox', write=lambda box: [box])),
+    'area is text': ('annotation_form', None, rewritten('annotations', 'area')),
+    'area is a list': ('annotation_form', None, rewritten('annotations', 'area', write=lambda area: [area])),
+    'ids are text': ('annotation_form', None, rewritten('annotations', 'id', 'image_id', 'category_id')),
+    'ids with a point': ('annotation_form', None, rewritten('annotations', 'image_id', write=lambda own: f'{own}.0')),
+    'image ids with zeros': ('annotation_form', None, rewritten('annotations', 'image_id', write='{:012}'.format)),
+    'one image id is text': ('image_form', None, both(image(0, id='3'), annotation(1, image_id='3'))),
+    'image sizes are text': ('image_form', None, rewritten('images', 'width', 'height')),
+    'one category id is text': ('category_form', None, both(category(0, id='1'), annotation(0, category_id='1'))),
+    'one polygon': ('mask_form', only_polygons, rewritten('annotations', 'segmentation', write=lambda mask: mask[0])),
+    'points': (
+        'mask_form', only_polygons, rewritten('annotations', 'segmentation', write=lambda mask: points(mask[0])),
+    ),
+    'lists of points': (
+        'mask_form', only_polygons,
+        rewritten('annotations', 'segmentation', write=lambda mask: [points(polygon) for polygon in mask]),
+    ),
+    'polygons of text': (
+        'mask_form', only_polygons,
+        rewritten('annotations', 'segmentation', write=lambda mask: [texts(polygon) for polygon in mask]),
+    ),
+    'polygons are text': ('mask_form', only_polygons, rewritten('annotations', 'segmentation')),
+    'lists in lists': ('mask_form', only_polygons, rewritten('annotations', 'segmentation', write=lambda mask: [mask])),
+    'RLE in a list': (
+        'mask_form', None,
+        rewritten('annotations', 'segmentation', write=lambda mask: [mask] if isinstance(mask, dict) else mask),
+    ),
+    'bytes of an RLE': ('mask_form', None, bytes_as_text),
+    'RLE of floats': (
+        'mask_form', None,
+        annotation(5, segmentation=dict(size=['30', '40'], counts=[100.0, 150.0, WIDTH * HEIGHT - 250.0])),
+    ),
+}  # fmt: skip
+
 # For each problem the kind of its finding, the change that causes it, and how many objects the cleaned copy still has.
 FAULTS = {
     'no image': ('file', lambda content: content.update(images=[], annotations=[]), 0),
@@ -66,6 +148,8 @@ FAULTS = {
     'category without name': ('category_invalid', both(category(0, name=None)), 4),
     'category that is text': ('category_invalid', added('categories', 'cow'), ALL),
     'category twice': ('category_duplicate', added('categories', 1), ALL),
+    'category that no object has': ('category_unused', both(annotation(0, category_id=2), annotation(3, category_id=2)),
+                                    ALL),
     'two categories, one id': ('category_id_duplicate', added('categories', dict(id=2, name='cow')), 4),
     'two categories, one name': (
         'category_name_duplicate', both(added('categories', dict(id=7, name='fox')), annotation(0, category_id=7)), ALL
@@ -89,12 +173,13 @@ FAULTS = {
     'same object twice': ('annotation_duplicate', lambda content: content['annotations'].append(
         dict(content['annotations'][0], id=500)), ALL),
     'dangling image': ('image_unknown', annotation(0, image_id=77), 5),
-    'image id is a list': ('image_unknown', annotation(0, image_id=[3]), 5),
+    'image id is a list of two': ('image_unknown', annotation(0, image_id=[3, 5]), 5),
     'dangling category': ('category_unknown', annotation(0, category_id=3), 5),
+    'endless box': ('box_invalid', annotation(0, bbox=[1, 2, 2**63, 4]), 5),
     'no box': ('box_invalid', annotation(0, bbox=...), 5),
     'box of three numbers': ('box_invalid', annotation(0, bbox=[1, 2, 3]), 5),
     'box with NaN': ('box_invalid', annotation(0, bbox=[1, math.nan, 3, 4]), 5),
-    'box with text': ('box_invalid', annotation(0, bbox=[1, '2', 3, 4]), 5),
+    'box with a word': ('box_invalid', annotation(0, bbox=[1, 'two', 3, 4]), 5),
     'box beyond floats': ('box_invalid', annotation(0, bbox=[1, 10**400, 3, 4]), 5),
     'box without width': ('box_empty', annotation(0, bbox=[1, 2, 0, 4]), 5),
     'box of negative height': ('box_empty', annotation(0, bbox=[1, 2, 5, -4]), 5),
@@ -107,13 +192,14 @@ FAULTS = {
     'area 0': ('area_not_positive', annotation(0, area=0), ALL),
     'no iscrowd': ('crowd_missing', annotation(0, iscrowd=...), ALL),
     'iscrowd is text': ('crowd_invalid', annotation(0, iscrowd='no'), 5),
+    'ignore is text': ('crowd_invalid', annotation(0, ignore='no'), 5),
+    'all are crowds': ('no_objects', every('annotations', iscrowd=1), ALL),
     'no mask': ('mask_missing', annotation(0, segmentation=...), 5),
     'empty mask': ('mask_missing', annotation(0, segmentation=[]), 5),
     'mask is text': ('mask_invalid', annotation(0, segmentation='square'), 5),
     'polygon with NaN': ('polygon_invalid', annotation(0, segmentation=[[math.nan, *SQUARE[1:]]]), 5),
     'polygon with text': ('polygon_invalid', annotation(0, segmentation=[['a', *SQUARE[1:]]]), 5),
     'polygon of odd length': ('polygon_invalid', annotation(0, segmentation=[SQUARE, SQUARE[1:]]), ALL),
-    'polygon not in a list': ('polygon_invalid', annotation(0, segmentation=SQUARE), 5),
     'polygon of two points': ('polygon_short', annotation(0, segmentation=[SQUARE[:4]]), 5),
     'one polygon of two points': ('polygon_short', annotation(0, segmentation=[SQUARE[:4], SQUARE]), ALL),
     'polygon far away': ('polygon_far', annotation(0, segmentation=[[1e9, *SQUARE[1:]]]), 5),
@@ -126,7 +212,10 @@ FAULTS = {
 }  # fmt: skip
 
 FILE_KINDS = {
-    kind for kind in KINDS if kind.startswith('image_') and kind not in {fault for fault, _, _ in FAULTS.values()}
+    kind
+    for kind in KINDS
+    if kind.startswith('image_')
+    and kind not in {fault for fault, _, _ in (*FAULTS.values(), *FORMS.values())} | {'image_backslash'}
 }
 
 GREY = cv2.cvtColor(cv2.imdecode(np.frombuffer(encoded('.png'), np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2GRAY)

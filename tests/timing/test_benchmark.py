@@ -381,7 +381,6 @@ def test_the_tool_prints_and_writes(folder):
         (['missing.py'], 'no such config: missing.py'),
         ([ROOT / 'configs' / 'shvit_s1_imagenet.py'], 'has a classifier, no detector'),
         ([ROOT / 'configs' / '_base_' / 'schedule_1x.py'], 'has no model'),
-        (['shvit:s1', '--shape', '40', '40'], 'H and W at least 64'),
         (['shvit:s1', '--only', 'neck'], "it has no part 'neck'"),
         ([TINY_RETINANET, '--only', 'nose'], "has no part 'nose': choose from preprocess, backbone"),
         (['shvit:s1', '--device', 'abacus'], "unknown device 'abacus'"),

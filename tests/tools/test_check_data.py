@@ -65,7 +65,8 @@ def test_good_data_is_said_to_be_good(data, work):
     result = tool('check_data', MASK_RCNN, '--data-root', data, cwd=work)
     lines = succeeded(result).splitlines()
     assert lines[0] == f'train: {file_of(data)}' and 'all images decoded' in lines[1]
-    assert lines[3] == f'val, test: {file_of(data, "val")}' and lines[2] == lines[5] == '  nothing wrong'
+    assert 'objects are trained on (not: ' in lines[2] and 'objects are scored' in lines[6]
+    assert lines[4] == f'val, test: {file_of(data, "val")}' and lines[3] == lines[7] == '  nothing wrong'
     assert result.stderr == '' and list(work.iterdir()) == []
 
 
@@ -106,10 +107,34 @@ def test_faults_are_listed_and_a_cleaned_copy_trains(data, work):
     again = tool('check_data', MASK_RCNN, '--data-root', data, *options, cwd=work)
     assert again.returncode == 0 and 'error' not in again.stdout
     output = succeeded(tool('train', MASK_RCNN, '--data-root', data, *options, ONE_EPOCH, cwd=work))
-    assert f'{len(cleaned["annotations"])} of {len(cleaned["annotations"])} objects are used' in output
+    num_crowds = sum(entry['iscrowd'] for entry in cleaned['annotations'])
+    num_objects = len(cleaned['annotations'])
+    assert f'{num_objects - num_crowds} of {num_objects} objects are trained on' in output
 
     result = tool('check_data', *arguments, cwd=work)
     assert result.returncode == 2 and 'overwrites nothing' in result.stderr
+
+
+def test_numbers_as_text_are_cast_and_a_copy_that_loses_most_is_refused(data, work):
+    def as_text(content):
+        for entry in content['annotations']:
+            entry.update(iscrowd=str(entry['iscrowd']), bbox=[str(side) for side in entry['bbox']])
+
+    change(data, as_text)
+    arguments = (MASK_RCNN, '--data-root', data, '--no-images', '--fix')
+    result = tool('check_data', *arguments, 'clean', cwd=work)
+    total = len(json.loads(file_of(data).read_text())['annotations'])
+    assert result.returncode == 1
+    assert f'{total} of {total} annotations' in result.stdout and f'{total} annotation_form' in result.stdout
+    options = shlex.split(result.stdout.splitlines()[-1].removeprefix('Use them: '))
+    assert tool('check_data', MASK_RCNN, '--data-root', data, '--no-images', *options, cwd=work).returncode == 0
+
+    change(data, lambda content: [entry.update(bbox=[1, 2, 3]) for entry in content['annotations']])
+    result = tool('check_data', *arguments, 'other', cwd=work)
+    assert result.returncode == 2 and f'would leave 0 of {total} objects' in result.stderr
+    assert not (work / 'other').exists()
+    result = tool('check_data', *arguments, 'other', '--allow-loss', cwd=work)
+    assert result.returncode == 1 and f'0 of {total} annotations' in result.stdout
 
 
 def test_what_is_missing_is_told_before_any_image_is_looked_at(data):
@@ -215,7 +240,7 @@ def test_bad_data_is_passed_over_and_reported_once(data, work):
     output = succeeded(tool('train', RETINANET, '--data-root', data, '--cfg-options', *options, cwd=work))
     assert '1 objects removed (1 box_invalid)' in output
     total = len(broken['annotations'])
-    assert f'{total - 1} of {total - 1} objects are used' in output
+    assert f' of {total - 1} objects are trained on' in output
     log = next((work / 'work_dirs').glob('*/*/*.log')).read_text()
     for image, words in zip(images, ('another image is taken instead', 'scored as a black picture'), strict=True):
         (line,) = [line for line in output.splitlines() if f'the image {image} ' in line]

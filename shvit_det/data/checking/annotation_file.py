@@ -26,15 +26,23 @@ class Use:
         masks: Masks are loaded or scored.
         polygons_only: Run lengths are ignored (``poly2mask=False``).
         evaluated: The evaluator reads the file too.
+        needs_objects: A file without any object would leave nothing to train on.
+        min_size: Smaller images are left out of training, in pixels.
     """
 
     masks: bool = False
     polygons_only: bool = False
     evaluated: bool = False
+    needs_objects: bool = False
+    min_size: int = 0
 
     def __or__(self, other: 'Use') -> 'Use':
         return Use(
-            self.masks or other.masks, self.polygons_only or other.polygons_only, self.evaluated or other.evaluated
+            self.masks or other.masks,
+            self.polygons_only or other.polygons_only,
+            self.evaluated or other.evaluated,
+            self.needs_objects or other.needs_objects,
+            max(self.min_size, other.min_size),
         )
 
 

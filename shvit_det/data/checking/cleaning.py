@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .annotation_file import SECTIONS, Use, image_sizes, is_hashable, is_id
-from .content_checks import check_content
+from .content_checks import cast_and_check, check_content
 from .findings import Finding, Repair, as_phrase
 from .mask_checks import counts_of_rle
 
@@ -72,7 +72,10 @@ def clean(
         classes: The classes of the config.
         file_sizes: Width and height of image files, by place in the list, for entries that lack them.
     """
-    cleaned = Cleaned(dict(content), left=list(findings))
+    cleaned = Cleaned(dict(content), left=[finding for finding in findings if finding.repair != Repair.CAST])
+    if len(cleaned.left) < len(findings):
+        cleaned.content = dict(cast_and_check(content, use, path, classes)[0])
+        cleaned.changed.update(finding.kind for finding in findings if finding.repair == Repair.CAST)
     for _ in range(MOST_PASSES):
         repairable = [finding for finding in cleaned.left if finding.repair not in (Repair.NONE, Repair.KEEP)]
         if not repairable:
@@ -156,6 +159,10 @@ def _repair_images(cleaned: Cleaned, found: Mapping[int, Sequence[Finding]], fil
             if size is not None:
                 image = {**image, 'width': file_sizes[index][0], 'height': file_sizes[index][1]}
                 cleaned.changed[size.kind] += 1
+            for finding in findings:
+                if finding.repair == Repair.SLASHES:
+                    image = {**image, 'file_name': image['file_name'].replace('\\', '/')}
+                    cleaned.changed[finding.kind] += 1
             kept.append(image)
             continue
         cleaned.removed['images'][removal.kind] += 1
@@ -173,7 +180,9 @@ def _repair_annotation(
     if removal is not None:
         return entry, removal.kind
     repaired = dict(entry)
-    parts = {finding.part: finding.kind for finding in findings if finding.repair == Repair.REMOVE_PARTS}
+    parts = {
+        part: finding.kind for finding in findings if finding.repair == Repair.REMOVE_PARTS for part in finding.parts
+    }
     if parts:
         polygons = [polygon for number, polygon in enumerate(entry['segmentation']) if number not in parts]
         if not polygons:

@@ -11,9 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from ...common.garbage_collection import collector_paused
-from .annotation_file import Use, have_ids, image_sizes, is_file_name, is_hashable, is_id, size_of
-from .findings import KINDS, Fault, Finding, short
+from .annotation_file import (
+    LARGEST_SIDE,
+    Use,
+    have_ids,
+    image_sizes,
+    is_file_name,
+    is_hashable,
+    is_id,
+    size_of,
+)
+from .casting import cast_content
+from .findings import KINDS, Fault, Finding, errors_among, short
 from .mask_checks import mask_faults
+from .object_counts import count_objects, reason_not_used
 
 Annotation = Mapping[str, Any]
 ORDER = {kind: number for number, kind in enumerate(KINDS)}
@@ -31,14 +42,35 @@ def check_content(
         path: The file, for messages.
         classes: The classes of the config, or None where it states none.
     """
+    return cast_and_check(content, use, path, classes)[1]
+
+
+def cast_and_check(
+    content: Mapping[str, Any], use: Use, path: Path, classes: Sequence[str] | None = None
+) -> tuple[Mapping[str, Any], list[Finding]]:
+    """Return the content with what is in another form than COCO's cast to it, and what :func:`check_content` returns.
+
+    What was cast is among the findings; the others are about the content that is returned.
+    """
+    forms: dict[tuple[str, Any], Finding] = {}
     with collector_paused():
-        findings = [
-            *check_file(content, path, classes),
-            *_check_categories(content),
-            *_check_image_entries(content),
-            *_check_annotations(content, use),
-        ]
-    return sorted(findings, key=lambda finding: ORDER[finding.kind])
+        while True:
+            findings = [
+                *check_file(content, path, classes),
+                *_check_categories(content),
+                *_check_image_entries(content),
+                *_check_annotations(content, use),
+            ]
+            cast, more = cast_content(content, findings)
+            if not more:
+                break
+            content = cast
+            for finding in more:  # an id may be cast because another one was
+                forms.setdefault((finding.kind, finding.index), finding)
+        if not errors_among(findings):
+            findings += _check_objects(content, use, path, classes)
+        findings += _check_unused(content, classes)
+    return content, sorted([*forms.values(), *findings], key=lambda finding: ORDER[finding.kind])
 
 
 def check_file(content: Mapping[str, Any], path: Path, classes: Sequence[str] | None) -> Iterator[Finding]:
@@ -207,6 +239,8 @@ def _reference_faults(annotation: Annotation, images: set[Any], categories: set[
 
 
 def _crowd_fault(annotation: Annotation, use: Use) -> Fault | None:
+    if type(annotation.get('ignore')) is str:  # '0' would count as true
+        return Fault('crowd_invalid', f'has ignore={short(annotation["ignore"])}')
     if 'iscrowd' not in annotation:
         return Fault('crowd_missing', 'has no iscrowd, which the evaluator needs') if use.evaluated else None
     crowd = annotation['iscrowd']
@@ -236,8 +270,10 @@ def _box_faults(annotation: Annotation, size: tuple[int, int] | None) -> list[Fa
         else:
             faults.append(Fault('box_outside', 'is outside the image'))
     else:
-        if max(-left, -top, right - image_width, bottom - image_height) > MOST_OVERHANG:
-            faults.append(Fault('box_overhanging', 'reaches out of the image'))
+        overhang = max(-left, -top, right - image_width, bottom - image_height)
+        if overhang > MOST_OVERHANG:
+            kind = 'box_overhanging' if overhang < LARGEST_SIDE else 'box_invalid'  # numbers that torch cannot take
+            faults.append(Fault(kind, 'reaches out of the image'))
         if width < 1 or height < 1:
             faults.append(Fault('box_thin', 'is narrower than a pixel'))
     if faults:
@@ -252,6 +288,41 @@ def _box_faults(annotation: Annotation, size: tuple[int, int] | None) -> list[Fa
     elif area <= 0 and has_area:
         faults.append(Fault('area_not_positive', f'has the area {short(area)}'))
     return faults
+
+
+def _check_objects(
+    content: Mapping[str, Any], use: Use, path: Path, classes: Sequence[str] | None
+) -> Iterator[Finding]:
+    """Look whether there is an object to train on or to score, in content without errors."""
+    if not content['annotations']:
+        if use.needs_objects and content['images']:
+            yield Finding('no_objects', f'{path} has no annotations, and a detector needs objects to train on')
+        return
+    reason = reason_not_used(content, classes, use.min_size)
+    if all(map(reason, content['annotations'])):  # mostly this ends at the first
+        counts = count_objects(content, classes, use.min_size)
+        message = f'{path}: {counts.as_phrase("left to train on or to score")}'
+        if counts.crowd == counts.total:
+            message += (
+                ': if these are single objects, whose masks a program exported as RLE, set iscrowd to 0 in the file'
+            )
+        yield Finding('no_objects', message)
+
+
+def _check_unused(content: Mapping[str, Any], classes: Sequence[str] | None) -> Iterator[Finding]:
+    """Look for categories that no object has, among those that are classes of the config."""
+    named = (entry.get('category_id') for entry in content['annotations'] if type(entry) is dict)
+    used = {category_id for category_id in named if is_hashable(category_id)}
+    entries = {index: entry for index, entry in enumerate(content['categories']) if type(entry) is dict}
+    supercategories = Counter(repr(entry.get('supercategory')) for entry in entries.values())
+    for index, entry in entries.items():
+        name, category_id = entry.get('name'), entry.get('id')
+        if not used or not is_hashable(category_id) or category_id in used or not (classes is None or name in classes):
+            continue
+        message = f'no object has the category {short(name)}'
+        if number := supercategories[repr(name)]:
+            message += f', which is the supercategory of {number} others: leave it out of metainfo.classes'
+        yield Finding('category_unused', message, 'categories', index)
 
 
 def _check_duplicates(annotations: Mapping[int, Annotation]) -> Iterator[Finding]:

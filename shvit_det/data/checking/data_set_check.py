@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 from ...common.atomic_files import save_json
 from ...common.errors import UsageError
-from ..coco_dataset import ignored_objects
 from .annotation_file import SECTIONS, NotCocoError, Use, read_annotations
-from .cleaning import clean
-from .content_checks import check_content, check_file
-from .findings import KINDS, Finding, as_phrase, count_by_kind, errors_among
+from .cleaning import Cleaned, clean
+from .content_checks import cast_and_check, check_content, check_file
+from .findings import KINDS, Finding, Repair, as_phrase, count_by_kind, errors_among
 from .image_checks import DecodeSettings, check_images, check_presence
+from .object_counts import ObjectCounts, count_objects
 
 Images = Literal['decode', 'headers', 'presence']
 SCOPES: dict[Images, str] = {
@@ -37,6 +37,7 @@ class CocoSet:
         use: What the config does with the annotations.
         splits: The splits that use it.
         keys: The keys of the config that name the file, as ``--cfg-options`` spells them.
+        scored_only: It is an evaluator's file, and no data set has it.
     """
 
     annotations: Path
@@ -48,6 +49,16 @@ class CocoSet:
     use: Use = field(default_factory=Use)
     splits: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
+    scored_only: bool = False
+
+    @property
+    def purpose(self) -> str:
+        """What is done with the objects, for a sentence."""
+        return ' and '.join(
+            name
+            for name, is_purpose in (('trained on', 'train' in self.splits), ('scored', self.splits != ['train']))
+            if is_purpose
+        )
 
     def check_content(self, content: Mapping[str, Any]) -> list[Finding]:
         """Return what is wrong with the content of the file, as far as its class reads it as COCO's."""
@@ -84,24 +95,24 @@ class CheckedSet:
         """Return how many entries each list of the file has."""
         return {} if self.content is None else {section: len(self.content[section]) for section in SECTIONS}
 
-    def ignored(self) -> dict[str, int]:
-        """Return how many objects mmdet ignores, by reason; known only where no error ends the run before."""
-        if self.content is None or self.has_errors or self.data.classes is None or not self.data.is_standard:
-            return {}
-        return ignored_objects(self.content, self.data.classes)
+    def objects(self) -> ObjectCounts | None:
+        """Return how many objects are used; None where an error would end the run before."""
+        if self.content is None or self.has_errors or not self.data.is_standard:
+            return None
+        return count_objects(self.content, self.data.classes, self.data.use.min_size)
 
     def examples(self, kind: str, number: int) -> list[Finding]:
         return [finding for finding in self.findings if finding.kind == kind][:number]
 
     def as_text(self, num_examples: int) -> str:
         """Return lines for people: totals, then each kind with its count and the first examples."""
-        lines = [f'{", ".join(self.data.splits)}: {self.data.annotations}']
+        role = ' of the evaluator' if self.data.scored_only else ''
+        lines = [f'{", ".join(self.data.splits)}{role}: {self.data.annotations}']
         if self.content is not None:
             totals = ', '.join(f'{count} {section}' for section, count in self.totals().items())
             lines.append(f'  {totals}; checked: {self.scope}')
-        if ignored := self.ignored():
-            reasons = ', '.join(f'{count} {reason}' for reason, count in ignored.items())
-            lines.append(f'  mmdet passes over {sum(ignored.values())} of the objects: {reasons}')
+        if objects := self.objects():
+            lines.append(f'  {objects.as_phrase(self.data.purpose)}')
         for kind, count in count_by_kind(self.findings).items():
             lines.append(f'  {KINDS[kind].severity:<7}  {kind:<23} {count:>7}  {KINDS[kind].meaning}')
             lines += [f'{"":11}{finding.message}' for finding in self.examples(kind, num_examples)]
@@ -113,6 +124,7 @@ class CheckedSet:
 
     def as_record(self, num_examples: int) -> dict[str, Any]:
         """Return what was found as JSON can hold it."""
+        objects = self.objects()
         findings = {
             kind: {
                 'severity': KINDS[kind].severity,
@@ -130,7 +142,7 @@ class CheckedSet:
             'images': self.data.images and str(self.data.images),
             'checked': self.scope,
             'totals': self.totals(),
-            'passed_over_by_mmdet': self.ignored(),
+            'objects': objects and {'used': objects.used, 'crowd': objects.crowd, 'passed_over': objects.ignored},
             'findings': findings,
         }
 
@@ -142,7 +154,8 @@ def check_set(data: CocoSet, images: Images, workers: int, progress: Callable[[s
         UsageError: If the file cannot be read.
     """
     name = ', '.join(data.splits)
-    scope = SCOPES[images] if data.images else 'annotations, and not the images, which are on remote storage'
+    remote = 'annotations' if data.scored_only else 'annotations, and not the images, which are on remote storage'
+    scope = SCOPES[images] if data.images else remote
     checked = CheckedSet(data, scope)
     progress(f'{name}: reading {data.annotations}')
     try:
@@ -154,6 +167,10 @@ def check_set(data: CocoSet, images: Images, workers: int, progress: Callable[[s
     checked.findings = data.check_content(content)
     if data.images is None:
         return checked
+    if any(
+        finding.repair == Repair.CAST for finding in checked.findings
+    ):  # the files may have the sizes that were meant
+        content = dict(cast_and_check(content, data.use, data.annotations, data.classes)[0])
     if images == 'presence':
         checked.findings += check_presence(content, data.images)
     else:
@@ -192,23 +209,44 @@ def name_copies(sets: Sequence[CocoSet], folder: Path) -> list[Path]:
     return targets
 
 
-def write_copy(checked: CheckedSet, target: Path) -> tuple[str, bool]:
+def clean_set(checked: CheckedSet, allow_loss: bool) -> Cleaned | None:
+    """Return the cleaned content of an annotation file, or None where it cannot be read or is read in a way of its own.
+
+    Raises:
+        UsageError: If no image would be left, or, without ``allow_loss``, less than half of the images or the objects.
+    """
+    data = checked.data
+    if checked.content is None or not data.is_standard:
+        return None
+    cleaned = clean(
+        checked.content, checked.findings, data.use, data.annotations, data.classes, file_sizes=checked.file_sizes
+    )
+    for section, noun in (('images', 'images'), ('annotations', 'objects')):
+        total, left = len(checked.content[section]), len(cleaned.content[section])
+        none_left = section == 'images' and not left
+        if total and (none_left or (left < total / 2 and not allow_loss)):
+            raise UsageError(
+                f'--fix would leave {left} of {total} {noun} of {data.annotations} ({cleaned.summary()}), and wrote '
+                f'nothing: look for the cause first'
+                + ('' if none_left else ', or write it all the same with --allow-loss')
+            )
+    return cleaned
+
+
+def write_copy(checked: CheckedSet, cleaned: Cleaned | None, target: Path) -> tuple[str, bool]:
     """Write the cleaned copy of one annotation file; return what was done and whether there was anything to clean.
 
     Raises:
         UsageError: If it cannot be written.
     """
-    data = checked.data
-    if checked.content is None or not data.is_standard:
+    annotations = checked.data.annotations
+    if cleaned is None:
         why = 'it cannot be read' if checked.content is None else 'its dataset reads it in a way of its own'
-        return f'{data.annotations}: cannot be cleaned, because {why}', False
-    cleaned = clean(
-        checked.content, checked.findings, data.use, data.annotations, data.classes, file_sizes=checked.file_sizes
-    )
+        return f'{annotations}: cannot be cleaned, because {why}', False
     errors = errors_among(cleaned.left)
     still_wrong = f'; left for a hand: {as_phrase(count_by_kind(errors))}' if errors else ''
     if not cleaned.is_changed:
-        return f'{data.annotations}: nothing to repair{still_wrong}', False
+        return f'{annotations}: nothing to repair{still_wrong}', False
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -27,6 +27,8 @@ class Repair(str, Enum):
     CLIP = 'clipped to the image'
     AREA = 'computed from the polygons, the RLE or the box'
     NO_CROWD = 'iscrowd=0 is written in'
+    CAST = 'written in the form of COCO'
+    SLASHES = 'the name with slashes'
     REMOVE_PARTS = 'the part is removed; the object too if it was the only one'
 
 
@@ -46,18 +48,33 @@ KINDS: dict[str, FindingKind] = {
     # the file
     'file': FindingKind('error', 'an annotation file that cannot be used at all', Repair.NONE),
     'classes': FindingKind('error', 'classes of the config that are not the categories of the file', Repair.NONE),
+    'no_objects': FindingKind('error', 'an annotation file without an object to train on or to score', Repair.NONE),
+    'no_images': FindingKind('error', 'an annotation file of whose images not one is found', Repair.NONE),
+    # the data sets together
+    'evaluator': FindingKind('error', 'an evaluator that scores other data than are predicted', Repair.NONE),
+    'leaked_image': FindingKind('warning', 'an image for evaluation that is trained on too', Repair.KEEP),
     # categories
+    'category_form': FindingKind(
+        'error', 'a category with an id or a name in another form than COCO\'s, as `"1"` for 1', Repair.CAST
+    ),
     'category_invalid': FindingKind('error', 'a category without a usable id or name', Repair.REMOVE_WITH_OBJECTS),
     'category_duplicate': FindingKind('error', 'a category that is listed twice', Repair.REMOVE),
     'category_id_duplicate': FindingKind('error', 'an id that two categories share', Repair.REMOVE_WITH_OBJECTS),
     'category_name_duplicate': FindingKind('error', 'a name that two categories share', Repair.MERGE),
+    'category_unused': FindingKind('warning', 'a class of the config that no object has', Repair.KEEP),
     # entries of images
+    'image_form': FindingKind(
+        'error', 'an image with an id or a size in another form than COCO\'s, as `"640"` for 640', Repair.CAST
+    ),
     'image_invalid': FindingKind('error', 'an image without a usable id or file name', Repair.REMOVE_WITH_OBJECTS),
     'image_duplicate': FindingKind('error', 'an image that is listed twice', Repair.REMOVE),
     'image_id_duplicate': FindingKind('error', 'an id that two images share', Repair.REMOVE_WITH_OBJECTS),
     'image_name_duplicate': FindingKind('warning', 'a file that is listed under two ids', Repair.KEEP),
     'image_size_invalid': FindingKind('error', 'an image without a usable width or height', Repair.MEASURE),
     # image files
+    'image_backslash': FindingKind(
+        'error', 'a file name with backslashes, under which only Windows finds the file', Repair.SLASHES
+    ),
     'image_missing': FindingKind('error', 'an image file that does not exist', Repair.REMOVE_WITH_OBJECTS),
     'image_empty': FindingKind('error', 'an image file of zero bytes', Repair.REMOVE_WITH_OBJECTS),
     'image_unreadable': FindingKind('error', 'a file that cannot be decoded', Repair.REMOVE_WITH_OBJECTS),
@@ -71,6 +88,11 @@ KINDS: dict[str, FindingKind] = {
     'image_pages': FindingKind('warning', 'a file of several pages or frames, loaded as the first', Repair.KEEP),
     'image_alpha': FindingKind('warning', 'an image with transparency, which is dropped', Repair.KEEP),
     # annotations
+    'annotation_form': FindingKind(
+        'error',
+        'an annotation with values in another form than COCO\'s, as `"0"` for 0 or `[9.5]` for 9.5',
+        Repair.CAST,
+    ),
     'annotation_invalid': FindingKind('error', 'an annotation that is no JSON object', Repair.REMOVE),
     'annotation_id_invalid': FindingKind('error', 'an annotation without a usable id', Repair.RENUMBER),
     'annotation_id_duplicate': FindingKind('error', 'an id that two annotations share', Repair.RENUMBER),
@@ -78,7 +100,9 @@ KINDS: dict[str, FindingKind] = {
     'annotation_duplicate': FindingKind('warning', 'an object that is annotated twice in the same way', Repair.REMOVE),
     'image_unknown': FindingKind('error', 'an annotation of an image that is not listed', Repair.REMOVE),
     'category_unknown': FindingKind('error', 'an annotation of a category that is not listed', Repair.REMOVE),
-    'box_invalid': FindingKind('error', 'a box that is not four finite numbers', Repair.REMOVE),
+    'box_invalid': FindingKind(
+        'error', 'a box that is not four finite numbers, or larger than any image', Repair.REMOVE
+    ),
     'box_empty': FindingKind('warning', 'a box without area', Repair.REMOVE),
     'box_thin': FindingKind('warning', 'a box narrower than a pixel, which mmdet ignores', Repair.KEEP),
     'box_outside': FindingKind('warning', 'a box outside its image', Repair.REMOVE),
@@ -88,8 +112,13 @@ KINDS: dict[str, FindingKind] = {
     'crowd_missing': FindingKind(
         'error', 'an annotation without iscrowd in a split that is evaluated', Repair.NO_CROWD
     ),
-    'crowd_invalid': FindingKind('error', 'an iscrowd that is neither 0 nor 1', Repair.REMOVE),
+    'crowd_invalid': FindingKind(
+        'error', 'an iscrowd that is neither 0 nor 1, or an ignore that is text', Repair.REMOVE
+    ),
     # masks, looked at where the config uses them
+    'mask_form': FindingKind(
+        'error', "a mask in another form than COCO's, as `[x, y, ...]` for `[[x, y, ...]]`", Repair.CAST
+    ),
     'mask_missing': FindingKind('error', 'an object without a mask', Repair.REMOVE),
     'mask_invalid': FindingKind('error', 'a mask that is neither polygons nor RLE', Repair.REMOVE),
     'polygon_invalid': FindingKind('error', 'a polygon that is not pairs of finite numbers', Repair.REMOVE_PARTS),
@@ -114,7 +143,7 @@ class Finding:
         message: A sentence.
         section: The list of the annotation file that the entry stands in; None if it is about the file.
         index: The place in that list.
-        part: The number of a polygon.
+        parts: The numbers of polygons.
     """
 
     kind: str
@@ -123,7 +152,7 @@ class Finding:
     index: int | None = None
     image_id: Any = None
     annotation_id: Any = None
-    part: int | None = None
+    parts: tuple[int, ...] = ()
 
     @property
     def severity(self) -> Severity:
@@ -135,16 +164,16 @@ class Finding:
 
 
 class Fault(NamedTuple):
-    """What is wrong with an annotation: a kind, a text for a sentence that begins with its name, a polygon's number."""
+    """What is wrong with an annotation: a kind, a text for a sentence that begins with its name, polygons' numbers."""
 
     kind: str
     text: str
-    part: int | None = None
+    parts: tuple[int, ...] = ()
 
     def found_in(self, annotation: Mapping[str, Any], index: int) -> Finding:
         annotation_id, image_id = annotation.get('id'), annotation.get('image_id')
         message = f'annotation {short(annotation_id)} of image {short(image_id)} {self.text}'
-        return Finding(self.kind, message, 'annotations', index, image_id, annotation_id, self.part)
+        return Finding(self.kind, message, 'annotations', index, image_id, annotation_id, self.parts)
 
 
 def errors_among(findings: Iterable[Finding]) -> list[Finding]:
@@ -165,8 +194,8 @@ def as_phrase(counts: Mapping[str, int]) -> str:
 def refusal(findings: Iterable[Finding], path: Path, command: str) -> str:
     """Return the sentence for errors that end a run before it starts; ``command`` is the one that checks data."""
     errors = errors_among(findings)
-    if errors[0].kind in ('file', 'classes'):
-        return errors[0].message
+    if about_file := [error for error in errors if error.section is None]:
+        return about_file[0].message
     return (
         f'{path} has {len(errors)} {"error" if len(errors) == 1 else "errors"} ({as_phrase(count_by_kind(errors))}), '
         f'the first: {errors[0].message}; {command} lists them and writes a cleaned copy with --fix DIR'

@@ -9,7 +9,7 @@ import io
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +39,8 @@ IMAGES_AT_ONCE = 1024  # between two reports of progress
 TRANSPOSED = (5, 6, 7, 8)  # the EXIF orientations that exchange width and height
 MIRRORED = (2, 3, 4)  # the others that are not upright
 NEARLY_BLACK = ' and small values: in the upper 8 bits, which are loaded, it is nearly black'
+NAMES_TO_LOOK_FOR, ENTRIES_TO_LOOK_AT = 10, 10_000  # if not one image is found
+BACKSLASH = ('image_backslash', 'does not exist, but does with slashes in the place of backslashes')
 MOST_PIXELS = 2**28  # to decode of an image whose size the annotation file does not list
 
 
@@ -82,23 +84,30 @@ def require_folder(folder: Path) -> None:
         raise UsageError(f'no image folder {folder}: {WHERE_TO_GET_DATA}')
 
 
-def check_presence(content: Mapping[str, Any], folder: Path) -> Iterator[Finding]:
+def image_paths(content: Mapping[str, Any], folder: Path) -> dict[int, str]:
+    """Return the paths of the images by their place in the list, as text: 118 000 ``Path`` objects take seconds."""
+    return {index: os.path.join(folder, name) for index, name in _listed_files(content).items()}
+
+
+def check_presence(content: Mapping[str, Any], folder: Path) -> list[Finding]:
     """Look for every image that the annotation file lists, without opening any.
 
     Raises:
         UsageError: If the folder does not exist.
     """
     require_folder(folder)
-    # strings, since making 118 000 paths takes seconds
-    paths = {index: os.path.join(folder, name) for index, name in _listed_files(content).items()}
+    names, paths = _listed_files(content), image_paths(content, folder)
     # one listing per folder: a question per file takes minutes on a network drive with all of COCO
     present: set[str] = set()
     for parent in {os.path.split(path)[0] for path in paths.values()}:
         with contextlib.suppress(OSError):  # its images are then looked for one by one
             present.update(entry.path for entry in os.scandir(parent))
+    findings = []
     for index, path in paths.items():
         if path not in present and not _exists(Path(path)):
-            yield _finding('image_missing', 'does not exist', index, content, Path(path))
+            kind, text = BACKSLASH if _has_backslashes(folder, names[index]) else ('image_missing', 'does not exist')
+            findings.append(_finding(kind, text, index, content, Path(path)))
+    return _unless_none_is_found(findings, names, folder)
 
 
 def check_images(
@@ -130,8 +139,12 @@ def check_images(
     sizes: dict[int, Size] = {}
 
     def inspect(index: int) -> tuple[int, Path, Inspection]:
-        path = folder / names[index]
-        return index, path, inspect_image(path, size_of(content['images'][index]), decode_settings, headers_only)
+        path, listed = folder / names[index], size_of(content['images'][index])
+        if not _has_backslashes(folder, names[index]):
+            return index, path, inspect_image(path, listed, decode_settings, headers_only)
+        inspection = inspect_image(folder / _with_slashes(names[index]), listed, decode_settings, headers_only)
+        inspection.found.insert(0, BACKSLASH)
+        return index, path, inspection
 
     with ThreadPoolExecutor(workers) as pool, no_size_limit():
         remaining, done = iter(names), 0
@@ -142,7 +155,7 @@ def check_images(
                 findings += [_finding(kind, text, index, content, path) for kind, text in inspection.found]
             done += len(block)
             progress(done, len(names))
-    return findings, sizes
+    return _unless_none_is_found(findings, names, folder), sizes
 
 
 def inspect_image(
@@ -249,6 +262,46 @@ def _listed_files(content: Mapping[str, Any]) -> dict[int, str]:
         for index, image in enumerate(content['images'])
         if type(image) is dict and is_file_name(image.get('file_name'))
     }
+
+
+def _with_slashes(name: str) -> str:
+    return name.replace('\\', '/')
+
+
+def _has_backslashes(folder: Path, name: str) -> bool:
+    """Tell whether a file is found only once the backslashes in its name are slashes."""
+    return '\\' in name and not _exists(folder / name) and _exists(folder / _with_slashes(name))
+
+
+def _unless_none_is_found(findings: list[Finding], names: Mapping[int, str], folder: Path) -> list[Finding]:
+    """Return the findings, with one in place of all missing images if not one is found."""
+    others = [finding for finding in findings if finding.kind != 'image_missing']
+    if not names or len(findings) - len(others) < len(names):
+        return findings
+    with os.scandir(folder) as listing:
+        entries = list(itertools.islice(listing, ENTRIES_TO_LOOK_AT))
+    looked_for = list(names.values())[:NAMES_TO_LOOK_FOR]
+    cause = next(filter(None, (_where(name, folder, entries) for name in looked_for)), None)
+    if cause is None:
+        has = f'holds {entries[0].name}' if entries else 'is empty'
+        cause = f'the folder {has}, but not {looked_for[0]!r}: name another with data_prefix.img or --data-root DIR'
+    return [Finding('no_images', f'not one of the {len(names)} images is in {folder}: {cause}'), *others]
+
+
+def _where(name: str, folder: Path, entries: Sequence[os.DirEntry]) -> str | None:
+    """Return where a file is that is not in the folder under its name, and what to do; None if it is not near."""
+    parts = [part for part in _with_slashes(name).split('/') if part not in ('', '.')]
+    folders = [*folder.absolute().parents, *(Path(entry.path) for entry in entries if entry.is_dir())]
+    if (other := next((other for other in folders if _exists(other.joinpath(*parts))), None)) is not None:
+        return f'the file_name {name!r} is the file {other.joinpath(*parts)}: set data_prefix.img to {other}'
+    for length in range(1, len(parts)):
+        found = folder.joinpath(*parts[length:])
+        if _exists(found):
+            prefix = name[: -len('/'.join(parts[length:]))]
+            return f'the file_name {name!r} is the file {found}: take {prefix!r} off each file_name'
+    stem = Path(parts[-1]).stem if parts else ''
+    alike = next((entry.name for entry in entries if Path(entry.name).stem == stem), None)
+    return alike and f'the file_name {name!r} is {alike} there, with another extension: correct each file_name'
 
 
 def _exists(path: Path) -> bool:

@@ -25,9 +25,14 @@ def mask_faults(annotation: Mapping[str, Any], size: tuple[int, int] | None, use
         if not annotation.get('ignore'):
             faults.append(Fault('mask_missing', 'has no segmentation, which the config uses'))
     elif type(mask) is list:
+        by_kind: dict[str, list[int]] = {}
         for part, polygon in enumerate(mask):
             if fault := _polygon_fault(polygon, size):
-                faults.append(Fault(fault.kind, f'has the polygon {short(polygon)}, which {fault.text}', part))
+                if fault.kind not in by_kind:
+                    faults.append(Fault(fault.kind, f'has the polygon {short(polygon)}, which {fault.text}'))
+                by_kind.setdefault(fault.kind, []).append(part)
+        if by_kind:
+            faults = [fault._replace(parts=tuple(by_kind[fault.kind])) for fault in faults]
     elif type(mask) is dict:
         if fault := _rle_fault(mask, size):
             faults.append(fault)

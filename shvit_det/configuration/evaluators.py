@@ -1,0 +1,243 @@
+"""The evaluators of a detector's config: which data sets each of them scores, and what the test tool sets in them."""
+
+import itertools
+import os
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmdet.datasets import ConcatDataset
+from mmdet.datasets.transforms import PackDetInputs
+from mmdet.evaluation import CocoMetric, MultiDatasetsEvaluator
+from mmengine.config import Config
+from mmengine.dataset import ClassBalancedDataset, RepeatDataset
+from mmengine.evaluator import DumpResults
+from mmengine.registry import DATASETS, EVALUATOR, METRICS
+
+from ..common.atomic_files import PART
+from ..common.errors import UsageError
+from ..data.checking.findings import short
+from ..data.checking.image_checks import is_local
+from .cfg_options import pasteable
+from .reading import dataset_places, dataset_tree, evaluators_of, path_within, type_of
+from .task import Task
+
+ONE_EACH = "dict(type='MultiDatasetsEvaluator', metrics=[...], dataset_prefixes=[...])"
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A metric of an evaluator with the data sets that it scores.
+
+    Attributes:
+        split: The split.
+        key: The metric's key in the config, as ``--cfg-options`` spells it.
+        metric: Its dict.
+        kind: Its class, or None if there is no such class.
+        datasets: The innermost dataset dicts by their keys.
+        name: The prefix of the data set, if the evaluator scores each by itself.
+    """
+
+    split: str
+    key: str
+    metric: MutableMapping
+    kind: type | None
+    datasets: dict[str, MutableMapping]
+    name: str = ''
+
+    @property
+    def is_coco(self) -> bool:
+        """Whether its arguments are those of ``CocoMetric``."""
+        return self.kind is not None and issubclass(self.kind, CocoMetric)
+
+    @property
+    def scored(self) -> set[str]:
+        """Return what is scored, of the choices of ``--eval``."""
+        metric = self.metric.get('metric', 'bbox')
+        return {metric} if isinstance(metric, str) else set(metric)
+
+    @property
+    def prefix(self) -> str:
+        """Return what the names of its scores begin with."""
+        own = self.metric.get('prefix') or getattr(self.kind, 'default_prefix', None)
+        return '/'.join(filter(None, (self.name, own)))
+
+
+def scorings(task: Task, config: Config, split: str) -> list[Scoring]:
+    """Return the metrics of a split, each with the data sets that it scores.
+
+    Raises:
+        UsageError: If a ``MultiDatasetsEvaluator`` does not fit the data sets.
+    """
+    metrics = [(key, metric, task.registered_class(METRICS, metric)) for key, metric in evaluators_of(config, split)]
+    datasets = dict(dataset_places(config, split))
+    evaluator = config.get(f'{split}_evaluator')
+    if not metrics or not datasets or not _scores_each(task, evaluator):
+        return [Scoring(split, *each, datasets) for each in metrics]
+    _check_one_each(task, config, split)
+    top = f'{split}_dataloader.dataset.datasets.'
+    found = []
+    for number, (each, name) in enumerate(zip(metrics, evaluator['dataset_prefixes'], strict=True)):
+        own = {place: dataset for place, dataset in datasets.items() if f'{place}.'.startswith(f'{top}{number}.')}
+        found.append(Scoring(split, *each, own, name))
+    return found
+
+
+def _scores_each(task: Task, evaluator: Any) -> bool:
+    """Tell whether an evaluator scores each data set of a ``ConcatDataset`` by a metric of its own."""
+    if not isinstance(evaluator, Mapping) or 'metrics' not in evaluator:
+        return False
+    kind = task.registered_class(EVALUATOR, evaluator)
+    return kind is not None and issubclass(kind, MultiDatasetsEvaluator)
+
+
+def _check_one_each(task: Task, config: Config, split: str) -> None:
+    """Check what ``MultiDatasetsEvaluator`` takes for granted.
+
+    Raises:
+        UsageError: With the first thing that does not hold.
+    """
+    loader, evaluator = config[f'{split}_dataloader'], config[f'{split}_evaluator']
+    kind, where = task.registered_class(DATASETS, loader['dataset']), f'{split}_evaluator=dict({type_of(evaluator)})'
+    if kind is None or not issubclass(kind, ConcatDataset) or loader['dataset'].get('lazy_init'):
+        raise UsageError(
+            f'{where} scores the data sets of an mmdet.ConcatDataset without lazy_init, but '
+            f'{split}_dataloader.dataset is {loader["dataset"]["type"]}: join them, or name one metric'
+        )
+    prefixes = evaluator.get('dataset_prefixes')
+    counts = {
+        f'{split}_dataloader.dataset.datasets': len(loader['dataset']['datasets']),
+        f'{split}_evaluator.metrics': len(list(evaluators_of(config, split))),
+        f'{split}_evaluator.dataset_prefixes': len(prefixes) if isinstance(prefixes, list | tuple) else 0,
+    }
+    if len(set(counts.values())) > 1:
+        told = ', '.join(f'{key} has {count}' for key, count in counts.items())
+        raise UsageError(f'{where} needs one metric and one prefix for each data set, in the same order: {told}')
+    if repeated := next((prefix for prefix in prefixes if list(prefixes).count(prefix) > 1), None):
+        raise UsageError(f'{split}_evaluator.dataset_prefixes has {repeated!r} twice: name each data set otherwise')
+    if loader.get('sampler', {}).get('shuffle', True):
+        option = pasteable({f'{split}_dataloader.sampler.shuffle': False})
+        raise UsageError(f'{where} tells the data sets apart by the order of the images: add {option}')
+
+
+def check_evaluators(task: Task, config: Config, splits: Sequence[str]) -> None:
+    """Check that evaluators can score what their data sets hand over, and that the files that they name exist.
+
+    Raises:
+        UsageError: With the first mistake found.
+    """
+    for split in splits:
+        found = scorings(task, config, split)
+        for place, dataset, is_wrapper in dataset_tree(config, split) if found else ():
+            kind = task.dataset_class(dataset) if is_wrapper else None
+            if kind is not None and issubclass(kind, RepeatDataset | ClassBalancedDataset):
+                raise UsageError(f'{place} is a {type_of(dataset)}: an image that comes twice cannot be scored')
+        for scoring in found:
+            _check_files(scoring)
+            _check_ground_truth(task, scoring)
+        for one, other in itertools.combinations(found, 2):
+            same = one.scored & other.scored if one.is_coco and other.is_coco else one.kind is other.kind
+            reported = not any(each.metric.get('format_only') for each in (one, other))
+            if same and reported and one.prefix and one.prefix == other.prefix:
+                way_out = f'tell them apart with {pasteable({f"{other.key}.prefix": "NAME"})}'
+                if len(one.datasets) > 1:
+                    way_out = f'{split}_evaluator={ONE_EACH} scores each data set by itself'
+                names = f'{one.prefix}/{min(one.scored & other.scored, default="")}...'
+                raise UsageError(
+                    f'{one.key} and {other.key} would give their scores the same names, {names}: {way_out}'
+                )
+
+
+def _check_files(scoring: Scoring) -> None:
+    for name, exists in (('ann_file', os.path.isfile), ('seg_prefix', os.path.isdir)):
+        path, key = scoring.metric.get(name), f'{scoring.key}.{name}'
+        if path is None:
+            continue
+        if not isinstance(path, str):
+            raise UsageError(
+                f'{key} is {short(path)}, and one path is wanted: several data sets are scored by '
+                f'{scoring.split}_evaluator={ONE_EACH}'
+            )
+        if is_local(path, scoring.metric.get('backend_args')) and not exists(path):
+            below = (path_within(dataset, path) for dataset in scoring.datasets.values())
+            meant = next((each for each in below if exists(each)), None)
+            way_out = pasteable({key: meant}) if meant else f'name one with {pasteable({key: "PATH"})}'
+            raise UsageError(f'{key}: there is no {path}; an evaluator does not look into data_root: {way_out}')
+
+
+def _check_ground_truth(task: Task, scoring: Scoring) -> None:
+    """Check that the pipelines hand over the ground truth where the evaluator has no file of it."""
+    if not scoring.is_coco or scoring.metric.get('ann_file') is not None:
+        return
+    for place, dataset in scoring.datasets.items():
+        for packing in task.transforms_of(dataset, PackDetInputs):
+            if 'instances' not in packing.get('meta_keys', ()):
+                file = path_within(dataset, dataset.get('ann_file', ''))
+                raise UsageError(
+                    f'{scoring.key} has no ann_file, and the pipeline of {place} hands over no ground truth: '
+                    f'{pasteable({f"{scoring.key}.ann_file": file})}, or add "instances" to meta_keys of PackDetInputs'
+                )
+
+
+def coco_scorings(task: Task, config: Config, option: str) -> list[Scoring]:
+    """Return the COCO metrics of the test split; ``option`` is what needs them.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    found = [scoring for scoring in scorings(task, config, 'test') if scoring.is_coco]
+    if not found:
+        raise UsageError(f'{option} needs a CocoMetric in test_evaluator, and this config has none')
+    return found
+
+
+def select_scores(task: Task, config: Config, metrics: Sequence[str]) -> None:
+    """Make the COCO metrics of the test split score ``metrics``, each thing once."""
+    _merge_same(task, config, '--eval')
+    for scoring in coco_scorings(task, config, '--eval'):
+        scoring.metric['metric'] = list(metrics)
+
+
+def format_results(task: Task, config: Config, folder: Path) -> list[Path]:
+    """Make the COCO metrics of the test split write result files and score nothing; return what their names begin with.
+
+    Raises:
+        UsageError: If there is none, or one of several data sets has a metric of another kind.
+    """
+    _merge_same(task, config, '--format-only')
+    found = scorings(task, config, 'test')
+    others = [each for each in found if not each.is_coco and not issubclass(each.kind or object, DumpResults)]
+    if any(each.name for each in others):
+        raise UsageError(f'--format-only writes the files of CocoMetric, and {others[0].key} is none: leave it out')
+    _remove(config, others)
+    found = [each for each in found if each.is_coco]
+    ends = [f'_{each.name or number}'.replace('/', '_') if len(found) > 1 else '' for number, each in enumerate(found)]
+    for scoring, end in zip(found, ends, strict=True):
+        scoring.metric.update(format_only=True, outfile_prefix=str(folder / f'results{end}{PART}'))
+    return [folder / f'results{end}' for end in ends]
+
+
+def _merge_same(task: Task, config: Config, option: str) -> None:
+    """Leave one of several COCO metrics that differ only in what they score: an option says that for all of them."""
+    kept: list[Scoring] = []
+    merged: list[Scoring] = []
+    for scoring in coco_scorings(task, config, option):
+        same = any(_but_scored(each) == _but_scored(scoring) for each in kept)
+        (merged if same else kept).append(scoring)
+    _remove(config, merged)
+
+
+def _but_scored(scoring: Scoring) -> tuple[str, dict[str, Any]]:
+    return scoring.name, {key: value for key, value in scoring.metric.items() if key != 'metric'}
+
+
+def _remove(config: Config, removed: Sequence[Scoring]) -> None:
+    """Remove metrics from the test evaluator."""
+    if not removed:
+        return
+    left = [metric for _, metric in evaluators_of(config, 'test') if not any(metric is each.metric for each in removed)]
+    if isinstance(config.test_evaluator, MutableMapping):  # mmengine's Evaluator
+        config.test_evaluator['metrics'] = left
+    else:
+        config.test_evaluator = left

@@ -1,0 +1,120 @@
+"""Comparisons of data sets with each other: what an evaluator scores with what is predicted, training with the rest."""
+
+import functools
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .annotation_file import annotations_of, is_hashable
+from .findings import Finding, short
+from .image_checks import image_paths
+
+Content = Mapping[str, Any]
+
+
+def repeated_image(scored: Sequence[Content]) -> Any:
+    """Return the id of an image that two of the data sets list, or None: an evaluator would mix up the two."""
+    seen: set[Any] = set()
+    for content in scored:
+        ids = set(_listed_images(content))
+        if both := seen & ids:
+            return min(both, key=repr)
+        seen |= ids
+    return None
+
+
+def scoring_difference(evaluator: Content, scored: Sequence[Content]) -> str | None:
+    """Return how the ground truth of an evaluator differs from the data sets that it scores; None if it does not.
+
+    Data sets without objects have their images compared only: test sets are often given out that way.
+    """
+    wanted = {key: value for content in scored for key, value in _listed_images(content).items()}
+    given = _listed_images(evaluator)
+    lacking, extra = ([key for key in one if key not in other] for one, other in ((wanted, given), (given, wanted)))
+    if lacking:
+        return f'lacks {len(lacking)} ({_named(lacking[0], wanted)}) of the {len(wanted)} images'
+    if extra:
+        return f'has {len(extra)} images ({_named(extra[0], given)}) that are none'
+    if others := [key for key in wanted if wanted[key] != given[key]]:
+        names = f'{_named(others[0], given)} in place of {wanted[others[0]]}'
+        return f'has others ({names}) under {len(others)} of the {len(wanted)} ids'
+    objects = sum((_objects(content) for content in scored), Counter[tuple]())
+    scored_objects = _objects(evaluator)
+    lost, added = (objects - scored_objects).total(), (scored_objects - objects).total()
+    if objects and (lost or added):
+        return f'lacks {lost} of the {objects.total()} objects, and has {added} that are none'
+    return None
+
+
+def _listed_images(content: Content) -> dict[Any, str]:
+    """Return the names of the image files, without folders, by image id."""
+    return {
+        image['id']: str(image.get('file_name', '')).replace('\\', '/').rpartition('/')[2]
+        for image in content['images']
+        if type(image) is dict and is_hashable(image.get('id'))
+    }
+
+
+def _named(image_id: Any, images: Mapping[Any, str]) -> str:
+    return f'id {short(image_id)}, {images[image_id]}'
+
+
+def _objects(content: Content) -> Counter[tuple]:
+    """Count the objects by what an evaluator sees of them: image, name of the category, box, crowd or not."""
+    names = {
+        category['id']: category.get('name')
+        for category in content['categories']
+        if type(category) is dict and is_hashable(category.get('id'))
+    }
+
+    def seen(entry: Mapping[str, Any]) -> tuple:
+        category, box = entry.get('category_id'), entry.get('bbox')
+        values = (entry.get('image_id'), names.get(category) if is_hashable(category) else None, entry.get('iscrowd'))
+        sides = box if type(box) is list else [box]
+        return tuple(value if is_hashable(value) else repr(value) for value in (*values, *sides))
+
+    return Counter(map(seen, annotations_of(content).values()))
+
+
+def shared_images(
+    training: Iterable[tuple[Content, Path]], content: Content, folder: Path, by_content: bool
+) -> Iterator[Finding]:
+    """Look for images of a data set that the training splits have too: the same file, or a copy of it.
+
+    Args:
+        training: The contents of the annotation files that are trained on, and their folders.
+        content: The content of another annotation file.
+        folder: Its folder.
+        by_content: Compare every image with every other, by size and hash; otherwise only those of the same name.
+    """
+    others = {index: os.path.normpath(path) for index, path in image_paths(content, folder.resolve()).items()}
+    trained_on = {
+        os.path.normpath(path) for each, place in training for path in image_paths(each, place.resolve()).values()
+    }
+    names = {os.path.split(path)[1] for path in others.values() if path not in trained_on}
+    by_size: dict[int | None, list[str]] = {}
+    for path in trained_on:
+        if names and (by_content or os.path.split(path)[1] in names):
+            by_size.setdefault(_file_size(path), []).append(path)
+    by_size.pop(None, None)
+    hash_of = functools.cache(_hash_of)
+    for index, path in others.items():
+        copies = [path] if path in trained_on else by_size.get(_file_size(path), [])
+        copy = next((copy for copy in copies if copy == path or hash_of(copy) == hash_of(path)), None)
+        if copy is not None:
+            image_id = content['images'][index].get('id')
+            text = f'image {short(image_id)}, {path}, is trained on' + ('' if copy == path else f' as {copy}')
+            yield Finding('leaked_image', text, 'images', index, image_id)
+
+
+def _file_size(path: str) -> int | None:
+    """Return the size of a file in bytes; None if there is no such file, or nothing is in it."""
+    file = Path(path)
+    return file.stat().st_size or None if file.is_file() else None
+
+
+def _hash_of(path: str) -> bytes:
+    return hashlib.blake2b(Path(path).read_bytes()).digest()
