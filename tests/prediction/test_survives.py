@@ -248,6 +248,19 @@ def test_a_page_that_fails_is_named(run, pictures, tmp_path):
     assert [each['frame_index'] for each in results(tmp_path).imgs.values()] == [0, 1, 3]
 
 
+def test_a_checkpoint_of_a_run_without_a_test_split_is_enough(weights, pictures, tmp_path):
+    """Its images are read as those of the validation, which has the names of the classes too."""
+    content = torch.load(weights, weights_only=False)
+    config = Config.fromfile(CONFIG)
+    config.test_dataloader = config.test_evaluator = config.test_cfg = None
+    content['meta'] = dict(cfg=config.pretty_text)
+    torch.save(content, tmp_path / 'a.pth')
+    predictor = Predictor(tmp_path / 'a.pth', device='cpu', deploy=False)
+    assert predictor.classes == ('disc', 'square', 'triangle', 'star', 'cross')
+    expected = Predictor(weights, device='cpu', deploy=False)(pictures[0])
+    assert torch.equal(predictor(pictures[0]).pred_instances.scores, expected.pred_instances.scores)
+
+
 def test_thin_images_are_predicted_or_cost_no_other(weights, pictures, tmp_path):
     """One is four pixels high after resizing; of the other nothing is left. In both forms of the model."""
     cv2.imwrite(str(tmp_path / 'thin.png'), np.full((20, 900, 3), 90, np.uint8))
