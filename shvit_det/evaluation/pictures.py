@@ -48,10 +48,14 @@ class PictureHook(Hook):
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
     ) -> None:
-        for inputs, sample in zip(data_batch['inputs'], outputs or (), strict=True):
+        for number, sample in enumerate(outputs or ()):
             (dataset, index), target = self.places[key_of(sample)]
             if 'pred_label' in sample:
-                picture = draw_labels(inputs, sample, dataset.metainfo.get('classes') or ())
+                picture = draw_labels(data_batch['inputs'][number], sample, dataset.metainfo.get('classes') or ())
+            elif 'pred_instances' not in sample:  # of panoptic segmentation, as mmdet draws it
+                image = to_picture(load(dataset, index)['img'])[..., ::-1].copy()
+                runner.visualizer.add_datasample(target.name, image, sample, out_file=str(target))
+                continue
             else:
                 picture = draw_detections(load(dataset, index), sample, self.score, dataset.metainfo)
             try:

@@ -43,6 +43,16 @@ def check(content, use=USE, classes=CLASSES):
     return check_content(content, use, PATH, classes)
 
 
+def test_an_image_of_more_bits_that_is_nearly_black_when_loaded_is_said_to_be(tmp_path):
+    for largest, said in ((4095, True), (65535, False)):
+        path = tmp_path / f'{largest}.png'
+        path.write_bytes(
+            encoded('.png', np.linspace(0, largest, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16))
+        )
+        ((kind, text),) = inspect_image(path, (WIDTH, HEIGHT), DecodeSettings()).found
+        assert kind == 'image_deep' and ('nearly black' in text) == said
+
+
 def test_nothing_is_found_in_a_good_file():
     assert check(coco_content()) == []
 

@@ -1,13 +1,18 @@
 """The pictures of a test show what the model saw, each in a file of its own."""
 
 import json
-import shutil
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from coco_files import CLASSES, HEIGHT, WIDTH, coco_dataset, write_set
+from mmdet.datasets import ConcatDataset
+from mmdet.structures import DetDataSample
+from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
+from mmengine.structures import PixelData
 from paths import MASK_RCNN
 from PIL import Image
 
@@ -15,6 +20,7 @@ from shvit_det import UsageError
 from shvit_det.configuration.detection import Detection
 from shvit_det.data.sample import draw_sample
 from shvit_det.evaluation.evaluate import evaluate
+from shvit_det.evaluation.pictures import PictureHook
 
 pytestmark = pytest.mark.slow
 
@@ -130,14 +136,32 @@ def test_a_folder_that_cannot_be_written_is_a_mistake(weights, data, tmp_path):
     assert not (tmp_path / 'work').exists()
 
 
-def test_two_data_sets_are_drawn(drawn, data):
-    """With the same names in both; each has its own folder."""
-    shutil.copytree(data / 'val2017', data / 'other')
-    dataset = Config.fromfile(MASK_RCNN).test_dataloader.dataset.to_dict()
-    dataset['data_root'] = str(data)
-    sets = [dict(dataset, data_prefix=dict(img=name)) for name in ('val2017/', 'other/')]
-    concatenated = dict(type='ConcatDataset', datasets=sets, _delete_=True)
-    ids = dict(type='CocoMetric', ann_file=str(data / 'annotations' / 'instances_val2017.json'), format_only=True,
-               outfile_prefix=str(data / 'results'), _delete_=True)  # fmt: skip
-    pictures = drawn(**{'test_dataloader.dataset': concatenated, 'test_evaluator': ids})
-    assert len(pictures) == 8 and {name.split('/')[0] for name in pictures} == {'val2017', 'other'}
+def test_other_results_are_drawn_by_mmdet(tmp_path):
+    file = write_set(tmp_path / 'data')
+    dataset = coco_dataset(file, pipeline=[dict(type='LoadImageFromFile'), dict(type='mmdet.PackDetInputs')])
+    visualizer = DetLocalVisualizer()
+    visualizer.dataset_meta = dict(classes=CLASSES, palette=[(250, 0, 0)] * 3)
+    runner = SimpleNamespace(test_dataloader=SimpleNamespace(dataset=dataset), visualizer=visualizer)
+    hook = PictureHook(tmp_path / 'pictures', 0.3)
+    hook.before_test(runner)
+    sample = DetDataSample(metainfo={key: dataset.get_data_info(0)[key] for key in ('img_path', 'img_id')})
+    classes = torch.full((1, HEIGHT, WIDTH), len(CLASSES))
+    classes[:, 10:20, 10:30] = 1
+    sample.pred_panoptic_seg = PixelData(sem_seg=classes)
+    hook.after_test_iter(runner, 0, None, [sample])
+    (path,) = (tmp_path / 'pictures').iterdir()
+    assert path.name == '3.jpg'
+    drawn = cv2.imread(str(path))[:, -WIDTH:].astype(int)
+    changed = np.abs(drawn - cv2.imread(str(file.parent / 'images' / '3.jpg'))).max(2)
+    assert changed[11:19, 11:29].mean() > 20 > 5 > changed[:, :7].mean()
+
+
+def test_images_of_two_data_sets_have_places_of_their_own(tmp_path):
+    """With the same names and ids in both."""
+    sets = [coco_dataset(write_set(tmp_path / name), pipeline=[]) for name in ('first', 'second')]
+    dataset = ConcatDataset(sets)
+    hook = PictureHook(tmp_path / 'pictures', 0.3)
+    hook.before_test(SimpleNamespace(test_dataloader=SimpleNamespace(dataset=dataset)))
+    targets = sorted(str(target.relative_to(tmp_path / 'pictures')) for _, target in hook.places.values())
+    assert targets == [f'{name}/images/{number}.jpg' for name in ('first', 'second') for number in (3, 5, 8, 9)]
+    assert {id(place) for (place, _), _ in hook.places.values()} == set(map(id, sets))

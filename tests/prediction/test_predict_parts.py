@@ -321,6 +321,16 @@ def test_text_in_a_config_goes_through_a_checkpoint(names, folder):
     check_types(read, 'a.pth')
 
 
+@pytest.mark.usefixtures('_registered')
+@pytest.mark.parametrize('place', ['test_dataloader', 'val_dataloader', 'test_pipeline'])
+def test_whatever_new_images_are_read_by_is_judged(place):
+    steps = [dict(type='os.system', command='true')]
+    part = steps if place == 'test_pipeline' else dict(dataset=dict(type='CocoDataset', pipeline=steps))
+    config = Config({'model': dict(type='RetinaNet'), 'test_dataloader': None, 'val_dataloader': None, place: part})
+    with pytest.raises(UsageError, match=r"names the type 'os.system'"):
+        check_types(config, 'a.pth')
+
+
 @pytest.mark.parametrize(
     'text',
     ['import os', 'a = b', 'a = open("x")', 'a = dict(**b)', 'a = [x for x in (1,)]', 'a.b = 1', 'a = dict(1)', 'a = (',

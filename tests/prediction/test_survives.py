@@ -248,16 +248,31 @@ def test_a_page_that_fails_is_named(run, pictures, tmp_path):
     assert [each['frame_index'] for each in results(tmp_path).imgs.values()] == [0, 1, 3]
 
 
-def test_an_image_that_is_too_small_costs_no_other(weights, pictures, tmp_path):
-    """It cannot be predicted in a batch nor alone; in both forms of the model the others are."""
-    cv2.imwrite(str(tmp_path / 'thin.png'), np.zeros((4, 900, 3), np.uint8))
+def test_a_checkpoint_of_a_run_without_a_test_split_is_enough(weights, pictures, tmp_path):
+    """Its images are read as those of the validation, which has the names of the classes too."""
+    content = torch.load(weights, weights_only=False)
+    config = Config.fromfile(CONFIG)
+    config.test_dataloader = config.test_evaluator = config.test_cfg = None
+    content['meta'] = dict(cfg=config.pretty_text)
+    torch.save(content, tmp_path / 'a.pth')
+    predictor = Predictor(tmp_path / 'a.pth', device='cpu', deploy=False)
+    assert predictor.classes == ('disc', 'square', 'triangle', 'star', 'cross')
+    expected = Predictor(weights, device='cpu', deploy=False)(pictures[0])
+    assert torch.equal(predictor(pictures[0]).pred_instances.scores, expected.pred_instances.scores)
+
+
+def test_thin_images_are_predicted_or_cost_no_other(weights, pictures, tmp_path):
+    """One is four pixels high after resizing; of the other nothing is left. In both forms of the model."""
+    cv2.imwrite(str(tmp_path / 'thin.png'), np.full((20, 900, 3), 90, np.uint8))
+    cv2.imwrite(str(tmp_path / 'gone.png'), np.full((1, 3000, 3), 90, np.uint8))
+    inputs = [pictures[0], *(str(tmp_path / name) for name in ('gone.png', 'thin.png')), pictures[1]]
     for deploy in (True, False):
         stream = io.StringIO()
-        inputs = [pictures[0], str(tmp_path / 'thin.png'), pictures[1]]
         done = predict(inputs, weights, str(tmp_path / 'out'), score=0, batch=2, device='cpu', deploy=deploy,
                        stream=stream)  # fmt: skip
-        assert (done.inputs, done.failed) == (3, 1) and f'failed: {tmp_path}/thin.png: ' in stream.getvalue()
-        assert names(results(tmp_path / 'out')) == ['0.png', '1.png']
+        assert (done.inputs, done.failed) == (4, 1)
+        assert f'failed: {tmp_path}/gone.png: it cannot be read as a picture (' in stream.getvalue()
+        assert names(results(tmp_path / 'out')) == ['0.png', 'thin.png', '1.png']
 
 
 def test_a_video_is_one_that_browsers_play_where_pyav_is_installed(tmp_path, log):
