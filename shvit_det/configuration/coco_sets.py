@@ -89,11 +89,13 @@ def coco_sets(task: Task, config: Config, splits: Sequence[str]) -> list[CocoSet
             continue
         if not is_local(file, scoring.metric.get('backend_args')):
             continue
-        same = (each for each in found if each.annotations.resolve() == Path(file).resolve())
-        scored_by = next((each for each in same if scoring.split in each.splits), None)
+        same = [each for each in found if each.annotations.resolve() == Path(file).resolve()]
+        scored_by = next((each for each in same if each.scored_only or scoring.split in each.splits), None)
         if scored_by is None:
             scored_by = _set_of_evaluator(task, scoring)
             found.append(scored_by)
+        elif scoring.split not in scored_by.splits:
+            scored_by.splits.append(scoring.split)
         scored_by.keys.append(f'{scoring.key}.ann_file')
     return found
 
@@ -146,7 +148,7 @@ def check_files(task: Task, config: Config, splits: Sequence[str]) -> None:
             kind, prefix = task.dataset_class(dataset), dataset.get('data_prefix')
             is_coco = kind is not None and issubclass(kind, CocoDataset)
             read = ('ann_file', 'data_prefix.img') if is_coco else ()
-            named = {key: value for key, value in dataset.items() if key.endswith('_file')}
+            named = {key: value for key, value in dataset.items() if key.endswith('_file') and isinstance(value, str)}
             if isinstance(prefix, Mapping):
                 named |= {f'data_prefix.{key}': value for key, value in prefix.items()}
             for key, value in named.items():

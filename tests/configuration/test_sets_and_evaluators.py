@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from shvit_det import UsageError
 from shvit_det.configuration.changing import set_data_root
-from shvit_det.configuration.coco_sets import check_before_run
+from shvit_det.configuration.coco_sets import check_before_run, coco_sets
 from shvit_det.configuration.data_check import check_data
 from shvit_det.configuration.detection import Detection, class_heads, coco_table
 
@@ -178,6 +178,10 @@ def test_an_evaluator_with_another_file_than_the_data_set_is_compared(other, dat
             assert word in sentence
     assert any(words[0] in f'{text}, 1 {kind}' for kind, text in found(config, tmp_path).items())
     assert file.is_file()
+    sets = coco_sets(task, config, ('train', 'val', 'test'))
+    assert [(each.splits, each.keys) for each in sets if each.scored_only] == [
+        (['val', 'test'], ['val_evaluator.ann_file', 'test_evaluator.ann_file'])
+    ]
 
 
 @pytest.mark.parametrize('changes, is_said', [
