@@ -14,6 +14,7 @@ from mmengine.registry import Registry, build_from_cfg
 from mmengine.registry.build_functions import build_scheduler_from_cfg
 from mmengine.runner import Runner
 
+from ..data.checking.findings import short
 from ..registry import real_class
 from .reading import type_of
 
@@ -37,7 +38,6 @@ PARTS = {
     '_check_scheduler_cfg': 'param_scheduler',
     'build_param_scheduler': 'param_scheduler',
     'before_run': 'custom_hooks',
-    'call_hook': 'custom_hooks',
     '_init_model_weights': 'model',
     'turn_on_activation_checkpointing': 'activation_checkpointing',
     'turn_on_efficient_conv_bn_eval': 'efficient_conv_bn_eval',
@@ -62,11 +62,11 @@ def refusal_of(error: Exception, config: Config, part: str = '') -> str | None:
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     built: list[FrameType] = []
-    split = 'train'
+    split, is_hook = 'train', False
     for frame in frames:
         name = frame.f_code.co_name
         if name in PARTS:
-            part, built = PARTS[name], []
+            part, built, is_hook = PARTS[name], [], name == 'before_run'
             if part.endswith('_cfg') and part != 'env_cfg':
                 split = part.removesuffix('_cfg')
             elif part in OF_A_SPLIT:
@@ -81,7 +81,7 @@ def refusal_of(error: Exception, config: Config, part: str = '') -> str | None:
         name, registry = unknown
         place = next((place for place, value in values_in(tree, part) if is_name(value, name)), part)
         return unknown_type(place, name, registry)
-    if not part:
+    if not part or (is_hook and not built):  # a hook that fails, not one that cannot be built
         return None
     place, node, kind = innermost(built, tree, part, frames[-1], error)
     if (sentence := about_arguments(place, node, kind, str(error))) is not None:
@@ -228,7 +228,7 @@ def about_arguments(place: str, node: Any, kind: Any, text: str) -> str | None:
 def about_values(place: str, node: Any, kind: Any, text: str, reason: str) -> str:
     """Return the sentence about a dict that cannot be built, about one key of it if the error tells which."""
     if not isinstance(node, Mapping):
-        return f'{place} is {node!r}: {reason}'
+        return f'{place} is {short(node)}: {reason}'
     settings = {str(key): value for key, value in node.items() if key != 'type'}
     named = [key for key in settings if re.search(rf'(?<![a-zA-Z]){re.escape(key)}s?(?![a-zA-Z_])', text)]
     shown = [
@@ -243,7 +243,7 @@ def about_values(place: str, node: Any, kind: Any, text: str, reason: str) -> st
         return f'{place} is refused by {owner}: {reason}'
     if key in of_another_kind:
         return wrong_kind(f'{place}.{key}', settings[key], owner)
-    return f'{place}.{key} is {settings[key]!r}, which {owner} refuses: {reason}'
+    return f'{place}.{key} is {short(settings[key])}, which {owner} refuses: {reason}'
 
 
 def unlike(node: Any, kind: Any) -> list[str]:

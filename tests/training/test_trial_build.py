@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
@@ -317,6 +318,17 @@ def test_an_error_that_no_value_of_the_config_explains_keeps_its_traceback(confi
     with pytest.raises(AttributeError) as caught:
         coco_table(3)  # type: ignore[arg-type]
     assert refusal_of(caught.value, config, 'model') is None
+
+
+class Failing(Hook):
+    def before_run(self, runner: Any) -> None:
+        raise RuntimeError
+
+
+def test_a_hook_that_fails_keeps_its_traceback(config):
+    with pytest.raises(RuntimeError) as caught:
+        Failing().before_run(None)
+    assert refusal_of(caught.value, config) is None
 
 
 def test_an_error_of_a_run_before_its_first_step_keeps_its_traceback(config, tmp_path):
