@@ -70,6 +70,7 @@ class ImageReader:
             UsageError: If the image cannot be read completely; the sentence does not name it.
         """
         item: dict[str, Any]
+        source, pixels = image, None
         try:
             source = self._checked_file(Path(image)) if isinstance(image, str | Path) else image
             if isinstance(source, Image.Image):
@@ -78,7 +79,6 @@ class ImageReader:
                 steps, item = self.of_files, dict(img_path=str(source), img_id=number)
             else:
                 steps, item = self.of_arrays, dict(img=self._as_loaded(source), img_id=number)
-            pixels = None
             for step in steps:
                 item = step(item)
                 if pixels is None and 'img' in item:
@@ -90,7 +90,13 @@ class ImageReader:
                 sample.set_metainfo(dict(scale_factor=(1.0, 1.0)))  # which heads need and only Resize sets
             assert pixels is not None, 'no step of the test pipeline loads it'
         except Exception as error:  # a user's own steps may raise anything
-            raise UsageError(f'it cannot be read as a picture ({reason_of(error)})') from error
+            reason = reason_of(error)
+            if isinstance(error, AssertionError) and isinstance(source, Path) and pixels is None:  # of the loading step
+                deep = cv2.imread(str(source), cv2.IMREAD_UNCHANGED)
+                if deep is not None and deep.dtype != np.uint8:
+                    bits = 8 * deep.itemsize
+                    reason = f'it has values of {bits} bits, which the pipeline does not load: scale it to 8 bits'
+            raise UsageError(f'it cannot be read as a picture ({reason})') from error
         return pixels, item
 
     def pages(self, path: Path, numbers: list[int]) -> Iterator[Picture]:

@@ -137,6 +137,12 @@ def test_an_image_that_is_nearly_black_when_it_is_loaded_is_named(suffix, larges
     assert (f'{path} has more than 8 bits and small values' in log.text) == ('nearly black' in log.text) == dark
 
 
+def test_a_tiff_of_floats_is_named_for_that(reader, tmp_path):
+    cv2.imwrite(str(tmp_path / 'a.tif'), np.random.default_rng(0).random((HEIGHT, WIDTH)).astype(np.float32))
+    with pytest.raises(UsageError, match='values of 32 bits, which the pipeline does not load: scale it to 8 bits'):
+        reader(tmp_path / 'a.tif')
+
+
 def test_a_dark_photograph_is_not_taken_for_one_of_more_bits(reader, tmp_path, log):
     cv2.imwrite(str(tmp_path / 'a.png'), np.full((HEIGHT, WIDTH, 3), 9, np.uint8))
     cv2.imwrite(str(tmp_path / 'b.png'), np.zeros((HEIGHT, WIDTH, 3), np.uint16))
