@@ -1,6 +1,7 @@
 """What the command-line tools share: arguments of the same name and meaning, threads, exit status."""
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -83,6 +84,9 @@ def run(main: Callable[[], None]) -> None:
     """
     if 'TORCHELASTIC_RUN_ID' in os.environ:
         main = record(main)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')  # names of classes and files, in an ASCII locale
     limit_threads()
     try:
         with listening():

@@ -1,5 +1,6 @@
 """The runner of our configs: safe checkpoints, exact resuming, channels-last, processes without a GPU."""
 
+import io
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,6 +110,8 @@ class SHViTRunner(Runner):
         for handler in logger.handlers:
             if not isinstance(handler, logging.FileHandler):
                 handler.addFilter(is_for_terminal)
+            elif isinstance(handler.stream, io.TextIOWrapper):  # mmengine's has the encoding of the locale
+                handler.stream.reconfigure(encoding='utf-8')
         return logger
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
