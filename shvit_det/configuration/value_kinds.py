@@ -58,6 +58,8 @@ def check_values(prefix: str, node: Mapping, classes: Sequence[type]) -> None:
     """Compare the values of a dict with the annotations of the classes of its type; one of them has to agree."""
     trusted = not prefix or prefix.partition('.')[0].endswith(TRUSTED)
     for key, value in node.items():
+        if key == 'ann_file' and isinstance(value, list):
+            continue  # of several data sets: evaluators.py says how they are scored
         hints = [annotations(kind).get(key, Any) for kind in classes]
         kinds = [kind for kind in KINDS if any(takes(hint, kind) for hint in hints)]
         if kinds and (trusted or kinds == ['dict']) and not any(fits(value, hint) for hint in hints):

@@ -315,7 +315,7 @@ def test_nothing_is_changed_written_or_left_behind(config, tmp_path):
 
 
 def test_an_error_that_no_value_of_the_config_explains_keeps_its_traceback(config):
-    with pytest.raises(AttributeError) as caught:
+    with pytest.raises(TypeError) as caught:
         coco_table(3)  # type: ignore[arg-type]
     assert refusal_of(caught.value, config, 'model') is None
 
