@@ -1,6 +1,7 @@
 """The COCO data sets of a config: where they are, what the config does with them, and their check before a run."""
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ..common.errors import UsageError
-from ..data.checking.annotation_file import Use, read_annotations
+from ..data.checking.annotation_file import WHERE_TO_GET_DATA, Use, read_annotations, require_annotations
 from ..data.checking.cleaning import clean
 from ..data.checking.data_set_check import CocoSet
 from ..data.checking.findings import Finding, errors_among, refusal
@@ -49,7 +50,10 @@ def coco_sets(task: Task, config: Config, splits: Sequence[str]) -> list[CocoSet
             if not is_local(annotations, dataset.get('backend_args')):
                 print_log(f'{annotations} is on remote storage, and not looked at before the start', 'current')
                 continue
-            images = path_within(dataset, (dataset.get('data_prefix') or {}).get('img', ''))
+            prefix = dataset.get('data_prefix') or {}
+            if not isinstance(prefix, Mapping):
+                raise UsageError(f'{key}.data_prefix is {prefix!r}, and dict(img={prefix!r}) is wanted')
+            images = path_within(dataset, prefix.get('img') or '')
             loading = next(task.transforms_of(dataset, LoadImageFromFile), {})
             data = CocoSet(
                 annotations=Path(annotations),
@@ -81,13 +85,17 @@ def coco_sets(task: Task, config: Config, splits: Sequence[str]) -> list[CocoSet
         trained[0].use |= Use(needs_objects=True)
     for scoring in (each for split in splits for each in scored[split]):
         file = scoring.metric.get('ann_file')
-        if not (scoring.is_coco and scoring.datasets and file and is_local(file, scoring.metric.get('backend_args'))):
+        if not (scoring.is_coco and scoring.datasets and isinstance(file, str)):
             continue
-        same = (each for each in found if each.annotations.resolve() == Path(file).resolve())
-        scored_by = next((each for each in same if scoring.split in each.splits), None)
+        if not is_local(file, scoring.metric.get('backend_args')):
+            continue
+        same = [each for each in found if each.annotations.resolve() == Path(file).resolve()]
+        scored_by = next((each for each in same if each.scored_only or scoring.split in each.splits), None)
         if scored_by is None:
             scored_by = _set_of_evaluator(task, scoring)
             found.append(scored_by)
+        elif scoring.split not in scored_by.splits:
+            scored_by.splits.append(scoring.split)
         scored_by.keys.append(f'{scoring.key}.ann_file')
     return found
 
@@ -127,6 +135,26 @@ def bad_data_of(config: Config, dataset: Mapping) -> str:
     if bad_data not in BAD_DATA:
         raise UsageError(f'bad_data is {bad_data!r}: choose from {", ".join(BAD_DATA)}')
     return bad_data
+
+
+def check_files(task: Task, config: Config, splits: Sequence[str]) -> None:
+    """Check that the files and folders exist that data sets of any kind name, but for COCO's, which are read.
+
+    Raises:
+        UsageError: If one does not.
+    """
+    for split in splits:
+        for place, dataset in dataset_places(config, split):
+            kind, prefix = task.dataset_class(dataset), dataset.get('data_prefix')
+            is_coco = kind is not None and issubclass(kind, CocoDataset)
+            read = ('ann_file', 'data_prefix.img') if is_coco else ()
+            named = {key: value for key, value in dataset.items() if key.endswith('_file') and isinstance(value, str)}
+            if isinstance(prefix, Mapping):
+                named |= {f'data_prefix.{key}': value for key, value in prefix.items()}
+            for key, value in named.items():
+                path = path_within(dataset, value) if value and key not in read else None
+                if path and is_local(path, dataset.get('backend_args')) and not any(map(os.path.exists, (path, value))):
+                    raise UsageError(f'{place}.{key}: there is no {path}; {WHERE_TO_GET_DATA}')
 
 
 @dataclass(frozen=True)
@@ -186,8 +214,12 @@ def check_before_run(task: Task, config: Config, splits: Sequence[str]) -> None:
     Raises:
         UsageError: If there is an error that ``bad_data`` does not skip.
     """
-    check_evaluators(task, config, splits)
     sets = coco_sets(task, config, splits)
+    for data in sets:
+        if not data.scored_only:
+            require_annotations(data.annotations)
+    check_files(task, config, splits)
+    check_evaluators(task, config, splits)
     compared = list(comparisons(task, config, splits, sets))
     whole = {data.annotations for comparison in compared for data in comparison.sets}
     contents: dict[Path, Mapping[str, Any]] = {}

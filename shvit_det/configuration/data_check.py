@@ -15,7 +15,7 @@ from ..data.checking.image_checks import require_folder
 from ..data.sample import ensure_sample
 from .cfg_options import pasteable
 from .changing import set_data_root
-from .coco_sets import coco_sets, comparisons, leaked_images
+from .coco_sets import check_files, coco_sets, comparisons, leaked_images
 from .detector_or_classifier import task_of
 from .evaluators import check_evaluators
 from .reading import SPLITS, load_config
@@ -56,9 +56,11 @@ def check_data(
     task.register()
     sets = find_sets(task, config)
     for data in sets:  # before any image is decoded, which may take an hour
-        require_annotations(data.annotations)
+        if not data.scored_only:
+            require_annotations(data.annotations)
         if data.images is not None:
             require_folder(data.images)
+    check_files(task, config, SPLITS)
     check_evaluators(task, config, SPLITS)
     targets = [None] * len(sets) if fix is None else name_copies(sets, Path(fix))
     class_difference = task.class_difference(config, SPLITS)

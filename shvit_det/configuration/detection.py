@@ -79,8 +79,6 @@ class Detection(Task):
                     f'{wanted[wrong[0]]} classes: set {pasteable(keys) if keys else "it"}, or '
                     f'metainfo=dict(classes=...) of the datasets'
                 )
-        if difference := self.class_difference(config, splits):
-            raise UsageError(difference)
 
     def check_data(self, config: Config, model: nn.Module, splits: Sequence[str]) -> None:
         """Check the annotations of COCO data sets and that their images exist; the run checks what it loads.
@@ -93,6 +91,8 @@ class Detection(Task):
         if 'sample_set' in config:
             ensure_sample(config.data_root, **config.sample_set)
         check_before_run(self, config, splits)
+        if difference := self.class_difference(config, splits):
+            raise UsageError(difference)
         use_checked_datasets(self, config, splits)
 
     def set_metrics(self, config: Config, model: nn.Module, metrics: Sequence[str]) -> None:

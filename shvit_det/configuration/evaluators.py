@@ -1,6 +1,8 @@
 """The evaluators of a detector's config: which data sets each of them scores, and what the test tool sets in them."""
 
+import inspect
 import itertools
+import logging
 import os
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +15,8 @@ from mmdet.evaluation import CocoMetric, MultiDatasetsEvaluator
 from mmengine.config import Config
 from mmengine.dataset import ClassBalancedDataset, RepeatDataset
 from mmengine.evaluator import DumpResults
-from mmengine.registry import DATASETS, EVALUATOR, METRICS
+from mmengine.logging import print_log
+from mmengine.registry import DATA_SAMPLERS, DATASETS, EVALUATOR, METRICS
 
 from ..common.atomic_files import PART
 from ..common.errors import UsageError
@@ -73,7 +76,9 @@ def scorings(task: Task, config: Config, split: str) -> list[Scoring]:
     metrics = [(key, metric, task.registered_class(METRICS, metric)) for key, metric in evaluators_of(config, split)]
     datasets = dict(dataset_places(config, split))
     evaluator = config.get(f'{split}_evaluator')
-    if not metrics or not datasets or not _scores_each(task, evaluator):
+    if not datasets:
+        return []
+    if not _scores_each(task, evaluator):
         return [Scoring(split, *each, datasets) for each in metrics]
     _check_one_each(task, config, split)
     top = f'{split}_dataloader.dataset.datasets.'
@@ -116,7 +121,9 @@ def _check_one_each(task: Task, config: Config, split: str) -> None:
         raise UsageError(f'{where} needs one metric and one prefix for each data set, in the same order: {told}')
     if repeated := next((prefix for prefix in prefixes if list(prefixes).count(prefix) > 1), None):
         raise UsageError(f'{split}_evaluator.dataset_prefixes has {repeated!r} twice: name each data set otherwise')
-    if loader.get('sampler', {}).get('shuffle', True):
+    sampler = loader.get('sampler') or {}
+    by_default = inspect.signature(task.registered_class(DATA_SAMPLERS, sampler) or object).parameters.get('shuffle')
+    if sampler.get('shuffle', by_default and by_default.default):
         option = pasteable({f'{split}_dataloader.sampler.shuffle': False})
         raise UsageError(f'{where} tells the data sets apart by the order of the images: add {option}')
 
@@ -136,6 +143,7 @@ def check_evaluators(task: Task, config: Config, splits: Sequence[str]) -> None:
         for scoring in found:
             _check_files(scoring)
             _check_ground_truth(task, scoring)
+            _warn_of_left_out(scoring)
         for one, other in itertools.combinations(found, 2):
             same = one.scored & other.scored if one.is_coco and other.is_coco else one.kind is other.kind
             reported = not any(each.metric.get('format_only') for each in (one, other))
@@ -160,10 +168,11 @@ def _check_files(scoring: Scoring) -> None:
                 f'{scoring.split}_evaluator={ONE_EACH}'
             )
         if is_local(path, scoring.metric.get('backend_args')) and not exists(path):
-            below = (path_within(dataset, path) for dataset in scoring.datasets.values())
-            meant = next((each for each in below if exists(each)), None)
-            way_out = pasteable({key: meant}) if meant else f'name one with {pasteable({key: "PATH"})}'
-            raise UsageError(f'{key}: there is no {path}; an evaluator does not look into data_root: {way_out}')
+            meant = [path_within(dataset, path) for dataset in scoring.datasets.values()]
+            if name == 'ann_file' and len(meant) == 1:
+                meant += [path_within(dataset, dataset.get(name) or '') for dataset in scoring.datasets.values()]
+            way_out = pasteable({key: next(filter(exists, meant), 'PATH')})
+            raise UsageError(f'{key}: there is no {path}, and an evaluator does not look into data_root: {way_out}')
 
 
 def _check_ground_truth(task: Task, scoring: Scoring) -> None:
@@ -178,6 +187,17 @@ def _check_ground_truth(task: Task, scoring: Scoring) -> None:
                     f'{scoring.key} has no ann_file, and the pipeline of {place} hands over no ground truth: '
                     f'{pasteable({f"{scoring.key}.ann_file": file})}, or add "instances" to meta_keys of PackDetInputs'
                 )
+
+
+def _warn_of_left_out(scoring: Scoring) -> None:
+    """Log where a data set takes a part of the images of its file, and the evaluator scores them all."""
+    if not scoring.is_coco or scoring.metric.get('ann_file') is None:
+        return
+    for place, dataset in scoring.datasets.items():
+        for key, end in (('indices', ''), ('filter_cfg', ', if test_mode=True is not set')):
+            if dataset.get(key) and not (key == 'filter_cfg' and dataset.get('test_mode')):
+                text = f'{place}.{key} leaves out images, whose objects {scoring.key} counts as missed{end}'
+                print_log(text, 'current', logging.WARNING)
 
 
 def coco_scorings(task: Task, config: Config, option: str) -> list[Scoring]:

@@ -135,11 +135,16 @@ def dataset_tree(config: Config, split: str) -> Iterator[tuple[str, MutableMappi
             inner = [(f'{place}.dataset', dataset['dataset'])]
         elif 'datasets' in dataset:
             inner = [(f'{place}.datasets.{number}', each) for number, each in enumerate(dataset['datasets'])]
-        elif isinstance(dataset.get('ann_file'), list | tuple):
-            raise UsageError(
-                f'{place}.ann_file is {short(dataset["ann_file"])}, and one file is wanted: several data sets are '
-                f"joined by dict(type='ConcatDataset', datasets=[...])"
-            )
+        prefix = dataset.get('data_prefix')
+        named = {'ann_file': dataset.get('ann_file'), 'data_root': dataset.get('data_root')}
+        if isinstance(prefix, Mapping):
+            named |= {f'data_prefix.{key}': value for key, value in prefix.items()}
+        for key, value in named.items():
+            if not isinstance(value, str | None):
+                raise UsageError(
+                    f'{place}.{key} is {short(value)}, and one path is wanted: several data sets are joined by '
+                    f"dict(type='ConcatDataset', datasets=[...])"
+                )
         yield place, dataset, bool(inner)
         pending = inner + pending
 

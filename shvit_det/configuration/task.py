@@ -51,7 +51,7 @@ class Task(ABC):
         Raises:
             UsageError: If no evaluator can.
         """
-        raise UsageError(f'--classwise is for detectors, and this is a {self.noun}')
+        raise UsageError(f'--classwise needs a CocoMetric in test_evaluator, and this is a {self.noun}')
 
     def set_format_only(self, config: Config, folder: Path) -> list[Path]:
         """Make the test write result files and compute no score; return what their names will begin with.
@@ -61,7 +61,7 @@ class Task(ABC):
         Raises:
             UsageError: If no evaluator can.
         """
-        raise UsageError(f'--format-only is for detectors, and this is a {self.noun}')
+        raise UsageError(f'--format-only needs a CocoMetric in test_evaluator, and this is a {self.noun}')
 
     @abstractmethod
     def table(self, metrics: Mapping[str, float]) -> str:

@@ -9,9 +9,10 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from torch import nn
 
-from ..checkpoint import load_checkpoint
+from ..checkpoint import check_checkpoint, load_content
 from ..configuration.detection import Detection
 from ..configuration.random_detector import build_random_detector
+from ..configuration.reading import SPLITS
 
 RANDOM = 'random'
 """What a user gives in place of a checkpoint for random weights."""
@@ -30,14 +31,17 @@ def detector_with_weights(config: Config, source: str, checkpoint: str) -> Any:
         checkpoint: A checkpoint, or ``RANDOM``.
 
     Raises:
-        UsageError: If it cannot be built, or the checkpoint does not fit.
+        UsageError: If it cannot be built, or the checkpoint does not fit or has other classes.
     """
     if checkpoint == RANDOM:
         detector = build_random_detector(config, source).eval()
         spread_scores(detector)
         return detector
-    detector = Detection().build(config)
-    load_checkpoint(detector, checkpoint)
+    task = Detection()
+    detector = task.build(config)
+    content = check_checkpoint(detector, checkpoint)
+    task.check_checkpoint_classes(config, content, checkpoint, SPLITS)  # whose names go into the file
+    load_content(detector, content, checkpoint)
     return detector.eval()
 
 

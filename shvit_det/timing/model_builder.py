@@ -18,6 +18,7 @@ from torch import nn
 from ..checkpoint import load_checkpoint
 from ..common.errors import UsageError
 from ..configuration.batches import Batch, copy_containers, synthetic_batch
+from ..configuration.detection import class_heads
 from ..configuration.random_detector import build_random_detector
 from ..configuration.reading import inference_pipeline, load_config, name_of
 from ..deployment import deploy, is_deployed
@@ -101,7 +102,8 @@ def _configured(
         batches = photograph_batches(config, settings.images, settings.batch)
     else:
         shape = settings.shape or config_shape(config)
-        batches = [synthetic_batch(shape, settings.batch, settings.train, _num_classes(detector))]
+        num_classes = min((head.num_classes for _, head in class_heads(detector)), default=1)
+        batches = [synthetic_batch(shape, settings.batch, settings.train, num_classes)]
     name, sha256 = name_of(source), config_hash(config)
     if settings.only == 'backbone':
         images = [detector.data_preprocessor(batch, False)['inputs'] for batch in batches]
@@ -215,16 +217,6 @@ def config_shape(config: Config) -> tuple[int, int]:
         if isinstance(scale, tuple | list) and len(scale) == 2:
             return min(scale), max(scale)
     return DETECTOR_SHAPE
-
-
-def _num_classes(model: nn.Module) -> int:
-    """Return the smallest number of classes of a head; 1 if no head has such a number."""
-    found: Sequence[int] = [
-        module.num_classes
-        for name, module in model.named_modules()
-        if name.endswith('head') and 'rpn' not in name and isinstance(getattr(module, 'num_classes', None), int)
-    ]
-    return min(found, default=1)
 
 
 def photograph_batches(config: Config, folder: str, size: int, limit: int = MAX_PHOTOGRAPH_BATCHES) -> list[Batch]:

@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from shvit_det import UsageError
 from shvit_det.configuration.changing import set_data_root
-from shvit_det.configuration.coco_sets import check_before_run
+from shvit_det.configuration.coco_sets import check_before_run, coco_sets
 from shvit_det.configuration.data_check import check_data
 from shvit_det.configuration.detection import Detection, class_heads, coco_table
 
@@ -134,11 +134,11 @@ def test_sets_that_agree_are_accepted(data, task, log, tmp_path):
 OTHERS = {
     'half of its objects': (
         lambda content: content['annotations'].__delitem__(slice(0, 6, 2)),
-        ['lacks 3 of the 6 objects', 'has 0 that are none'],
+        ['lacks 3 of the 6 objects of data/val/annotations.json'],
     ),
     'a box moved': (
         lambda content: content['annotations'][0].update(bbox=[5, 5, 12, 10]),
-        ['lacks 1 of the 6 objects', 'has 1 that are none'],
+        ['lacks 1 of the 6 objects and has 1 objects that are none of'],
     ),
     'one image fewer': (
         lambda content: content.update(
@@ -178,6 +178,40 @@ def test_an_evaluator_with_another_file_than_the_data_set_is_compared(other, dat
             assert word in sentence
     assert any(words[0] in f'{text}, 1 {kind}' for kind, text in found(config, tmp_path).items())
     assert file.is_file()
+    sets = coco_sets(task, config, ('train', 'val', 'test'))
+    assert [(each.splits, each.keys) for each in sets if each.scored_only] == [
+        (['val', 'test'], ['val_evaluator.ann_file', 'test_evaluator.ann_file'])
+    ]
+
+
+@pytest.mark.parametrize('changes, is_said', [
+    (dict(indices=2), True), (dict(filter_cfg=dict(min_size=32)), True),
+    (dict(filter_cfg=dict(min_size=32), test_mode=True), False),
+])  # fmt: skip
+def test_images_that_are_scored_and_not_predicted_are_said(changes, is_said, data, task, log):
+    check_before_run(task, config_of(dataset('val', **changes)), ('val',))
+    assert ('val_dataloader.dataset' in log.text and 'counts as missed' in log.text) == is_said
+
+
+@pytest.mark.parametrize(
+    'changes, words',
+    [
+        (dict(type='VOCDataset', ann_file='nowhere.txt'), ['val_dataloader.dataset.ann_file', 'nowhere.txt']),
+        (dict(data_prefix=dict(img='images/', seg='nowhere/')), ['dataset.data_prefix.seg', 'nowhere']),
+        (dict(proposal_file='nowhere.pkl'), ['dataset.proposal_file', 'data/val/nowhere.pkl']),
+        (dict(data_prefix='images/'), ['dataset.data_prefix', "dict(img='images/')"]),
+        (dict(data_prefix=dict(img=['images/', 'more/'])), ['dataset.data_prefix.img', 'ConcatDataset']),
+        (dict(ann_file='nowhere.json'), ['no annotation file', 'nowhere.json']),
+        (dict(ann_file=7), ['dataset.ann_file is 7']),
+    ],
+)
+def test_every_file_that_a_data_set_names_is_looked_for(changes, words, data, task, tmp_path):
+    config = config_of(dataset('val', **changes))
+    sentence = refused(task, config)
+    for word in words:
+        assert word in sentence
+    with pytest.raises(UsageError):
+        found(config, tmp_path)
 
 
 def test_a_list_of_images_without_objects_may_have_its_objects_elsewhere(data, task):
@@ -197,7 +231,7 @@ def test_a_list_of_images_without_objects_may_have_its_objects_elsewhere(data, t
         ([metric(), dict(type='LVISMetric', ann_file='nowhere.json')], ['val_evaluator.1.ann_file', 'nowhere.json']),
         (dict(type='CocoPanopticMetric', seg_prefix='nowhere/'), ['val_evaluator.seg_prefix', 'nowhere/']),
         (metric(ann_file=['a.json', 'b.json']), ['val_evaluator.ann_file', 'one path', 'MultiDatasetsEvaluator']),
-        ([metric(), metric()], ['val_evaluator.0 and val_evaluator.1', 'coco/', 'val_evaluator.1.prefix=NAME']),
+        ([metric(), metric()], ['val_evaluator.0 and val_evaluator.1', 'coco/bbox', 'val_evaluator.1.prefix=NAME']),
         (metric(ann_file=None), ['no ann_file', 'val_evaluator.ann_file=data/val/annotations.json', '"instances"']),
     ],
 )
@@ -205,6 +239,9 @@ def test_an_evaluator_that_cannot_score_is_named_before_the_start(evaluator, wor
     sentence = refused(task, config_of(evaluator=evaluator))
     for word in words:
         assert word in sentence
+    with pytest.raises(UsageError) as caught:
+        found(config_of(evaluator=evaluator), data.parent)
+    assert str(caught.value).replace('test_', 'val_') == sentence
 
 
 def test_metrics_of_one_name_may_score_different_things(data, task):
@@ -216,7 +253,7 @@ def test_metrics_of_one_name_may_score_different_things(data, task):
 @pytest.mark.parametrize(
     'val, evaluator, words',
     [
-        (several('val', 'more'), [metric('val'), metric('more')], ['one name', 'MultiDatasetsEvaluator']),
+        (several('val', 'more'), [metric('val'), metric('more')], ['same names', 'MultiDatasetsEvaluator']),
         (several('val', 'more'), [metric('val', prefix='a'), metric('more')], ['lacks 4', 'MultiDatasetsEvaluator']),
         (several('val', 'more'), metric('val'), ['val_evaluator.ann_file', 'lacks 4', 'MultiDatasetsEvaluator']),
         (several('val', 'val'), metric('val'), ['share the id 103', 'MultiDatasetsEvaluator']),
@@ -263,6 +300,8 @@ def test_shuffled_images_cannot_be_told_apart(data, task):
     for sampler in (dict(type='DefaultSampler'), dict(type='DefaultSampler', shuffle=True)):
         config.val_dataloader.sampler = sampler
         assert 'val_dataloader.sampler.shuffle=False' in refused(task, config)
+    config.val_dataloader.sampler = dict(type='ClassAwareSampler')  # which knows no such argument
+    check_before_run(task, config, ('val',))
 
 
 # Classes.
@@ -304,6 +343,7 @@ def test_the_classes_of_a_checkpoint_are_compared(meta, words, data, task):
     assert all(word in str(caught.value) for word in words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name, wanted',
     [
@@ -330,6 +370,7 @@ def test_heads_are_found_by_what_they_are(name, wanted, task):
     assert {name for name, _ in class_heads(task.build(config))} == wanted
 
 
+@pytest.mark.slow
 def test_the_number_of_classes_is_compared_at_every_level(task):
     name = 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py'
     config = Config.fromstring(f'_base_ = {name!r}', '.py')

@@ -170,12 +170,13 @@ def test_a_bad_image_that_is_scored_is_black(tmp_path, log):
     assert log.text.count('5.jpg') == 1 and 'scored as a black picture' in log.text
 
 
-def test_with_no_good_image_the_run_ends(tmp_path):
+@pytest.mark.parametrize('test_mode', [False, True])
+def test_with_no_good_image_the_run_ends(test_mode, tmp_path):
     file = write_set(tmp_path)
     for path in (tmp_path / 'images').iterdir():
         path.write_bytes(encoded()[:-100])
     with pytest.raises(RunError, match='not one of the 4 images can be used'):
-        ids_of(checked(file, bad_data='skip'))
+        ids_of(checked(file, bad_data='skip', test_mode=test_mode))
 
 
 def test_a_pipeline_that_makes_nothing_of_images_ends_the_run(tmp_path):

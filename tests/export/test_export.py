@@ -15,8 +15,11 @@ from mmdet.models.utils import filter_scores_and_topk
 from timed import TINY_MASK_RCNN, TINY_RETINANET
 
 from shvit_det import UsageError
-from shvit_det.export.detector_export import graph_of, onnx_content, write_openvino
+from shvit_det.configuration.detection import Detection
+from shvit_det.configuration.reading import load_config
+from shvit_det.export.detector_export import class_names, graph_of, onnx_content, write_openvino
 from shvit_det.export.detector_graph import best_places, pool_regions, sigmoid
+from shvit_det.export.detector_weights import detector_with_weights
 from shvit_det.export.mask_pasting import paste_masks
 from shvit_det.export.metadata import FORMAT, KEY, Metadata
 from shvit_det.export.nms import grouped_nms, grouped_nms_flat
@@ -180,6 +183,17 @@ def test_files_of_others_are_refused(tmp_path):
     ):
         with pytest.raises(UsageError, match=words):
             ExportedDetector(tmp_path / name)
+
+
+def test_names_of_classes_are_those_that_the_checkpoint_was_trained_on(tmp_path):
+    config = load_config(TINY_RETINANET)
+    names = list(config.metainfo.classes)
+    model = Detection().build(config)
+    for name, classes in (('a.pth', names), ('b.pth', names[::-1])):
+        torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=classes))), tmp_path / name)
+    assert class_names(config, detector_with_weights(config, 'a', str(tmp_path / 'a.pth'))) == tuple(names)
+    with pytest.raises(UsageError, match=r"class 0 is 'cross' in .*b\.pth and 'disc' in the"):
+        detector_with_weights(config, 'b', str(tmp_path / 'b.pth'))
 
 
 def random_boxes(number, side, generator):

@@ -44,9 +44,9 @@ def scoring_difference(evaluator: Content, scored: Sequence[Content]) -> str | N
     objects = sum((_objects(content) for content in scored), Counter[tuple]())
     scored_objects = _objects(evaluator)
     lost, added = (objects - scored_objects).total(), (scored_objects - objects).total()
-    if objects and (lost or added):
-        return f'lacks {lost} of the {objects.total()} objects, and has {added} that are none'
-    return None
+    texts = [f'lacks {lost} of the {objects.total()} objects'] if lost else []
+    texts += [f'has {added} objects that are none'] if added else []
+    return ' and '.join(texts) if objects and texts else None
 
 
 def _listed_images(content: Content) -> dict[Any, str]:
