@@ -111,6 +111,17 @@ def test_the_check_the_start_and_the_run_agree(case, task, tmp_path, log):
         assert refusal_of(build, task, config, 'train') is None
 
 
+def test_images_without_objects_may_stand_beside_others(task, tmp_path):
+    written(tmp_path / 'background', emptied)
+    config = config_of(written(tmp_path / 'good', lambda content: None), 'train')
+    both_sets = [config.train_dataloader.dataset, config_of(tmp_path / 'background', 'train').train_dataloader.dataset]
+    config.train_dataloader.dataset = dict(type='ConcatDataset', datasets=both_sets)
+    assert refusal_of(check_before_run, task, config, ['train']) is None
+    both_sets[1].filter_cfg = dict(filter_empty_gt=True)
+    config.train_dataloader.dataset = dict(type='ConcatDataset', datasets=both_sets)
+    assert 'background/annotations.json has no annotations' in refusal_of(check_before_run, task, config, ['train'])
+
+
 def cleaned(folder: Path, task, split: str = 'train', allow_loss: bool = False, **arguments) -> list[str]:
     """Return what ``--fix`` says, in a folder ``clean``."""
     config_of(folder, split, **arguments).dump(folder / 'config.py')

@@ -102,6 +102,14 @@ def test_what_means_the_same_in_another_form_is_cast_and_nothing_is_lost(form):
     assert f'{num_changed} objects or images changed' in cleaned.summary()
 
 
+def test_names_that_are_numbers_are_cast():
+    content = changed(lambda content: [entry.update(name=entry['id']) for entry in content['categories']])
+    findings = check(content, classes=('1', '2', '4'))
+    assert [finding.kind for finding in findings] == ['category_form'] * 3
+    names = [entry['name'] for entry in clean(content, findings, USE, PATH, ('1', '2', '4')).content['categories']]
+    assert names == ['1', '2', '4']
+
+
 def test_what_is_guessed_is_not_cast():
     for values in (
         dict(bbox='1, 2, 3, 4'), dict(bbox=['1,5', 2, 3, 4]), dict(bbox=[[1, 2, 3, 4], [5, 6, 7, 8]]), dict(bbox={}),
@@ -232,7 +240,7 @@ def test_images_may_lie_in_subfolders(tmp_path):
     [
         ('images/', 'images', ['images/3.jpg', 'set data_prefix.img to {root}']),
         ('/home/anna/data/', 'images', ['{root}/images/3.jpg', "take '/home/anna/data/' off each file_name"]),
-        ('C:\\data\\', 'images', ['{root}/images/3.jpg', 'take']),
+        ('C:\\data\\', 'images', ['{root}/images/3.jpg', 'take', 'with slashes in place of its backslashes']),
         ('', '.', ['3.jpg', 'set data_prefix.img to {root}/images']),
         ('a-', 'images', ['not one of the 4 images is in {root}/images', 'a-3.jpg', 'holds']),
     ],

@@ -114,7 +114,7 @@ def broken(draw, content):
     for _ in range(draw(st.integers(1, 4))):
         path = draw(places(content))
         parent, key = at(content, path[:-1]), path[-1]
-        action = draw(st.sampled_from(['replace', 'replace', 'remove', 'repeat', 'move', 'scale']))
+        action = draw(st.sampled_from(['replace', 'replace', 'remove', 'repeat', 'move', 'scale', 'rewrite']))
         value = at(content, path)
         if len(path) == 1:  # an emptied list
             continue
@@ -124,6 +124,8 @@ def broken(draw, content):
             parent.insert(draw(st.integers(0, len(parent))), copy.deepcopy(value))
         elif action == 'move':
             parent[key] = copy.deepcopy(at(content, draw(places(content))))
+        elif action == 'rewrite':
+            parent[key] = draw(st.sampled_from([str(value), [value], json.dumps(value, default=str)]))
         elif action == 'scale' and isinstance(value, int | float) and abs(value) < 2**63:
             parent[key] = value * draw(st.sampled_from([-1, 0, 0.01, 10, 1e6]))
         else:

@@ -269,6 +269,8 @@ def test_real_photographs_have_no_errors(name, tmp_path):
         options = ['--cfg-options', *(
             f'{split}_dataloader.dataset.{key}' for split, part in splits.items() for key in (
                 f'ann_file=annotations/instances_{part}.json', 'data_prefix.img=images', 'metainfo.classes=nucleus')
+        ), *(
+            f'{split}_evaluator.ann_file={root}/annotations/instances_val.json' for split in ('val', 'test')
         )]  # fmt: skip
     result = tool('check_data', config, '--data-root', root, *options, cwd=tmp_path)
     assert result.returncode == 0, result.stdout

@@ -22,7 +22,7 @@ KEYS = {  # by the kind of finding, which values of the entry may be in another 
     'annotation_id_invalid': ('id',),
     'image_unknown': ('image_id',),
     'category_unknown': ('category_id',),
-    'box_invalid': ('bbox',),
+    'box_invalid': ('bbox', 'area'),  # which is looked at where the box is usable
     'area_invalid': ('area',),
     'crowd_invalid': ('iscrowd', 'ignore'),
     'mask_invalid': ('segmentation',),

@@ -278,12 +278,14 @@ def _unless_none_is_found(findings: list[Finding], names: Mapping[int, str], fol
     others = [finding for finding in findings if finding.kind != 'image_missing']
     if not names or len(findings) - len(others) < len(names):
         return findings
-    with os.scandir(folder) as listing:
+    entries: list[os.DirEntry] = []
+    has = 'cannot be listed'
+    with contextlib.suppress(OSError), os.scandir(folder) as listing:
         entries = list(itertools.islice(listing, ENTRIES_TO_LOOK_AT))
+        has = f'holds {entries[0].name}' if entries else 'is empty'
     looked_for = list(names.values())[:NAMES_TO_LOOK_FOR]
     cause = next(filter(None, (_where(name, folder, entries) for name in looked_for)), None)
     if cause is None:
-        has = f'holds {entries[0].name}' if entries else 'is empty'
         cause = f'the folder {has}, but not {looked_for[0]!r}: name another with data_prefix.img or --data-root DIR'
     return [Finding('no_images', f'not one of the {len(names)} images is in {folder}: {cause}'), *others]
 
@@ -291,17 +293,18 @@ def _unless_none_is_found(findings: list[Finding], names: Mapping[int, str], fol
 def _where(name: str, folder: Path, entries: Sequence[os.DirEntry]) -> str | None:
     """Return where a file is that is not in the folder under its name, and what to do; None if it is not near."""
     parts = [part for part in _with_slashes(name).split('/') if part not in ('', '.')]
+    listed = f'the file_name {name!r}' + (', with slashes in place of its backslashes,' if '\\' in name else '')
     folders = [*folder.absolute().parents, *(Path(entry.path) for entry in entries if entry.is_dir())]
     if (other := next((other for other in folders if _exists(other.joinpath(*parts))), None)) is not None:
-        return f'the file_name {name!r} is the file {other.joinpath(*parts)}: set data_prefix.img to {other}'
+        return f'{listed} is the file {other.joinpath(*parts)}: set data_prefix.img to {other}'
     for length in range(1, len(parts)):
         found = folder.joinpath(*parts[length:])
         if _exists(found):
             prefix = name[: -len('/'.join(parts[length:]))]
-            return f'the file_name {name!r} is the file {found}: take {prefix!r} off each file_name'
+            return f'{listed} is the file {found}: take {prefix!r} off each file_name'
     stem = Path(parts[-1]).stem if parts else ''
     alike = next((entry.name for entry in entries if Path(entry.name).stem == stem), None)
-    return alike and f'the file_name {name!r} is {alike} there, with another extension: correct each file_name'
+    return alike and f'{listed} is {alike} there, with another extension: correct each file_name'
 
 
 def _exists(path: Path) -> bool:
