@@ -23,6 +23,7 @@ KINDS: dict[str, tuple[type, ...]] = {
 WORDS: dict[type, str] = {str: 'a text', bool: 'True or False', int: 'a number', float: 'a number', dict: 'a dict'}
 TRUSTED = ('dataloader', 'evaluator', 'hooks', 'cfg')  # in models and optimizers, annotations mistake texts for numbers
 DICTS = ('dataset', 'sampler', 'batch_sampler', 'collate_fn', 'optimizer', 'sample_set')  # mmengine and we build them
+SEVERAL = ('dataset', 'ann_file')  # a list of them has a sentence of its own, where data sets are looked for
 LISTS_OF_DICTS = ('pipeline', 'datasets', 'metrics', 'vis_backends', 'custom_hooks', 'val_evaluator', 'test_evaluator')
 
 
@@ -45,10 +46,11 @@ def check_kinds(config: Config) -> None:
         above, _, key = place.rpartition('.')
         is_element = key.isdigit() and above.rpartition('.')[2] in LISTS_OF_DICTS
         wants_dict = is_element or key in DICTS or above == 'default_hooks'
-        if wants_dict and isinstance(node, str | int | float | list | tuple):
+        is_several = key in SEVERAL and isinstance(node, list | tuple)
+        if wants_dict and not is_several and isinstance(node, str | int | float | list | tuple):
             raise UsageError(f'{place} is {short(node)}, where a dict is wanted: dict(type=...)')
         kind = node.get('type') if isinstance(node, Mapping) else None
-        if kind is None and wants_dict and node is not None and key != 'sample_set':
+        if kind is None and wants_dict and isinstance(node, Mapping) and key != 'sample_set':
             raise UsageError(f'{place} is {short(node)}, which has no type, the name of its class')
         if isinstance(kind, str):
             check_values(f'{place}.', node, known.get(kind.rpartition('.')[2], []))
@@ -58,8 +60,8 @@ def check_values(prefix: str, node: Mapping, classes: Sequence[type]) -> None:
     """Compare the values of a dict with the annotations of the classes of its type; one of them has to agree."""
     trusted = not prefix or prefix.partition('.')[0].endswith(TRUSTED)
     for key, value in node.items():
-        if key == 'ann_file' and isinstance(value, list):
-            continue  # of several data sets: evaluators.py says how they are scored
+        if key in SEVERAL and isinstance(value, list | tuple):
+            continue
         hints = [annotations(kind).get(key, Any) for kind in classes]
         kinds = [kind for kind in KINDS if any(takes(hint, kind) for hint in hints)]
         if kinds and (trusted or kinds == ['dict']) and not any(fits(value, hint) for hint in hints):
