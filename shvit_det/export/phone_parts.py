@@ -214,9 +214,9 @@ def _check_shape(shape: tuple[int, int], preprocessor: Any) -> None:
 
 
 def _crop(config: Config) -> tuple[int, int]:
-    """Return the size to which a classifier's test pipeline crops."""
-    for step in inference_pipeline(config, needed=False):
-        crop = step.get('crop_size')
+    """Return the size to which a classifier's test pipeline crops, or resizes to a square without cropping."""
+    for step in reversed(inference_pipeline(config, needed=False)):
+        crop = step.get('crop_size', step.get('scale') if isinstance(step.get('scale'), int) else None)
         if crop is not None:
             return (crop, crop) if isinstance(crop, int) else (crop[0], crop[1])
     raise UsageError('the test pipeline of this config crops to no size: name one with --shape H W')

@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import HOOKS, LOOPS, OPTIM_WRAPPERS, RUNNERS, Registry
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.visualization import Visualizer
 
 from ..common.errors import RunError, UsageError
 from ..common.output_paths import check_output_folder
@@ -81,6 +83,7 @@ def built_runner(config: Config, checkpoints: Path | None = None, log: Sequence[
         UsageError: If a folder cannot be written, or settings of the config do not go together.
         RunError: If such settings are found after the first step.
     """
+    visualizers = {kind: dict(kind._instance_dict) for kind in (Visualizer, *subclasses_of(Visualizer))}
     work_dir = Path(config.work_dir).absolute()
     folders = [work_dir] if checkpoints in (None, work_dir) else [work_dir, checkpoints]
     new = [each for folder in folders for each in (folder, *folder.parents) if not each.exists()]
@@ -102,6 +105,8 @@ def built_runner(config: Config, checkpoints: Path | None = None, log: Sequence[
             raise RunError(str(error)) from error  # a UsageError promises that nothing was written
         if ran_first_hooks or getattr(error, 'errno', None) in NO_ROOM:
             raise
+        for kind, instances in visualizers.items():  # one that has just been made writes into a folder that goes now
+            kind._instance_dict = OrderedDict(instances)
         if is_main_process():
             remove_new(folders, new)
             if runner is not None and work_dir not in new:
@@ -114,6 +119,12 @@ def built_runner(config: Config, checkpoints: Path | None = None, log: Sequence[
         if sentence is None:
             raise
         raise UsageError(sentence) from error
+
+
+def subclasses_of(kind: Any) -> Iterator[Any]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from subclasses_of(each)
 
 
 def remove_new(folders: Sequence[Path], new: Sequence[Path]) -> None:

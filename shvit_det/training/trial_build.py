@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from ..common.errors import RunError, UsageError
 from ..configuration.build_errors import parameters_of, refusal_of, unknown_key
-from .build_runner import name_runner
+from .build_runner import name_runner, subclasses_of
 from .settings_check import check_clipping, check_first_steps, check_monitored, check_settings, class_of, hooks_of
 
 NUM_IMAGES = 100_000
@@ -158,12 +158,6 @@ def own_instances() -> Iterator[None]:
     finally:
         for kind in subclasses_of(ManagerMixin):
             kind._instance_dict = before.get(kind, OrderedDict())  # type: ignore[attr-defined]
-
-
-def subclasses_of(kind: Any) -> Iterator[Any]:
-    for each in kind.__subclasses__():
-        yield each
-        yield from subclasses_of(each)
 
 
 def trial_of(kind: type[Runner], model: nn.Module) -> type[Runner]:

@@ -40,7 +40,7 @@ def test_the_classifier_gives_what_mmpretrain_does(tmp_path):
     pytest.importorskip('mmpretrain')
     model, path = trained(CLASSIFIER, tmp_path, dataset_meta=dict(classes=('a', 'b', 'a', 'c', 'd', 'e')))
     part = build_part(CLASSIFIER, path)
-    assert (part.name, part.shape, part.output_names) == ('classifier', (224, 224), ('probabilities',))
+    assert (part.name, part.shape, part.output_names) == ('classifier', (64, 64), ('probabilities',))
     assert part.classes == ('a (0)', 'b', 'a (2)', 'c', 'd', 'e')  # the checkpoint's, each with a name of its own
     image = part.example()
     with torch.no_grad():

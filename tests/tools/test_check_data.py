@@ -268,7 +268,7 @@ def test_real_photographs_have_no_errors(name, tmp_path):
         splits = dict(train='train', val='val', test='val')
         options = ['--cfg-options', *(
             f'{split}_dataloader.dataset.{key}' for split, part in splits.items() for key in (
-                f'ann_file=annotations/instances_{part}.json', 'data_prefix.img=images', 'metainfo.classes=nucleus')
+                f'ann_file=annotations/instances_{part}.json', 'data_prefix.img=images', 'metainfo.classes=[nucleus]')
         ), *(
             f'{split}_evaluator.ann_file={root}/annotations/instances_val.json' for split in ('val', 'test')
         )]  # fmt: skip

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub, MMLogger
@@ -332,7 +333,9 @@ def test_a_hook_that_fails_keeps_its_traceback(config):
 
 
 def test_an_error_of_a_run_before_its_first_step_keeps_its_traceback(config, tmp_path):
+    """The next run of the program gets a visualizer of its own, since the folder of this one is removed."""
     config.work_dir = str(tmp_path / 'run')
+    before = dict(DetLocalVisualizer._instance_dict)
     with pytest.raises(ZeroDivisionError), built_runner(config):
         raise ZeroDivisionError
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [] and DetLocalVisualizer._instance_dict == before
