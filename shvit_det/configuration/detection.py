@@ -57,8 +57,8 @@ class Detection(Task):
         for split in splits:
             if config[f'{split}_cfg'].get('fp16') and not torch.cuda.is_available():
                 raise UsageError(
-                    f'{split}_cfg.fp16 needs a GPU: on a CPU it means bfloat16, of which no evaluator here can compute '
-                    f'scores: leave it out'
+                    f'{split}_cfg.fp16 needs a GPU: on a CPU predictions would be in bfloat16, which evaluators cannot '
+                    f'score: leave it out'
                 )
         heads = dict(class_heads(model))
         for split, dataset, kind in self.datasets(config, splits):

@@ -108,7 +108,7 @@ def _check_one_each(task: Task, config: Config, split: str) -> None:
     if kind is None or not issubclass(kind, ConcatDataset) or loader['dataset'].get('lazy_init'):
         raise UsageError(
             f'{where} scores the data sets of an mmdet.ConcatDataset without lazy_init, but '
-            f'{split}_dataloader.dataset is {loader["dataset"]["type"]}: join them, or name one metric'
+            f'{split}_dataloader.dataset is {loader["dataset"]["type"]}: write such a ConcatDataset, or a single metric'
         )
     prefixes = evaluator.get('dataset_prefixes')
     counts = {
@@ -120,7 +120,7 @@ def _check_one_each(task: Task, config: Config, split: str) -> None:
         told = ', '.join(f'{key} has {count}' for key, count in counts.items())
         raise UsageError(f'{where} needs one metric and one prefix for each data set, in the same order: {told}')
     if repeated := next((prefix for prefix in prefixes if list(prefixes).count(prefix) > 1), None):
-        raise UsageError(f'{split}_evaluator.dataset_prefixes has {repeated!r} twice: name each data set otherwise')
+        raise UsageError(f'{split}_evaluator.dataset_prefixes has {repeated!r} twice: name a prefix for each data set')
     sampler = loader.get('sampler') or {}
     by_default = inspect.signature(task.registered_class(DATA_SAMPLERS, sampler) or object).parameters.get('shuffle')
     if sampler.get('shuffle', by_default and by_default.default):
@@ -139,7 +139,10 @@ def check_evaluators(task: Task, config: Config, splits: Sequence[str]) -> None:
         for place, dataset, is_wrapper in dataset_tree(config, split) if found else ():
             kind = task.dataset_class(dataset) if is_wrapper else None
             if kind is not None and issubclass(kind, RepeatDataset | ClassBalancedDataset):
-                raise UsageError(f'{place} is a {type_of(dataset)}: an image that comes twice cannot be scored')
+                raise UsageError(
+                    f'{place} is a {type_of(dataset)}, and images that are repeated cannot be scored: name the data '
+                    f'set in it alone'
+                )
         for scoring in found:
             _check_files(scoring)
             _check_ground_truth(task, scoring)
@@ -184,7 +187,7 @@ def _check_ground_truth(task: Task, scoring: Scoring) -> None:
             if 'instances' not in packing.get('meta_keys', ()):
                 file = path_within(dataset, dataset.get('ann_file', ''))
                 raise UsageError(
-                    f'{scoring.key} has no ann_file, and the pipeline of {place} hands over no ground truth: '
+                    f'{scoring.key} has no ann_file, and the pipeline of {place} passes no annotations to it: '
                     f'{pasteable({f"{scoring.key}.ann_file": file})}, or add "instances" to meta_keys of PackDetInputs'
                 )
 
@@ -229,7 +232,10 @@ def format_results(task: Task, config: Config, folder: Path) -> list[Path]:
     found = scorings(task, config, 'test')
     others = [each for each in found if not each.is_coco and not issubclass(each.kind or object, DumpResults)]
     if any(each.name for each in others):
-        raise UsageError(f'--format-only writes the files of CocoMetric, and {others[0].key} is none: leave it out')
+        raise UsageError(
+            f'--format-only writes the files of CocoMetric, and {others[0].key} is another metric: leave out the '
+            f'option or this metric'
+        )
     _remove(config, others)
     found = [each for each in found if each.is_coco]
     ends = [f'_{each.name or number}'.replace('/', '_') if len(found) > 1 else '' for number, each in enumerate(found)]

@@ -89,4 +89,4 @@ def dotted_name(kind: Any) -> str:
         name = '.'.join([*packages[:length], kind.__qualname__])
         if get_object_from_string(name) is kind:
             return name
-    raise UsageError(f'type={kind.__qualname__} cannot be imported from anywhere: put it into a module of its own')
+    raise UsageError(f'type={kind.__qualname__} cannot be imported by its name: define it at the top level of a module')

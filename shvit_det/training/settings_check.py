@@ -246,7 +246,7 @@ def check_first_steps(schedulers: Any, part: str = 'param_scheduler') -> None:
             for _ in range(3):
                 each.step()
         except (ArithmeticError, TypeError, ValueError) as error:
-            raise UsageError(f'{part}.{key} ({type(each).__name__}) cannot be followed: {error}') from error
+            raise UsageError(f'{part}.{key} ({type(each).__name__}) fails in its first steps: {error}') from error
 
 
 def check_monitored(config: Config, evaluator: Evaluator) -> None:

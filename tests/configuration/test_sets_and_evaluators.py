@@ -264,7 +264,7 @@ def test_metrics_of_one_name_may_score_different_things(data, task):
         (dataset('val'), each('val'), ['ConcatDataset', 'val_dataloader.dataset is CocoDataset']),
         (several('val', lazy_init=True), each('val'), ['without lazy_init']),
         (dict(several('val'), type='mmengine.ConcatDataset'), each('val'), ['mmdet.ConcatDataset']),
-        (dict(type='RepeatDataset', times=2, dataset=dataset('val')), metric(), ['RepeatDataset', 'twice']),
+        (dict(type='RepeatDataset', times=2, dataset=dataset('val')), metric(), ['RepeatDataset', 'repeated']),
         (
             several('val') | dict(datasets=[dict(type='RepeatDataset', times=2, dataset=dataset('val'))]),
             each('val'),

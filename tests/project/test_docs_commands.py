@@ -50,6 +50,9 @@ TESTED = {
         'tools/test_check_data.py::test_faults_are_listed_and_a_cleaned_copy_trains'
     ),
     r'python tools/train\.py CONFIG( --resume.*)?$': 'tools/test_tools.py::test_training_resumes_where_it_ended',
+    r'python tools/train\.py CONFIG --cfg-options train_cfg\.max_epochs=3': (
+        'tools/test_tools.py::test_interrupting_leaves_the_last_checkpoint_and_says_how_to_go_on'
+    ),
     r'python tools/train\.py configs/mask_rcnn_shvit_s1_sample\.py --seed': (
         'tools/test_tools.py::test_training_draws_the_sample_set_and_leaves_checkpoints_table_and_curves'
     ),

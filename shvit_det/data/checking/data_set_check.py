@@ -249,7 +249,7 @@ def write_copy(checked: CheckedSet, cleaned: Cleaned | None, target: Path) -> tu
         why = 'it cannot be read' if checked.content is None else 'its dataset reads it in a way of its own'
         return f'{annotations}: cannot be cleaned, because {why}', False
     errors = errors_among(cleaned.left)
-    still_wrong = f'; left for a hand: {as_phrase(count_by_kind(errors))}' if errors else ''
+    still_wrong = f'; to be repaired by hand: {as_phrase(count_by_kind(errors))}' if errors else ''
     if not cleaned.is_changed:
         return f'{annotations}: nothing to repair{still_wrong}', False
     try:
