@@ -126,7 +126,8 @@ def format_element(value: Any) -> str:
         left, right = '[]' if isinstance(value, list) else '()'
         return left + ', '.join(map(format_element, value)) + right
     if isinstance(value, str):
-        return value if is_parsed_as(f'[{value}]', [value]) else in_quotes(value, '"')
+        opens = value.startswith(("'", '"'))  # quotes, which the next element might close
+        return value if not opens and is_parsed_as(f'[{value}]', [value]) else in_quotes(value, '"')
     assert value is None or isinstance(value, int | float), value  # the only other kinds that parse_value returns
     return str(value)
 

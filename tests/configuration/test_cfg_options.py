@@ -6,7 +6,7 @@ import shlex
 import subprocess
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from mmengine.config import Config, DictAction
 from paths import ROOT
@@ -102,6 +102,7 @@ def test_lists_are_read_as_mmengine_reads_them(value, around):
         assert equal(parse_value(around.format(text)), value)
 
 
+@example(["'", ["'"]])
 @given(VALUES)
 def test_every_value_can_be_written(value):
     assert equal(parse_value(format_value(value)), value)
