@@ -121,7 +121,7 @@ def media(
     if not found:
         raise UsageError(f'{if_none}{left_out and f"; it has {left_out}"}')
     if left_out:
-        print_log(f'{name}: left out are {left_out}', 'current', logging.WARNING)
+        print_log(f'{name}: not predicted: {left_out}', 'current', logging.WARNING)
     return sorted(map(str, found))
 
 

@@ -59,9 +59,9 @@ def test_what_is_left_out_is_counted(files, log):
     found = [item.path.name for item in find_inputs(['a'])]
     assert found == ['anim.gif', 'clip.mp4', 'photo.HEIC', 'x.jpg', 'x.png', 'y.JPG']
     others = "1 .nef, 2 .txt, 1 without an ending, and what is in its folders, for which you can name 'a/**/*'"
-    assert f'a: left out are {others}' in log.text
+    assert f'a: not predicted: {others}' in log.text
     log.clear()
-    assert len(find_inputs(['a/*'])) == 6 and f'a/*: left out are {others}' in log.text
+    assert len(find_inputs(['a/*'])) == 6 and f'a/*: not predicted: {others}' in log.text
     log.clear()
     found = [item.path.name for item in find_inputs(['a/*.NEF', '**/*.txt'])]
     assert found == ['raw.NEF', 'more.txt', 'notes.txt'] and log.text == ''
