@@ -222,7 +222,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
     'classes, words',
     [
         (['wolf'], ['none of the classes', 'wolf', 'cat', 'metainfo']),
-        (['cat', 'wolf'], ['1 of the 2 classes', 'wolf']),
+        (['cat', 'wolf'], ['1 of the 2 classes', 'wolf', 'add them to its categories']),
         (['dog', 'cat'], ['another order', 'dog, cat', 'cat, dog']),
     ],
 )

@@ -98,7 +98,8 @@ def _class_fault(content: Mapping[str, Any], classes: Sequence[str], path: Path)
     if missing:
         return (
             f'{len(missing)} of the {len(classes)} classes of the config are no category of {path} '
-            f'({_first(missing)}): set metainfo=dict(classes=...) of the datasets to the names in the file'
+            f'({_first(missing)}): if only this file lacks them, add them to its categories, in the order of the '
+            f'classes; else set metainfo=dict(classes=...) of all datasets to the names in the file'
         )
     ordered = [name for name in in_file if name in classes]
     if ordered != list(classes):
