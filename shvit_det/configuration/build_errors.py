@@ -164,6 +164,9 @@ def innermost(
     dicts = list(dicts_in(tree, part))
     for frame in reversed(built):
         cfg, kind = frame.f_locals['cfg'], class_built_in(frame)
+        if not isinstance(cfg, Mapping):  # a text where a dict is wanted, for instance
+            place = next((place for place, value in values_in(tree, part) if value == cfg), part)
+            return place, cfg, None
         if alike := [(place, node) for place, node in dicts if type_of(node) == type_of(cfg)]:
             return (*max(alike, key=lambda each: likeness(cfg, each[1])), kind)
     if built:  # of a dict that a class made of its own arguments

@@ -16,7 +16,7 @@ from torch import nn
 
 from shvit_det import UsageError
 from shvit_det.configuration.build_errors import refusal_of
-from shvit_det.configuration.detection import coco_table
+from shvit_det.configuration.detection import Detection, coco_table
 from shvit_det.configuration.detector_or_classifier import task_of
 from shvit_det.configuration.reading import load_config, splits_of
 from shvit_det.training.build_runner import built_runner
@@ -313,6 +313,13 @@ def test_nothing_is_changed_written_or_left_behind(config, tmp_path):
     assert [dict(kind._instance_dict) for kind in kinds] == before
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize('part, value', [('backbone', 's1'), ('neck', 3)])
+def test_a_part_of_a_model_that_is_no_dict_is_named(part, value, config):
+    config.model[part] = value
+    with pytest.raises(UsageError, match=rf'model\.{part} is {value!r}: TypeError: cfg should be a dict'):
+        Detection().build(config)
 
 
 def test_an_error_that_no_value_of_the_config_explains_keeps_its_traceback(config):
