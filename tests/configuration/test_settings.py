@@ -6,6 +6,7 @@ import shutil
 import socket
 import tempfile
 import time
+from collections import Counter
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -365,7 +366,7 @@ def test_classes_become_names_that_lead_back_to_them(tmp_path):
         nn.BatchNorm2d: 'BN',
         nn.ReLU: 'ReLU',
         nms: 'nms',
-        Path: 'pathlib.Path',
+        Counter: 'collections.Counter',
     }
     assert {kind: type_name(kind) for kind in names} == names  # those that configs of text have, where there are any
     assert type_name(L1Loss, 'mmdet') == 'L1Loss' and type_name(SHViTRunner) == 'shvit_det.SHViTRunner'
