@@ -95,8 +95,8 @@ def evaluate(
     if exported is None:
         content = check_checkpoint(checked, checkpoint)
         task.check_checkpoint_classes(config, content, checkpoint, ('test',))
-    task.check_model(config, checked, ('test',))
     check_parts(config, checked, ('test',))
+    task.check_model(config, checked, ('test',))
     task.check_data(config, checked, ('test',))
 
     with built_runner(config, log=log) as runner:

@@ -204,8 +204,8 @@ def check_before_training(
     task = task_of(config)
     config.setdefault('default_scope', task.scope)
     model = task.build(config)
-    task.check_model(config, model, splits)
     check_parts(config, model, splits)
+    task.check_model(config, model, splits)
     lines, content = [], None
     found = checkpoint_to_resume(config, location, model, resume)
     if found is None and config.get('resume'):
