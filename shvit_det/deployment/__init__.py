@@ -14,7 +14,7 @@ from ..models.backbone import SHViT
 from ..models.neck import SHViTFPN
 from ..models.unmodified import is_unmodified
 from .backbone import FusedSHViT
-from .backends.choice import Backend, say_if_slow
+from .backends.backend_choice import Backend, say_if_slow
 from .backends.deployed_layer import DeployedLayer, layer_backends, refuse_training
 from .compilation import compile_parts
 from .inference_copy import copied_for_inference

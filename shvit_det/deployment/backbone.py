@@ -10,7 +10,7 @@ from ..kernels.execution_plan import CannotPlanError, ExecutionPlan, PlanCache
 from ..models.backbone import SHViT
 from ..models.layers import Block, Downsample, PatchEmbed, Stage
 from ..models.unmodified import has_any_global_hook, is_unmodified
-from .backends.choice import Backend
+from .backends.backend_choice import Backend
 from .backends.deployed_layer import (
     ConstantWeights,
     DeployedLayer,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._dynamo.callback import callback_handler
 from torch.utils._pytree import tree_leaves
 
-from .backends.choice import Backend
+from .backends.backend_choice import Backend
 from .backends.deployed_layer import WeightChanges, layer_backends
 from .precision import call_without_autocast
 

@@ -17,7 +17,7 @@ from ..kernels.packed_weights import PackedWeights, pack_norm
 from ..models.batch_norm_folding import folded_weights
 from ..models.layers import ConvNorm, FeedForward, PatchMerging, Residual, SingleHeadAttention, SqueezeExcite
 from ..models.unmodified import is_unmodified
-from .backends.choice import Backend
+from .backends.backend_choice import Backend
 from .backends.convolutions import FusedConv, FusedPointwiseConv
 from .backends.deployed_layer import DeployedLayer, cast, own_kernels
 from .layer_replacement import fused_conv, is_pointwise, is_simple

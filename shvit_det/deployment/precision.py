@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.pyramid import FeaturePyramid
-from .backends.choice import HALF
+from .backends.backend_choice import HALF
 
 
 def floats_as(value: Any, dtype: torch.dtype) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..compat.mmcv_ops.roi_average import roi_average
 from ..kernels.functions import Kernels
 from ..models.unmodified import is_unmodified
-from .backends.choice import HALF, Backend
+from .backends.backend_choice import HALF, Backend
 from .backends.deployed_layer import DeployedLayer, own_kernels, runs_eagerly
 from .layer_replacement import replaces_methods
 

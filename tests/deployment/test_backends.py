@@ -11,8 +11,8 @@ from paths import ROOT
 
 from shvit_det import deploy, kernels
 from shvit_det.deployment import layer_backends
-from shvit_det.deployment.backends import choice as backends
-from shvit_det.deployment.backends.choice import (
+from shvit_det.deployment.backends import backend_choice as backends
+from shvit_det.deployment.backends.backend_choice import (
     OPERATIONS,
     Backend,
     Choice,

@@ -15,7 +15,7 @@ from torchvision.ops import box_iou
 from shvit_det import SHViT, SHViTFPN, UsageError, deploy, kernels
 from shvit_det.common.dependencies import release
 from shvit_det.deployment import is_deployed
-from shvit_det.deployment.backends import choice as backends
+from shvit_det.deployment.backends import backend_choice as backends
 from shvit_det.deployment.backends.deployed_layer import WeightedLayer
 from shvit_det.deployment.compilation import compile_parts
 from shvit_det.deployment.rpn import ComposedRPNConv

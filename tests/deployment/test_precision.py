@@ -30,7 +30,7 @@ def form(request, monkeypatch):
     if request.param != 'own kernels':
         monkeypatch.setattr(kernels, 'load', lambda: None)
     if request.param == 'plain':
-        monkeypatch.setattr('shvit_det.deployment.backends.choice._onednn', lambda: ((), ()))
+        monkeypatch.setattr('shvit_det.deployment.backends.backend_choice._onednn', lambda: ((), ()))
 
 
 def rois(count=300):

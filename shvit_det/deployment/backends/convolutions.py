@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from ...kernels.functions import FEW_CHANNELS
 from ...kernels.packed_weights import PackedWeights, pack_convolution, pack_depthwise, pack_transposed
-from .choice import Backend
+from .backend_choice import Backend
 from .deployed_layer import WeightedLayer, cast, own_kernels, to_nchw, to_nhwc
 
 # A ReLU as oneDNN's operations take it: theirs turns NaN into zero, a slope that rounding takes away keeps NaN.

@@ -16,7 +16,7 @@ from ...common.errors import UsageError
 from ...kernels.execution_plan import CannotPlanError, PlannedMap
 from ...kernels.functions import Kernels
 from ...kernels.packed_weights import PackedWeights, pack_convolution
-from .choice import Backend, Choice, Processor, choose_backend, say_if_slow, this_processor
+from .backend_choice import Backend, Choice, Processor, choose_backend, say_if_slow, this_processor
 
 Value = TypeVar('Value')
 
