@@ -5,6 +5,7 @@ names the run, so that nothing is taken from another one that used the same work
 """
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from numbers import Real
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ..common.atomic_files import write_text
@@ -46,7 +48,13 @@ def _read(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     if not path.is_file():
         return {}
-    record: dict[str, Any] = json.loads(path.read_text(encoding='utf-8'))
+    try:
+        record: Any = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        print_log(f'{path} is damaged: the scores of earlier evaluations are not known', 'current', logging.WARNING)
+        return {}
     return record
 
 

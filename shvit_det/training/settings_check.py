@@ -202,7 +202,7 @@ def check_hooks(config: Config) -> None:
                 raise UsageError(unknown_key(place, name, kind.__name__, own))
 
 
-def check_kinds(config: Config, splits: Sequence[str]) -> None:
+def check_texts(config: Config, splits: Sequence[str]) -> None:
     """Check that no text stands where a schedule, a hook or a transform takes numbers, which it may notice much later.
 
     Raises:
@@ -229,7 +229,7 @@ def check_settings(config: Config, splits: Sequence[str]) -> None:
     check_values(config, splits)
     check_names(config, splits)
     check_hooks(config)
-    check_kinds(config, splits)
+    check_texts(config, splits)
 
 
 def check_first_steps(schedulers: Any, part: str = 'param_scheduler') -> None:

@@ -8,6 +8,7 @@ from mmengine.hooks import CheckpointHook
 from shvit_det import BFloat16OptimWrapper
 from shvit_det.training.curves import loss_curves, plot_curves, score_curves
 from shvit_det.training.resuming import last_checkpoint
+from shvit_det.training.scores import last_run, read_scores
 
 
 def evaluations(*scores: dict) -> list[dict]:
@@ -77,3 +78,10 @@ def test_the_last_checkpoint_is_found_where_the_folder_was_moved_to(tmp_path):
     assert last_checkpoint(tmp_path) is None
     (tmp_path / 'epoch_3.pth').touch()
     assert last_checkpoint(tmp_path) == tmp_path / 'epoch_3.pth'
+
+
+@pytest.mark.parametrize('content', [b'', b'{"run": "a", "eval', b'[]', b'\xff\xfe'])
+def test_a_damaged_file_of_scores_is_named_and_ends_nothing(content, tmp_path, log):
+    (tmp_path / 'scores.json').write_bytes(content)
+    assert last_run(tmp_path) is None and read_scores([tmp_path], 'a') == []
+    assert 'scores.json is damaged' in log.text
