@@ -229,8 +229,8 @@ def test_a_flipped_bit_in_an_archive_is_found(state, backbone, tmp_path):
 
 @pytest.mark.filterwarnings('ignore:Detected pickle protocol')
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
-@given(data=st.data())
-def test_no_damage_ends_in_anything_but_a_sentence(data, tmp_path_factory):
+@given(damage=st.lists(st.tuples(st.integers(0, 2**20), st.integers(0, 255)), min_size=1, max_size=4))
+def test_no_damage_ends_in_anything_but_a_sentence(damage, tmp_path_factory):
     folder = tmp_path_factory.mktemp('damaged')
     for form in (True, False, None):
         path = folder / f'{form}.pth'
@@ -240,8 +240,9 @@ def test_no_damage_ends_in_anything_but_a_sentence(data, tmp_path_factory):
         else:
             torch.save(mmdet2(state), path, _use_new_zipfile_serialization=form)
         content = bytearray(path.read_bytes())
-        for _ in range(data.draw(st.integers(1, 4))):
-            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+        for place, value in damage:
+            # torch's old format writes addresses into the file, so its length differs from run to run.
+            content[place % len(content)] = value
         path.write_bytes(content)
         try:
             read_content(path)
