@@ -5,16 +5,10 @@
 
 #pragma once
 
+#include "interface.hpp"
 #include "numbers.hpp"
 
 namespace shvit {
-
-// One of the maps that regions are on.
-struct Level {
-    const void* map;
-    Size height, width;
-    float scale;  // of the map, over that of the regions
-};
 
 // What the pixels along one axis weigh in the bins of a region: `counts[bin]` pixels from `firsts[bin]` on.
 struct Axis {
