@@ -74,6 +74,20 @@ def target_machine(compiler: str) -> str:
     return {'amd64': 'x86_64', 'arm64': 'aarch64'}.get(machine, machine)
 
 
+def machine_of_libraries() -> str:
+    """Return the kind of machine that libraries are compiled for: that of the compiler.
+
+    Raises:
+        CannotBuildError: If there is no compiler, or no kernels for its machines, or this system is no Linux.
+    """
+    if not sys.platform.startswith('linux'):
+        raise CannotBuildError('they are compiled on Linux only')
+    machine = target_machine(find_compiler()[0])
+    if machine not in INSTRUCTION_SETS:
+        raise CannotBuildError(f'there are none for {machine}, only for {" and ".join(INSTRUCTION_SETS)}')
+    return machine
+
+
 def compile_commands(
     compiler: Sequence[str], name: str, digest: str, flags: Sequence[str], library: Path
 ) -> list[list[str]]:
@@ -97,13 +111,7 @@ def build_libraries(folder: Path = FOLDER) -> list[Path]:
     Raises:
         CannotBuildError: If there is no compiler, or it fails, or the machine is of another kind or no Linux.
     """
-    if not sys.platform.startswith('linux'):
-        raise CannotBuildError('they are compiled on Linux only')
-    compiler = find_compiler()
-    machine = target_machine(compiler[0])
-    if machine not in INSTRUCTION_SETS:
-        raise CannotBuildError(f'there are none for {machine}, only for {" and ".join(INSTRUCTION_SETS)}')
-    sets = INSTRUCTION_SETS[machine]
+    sets, compiler = INSTRUCTION_SETS[machine_of_libraries()], find_compiler()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:

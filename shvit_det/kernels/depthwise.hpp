@@ -63,16 +63,14 @@ struct Depthwise : Layer<Type> {
             for (int i = 0; i < KERNEL; ++i) {
                 Vector taps[KERNEL];
 #pragma GCC unroll 3
-                for (int j = 0; j < KERNEL; ++j)
-                    taps[j] = load(weights + (i * KERNEL + j) * channels + c, some);
+                for (int j = 0; j < KERNEL; ++j) taps[j] = load(weights + (i * KERNEL + j) * channels + c, some);
 #pragma GCC unroll 9
                 for (int j = 0; j < COLUMNS; ++j) {
                     const Vector value = Type::load(from[i][j] + c, some);
 #pragma GCC unroll 4
                     for (int position = 0; position < COUNT; ++position) {
                         const int tap = j - position * STRIDE;
-                        if (tap >= 0 && tap < KERNEL)
-                            sums[position] = fused(value, taps[tap], sums[position]);
+                        if (tap >= 0 && tap < KERNEL) sums[position] = fused(value, taps[tap], sums[position]);
                     }
                 }
             }

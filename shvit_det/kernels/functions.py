@@ -14,20 +14,25 @@ from .steps import TYPES, Level, Step, StepKind, make_step
 
 NO_MEMORY = 'not enough memory for the kernels'
 WINOGRAD_MEMORY = 14 << 20  # bytes for what a transposed convolution computes at once
+# Instruction sets without products of bfloat16, where such numbers are made float32 in the innermost loop: avx2 was
+# measured 1.2 times slower than float32, neon never. With the registers of avx512 it is as fast.
+SLOW_BFLOAT16 = ('avx2', 'neon')
 FEW_CHANNELS = 4  # of an image, which a kernel brings into NHWC: torch takes longer
 
 
 class Kernels:
     """What a library computes, on as many threads as torch has.
 
-    Inputs are (B, C, H, W), brought into NHWC if they lie otherwise, in one of :attr:`dtypes`; so are the results. Given a :class:`PlannedMap` input, a function computes nothing, but adds itself to the
-    plan and returns the planned result.
+    Inputs are (B, C, H, W), brought into NHWC if they lie otherwise, in one of :attr:`dtypes`; so are the results.
+    Given a :class:`PlannedMap` input, a function computes nothing, but adds itself to the plan and returns the planned
+    result.
 
     Attributes:
         instruction_set: Which of those in building.py the library is compiled for.
         sources: What tells one version of its sources from another.
         panel: The width of a panel of packed weights, in output channels.
         dtypes: The data types of its inputs.
+        fast_dtypes: Those that take no longer than float32.
     """
 
     def __init__(self, library: ctypes.CDLL, instruction_set: str) -> None:
@@ -51,6 +56,7 @@ class Kernels:
         self.sources = library.shvit_sources().decode()
         self.panel = library.shvit_panel()
         self.dtypes = TYPES
+        self.fast_dtypes = TYPES[:1] if instruction_set in SLOW_BFLOAT16 else TYPES
 
     def run(self, steps: Any, count: int, addresses: Sequence[int | None]) -> None:
         """Compute a step, or an array of ``count`` one after the other, on maps at these addresses.

@@ -1,12 +1,15 @@
-// Layers for inference on a CPU, of maps that lie in memory as NHWC. This file is compiled once for each instruction set.
+// Layers for inference on a CPU, of maps that lie in memory as NHWC. This file is compiled once for each instruction
+// set.
 //
-// Weights come packed in panels of PANEL output channels, (panels, kernel rows, kernel columns, channels, PANEL), and for
-// bfloat16 in pairs of channels, (panels, ..., channels / 2, PANEL, 2); biases are float32 and padded to whole panels.
+// Weights come packed in panels of PANEL output channels, (panels, kernel rows, kernel columns, channels, PANEL), and
+// for bfloat16 in pairs of channels, (panels, ..., channels / 2, PANEL, 2); biases are float32 and padded to whole
+// panels.
 
 #include "attention.hpp"
 #include "convolution.hpp"
 #include "depthwise.hpp"
 #include "image.hpp"
+#include "interface.hpp"
 #include "linear.hpp"
 #include "roi_align.hpp"
 #include "squeeze_excite.hpp"
@@ -14,34 +17,6 @@
 #include "winograd.hpp"
 
 namespace shvit {
-
-enum Kind : int {
-    CONVOLVE,
-    TRANSPOSED,
-    LINEAR,
-    FEED_FORWARD,
-    ATTENTION,
-    DEPTHWISE,
-    WINOGRAD,
-    SQUEEZE_EXCITE,
-    INTERLEAVE,
-    TRANSPOSED_WINOGRAD,
-};
-
-// One layer: its kind, the shapes of the maps, where they are in the list of maps, its weights.
-struct Step {
-    int kind, bfloat16, relu, planar;
-    int joined;  // whether the next step takes its rows as they are computed
-    float epsilon;
-    Size batch, height, width, channels, out_height, out_width, out_channels;
-    Size kernel, stride, padding;
-    Size hidden;            // channels: inside a feed-forward layer or squeeze-excite; that attend
-    Size query;             // channels of a query and of a key
-    Size x, residual, out;  // maps; -1 if there is no residual
-    Size own, own_bytes;    // memory for what is in between, if the step wants it given: a further map
-    const void* weights[3];
-    const float* biases[3];
-};
 
 template <class Type>
 class Run {
@@ -202,14 +177,11 @@ class Run {
 
 }  // namespace shvit
 
-#define EXPORTED __attribute__((visibility("default")))
-
 extern "C" {
 
-EXPORTED int shvit_panel() { return shvit::PANEL; }
+int shvit_panel() { return shvit::PANEL; }
 
-// Computes steps one after the other, all of one type; returns 1 if there is not enough memory, otherwise 0.
-EXPORTED int shvit_run(const shvit::Step* steps, shvit::Size count, void* const* maps, int threads) {
+int shvit_run(const shvit::Step* steps, shvit::Size count, void* const* maps, int threads) {
     try {
         for (const shvit::Step *step = steps, *end = steps + count; step < end;)
             step = step->bfloat16 ? shvit::Run<shvit::BFloat16>(maps, threads)(step)
@@ -220,12 +192,9 @@ EXPORTED int shvit_run(const shvit::Step* steps, shvit::Size count, void* const*
     return 0;
 }
 
-// Pools regions, each from its level, into (count, out_height, out_width, channels), or with the channels before the
-// bins if planar; returns 1 if there is not enough memory, otherwise 0.
-EXPORTED int shvit_roi_align(int bfloat16, const shvit::Level* levels, shvit::Size num_levels, const int64_t* level_of,
-                             const float* regions, shvit::Size count, shvit::Size channels, shvit::Size out_height,
-                             shvit::Size out_width, shvit::Size ratio, int aligned, int planar, void* out,
-                             int threads) {
+int shvit_roi_align(int bfloat16, const shvit::Level* levels, shvit::Size num_levels, const int64_t* level_of,
+                    const float* regions, shvit::Size count, shvit::Size channels, shvit::Size out_height,
+                    shvit::Size out_width, shvit::Size ratio, int aligned, int planar, void* out, int threads) {
     const auto run = [&](auto type) {
         using Type = decltype(type);
         const shvit::RoIAlign<Type> layer{levels,     level_of,  regions, count,        channels,

@@ -29,9 +29,7 @@ struct BFloat16 {
     static constexpr int MOST_ROWS = Float32::MOST_ROWS - 2;  // registers for both channels of a pair in float32
 #endif
 
-    static Vector load(const uint16_t* p, Lanes some) {
-        return bits_as<Vector>(widen(shvit::load(p, some)) << 16);
-    }
+    static Vector load(const uint16_t* p, Lanes some) { return bits_as<Vector>(widen(shvit::load(p, some)) << 16); }
 
     static void store(uint16_t* p, Lanes some, Vector v) { shvit::store(p, some, rounded(v)); }
 

@@ -1,5 +1,7 @@
-// Asks the processor whether it has the instruction set that the kernels beside this file are compiled for. Compiled for
+// Asks the processor whether it has the instruction set that the kernels are compiled for. This file is compiled for
 // any processor of its kind, since it runs before the answer is known.
+
+#include "interface.hpp"
 
 #if defined(__aarch64__)
 #include <sys/auxv.h>
@@ -8,10 +10,7 @@
 #endif
 #endif
 
-#define EXPORTED extern "C" __attribute__((visibility("default")))
-
-// 1 if the kernels of this library run on this processor and system, otherwise 0.
-EXPORTED int shvit_runs_here() {
+int shvit_runs_here() {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
@@ -33,5 +32,4 @@ EXPORTED int shvit_runs_here() {
 #endif
 }
 
-// Which sources the library is made from.
-EXPORTED const char* shvit_sources() { return SHVIT_SOURCES; }
+const char* shvit_sources() { return SHVIT_SOURCES; }

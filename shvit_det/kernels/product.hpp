@@ -9,8 +9,8 @@
 
 namespace shvit {
 
-constexpr int AHEAD = 8;       // steps of a product by which weights are fetched before they are used
-constexpr int SHARING = 3;     // positions that are reached from one address: with one for each, registers run out
+constexpr int AHEAD = 8;    // steps of a product by which weights are fetched before they are used
+constexpr int SHARING = 3;  // positions that are reached from one address: with one for each, registers run out
 
 // What is done with sums before they are written.
 template <class Type>
@@ -21,8 +21,8 @@ struct Finish {
     bool relu;
 };
 
-// A product: ROWS positions of the result and the first CHANNELS of a panel, in whole vectors and maybe half a one, which
-// takes half the time.
+// A product: ROWS positions of the result and the first CHANNELS of a panel, in whole vectors and maybe half a one,
+// which takes half the time.
 template <class Type, int CHANNELS, int ROWS>
 void product(const typename Type::Number* x, Size x_step,                  // first position; to the next one
              const typename Type::Number* weights,                         // of the panel

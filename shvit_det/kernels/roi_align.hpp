@@ -7,17 +7,11 @@
 
 #include <cmath>
 
+#include "interface.hpp"
 #include "memory.hpp"
 #include "numbers.hpp"
 
 namespace shvit {
-
-// One of the maps that regions are on.
-struct Level {
-    const void* map;
-    Size height, width;
-    float scale;  // of the map, over that of the regions
-};
 
 // What the pixels along one axis weigh in the bins of a region: `counts[bin]` pixels from `firsts[bin]` on.
 struct Axis {
@@ -130,8 +124,7 @@ struct RoIAlign {
                 if (share == 0) continue;  // between two samples, whatever the pixel holds
                 const Vector weight = all(share);
 #pragma GCC unroll 16
-                for (int v = 0; v < VECTORS; ++v)
-                    sums[v] = fused(Type::load(pixel + v * LANES, some), weight, sums[v]);
+                for (int v = 0; v < VECTORS; ++v) sums[v] = fused(Type::load(pixel + v * LANES, some), weight, sums[v]);
             }
         }
 #pragma GCC unroll 16

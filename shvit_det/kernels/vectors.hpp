@@ -185,8 +185,8 @@ inline float largest_of(Vector v) {
 
 // e to the power of x for x <= 0, to about the rounding of float32: a power of two times a polynomial.
 inline Vector exponential(Vector x) {
-    const Vector shift = all(12582912.0f);             // 1.5 * 2^23: adding it rounds to whole numbers
-    const Vector least = maximum(all(-88), x);         // below, results are less than what float32 has; NaN stays
+    const Vector shift = all(12582912.0f);      // 1.5 * 2^23: adding it rounds to whole numbers
+    const Vector least = maximum(all(-88), x);  // below, results are less than what float32 has; NaN stays
     const Vector power = fused(least, all(1.442695041f), shift) - shift;
     Vector rest = fused_minus(power, all(0.693359375f), least);  // ln 2 in two parts, the first one exact
     rest = fused_minus(power, all(-2.12194440e-4f), rest);
