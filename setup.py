@@ -1,21 +1,44 @@
-"""What setup.cfg cannot say: a wheel carries files in ``shvit_det/.mim`` that stand beside the package in a checkout.
+"""What setup.cfg cannot say: kernels are compiled, and a wheel carries files that in a checkout stand beside the package.
 
-mim looks there for configs, tools and the index of models, ``_base_ = 'shvit_det::...'`` for configs, the doctor for
-the tested releases.
+mim looks for configs, tools and the index of models in ``shvit_det/.mim``, ``_base_ = 'shvit_det::...'`` for configs,
+the doctor for the tested releases. Without a C++ compiler the package is installed without kernels.
 """
 
+import importlib.util
 import shutil
+import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Distribution, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
+KERNELS = Path('shvit_det', 'kernels')
+
+# By its path, since the package itself needs torch, which is not there when it is built.
+spec = importlib.util.spec_from_file_location('building', ROOT / KERNELS / 'building.py')
+building = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(building)
 
 
-class BuildWithConfigs(build_py):
+def can_compile() -> bool:
+    """Return whether kernels will be compiled, so that the wheel is for one kind of machine."""
+    try:
+        return bool(building.machine_of_libraries())
+    except building.CannotBuildError as error:
+        print(f'no kernels are compiled, deployed models will be slower: {error}', file=sys.stderr)
+        return False
+
+
+class BuildPackage(build_py):
     def run(self) -> None:
         super().run()
+        if COMPILES:
+            try:
+                building.build_libraries(ROOT / KERNELS if self.editable_mode else Path(self.build_lib) / KERNELS)
+            except building.CannotBuildError as error:
+                print(f'no kernels were compiled, deployed models will be slower: {error}', file=sys.stderr)
         if self.editable_mode:  # the checkout is the package then, and these files are found beside it
             return
         carried = Path(self.build_lib) / 'shvit_det' / '.mim'
@@ -29,4 +52,17 @@ class BuildWithConfigs(build_py):
             shutil.copy(tool, carried / 'tools')
 
 
-setup(cmdclass={'build_py': BuildWithConfigs})
+class WheelForAnyPython(bdist_wheel):
+    """The libraries have a C interface: a wheel with them is for one kind of machine, and for any Python."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return ('py3', 'none', super().get_tag()[2])
+
+
+class WithKernels(Distribution):
+    def has_ext_modules(self) -> bool:
+        return COMPILES
+
+
+COMPILES = can_compile()
+setup(cmdclass={'build_py': BuildPackage, 'bdist_wheel': WheelForAnyPython}, distclass=WithKernels)

@@ -21,6 +21,7 @@ CHECKS: dict[str, Callable[[Mapping[str, Outcome]], Iterable[Finding]]] = {
     'mmpretrain.models': packages.check_transformers,
     'shvit_det': use.check_import,
     'mmcv ops': use.check_ops,
+    'CPU kernels': use.check_kernels,
     'mmdet:: bases': partial(use.check_step, 'mmdet:: bases', 'bases', 'are found', ('mmengine', 'mmdet')),
     'resuming': partial(use.check_step, 'resuming', 'resume', 'checkpoints of runs load', ('numpy', 'mmengine')),
     'GPU': machine.check_gpu,

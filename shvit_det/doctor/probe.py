@@ -132,6 +132,19 @@ def ops_facts() -> dict[str, Any]:
     return facts
 
 
+def kernels_facts() -> dict[str, Any]:
+    """Find the kernels that deployed models use on this processor."""
+    from shvit_det.kernels import loading
+
+    switch = os.environ.get(loading.SWITCH, loading.ON)
+    if switch == loading.OFF:
+        return {'instruction_set': '', 'reason': f'turned off by {loading.SWITCH}=0'}
+    try:
+        return {'instruction_set': loading.find_kernels(switch).instruction_set, 'reason': ''}
+    except loading.CannotLoadError as error:
+        return {'instruction_set': '', 'reason': one_line(error)}
+
+
 def bases_facts() -> dict[str, Any]:
     """Read a config that inherits from mmdet's, as all of ours do."""
     from mmengine.config import Config
@@ -184,6 +197,7 @@ STEPS: dict[str, Callable[[], dict[str, Any]]] = {
     'gpu': gpu_facts,
     'shvit_det': shvit_det_facts,
     'ops': ops_facts,
+    'kernels': kernels_facts,
     'bases': bases_facts,
     'resume': resume_facts,
     'weights': weights_facts,

@@ -11,8 +11,8 @@ from typing import Any
 
 from ..common.dependencies import PACKAGES
 
-STEPS = (*(package.module for package in PACKAGES), 'gpu', 'shvit_det', 'ops', 'bases', 'resume', 'weights',
-         'mmpretrain.models')  # fmt: skip
+STEPS = (*(package.module for package in PACKAGES), 'gpu', 'shvit_det', 'ops', 'kernels', 'bases', 'resume',
+         'weights', 'mmpretrain.models')  # fmt: skip
 SOURCE = Path(__file__).with_name('probe.py')
 TIMEOUT_S = 300.0  # from a slow disk the imports of torch and mmdet take more than a minute
 

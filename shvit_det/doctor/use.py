@@ -54,6 +54,16 @@ def check_ops(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
         yield Finding(name, Status.OK, how)
 
 
+def check_kernels(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
+    """Say which kernels deployed models use on this processor, or why none."""
+    outcome = outcomes['kernels']
+    if outcomes['shvit_det'].error or outcome.error:
+        return
+    reason = outcome.facts['reason']
+    found = f'none, deployed models use oneDNN: {reason}' if reason else f'for {outcome.facts["instruction_set"]}'
+    yield Finding('CPU kernels', Status.OK, found)
+
+
 def check_step(
     name: str, step: str, good: str, causes: tuple[str, ...], outcomes: Mapping[str, Outcome]
 ) -> Iterator[Finding]:

@@ -2,24 +2,27 @@
 
 #pragma once
 
+#include <cmath>
+
 #include "linear.hpp"
 
 namespace shvit {
 
 // Replaces scores by e to their power, all times a common factor, and returns what they still have to be multiplied by.
 inline float softmax(float* scores, Size count) {
-    Vector largest = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
-    for (Size i = 0; i < count; i += LANES)
-        largest =
-            _mm512_mask_max_ps(largest, lanes(count - i), largest, _mm512_maskz_loadu_ps(lanes(count - i), scores + i));
-    const Vector top = _mm512_set1_ps(_mm512_reduce_max_ps(largest));
+    Vector largest = all(-INFINITY), sum{};
     for (Size i = 0; i < count; i += LANES) {
-        const __mmask16 mask = lanes(count - i);
-        const Vector value = exponential(_mm512_sub_ps(_mm512_maskz_loadu_ps(mask, scores + i), top));
-        sum = _mm512_mask_add_ps(sum, mask, sum, value);
-        _mm512_mask_storeu_ps(scores + i, mask, value);
+        const Lanes some = lanes(count - i);
+        largest = maximum(largest, select(some, load(scores + i, some), largest));
     }
-    return 1 / _mm512_reduce_add_ps(sum);
+    const Vector top = all(largest_of(largest));
+    for (Size i = 0; i < count; i += LANES) {
+        const Lanes some = lanes(count - i);
+        const Vector value = exponential(load(scores + i, some) - top);
+        sum += select(some, value, Vector{});
+        store(scores + i, some, value);
+    }
+    return 1 / sum_of(sum);
 }
 
 // x + project(relu(cat(attention(norm(x[:attending])), x[attending:]))) with a single head and a GroupNorm of one
@@ -27,7 +30,7 @@ inline float softmax(float* scores, Size count) {
 template <class Type>
 struct Attention {
     using Number = typename Type::Number;
-    static constexpr Size AT_ONCE = 3 * MOST_ROWS;
+    static constexpr Size AT_ONCE = 36;
     Size tokens, channels, attending, query;
     const float *scale, *shift;
     float epsilon;
@@ -37,60 +40,58 @@ struct Attention {
         const auto mean_of = [&](auto function) {
             double total = 0;
             for (Size token = 0; token < tokens; ++token) {
-                Vector sum = _mm512_setzero_ps();
+                Vector sum{};
                 for (Size c = 0; c < attending; c += LANES) {
-                    const __mmask16 mask = lanes(attending - c);
-                    sum = _mm512_mask_add_ps(sum, mask, sum, function(Type::load(x + token * channels + c, mask)));
+                    const Lanes some = lanes(attending - c);
+                    sum += select(some, function(Type::load(x + token * channels + c, some)), Vector{});
                 }
-                total += _mm512_reduce_add_ps(sum);
+                total += sum_of(sum);
             }
             return static_cast<float>(total / (static_cast<double>(tokens) * attending));
         };
-        const Vector mean = _mm512_set1_ps(mean_of([](Vector value) { return value; }));
+        const Vector mean = all(mean_of([](Vector value) { return value; }));
         const float variance = mean_of([&](Vector value) {
-            const Vector distance = _mm512_sub_ps(value, mean);
-            return _mm512_mul_ps(distance, distance);
+            const Vector distance = value - mean;
+            return distance * distance;
         });
-        const Vector factor = _mm512_set1_ps(1 / std::sqrt(variance + epsilon));
+        const Vector factor = all(1 / std::sqrt(variance + epsilon));
         for (Size token = 0; token < tokens; ++token)
             for (Size c = 0; c < attending; c += LANES) {
-                const __mmask16 mask = lanes(attending - c);
-                const Vector distance = _mm512_sub_ps(Type::load(x + token * channels + c, mask), mean);
-                Type::store(out + token * project_in.channels + c, mask,
-                            _mm512_fmadd_ps(_mm512_mul_ps(distance, factor), _mm512_maskz_loadu_ps(mask, scale + c),
-                                            _mm512_maskz_loadu_ps(mask, shift + c)));
+                const Lanes some = lanes(attending - c);
+                const Vector distance = Type::load(x + token * channels + c, some) - mean;
+                Type::store(out + token * project_in.channels + c, some,
+                            fused(distance * factor, load(scale + c, some), load(shift + c, some)));
             }
     }
 
-    // Queries (tokens, query); keys and values in panels of 32, as weights are, of the tokens [first, last).
+    // Queries (tokens, query); keys and values in panels, as weights are, of the tokens [first, last).
     void lay_out(const Number* projected, Size first, Size last, float* queries, float* keys, float* values) const {
         for (Size token = first; token < last; ++token) {
             const Number* from = projected + token * project_in.out_channels;
             alignas(64) float key[LANES];
             for (Size c = 0; c < query; c += LANES) {
-                const __mmask16 mask = lanes(query - c);
-                _mm512_mask_storeu_ps(queries + token * query + c, mask, Type::load(from + c, mask));
-                _mm512_store_ps(key, Type::load(from + query + c, mask));
+                const Lanes some = lanes(query - c);
+                store(queries + token * query + c, some, Type::load(from + c, some));
+                store_whole(key, Type::load(from + query + c, some));
                 for (Size i = c; i < std::min(query, c + LANES); ++i)
                     keys[(token / PANEL * query + i) * PANEL + token % PANEL] = key[i - c];
             }
             for (Size c = 0; c < attending; c += LANES)
-                _mm512_store_ps(values + (c / PANEL * tokens + token) * PANEL + c % PANEL,
-                                Type::load(from + 2 * query + c, lanes(attending - c)));
+                store_whole(values + (c / PANEL * tokens + token) * PANEL + c % PANEL,
+                            Type::load(from + 2 * query + c, lanes(attending - c)));
         }
     }
 
     // relu(cat(attended * factor, x[attending:])) of one token.
     void join(const float* attended, float factor, const Number* x, Number* joined) const {
-        const Vector zero = _mm512_setzero_ps(), by = _mm512_set1_ps(factor);
+        const Vector by = all(factor);
         for (Size c = 0; c < attending; c += LANES) {
-            const __mmask16 mask = lanes(attending - c);
-            const Vector value = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, attended + c), by);
-            Type::store(joined + c, mask, _mm512_max_ps(zero, value));
+            const Lanes some = lanes(attending - c);
+            Type::store(joined + c, some, rectified(load(attended + c, some) * by));
         }
         for (Size c = attending; c < channels; c += LANES) {
-            const __mmask16 mask = lanes(channels - c);
-            Type::store(joined + c, mask, _mm512_max_ps(zero, Type::load(x + c, mask)));
+            const Lanes some = lanes(channels - c);
+            Type::store(joined + c, some, rectified(Type::load(x + c, some)));
         }
     }
 

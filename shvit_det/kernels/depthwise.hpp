@@ -51,35 +51,33 @@ struct Depthwise : Layer<Type> {
         const Size channels = this->channels;
         const Number* next = from[KERNEL - 1][COLUMNS - 1] + channels;  // only the last row is seen for the first time
         for (Size c = 0; c < channels; c += LANES) {
-            const __mmask16 mask = lanes(channels - c);
+            const Lanes some = lanes(channels - c);
 #pragma GCC unroll 8
             for (int line = 0; line < COUNT * STRIDE; ++line)
-                _mm_prefetch(next + (COUNT * STRIDE * c + LANES * line), _MM_HINT_T0);
+                __builtin_prefetch(next + (COUNT * STRIDE * c + LANES * line));
             Vector sums[COUNT];
-            const Vector start = _mm512_maskz_loadu_ps(mask, bias + c);
+            const Vector start = load(bias + c, some);
 #pragma GCC unroll 4
             for (int position = 0; position < COUNT; ++position) sums[position] = start;
 #pragma GCC unroll 3
             for (int i = 0; i < KERNEL; ++i) {
                 Vector taps[KERNEL];
 #pragma GCC unroll 3
-                for (int j = 0; j < KERNEL; ++j)
-                    taps[j] = _mm512_maskz_loadu_ps(mask, weights + (i * KERNEL + j) * channels + c);
+                for (int j = 0; j < KERNEL; ++j) taps[j] = load(weights + (i * KERNEL + j) * channels + c, some);
 #pragma GCC unroll 9
                 for (int j = 0; j < COLUMNS; ++j) {
-                    const Vector value = Type::load(from[i][j] + c, mask);
+                    const Vector value = Type::load(from[i][j] + c, some);
 #pragma GCC unroll 4
                     for (int position = 0; position < COUNT; ++position) {
                         const int tap = j - position * STRIDE;
-                        if (tap >= 0 && tap < KERNEL)
-                            sums[position] = _mm512_fmadd_ps(value, taps[tap], sums[position]);
+                        if (tap >= 0 && tap < KERNEL) sums[position] = fused(value, taps[tap], sums[position]);
                     }
                 }
             }
 #pragma GCC unroll 4
             for (int position = 0; position < COUNT; ++position) {
-                const Vector sum = relu ? _mm512_max_ps(_mm512_setzero_ps(), sums[position]) : sums[position];
-                Type::store(out + position * channels + c, mask, sum);
+                const Vector sum = relu ? rectified(sums[position]) : sums[position];
+                Type::store(out + position * channels + c, some, sum);
             }
         }
     }

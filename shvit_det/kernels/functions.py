@@ -2,7 +2,6 @@
 
 import ctypes
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,24 +14,33 @@ from .steps import TYPES, Level, Step, StepKind, make_step
 
 NO_MEMORY = 'not enough memory for the kernels'
 WINOGRAD_MEMORY = 14 << 20  # bytes for what a transposed convolution computes at once
+# Instruction sets without products of bfloat16, where such numbers are made float32 in the innermost loop: avx2 was
+# measured 1.2 times slower than float32, neon never. With the registers of avx512 it is as fast.
+SLOW_BFLOAT16 = ('avx2', 'neon')
 FEW_CHANNELS = 4  # of an image, which a kernel brings into NHWC: torch takes longer
 
 
 class Kernels:
-    """What a built library computes, on as many threads as torch has.
+    """What a library computes, on as many threads as torch has.
 
-    Inputs are (B, C, H, W), brought into NHWC if they lie otherwise, in float32 or, where :attr:`dtypes` has it,
-    bfloat16; so are the results. Given a :class:`PlannedMap` input, a function computes nothing, but adds itself to the
-    plan and returns the planned result.
+    Inputs are (B, C, H, W), brought into NHWC if they lie otherwise, in one of :attr:`dtypes`; so are the results.
+    Given a :class:`PlannedMap` input, a function computes nothing, but adds itself to the plan and returns the planned
+    result.
+
+    Attributes:
+        instruction_set: Which of those in building.py the library is compiled for.
+        sources: What tells one version of its sources from another.
+        panel: The width of a panel of packed weights, in output channels.
+        dtypes: The data types of its inputs.
+        fast_dtypes: Those that take no longer than float32.
     """
 
-    def __init__(self, library: Path) -> None:
-        loaded = ctypes.CDLL(str(library))
-        loaded.shvit_has_bfloat16.restype = ctypes.c_int
-        loaded.shvit_run.restype = ctypes.c_int
-        loaded.shvit_run.argtypes = [ctypes.POINTER(Step), ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_int]
-        loaded.shvit_roi_align.restype = ctypes.c_int
-        loaded.shvit_roi_align.argtypes = [
+    def __init__(self, library: ctypes.CDLL, instruction_set: str) -> None:
+        library.shvit_sources.restype = ctypes.c_char_p
+        library.shvit_run.restype = ctypes.c_int
+        library.shvit_run.argtypes = [ctypes.POINTER(Step), ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_int]
+        library.shvit_roi_align.restype = ctypes.c_int
+        library.shvit_roi_align.argtypes = [
             ctypes.c_int,
             ctypes.POINTER(Level),
             ctypes.c_ssize_t,
@@ -42,9 +50,13 @@ class Kernels:
             ctypes.c_void_p,
             ctypes.c_int,
         ]
-        self._run = loaded.shvit_run
-        self._roi_align = loaded.shvit_roi_align
-        self.dtypes = TYPES[: 1 + loaded.shvit_has_bfloat16()]
+        self._run = library.shvit_run
+        self._roi_align = library.shvit_roi_align
+        self.instruction_set = instruction_set
+        self.sources = library.shvit_sources().decode()
+        self.panel = library.shvit_panel()
+        self.dtypes = TYPES
+        self.fast_dtypes = TYPES[:1] if instruction_set in SLOW_BFLOAT16 else TYPES
 
     def run(self, steps: Any, count: int, addresses: Sequence[int | None]) -> None:
         """Compute a step, or an array of ``count`` one after the other, on maps at these addresses.

@@ -50,11 +50,14 @@ struct Level {
 
 extern "C" {
 
-// Output channels that are computed at once, of which weights are packed together.
-EXPORTED int shvit_panel();
+// 1 if the processor has the instruction set that the library is compiled for, otherwise 0.
+EXPORTED int shvit_runs_here();
 
-// Channels that a product of bfloat16 takes in one step, whose weights stand together; 0 if there are no such products.
-EXPORTED int shvit_bfloat16_depth();
+// Which sources the library is compiled from.
+EXPORTED const char* shvit_sources();
+
+// Output channels that are computed at once, whose weights are packed together.
+EXPORTED int shvit_panel();
 
 // Computes steps one after the other, all of one type; returns 1 if there is not enough memory, otherwise 0.
 EXPORTED int shvit_run(const shvit::Step* steps, shvit::Size count, void* const* maps, int threads);

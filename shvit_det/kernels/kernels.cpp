@@ -1,7 +1,9 @@
-// Convolutions for inference on processors with AVX-512, of maps that lie in memory as NHWC.
+// Layers for inference on a CPU, of maps that lie in memory as NHWC. This file is compiled once for each instruction
+// set.
 //
-// Weights come packed in panels of 32 output channels, (panels, kernel rows, kernel columns, channels, 32), and for
-// bfloat16 in pairs of channels, (panels, ..., channels / 2, 32, 2); biases are float32 and padded to whole panels.
+// Weights come packed in panels of PANEL output channels, (panels, kernel rows, kernel columns, channels, PANEL), and
+// for bfloat16 in pairs of channels, (panels, ..., channels / 2, PANEL, 2); biases are float32 and padded to whole
+// panels.
 
 #include "attention.hpp"
 #include "convolution.hpp"
@@ -177,27 +179,13 @@ class Run {
 
 extern "C" {
 
-EXPORTED int shvit_has_bfloat16() { return shvit_bfloat16_depth() > 0; }
-
 int shvit_panel() { return shvit::PANEL; }
-
-int shvit_bfloat16_depth() {
-#ifdef __AVX512BF16__
-    return shvit::BFloat16::DEPTH;
-#else
-    return 0;
-#endif
-}
 
 int shvit_run(const shvit::Step* steps, shvit::Size count, void* const* maps, int threads) {
     try {
         for (const shvit::Step *step = steps, *end = steps + count; step < end;)
-#ifdef __AVX512BF16__
             step = step->bfloat16 ? shvit::Run<shvit::BFloat16>(maps, threads)(step)
                                   : shvit::Run<shvit::Float32>(maps, threads)(step);
-#else
-            step = shvit::Run<shvit::Float32>(maps, threads)(step);
-#endif
     } catch (const std::bad_alloc&) {
         return 1;
     }
@@ -214,11 +202,9 @@ int shvit_roi_align(int bfloat16, const shvit::Level* levels, shvit::Size num_le
         layer.run(static_cast<typename Type::Number*>(out), num_levels, threads);
     };
     try {
-#ifdef __AVX512BF16__
         if (bfloat16)
             run(shvit::BFloat16());
         else
-#endif
             run(shvit::Float32());
     } catch (const std::bad_alloc&) {
         return 1;

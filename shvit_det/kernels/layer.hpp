@@ -3,7 +3,10 @@
 #pragma once
 
 #include <cstring>
+#include <utility>
+#include <vector>
 
+#include "memory.hpp"
 #include "numbers.hpp"
 
 namespace shvit {

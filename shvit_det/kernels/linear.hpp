@@ -56,7 +56,7 @@ struct FeedForward : Layer<Type> {
 
     Size own_bytes(Size) const override { return at_once() * this->width * expand.out_channels * sizeof(Number); }
 
-    Size positions() const override { return 6 * MOST_ROWS; }
+    Size positions() const override { return 72; }
 
     bool sees_one_position() const override { return true; }
 

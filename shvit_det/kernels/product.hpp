@@ -2,13 +2,15 @@
 
 #pragma once
 
+#include <array>
+#include <utility>
+
 #include "numbers.hpp"
 
 namespace shvit {
 
-constexpr int AHEAD = 8;       // steps of a product by which weights are fetched before they are used
-constexpr int MOST_ROWS = 12;  // positions at once; 14 would fill the registers, and are slower
-constexpr int SHARING = 3;     // positions that are reached from one address: with one for each, registers run out
+constexpr int AHEAD = 8;    // steps of a product by which weights are fetched before they are used
+constexpr int SHARING = 3;  // positions that are reached from one address: with one for each, registers run out
 
 // What is done with sums before they are written.
 template <class Type>
@@ -19,8 +21,8 @@ struct Finish {
     bool relu;
 };
 
-// A product: ROWS positions of the result and the first 16, 24 or 32 channels of a panel. Half a vector takes half the
-// time of a whole one.
+// A product: ROWS positions of the result and the first CHANNELS of a panel, in whole vectors and maybe half a one,
+// which takes half the time.
 template <class Type, int CHANNELS, int ROWS>
 void product(const typename Type::Number* x, Size x_step,                  // first position; to the next one
              const typename Type::Number* weights,                         // of the panel
@@ -29,15 +31,17 @@ void product(const typename Type::Number* x, Size x_step,                  // fi
              const Finish<Type>& finish) {
     constexpr int VECTORS = CHANNELS / LANES, BASES = (ROWS + SHARING - 1) / SHARING;
     constexpr bool HALF = CHANNELS % LANES != 0;
+    constexpr int LINE = 64 / sizeof(typename Type::Number);  // numbers in a cache line
     Vector sums[ROWS][VECTORS];
     Half halves[ROWS];
-    const Vector zero = _mm512_setzero_ps();
-    const auto start_of = [&](int v) { return finish.bias ? _mm512_load_ps(finish.bias + v * LANES) : zero; };
+    const auto start_of = [&](int v, auto none) {
+        return finish.bias ? load_whole<decltype(none)>(finish.bias + v * LANES) : none;
+    };
 #pragma GCC unroll 12
     for (int row = 0; row < ROWS; ++row) {
-#pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; ++v) sums[row][v] = start_of(v);
-        if constexpr (HALF) halves[row] = _mm512_castps512_ps256(start_of(VECTORS));
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; ++v) sums[row][v] = start_of(v, Vector{});
+        if constexpr (HALF) halves[row] = start_of(VECTORS, Half{});
     }
     for (Size r = 0; r < runs; ++r) {
         const typename Type::Number* panel = weights + r * weights_run_step;
@@ -46,12 +50,13 @@ void product(const typename Type::Number* x, Size x_step,                  // fi
 #pragma GCC unroll 4
         for (int base = 0; base < BASES; ++base) bases[base] = start + SHARING * base * x_step;
         for (const typename Type::Number* end = start + run; bases[0] < end; panel += PANEL * Type::DEPTH) {
-            for (int v = 0; v < VECTORS + HALF; ++v)
-                _mm_prefetch(panel + (AHEAD * PANEL + v * LANES) * Type::DEPTH, _MM_HINT_T0);
+#pragma GCC unroll 4
+            for (int number = 0; number < CHANNELS * Type::DEPTH; number += LINE)
+                __builtin_prefetch(panel + AHEAD * PANEL * Type::DEPTH + number);
 #pragma GCC unroll 12
             for (int row = 0; row < ROWS; ++row) {
-                const Vector value = Type::broadcast(bases[row / SHARING] + row % SHARING * x_step);
-#pragma GCC unroll 2
+                const typename Type::Number* value = bases[row / SHARING] + row % SHARING * x_step;
+#pragma GCC unroll 4
                 for (int v = 0; v < VECTORS; ++v)
                     sums[row][v] = Type::add_product(sums[row][v], value, panel + v * LANES * Type::DEPTH);
                 if constexpr (HALF)
@@ -61,16 +66,19 @@ void product(const typename Type::Number* x, Size x_step,                  // fi
             for (int base = 0; base < BASES; ++base) bases[base] += Type::DEPTH;
         }
     }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int v = 0; v < VECTORS + HALF; ++v) {
-        const __mmask16 mask = lanes(channels - v * LANES);
+        const Lanes some = lanes(channels - v * LANES);
 #pragma GCC unroll 12
         for (int row = 0; row < ROWS; ++row) {
-            Vector sum = v < VECTORS ? sums[row][v] : _mm512_castps256_ps512(halves[row]);
-            if (finish.residual)
-                sum = _mm512_add_ps(sum, Type::load(finish.residual + row * finish.residual_step + v * LANES, mask));
-            if (finish.relu) sum = _mm512_max_ps(zero, sum);  // the second one if either is NaN
-            Type::store(out + row * out_step + v * LANES, mask, sum);
+            Vector sum{};
+            if (v < VECTORS)
+                sum = sums[row][v];
+            else
+                std::memcpy(&sum, &halves[row], sizeof(Half));
+            if (finish.residual) sum += Type::load(finish.residual + row * finish.residual_step + v * LANES, some);
+            if (finish.relu) sum = rectified(sum);
+            Type::store(out + row * out_step + v * LANES, some, sum);
         }
     }
 }
@@ -80,8 +88,16 @@ using Product = void (*)(const typename Type::Number*, Size, const typename Type
                          typename Type::Number*, Size, Size, const Finish<Type>&);
 
 template <class Type, int CHANNELS, std::size_t... I>
-constexpr std::array<Product<Type>, sizeof...(I)> sizes(std::index_sequence<I...>) {
+constexpr std::array<Product<Type>, Type::MOST_ROWS> of_rows(std::index_sequence<I...>) {
     return {product<Type, CHANNELS, I + 1>...};
+}
+
+// Products are for one vector of channels or more, in steps of so many channels, and for one row or more.
+constexpr int CHANNEL_STEP = std::min(LANES, 8), NUM_WIDTHS = (PANEL - LANES) / CHANNEL_STEP + 1;
+
+template <class Type, std::size_t... I>
+constexpr std::array<std::array<Product<Type>, Type::MOST_ROWS>, NUM_WIDTHS> of_widths(std::index_sequence<I...>) {
+    return {of_rows<Type, LANES + I * CHANNEL_STEP>(std::make_index_sequence<Type::MOST_ROWS>())...};
 }
 
 // Computes `count` positions that lie at equal steps, in groups of about equal size.
@@ -89,11 +105,10 @@ template <class Type>
 void products(Size count, const typename Type::Number* x, Size x_step, const typename Type::Number* weights, Size runs,
               Size run, Size x_run_step, Size weights_run_step, typename Type::Number* out, Size out_step,
               Size channels, Finish<Type> finish) {
-    static constexpr std::array CHOICES = {sizes<Type, 16>(std::make_index_sequence<MOST_ROWS>()),
-                                           sizes<Type, 24>(std::make_index_sequence<MOST_ROWS>()),
-                                           sizes<Type, 32>(std::make_index_sequence<MOST_ROWS>())};
-    const auto& choice = CHOICES[channels > 24 ? 2 : channels > 16 ? 1 : 0];
-    for (Size groups = (count + MOST_ROWS - 1) / MOST_ROWS; groups > 0; --groups) {
+    static constexpr auto CHOICES = of_widths<Type>(std::make_index_sequence<NUM_WIDTHS>());
+    const Size more = std::clamp<Size>(channels, LANES, PANEL) - LANES;
+    const auto& choice = CHOICES[(more + CHANNEL_STEP - 1) / CHANNEL_STEP];
+    for (Size groups = (count + Type::MOST_ROWS - 1) / Type::MOST_ROWS; groups > 0; --groups) {
         const Size rows = (count + groups - 1) / groups;
         choice[rows - 1](x, x_step, weights, runs, run, x_run_step, weights_run_step, out, out_step, channels, finish);
         count -= rows;

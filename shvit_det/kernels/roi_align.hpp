@@ -5,7 +5,10 @@
 
 #pragma once
 
+#include <cmath>
+
 #include "interface.hpp"
+#include "memory.hpp"
 #include "numbers.hpp"
 
 namespace shvit {
@@ -90,8 +93,8 @@ struct RoIAlign {
             for (Size i = 0; i < out_height; ++i)
                 for (Size j = 0; j < out_width; ++j, to += channels) {
                     Size c = 0;
-                    for (; c + 16 * LANES <= channels; c += 16 * LANES)
-                        add_up<16>(map, level, rows, i, columns, j, c, to);
+                    for (; c + MOST * LANES <= channels; c += MOST * LANES)
+                        add_up<MOST>(map, level, rows, i, columns, j, c, to);
                     for (; c < channels; c += LANES) add_up<1>(map, level, rows, i, columns, j, c, to);
                 }
             if (planar)
@@ -101,14 +104,16 @@ struct RoIAlign {
     }
 
   private:
+    static constexpr int MOST = REGISTERS / 2;  // vectors of channels at once
+
     // Some channels of a bin, from number `c` on.
     template <int VECTORS>
     void add_up(const Number* map, const Level& level, const Axis& rows, Size i, const Axis& columns, Size j, Size c,
                 Number* out) const {
-        const __mmask16 mask = lanes(channels - c);  // if there are several vectors, they are whole
+        const Lanes some = lanes(channels - c);  // if there are several vectors, they are whole
         Vector sums[VECTORS];
 #pragma GCC unroll 16
-        for (int v = 0; v < VECTORS; ++v) sums[v] = _mm512_setzero_ps();
+        for (int v = 0; v < VECTORS; ++v) sums[v] = Vector{};
         for (Size row = 0; row < rows.counts[i]; ++row) {
             const Size y = rows.firsts[i] + row;
             const float of_row = rows.weights[i * level.height + y];
@@ -117,14 +122,13 @@ struct RoIAlign {
             for (Size column = 0; column < columns.counts[j]; ++column, pixel += channels) {
                 const float share = of_row * of_columns[column];
                 if (share == 0) continue;  // between two samples, whatever the pixel holds
-                const Vector weight = _mm512_set1_ps(share);
+                const Vector weight = all(share);
 #pragma GCC unroll 16
-                for (int v = 0; v < VECTORS; ++v)
-                    sums[v] = _mm512_fmadd_ps(Type::load(pixel + v * LANES, mask), weight, sums[v]);
+                for (int v = 0; v < VECTORS; ++v) sums[v] = fused(Type::load(pixel + v * LANES, some), weight, sums[v]);
             }
         }
 #pragma GCC unroll 16
-        for (int v = 0; v < VECTORS; ++v) Type::store(out + c + v * LANES, mask, sums[v]);
+        for (int v = 0; v < VECTORS; ++v) Type::store(out + c + v * LANES, some, sums[v]);
     }
 };
 

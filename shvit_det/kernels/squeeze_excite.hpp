@@ -26,14 +26,13 @@ struct SqueezeExcite {
             reduce.run(1, mean, middle, nullptr);
             expand.run(1, middle, expanded, nullptr);
             for (Size c = 0; c < channels; c += LANES) {
-                const __mmask16 mask = lanes(channels - c);
-                _mm512_mask_storeu_ps(weights + c, mask, sigmoid(Type::load(expanded + c, mask)));
+                const Lanes some = lanes(channels - c);
+                store(weights + c, some, sigmoid(Type::load(expanded + c, some)));
             }
             for (Size position = 0; position < positions; ++position, from += channels, to += channels)
                 for (Size c = 0; c < channels; c += LANES) {
-                    const __mmask16 mask = lanes(channels - c);
-                    Type::store(to + c, mask,
-                                _mm512_mul_ps(Type::load(from + c, mask), _mm512_maskz_loadu_ps(mask, weights + c)));
+                    const Lanes some = lanes(channels - c);
+                    Type::store(to + c, some, Type::load(from + c, some) * load(weights + c, some));
                 }
         }
     }
@@ -45,23 +44,20 @@ struct SqueezeExcite {
         std::fill(sums, sums + channels, 0.0f);
         for (Size position = 0; position < positions; ++position, x += channels)
             for (Size c = 0; c < channels; c += LANES) {
-                const __mmask16 mask = lanes(channels - c);
-                const Vector sum = _mm512_maskz_loadu_ps(mask, sums + c);
-                _mm512_mask_storeu_ps(sums + c, mask, _mm512_add_ps(sum, Type::load(x + c, mask)));
+                const Lanes some = lanes(channels - c);
+                store(sums + c, some, load(sums + c, some) + Type::load(x + c, some));
             }
-        const Vector share = _mm512_set1_ps(1.0f / static_cast<float>(positions));
+        const Vector share = all(1.0f / static_cast<float>(positions));
         for (Size c = 0; c < channels; c += LANES) {
-            const __mmask16 mask = lanes(channels - c);
-            Type::store(mean + c, mask, _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, sums + c), share));
+            const Lanes some = lanes(channels - c);
+            Type::store(mean + c, some, load(sums + c, some) * share);
         }
     }
 
     // 1 / (1 + e^-x), by e to the power of what is below zero.
     static Vector sigmoid(Vector x) {
-        const Vector one = _mm512_set1_ps(1), power = exponential(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_abs_ps(x)));
-        const Vector of_negative = _mm512_div_ps(power, _mm512_add_ps(one, power));
-        const __mmask16 positive = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GE_OQ);
-        return _mm512_mask_sub_ps(of_negative, positive, one, of_negative);
+        const Vector power = exponential(x > 0 ? -x : x), of_negative = power / (1 + power);
+        return x >= 0 ? 1 - of_negative : of_negative;
     }
 };
 

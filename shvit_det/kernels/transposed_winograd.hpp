@@ -9,7 +9,7 @@ namespace shvit {
 // A transposed convolution by Winograd's way. Results with the same remainders divided by the stride are a convolution
 // whose kernel has two taps along an axis, or one. Of two taps, five neighbouring results are made of six products,
 // F(5, 2), with the points of F(4x4, 3x3) and so the same values; one tap takes the inputs as they are. Weights are
-// (places, panels, channels, 32) for each pair of remainders, places being the products along rows times those along
+// (places, panels, channels, PANEL) for each pair of remainders, places being the products along rows times those along
 // columns.
 template <int TAPS>
 struct Taps {
@@ -70,14 +70,14 @@ struct TransposedWinograd {
 
         Size number() const { return layer.batch * down * across; }
 
-        // Values (PLACES, count, step) of one tile.
-        void inputs(const Number* x, Size tile, float* values, Size step, Size place_step) const {
+        // Values (PLACES, ..., channels) of one tile, `place_step` numbers from one place to the next.
+        void inputs(const Number* x, Size tile, float* values, Size place_step) const {
             const Size height = layer.height, width = layer.width, channels = layer.channels;
             const Size top = tile / across % down * Rows::TILE + first_row;
             const Size left = tile % across * Columns::TILE + first_column;
             const Number* image = x + tile / (down * across) * height * width * channels;
             for (Size channel = 0; channel < channels; channel += LANES) {
-                const __mmask16 mask = lanes(channels - channel);
+                const Lanes some = lanes(channels - channel);
                 Vector columns[Columns::SPAN][Rows::SPAN];
                 for (int column = 0; column < Columns::SPAN; ++column) {
                     Vector pixels[Rows::SPAN];
@@ -85,7 +85,7 @@ struct TransposedWinograd {
                     for (int row = 0; row < Rows::SPAN; ++row) {
                         const Size y = top + row;
                         const Number* pixel = image + (y * width + left + column) * channels + channel;
-                        pixels[row] = seen && y >= 0 && y < height ? Type::load(pixel, mask) : _mm512_setzero_ps();
+                        pixels[row] = seen && y >= 0 && y < height ? Type::load(pixel, some) : Vector{};
                     }
                     Rows::values(pixels, columns[column]);
                 }
@@ -94,7 +94,7 @@ struct TransposedWinograd {
                     for (int column = 0; column < Columns::SPAN; ++column) along[column] = columns[column][row];
                     Columns::values(along, out);
                     for (int column = 0; column < Columns::SPAN; ++column)
-                        _mm512_storeu_ps(values + (row * Columns::SPAN + column) * place_step + channel, out[column]);
+                        store_whole(values + (row * Columns::SPAN + column) * place_step + channel, out[column]);
                 }
             }
         }
@@ -109,13 +109,13 @@ struct TransposedWinograd {
             const Size y = of_row.first_out + top * layer.stride, x = of_column.first_out + left * layer.stride;
             Number* corner = out + ((image + y) * layer.out_width + x) * layer.out_channels;
             for (Size channel = 0; channel < layer.out_channels; channel += LANES) {
-                const __mmask16 mask = lanes(layer.out_channels - channel);
-                const Vector start = _mm512_load_ps(layer.bias + channel);
+                const Lanes some = lanes(layer.out_channels - channel);
+                const Vector start = load_whole(layer.bias + channel);
                 Vector columns[Columns::SPAN][Rows::TILE];
                 for (int column = 0; column < Columns::SPAN; ++column) {
                     Vector places[Rows::SPAN];
                     for (int row = 0; row < Rows::SPAN; ++row)
-                        places[row] = _mm512_load_ps(products + (row * Columns::SPAN + column) * place_step + channel);
+                        places[row] = load_whole(products + (row * Columns::SPAN + column) * place_step + channel);
                     Rows::results(places, columns[column]);
                 }
                 for (int row = 0; row < Rows::TILE; ++row) {
@@ -126,9 +126,9 @@ struct TransposedWinograd {
                     Number* line = corner + row * layer.stride * layer.out_width * layer.out_channels + channel;
                     for (int column = 0; column < Columns::TILE; ++column) {
                         if (column >= in_row) break;
-                        Vector result = _mm512_add_ps(results[column], start);
-                        if (layer.relu) result = _mm512_max_ps(_mm512_setzero_ps(), result);
-                        Type::store(line + column * layer.stride * layer.out_channels, mask, result);
+                        const Vector result = results[column] + start;
+                        Type::store(line + column * layer.stride * layer.out_channels, some,
+                                    layer.relu ? rectified(result) : result);
                     }
                 }
             }
@@ -138,7 +138,7 @@ struct TransposedWinograd {
         template <class Pairs>
         void run(const Number* x, Number* out, const Pairs& pairs, float* memory, Size floats, int threads) const {
             const Size whole = layer.panels() * PANEL;
-            const Size step = (layer.channels + LANES - 1) / LANES * LANES | LANES;  // rows in an odd number of lines
+            const Size step = (layer.channels + LANES - 1) / LANES * LANES | LANES;  // an odd number of vectors
             const Size most = std::max<Size>(1, floats / (PLACES * (step + whole)));
             const Size parts = (number() + most - 1) / most;
             for (Size part = 0; part < parts; ++part) {
@@ -147,7 +147,7 @@ struct TransposedWinograd {
 #pragma omp parallel num_threads(threads)
                 {
 #pragma omp for schedule(static)
-                    for (Size t = 0; t < count; ++t) inputs(x, first + t, values + t * step, step, count * step);
+                    for (Size t = 0; t < count; ++t) inputs(x, first + t, values + t * step, count * step);
                     for (const auto& pair : pairs) {
 #pragma omp for schedule(static)
                         for (Size work = 0; work < PLACES * layer.panels(); ++work) {

@@ -2,6 +2,10 @@
 
 #pragma once
 
+#include <cmath>
+#include <vector>
+
+#include "memory.hpp"
 #include "product.hpp"
 
 namespace shvit {
@@ -12,35 +16,30 @@ constexpr int TILE = 4, SPAN = 6, PLACES = SPAN * SPAN;
 constexpr float A = 0.75f, B = 1.5f, AA = A * A, BB = B * B;
 
 inline void to_values(const Vector x[SPAN], Vector values[SPAN]) {
-    const auto times = [](float factor, Vector v) { return _mm512_mul_ps(_mm512_set1_ps(factor), v); };
-    const auto minus = [](Vector v, float factor, Vector u) { return _mm512_fnmadd_ps(_mm512_set1_ps(factor), u, v); };
-    const auto ends = [&](Vector v0, Vector v2, Vector v4) {
-        return _mm512_fmadd_ps(_mm512_set1_ps(AA * BB), v0, minus(v4, AA + BB, v2));
-    };
-    const Vector even_a = minus(x[4], BB, x[2]), odd_a = times(A, minus(x[3], BB, x[1]));
-    const Vector even_b = minus(x[4], AA, x[2]), odd_b = times(B, minus(x[3], AA, x[1]));
+    const auto minus = [](Vector v, float factor, Vector u) { return fused_minus(all(factor), u, v); };
+    const auto ends = [&](Vector v0, Vector v2, Vector v4) { return fused(all(AA * BB), v0, minus(v4, AA + BB, v2)); };
+    const Vector even_a = minus(x[4], BB, x[2]), odd_a = A * minus(x[3], BB, x[1]);
+    const Vector even_b = minus(x[4], AA, x[2]), odd_b = B * minus(x[3], AA, x[1]);
     values[0] = ends(x[0], x[2], x[4]);
-    values[1] = _mm512_add_ps(even_a, odd_a);
-    values[2] = _mm512_sub_ps(even_a, odd_a);
-    values[3] = _mm512_add_ps(even_b, odd_b);
-    values[4] = _mm512_sub_ps(even_b, odd_b);
+    values[1] = even_a + odd_a;
+    values[2] = even_a - odd_a;
+    values[3] = even_b + odd_b;
+    values[4] = even_b - odd_b;
     values[5] = ends(x[1], x[3], x[5]);
 }
 
 // COUNT results: 4 of three taps, or 5 of two.
 template <int COUNT>
 void to_results(const Vector m[SPAN], Vector results[COUNT]) {
-    const auto sum = [](float first, Vector v, float second, Vector u) {
-        return _mm512_fmadd_ps(_mm512_set1_ps(first), v, _mm512_mul_ps(_mm512_set1_ps(second), u));
-    };
-    const Vector even_a = _mm512_add_ps(m[1], m[2]), odd_a = _mm512_sub_ps(m[1], m[2]);
-    const Vector even_b = _mm512_add_ps(m[3], m[4]), odd_b = _mm512_sub_ps(m[3], m[4]);
+    const auto sum = [](float first, Vector v, float second, Vector u) { return fused(all(first), v, second * u); };
+    const Vector even_a = m[1] + m[2], odd_a = m[1] - m[2];
+    const Vector even_b = m[3] + m[4], odd_b = m[3] - m[4];
     float a = 1, b = 1;  // powers of the points
 #pragma GCC unroll 5
     for (int i = 0; i < COUNT; ++i, a *= A, b *= B)
         results[i] = i % 2 ? sum(a, odd_a, b, odd_b) : sum(a, even_a, b, even_b);
-    results[0] = _mm512_add_ps(m[0], results[0]);
-    results[COUNT - 1] = _mm512_add_ps(m[5], results[COUNT - 1]);
+    results[0] += m[0];
+    results[COUNT - 1] += m[5];
 }
 
 template <class Type>
@@ -48,7 +47,7 @@ class Winograd {
   public:
     using Number = typename Type::Number;
 
-    // Weights: (panels, 36, channels, 32).
+    // Weights: (panels, 36, channels, PANEL).
     Winograd(Size batch, Size height, Size width, Size channels, Size out_channels, const float* weights,
              const float* bias, bool relu)
         : batch_(batch),
@@ -71,7 +70,7 @@ class Winograd {
     }
 
     void run(const Number* x, Number* out, int threads) const {
-        const Size blocks = std::max<Size>((tiles_ + MOST_ROWS - 1) / MOST_ROWS, std::min<Size>(threads, tiles_));
+        const Size blocks = std::max<Size>((tiles_ + AT_ONCE - 1) / AT_ONCE, std::min<Size>(threads, tiles_));
         const Size most = (tiles_ + blocks - 1) / blocks;
         const Size panels = (out_channels_ + PANEL - 1) / PANEL;
         const Pieces values_memory(PLACES * most * channels_ * sizeof(float), threads);
@@ -104,6 +103,8 @@ class Winograd {
         Size down, across;             // tiles
     };
 
+    static constexpr Size AT_ONCE = 12;  // tiles, for which the weights are read once
+
     static Size tiles(Size size) { return (size + TILE - 1) / TILE; }
 
     // The positions of some rows and columns of a sheet, from `top` and `left` on, in the batch; -1 of what is zero.
@@ -132,11 +133,11 @@ class Winograd {
         for (Size i = 0; i < SPAN; ++i)
             for (Size j = 0; j < SPAN; ++j) from[i][j] = found[i][j] < 0 ? zeros : x + found[i][j] * channels_;
         for (Size channel = 0; channel < channels_; channel += LANES) {
-            const __mmask16 mask = lanes(channels_ - channel);
+            const Lanes some = lanes(channels_ - channel);
             Vector columns[SPAN][SPAN];
             for (Size j = 0; j < SPAN; ++j) {
                 Vector pixels[SPAN];
-                for (Size i = 0; i < SPAN; ++i) pixels[i] = Type::load(from[i][j] + channel, mask);
+                for (Size i = 0; i < SPAN; ++i) pixels[i] = Type::load(from[i][j] + channel, some);
                 to_values(pixels, columns[j]);
             }
             for (Size i = 0; i < SPAN; ++i) {
@@ -144,34 +145,33 @@ class Winograd {
                 for (Size j = 0; j < SPAN; ++j) along[j] = columns[j][i];
                 to_values(along, made);
                 for (Size j = 0; j < SPAN; ++j)
-                    _mm512_mask_storeu_ps(values + ((i * SPAN + j) * count + t) * channels_ + channel, mask, made[j]);
+                    store(values + ((i * SPAN + j) * count + t) * channels_ + channel, some, made[j]);
             }
         }
     }
 
-    // The results of a tile, the one with number `t` among products (36, count, 32) of one panel.
+    // The results of a tile, the one with number `t` among products (36, count, PANEL) of one panel.
     void to_results_of(const float* all, Size t, Size count, Size tile, Size panel, Number* out) const {
         Size found[TILE][TILE];
         positions<TILE>(tile, 0, found);
         for (Size channel = panel * PANEL; channel < std::min(out_channels_, (panel + 1) * PANEL); channel += LANES) {
-            const __mmask16 mask = lanes(out_channels_ - channel);
+            const Lanes some = lanes(out_channels_ - channel);
             const float* of_tile = all + t * PANEL + channel % PANEL;
             Vector columns[SPAN][TILE];
             for (Size j = 0; j < SPAN; ++j) {
                 Vector places[SPAN];
-                for (Size i = 0; i < SPAN; ++i) places[i] = _mm512_load_ps(of_tile + (i * SPAN + j) * count * PANEL);
+                for (Size i = 0; i < SPAN; ++i) places[i] = load_whole(of_tile + (i * SPAN + j) * count * PANEL);
                 to_results<TILE>(places, columns[j]);
             }
-            const Vector start = _mm512_load_ps(bias_ + channel), zero = _mm512_setzero_ps();
+            const Vector start = load_whole(bias_ + channel);
             for (Size i = 0; i < TILE; ++i) {
                 Vector along[SPAN], made[TILE];
                 for (Size j = 0; j < SPAN; ++j) along[j] = columns[j][i];
                 to_results<TILE>(along, made);
                 for (Size j = 0; j < TILE; ++j) {
                     if (found[i][j] < 0) continue;
-                    const Vector result = _mm512_add_ps(made[j], start);
-                    Type::store(out + found[i][j] * out_channels_ + channel, mask,
-                                relu_ ? _mm512_max_ps(zero, result) : result);
+                    const Vector result = made[j] + start;
+                    Type::store(out + found[i][j] * out_channels_ + channel, some, relu_ ? rectified(result) : result);
                 }
             }
         }

@@ -26,7 +26,7 @@ CASCADE = str(ROOT / 'tests' / 'data' / 'cascade_mask_rcnn_shvit.py')
 @pytest.fixture(params=['own kernels', 'oneDNN', 'plain'])
 def form(request, monkeypatch):
     if request.param == 'own kernels' and kernels.load() is None:
-        pytest.skip('our own kernels cannot be built here')
+        pytest.skip('there are no kernels for this processor')
     if request.param != 'own kernels':
         monkeypatch.setattr(kernels, 'load', lambda: None)
     if request.param == 'plain':

@@ -174,6 +174,18 @@ def test_ops(outcome, status, said):
     assert finding.status is status and said in finding.found and bool(finding.command) is (status is Status.FAIL)
 
 
+@pytest.mark.parametrize(
+    'facts, said',
+    [
+        (dict(instruction_set='avx2', reason=''), 'for avx2'),
+        (dict(instruction_set='', reason='none were compiled'), 'deployed models use oneDNN: none were compiled'),
+    ],
+)
+def test_kernels(facts, said):
+    (finding,) = use.check_kernels(healthy(kernels=Outcome(facts=facts)))
+    assert finding.status is Status.OK and said in finding.found and not finding.command
+
+
 def test_checkpoints_that_do_not_load():
     (finding,) = doctor.CHECKS['resuming'](healthy(resume=Outcome('UnpicklingError: Weights only load failed')))
     assert finding.status is Status.FAIL and finding.command.endswith(f'install {NUMPY} mmengine==0.10.7')

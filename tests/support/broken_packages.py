@@ -12,7 +12,8 @@ from shvit_det.doctor.probing import STEPS, Outcome
 ROOT = Path(__file__).parents[2]
 TORCH = {'version': '2.11.0', 'threads': 1, 'cuda': '13.0', 'hip': None, 'cache': '/'}
 NO_GPU = {'available': False, 'said': '', 'devices': [], 'error': ''}
-FACTS = {'torch': TORCH, 'gpu': NO_GPU, 'ops': {'stand_in': True, 'cuda': ''}, 'weights': {'folder': '/', 'files': {}}}
+FACTS = {'torch': TORCH, 'gpu': NO_GPU, 'ops': {'stand_in': True, 'cuda': ''}, 'weights': {'folder': '/', 'files': {}},
+         'kernels': {'instruction_set': 'avx2', 'reason': ''}}  # fmt: skip
 
 
 def healthy(**others: Outcome) -> dict[str, Outcome]:

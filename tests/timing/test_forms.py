@@ -216,7 +216,7 @@ def test_what_has_no_shvit_has_no_deployed_or_plain_form(source):
 
 def test_our_own_kernels_are_left_as_they_are(no_compiler):
     if kernels.load() is None:
-        pytest.skip('our own kernels cannot be built here')
+        pytest.skip('there are no kernels for this processor')
     (subject,) = build_models(['compiled:deployed:shvit:s1'], settings(**SMALL), None, None)
     subject.compile()
     assert subject.prepared == ['deployed, own kernels', 'nothing left to compile']

@@ -81,7 +81,7 @@ def choose_backend(layer: Layer, device_type: str, dtype: torch.dtype, processor
 
 
 def this_processor(with_kernels: bool = True) -> Processor:
-    """Return what can be computed fast here; our own kernels, if they are wanted, are built at the first call."""
+    """Return what can be computed fast here; our own kernels are among it if they are wanted."""
     library = kernels.load() if with_kernels else None
     return Processor(*_onednn(), () if library is None else library.dtypes)
 
@@ -107,8 +107,9 @@ def _num_arguments(operation: str) -> int | None:
 @functools.cache
 def say_if_slow(dtype: torch.dtype) -> None:
     """Say in the log, once, if a half-precision type is not faster than float32 on this processor."""
-    processor = this_processor()
-    if dtype in HALF and dtype not in processor.onednn + processor.kernels:
+    library = kernels.load()
+    fast = (*_onednn()[1], *(() if library is None else library.fast_dtypes))
+    if dtype in HALF and dtype not in fast:
         print_log(
             f'this processor does not compute in {dtype}: results are rounded to it, and it takes longer than float32',
             'current',

@@ -66,8 +66,10 @@ class FusedConv(WeightedLayer):
     def _reorder_for_onednn(self, weight: Tensor, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._reorder_convolution_weight(weight, *self.geometry, list(x.shape))
 
-    def _pack_for_kernels(self, weight: Tensor, bias: Tensor) -> PackedWeights:
-        return (pack_convolution if self.geometry[-1] == 1 else pack_depthwise)(weight, bias)
+    def _pack_for_kernels(self, weight: Tensor, panel: int) -> PackedWeights:
+        if self.geometry[-1] == 1:
+            return pack_convolution(weight, self.bias, panel)
+        return pack_depthwise(weight, self.bias)
 
     def extra_repr(self) -> str:
         return f'{tuple(self.weight.shape)}, geometry={self.geometry}, relu={self.relu}'
@@ -146,8 +148,8 @@ class FusedTransposedConv(WeightedLayer):
     def _reorder_for_onednn(self, weight: Tensor, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._reorder_convolution_transpose_weight(weight, *self._geometry(), list(x.shape))
 
-    def _pack_for_kernels(self, weight: Tensor, bias: Tensor) -> PackedWeights:
-        return pack_transposed(weight, bias, self.stride)
+    def _pack_for_kernels(self, weight: Tensor, panel: int) -> PackedWeights:
+        return pack_transposed(weight, self.bias, self.stride, panel)
 
     def _geometry(self) -> tuple[list[int], list[int], list[int], list[int], int]:
         return [self.padding] * 2, [0, 0], [self.stride] * 2, [1, 1], 1

@@ -98,7 +98,7 @@ class DeployedLayer(ConstantWeights):
         def choose() -> Choice:
             processor = this_processor(self.native) if device_type == 'cpu' else Processor((), ())
             choice = choose_backend(self, device_type, dtype, processor)
-            if choice.dtype is not dtype:
+            if device_type == 'cpu':
                 say_if_slow(dtype)
             return choice
 
@@ -164,13 +164,15 @@ class WeightedLayer(DeployedLayer):
 
     def kernel_weights(self, dtype: torch.dtype) -> PackedWeights:
         """Return weight and bias in the layout of our own kernels for inputs of a data type."""
-        return self.constant(('kernels', dtype), lambda: self._pack_for_kernels(self.weight.to(dtype), self.bias))
+        return self.constant(
+            ('kernels', dtype), lambda: self._pack_for_kernels(self.weight.to(dtype), own_kernels().panel)
+        )
 
     def _reorder_for_onednn(self, weight: Tensor, x: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def _pack_for_kernels(self, weight: Tensor, bias: Tensor) -> PackedWeights:
-        return pack_convolution(weight, bias)
+    def _pack_for_kernels(self, weight: Tensor, panel: int) -> PackedWeights:
+        return pack_convolution(weight, self.bias, panel)
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from ...kernels.packed_weights import PackedWeights, pack_transposed_winograd, pack_winograd
-from . import winograd_on_torch
 from .convolutions import FusedConv, FusedTransposedConv
 from .deployed_layer import own_kernels
 from .winograd_transforms import transforms
@@ -26,24 +25,12 @@ class WinogradConv(FusedConv):
         super().__init__(weight, bias, stride=1, padding=1, relu=relu)
 
     def _by_kernels(self, x: Tensor) -> Tensor:
-        weights = self.constant('winograd kernels', lambda: pack_winograd(self._sums(torch.float32), self.bias))
-        return own_kernels().winograd(x, weights, self.relu)
+        return own_kernels().winograd(x, self.constant('winograd kernels', self._pack_sums), self.relu)
 
-    def _by_onednn(self, x: Tensor) -> Tensor:
-        return self._by_tiles(x) if winograd_on_torch.supports(x, self.weight) else super()._by_onednn(x)
-
-    def _by_torch(self, x: Tensor) -> Tensor:
-        return self._by_tiles(x) if winograd_on_torch.supports(x, self.weight) else super()._by_torch(x)
-
-    def _by_tiles(self, x: Tensor) -> Tensor:
-        sums = self.constant('winograd', lambda: self._sums(self.weight.dtype))
-        return winograd_on_torch.convolve(x, sums, self.bias, self.relu)
-
-    def _sums(self, dtype: torch.dtype) -> Tensor:
-        """Return the sums of the taps (36, in_channels, out_channels)."""
+    def _pack_sums(self) -> PackedWeights:
         taps = transforms()[1]
         sums = torch.einsum('ik,jl,ockl->ijco', taps, taps, self.weight.detach().double())
-        return sums.flatten(0, 1).to(dtype).contiguous()
+        return pack_winograd(sums.flatten(0, 1).float(), self.bias, own_kernels().panel)
 
 
 class WinogradTransposedConv(FusedTransposedConv):
@@ -89,4 +76,4 @@ class WinogradTransposedConv(FusedTransposedConv):
                 down, across = (transforms(2)[1] if size == 2 else one_tap for size in taps.shape[2:])
                 sums = torch.einsum('ik,jl,cokl->ijco', down, across, taps)
                 parts.append(sums.flatten(0, 1).float())
-        return pack_transposed_winograd(parts, self.bias)
+        return pack_transposed_winograd(parts, self.bias, own_kernels().panel)
