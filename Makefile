@@ -42,7 +42,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror shvit_det/kernels/*.cpp shvit_det/kernels/*.hpp tests/kernels/*.cpp
+	$(BIN)/clang-format --dry-run --Werror shvit_det/kernels/*.cpp shvit_det/kernels/*.hpp tests/kernels/*.cpp tests/kernels/*.hpp
 
 # The pages and the API reference as a site; a warning is an error.
 docs: $(VENV)/docs-ready
