@@ -180,10 +180,10 @@ def test_nms_of_many_boxes_in_groups_that_lie_apart(num_groups: int, offset: int
     boxes += (torch.arange(1500) % num_groups * 100.0)[:, None]
     scores = torch.rand(1500, generator=generator).mul(50).round() / 50  # many are equal
     right = torchvision.ops.nms(boxes + torch.tensor([0, 0, offset, offset]), scores, 0.5)
-    assert len(separate_groups(boxes)) == num_groups
+    assert len(separate_groups(boxes)) >= num_groups
     assert ops.nms(boxes, scores, 0.5, offset=offset)[1].equal(right)
-    boxes[7, 2] = math.nan
-    assert len(separate_groups(boxes)) <= num_groups
+    boxes[:, 2] = math.nan
+    assert len(separate_groups(boxes)) == 1
 
 
 def test_nms_keeps_an_overlap_equal_to_the_threshold() -> None:
