@@ -1,4 +1,4 @@
-"""What setup.cfg cannot say: kernels are compiled, and a wheel carries files that in a checkout stand beside the package.
+"""What setup.cfg cannot say: kernels are compiled, and a wheel carries files that a checkout has beside the package.
 
 mim looks for configs, tools and the index of models in ``shvit_det/.mim``, ``_base_ = 'shvit_det::...'`` for configs,
 the doctor for the tested releases. Without a C++ compiler the package is installed without kernels.
@@ -22,19 +22,19 @@ building = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(building)
 
 
-def can_compile() -> bool:
-    """Return whether kernels will be compiled, so that the wheel is for one kind of machine."""
+def machine_of_kernels() -> str | None:
+    """Return the kind of machine that kernels will be compiled for; None if they cannot be compiled."""
     try:
-        return bool(building.machine_of_libraries())
+        return building.machine_of_libraries()
     except building.CannotBuildError as error:
         print(f'no kernels are compiled, deployed models will be slower: {error}', file=sys.stderr)
-        return False
+        return None
 
 
 class BuildPackage(build_py):
     def run(self) -> None:
         super().run()
-        if COMPILES:
+        if MACHINE:
             try:
                 building.build_libraries(ROOT / KERNELS if self.editable_mode else Path(self.build_lib) / KERNELS)
             except building.CannotBuildError as error:
@@ -56,13 +56,13 @@ class WheelForAnyPython(bdist_wheel):
     """The libraries have a C interface: a wheel with them is for one kind of machine, and for any Python."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        return ('py3', 'none', super().get_tag()[2])
+        return ('py3', 'none', f'linux_{MACHINE}' if MACHINE else 'any')
 
 
 class WithKernels(Distribution):
     def has_ext_modules(self) -> bool:
-        return COMPILES
+        return MACHINE is not None
 
 
-COMPILES = can_compile()
+MACHINE = machine_of_kernels()
 setup(cmdclass={'build_py': BuildPackage, 'bdist_wheel': WheelForAnyPython}, distclass=WithKernels)

@@ -1,7 +1,7 @@
 """The region proposal head for inference, which computes its finest level from the source of that level."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -59,6 +59,43 @@ def forward_rpn(
     return [each[:, :num_scores] for each in outputs], [each[:, num_scores:] for each in outputs]
 
 
+def select_before_sorting(
+    head: Any,
+    cls_score_list: Sequence[Tensor],
+    bbox_pred_list: Sequence[Tensor],
+    score_factor_list: Sequence[Any],
+    mlvl_priors: Sequence[Tensor],
+    img_meta: dict[str, Any],
+    cfg: Any = None,
+    **options: Any,
+) -> Any:
+    """Replace an RPN's ``_predict_by_feat_single``: leave the best positions of each level to it, in their order.
+
+    It takes the best ``nms_pre`` of a level by sorting all of them, 200,000 on the finest. The arguments are mmdet's.
+    """
+    most = (head.test_cfg if cfg is None else cfg).get('nms_pre', -1)
+    left = []
+    for scores, boxes, priors in zip(cls_score_list, bbox_pred_list, mlvl_priors, strict=True):
+        flat = scores.permute(1, 2, 0).flatten()
+        if 0 < most < len(flat):
+            best = best_in_order(flat.sigmoid(), most)
+            boxes = boxes.permute(1, 2, 0).reshape(-1, 4)[best].t()[:, :, None]
+            scores, priors = flat[best][None, :, None], priors[best]
+        left.append((scores, boxes, priors))
+    scores_left, boxes_left, priors_left = (list(levels) for levels in zip(*left, strict=True))
+    original = type(head)._predict_by_feat_single
+    return original(head, scores_left, boxes_left, score_factor_list, priors_left, img_meta, cfg, **options)
+
+
+def best_in_order(scores: Tensor, count: int) -> Tensor:
+    """Return the indices of the highest scores, ascending; of equal ones at the end, the first, as a stable sort does."""
+    least = scores.topk(count, sorted=False).values.min()
+    better, equal = (scores > least).nonzero().flatten(), (scores == least).nonzero().flatten()
+    if len(better) + len(equal) < count:  # NaN
+        return scores.argsort(descending=True, stable=True)[:count].sort().values
+    return torch.cat((better, equal[: count - len(better)])).sort().values
+
+
 def single_conv(head: Any) -> nn.Conv2d | None:
     """Return the 3x3 convolution of an RPN of mmdet's kind or ours, None where it has several or is something else."""
     if type(head) not in (RPNHead, SHViTRPNHead) or replaces_methods(head):
@@ -82,4 +119,6 @@ def fuse_rpn(head: Any, conv: nn.Conv2d, finest: tuple[TransposedConv, nn.Module
     if finest is not None:
         head.rpn_finest = ComposedRPNConv(finest[0], conv)
     head.forward = partial(forward_rpn, head, scores.out_channels, None if finest is None else finest[1])
+    if head.use_sigmoid_cls:
+        head._predict_by_feat_single = partial(select_before_sorting, head)
     del head.rpn_cls, head.rpn_reg

@@ -101,7 +101,7 @@ def compile_commands(
     return [
         [*compiler, *FLAGS, *flags, '-fopenmp', '-c', str(SOURCE), '-o', kernels],
         [*compiler, *FLAGS, *macros, '-c', str(SOURCE.with_name('processor.cpp')), '-o', processor],
-        [*compiler, '-shared', '-static-libgcc', '-static-libstdc++', kernels, processor, '-lm', '-o', str(library)],
+        [*compiler, '-shared', kernels, processor, '-lm', '-o', str(library)],
     ]
 
 

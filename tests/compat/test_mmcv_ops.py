@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import math
 import pkgutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import reference_ops as reference
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from torch.autograd import gradcheck
 
 from shvit_det.compat import mmcv_ops
 from shvit_det.compat.mmcv_ops import roi_align
+from shvit_det.compat.mmcv_ops.nms import separate_groups
 from shvit_det.registry import MODELS
 
 if not mmcv_ops.install():
@@ -164,6 +167,23 @@ def test_nms(boxes: list, threshold: str, offset: int, dtype: torch.dtype, has_t
     dets, kept = ops.nms(*inputs, float(threshold), offset=offset)
     assert kept.tolist() == reference.nms(boxes, scores, threshold, offset)
     assert dets.equal(torch.cat([inputs[0], inputs[1][:, None]], 1)[kept])
+
+
+@pytest.mark.parametrize('offset', [0, 1])
+@pytest.mark.parametrize('num_groups', [1, 3, 80])
+def test_nms_of_many_boxes_in_groups_that_lie_apart(num_groups: int, offset: int) -> None:
+    """Groups are suppressed one by one, with the result of all at once."""
+    generator = torch.Generator().manual_seed(num_groups)
+    corners = torch.rand(1500, 2, generator=generator) * 60
+    boxes = torch.cat((corners, corners + torch.rand(1500, 2, generator=generator) * 30), 1)
+    boxes[:4] = boxes[4:8].flip(1)  # the wrong way round
+    boxes += (torch.arange(1500) % num_groups * 100.0)[:, None]
+    scores = torch.rand(1500, generator=generator).mul(50).round() / 50  # many are equal
+    right = torchvision.ops.nms(boxes + torch.tensor([0, 0, offset, offset]), scores, 0.5)
+    assert len(separate_groups(boxes)) >= num_groups
+    assert ops.nms(boxes, scores, 0.5, offset=offset)[1].equal(right)
+    boxes[:, 2] = math.nan
+    assert len(separate_groups(boxes)) == 1
 
 
 def test_nms_keeps_an_overlap_equal_to_the_threshold() -> None:
