@@ -55,8 +55,7 @@ def deploy(
         compile: Whether the backbone, and on a GPU the neck and the head of a one-stage detector, run compiled; or the
             arguments for ``torch.compile``. The first size of images is compiled for a minute or so, and the second for
             all further ones, which the log says. True leaves out what kernels of our own compute faster.
-        native: Whether kernels of our own are used on a CPU with AVX-512. They are compiled in some seconds at the
-            first use on a machine; without a C++ compiler oneDNN is used.
+        native: Whether kernels of our own are used on a CPU. Where there are none for it, oneDNN is used.
 
     Which backend computes each layer is chosen here, and again when the model is moved or loaded. The log has a
     summary, and :func:`.layer_backends` names each layer.

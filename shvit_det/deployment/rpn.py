@@ -1,7 +1,7 @@
 """The region proposal head for inference, which computes its finest level from the source of that level."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -88,7 +88,7 @@ def select_before_sorting(
 
 
 def best_in_order(scores: Tensor, count: int) -> Tensor:
-    """Return the indices of the highest scores, ascending; of equal ones at the end, the first, as a stable sort does."""
+    """Return the indices of the highest scores, ascending; of equal ones the first, as a stable sort finds them."""
     least = scores.topk(count, sorted=False).values.min()
     better, equal = (scores > least).nonzero().flatten(), (scores == least).nonzero().flatten()
     if len(better) + len(equal) < count:  # NaN

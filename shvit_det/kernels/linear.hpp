@@ -7,7 +7,7 @@
 
 namespace shvit {
 
-// out = [residual +] [relu] (x . weights + bias), for `count` rows of x.
+// out = [relu] ([residual +] x . weights + bias), for `count` rows of x.
 template <class Type>
 struct Linear {
     using Number = typename Type::Number;

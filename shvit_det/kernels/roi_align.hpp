@@ -80,7 +80,7 @@ struct RoIAlign {
             const auto place = [&](int i) { return corners[1 + i] * level.scale - shift; };
             const auto extent = [&](int i) {
                 const float length = place(i + 2) - place(i);
-                return aligned || length > 1 ? length : 1;
+                return aligned || !(length < 1) ? length : 1;  // NaN stays
             };
             Axis rows(row_memory.mine<void>(), out_height, level.height);
             Axis columns(column_memory.mine<void>(), out_width, level.width);
