@@ -17,7 +17,8 @@ from torch import nn
 from ..common.errors import UsageError
 from ..data.sample import ensure_sample
 from .cfg_options import pasteable, places_in
-from .coco_sets import check_before_run, use_checked_datasets
+from .coco_set_checks import check_before_run
+from .coco_sets import use_checked_datasets
 from .evaluators import coco_scorings, format_results, select_scores
 from .reading import named_classes, type_of
 from .task import Task, table_of_numbers

@@ -13,7 +13,7 @@ from torch import nn
 from ..checkpoint import check_checkpoint, find_checkpoint
 from ..common.errors import UsageError
 from ..configuration.cfg_options import pasteable
-from ..data.checking.image_checks import is_local
+from ..data.checking.image_presence import is_local
 from .hooks.safe_checkpoint import INTERRUPTED, POINTER
 from .scores import last_run, run_of
 

@@ -24,9 +24,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..common.errors import RunError, UsageError
-from ..configuration.build_errors import parameters_of, refusal_of, unknown_key
+from ..configuration.build_errors import refusal_of, unknown_key
+from ..configuration.type_names import class_of
+from ..configuration.value_kinds import parameters_of
 from .build_runner import name_runner, subclasses_of
-from .settings_check import check_clipping, check_first_steps, check_monitored, check_settings, class_of, hooks_of
+from .built_parts_check import check_clipping, check_first_steps, check_monitored
+from .settings_check import check_settings, hooks_of
 
 NUM_IMAGES = 100_000
 

@@ -10,7 +10,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
 from shvit_det import UsageError
-from shvit_det.configuration.coco_sets import check_before_run, use_checked_datasets
+from shvit_det.configuration.coco_set_checks import check_before_run
+from shvit_det.configuration.coco_sets import use_checked_datasets
 from shvit_det.configuration.data_check import check_data, write_copies
 from shvit_det.configuration.detection import Detection
 from shvit_det.data.checking.findings import errors_among
