@@ -128,15 +128,6 @@ def bad_data_of(config: Config, dataset: Mapping) -> str:
     return bad_data
 
 
-def use_checked_datasets(task: Task, config: Config, splits: Sequence[str]) -> None:
-    """Replace mmdet's ``CocoDataset`` in a config by ours, which checks each image that it loads."""
-    for split in splits:
-        for _, dataset in dataset_places(config, split):
-            if task.dataset_class(dataset) is CocoDataset:
-                dataset['type'] = f'shvit_det.{CheckedCocoDataset.__name__}'
-                dataset['bad_data'] = bad_data_of(config, dataset)
-
-
 def _computes_scores(scoring: Scoring) -> bool:
     return not scoring.metric.get('format_only', False)
 
