@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import is_distributed, is_main_process
+from mmengine.dist import is_distributed, is_main_process, master_only
 from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.hooks import LoggerHook
 from mmengine.logging import MMLogger, print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
@@ -129,6 +130,9 @@ class SHViTRunner(Runner):
         return model
 
     def test(self) -> dict:
+        for hook in self._hooks:
+            if isinstance(hook, LoggerHook):  # in every process, mmengine's would write the same file of scores
+                hook.after_test_epoch = master_only(hook.after_test_epoch)  # type: ignore[method-assign]
         with worker_errors_as_sentences():
             return super().test()
 
