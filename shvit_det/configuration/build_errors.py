@@ -7,13 +7,14 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from mmengine.config import Config
 from mmengine.registry import Registry, build_from_cfg
 from mmengine.registry.build_functions import build_scheduler_from_cfg
 from mmengine.runner import Runner
 
+from ..common.errors import RunError, UsageError
 from ..data.checking.findings import short
 from ..registry import real_class
 from .cfg_options import places_in
@@ -48,6 +49,14 @@ PARTS = {
 OF_A_SPLIT = ('dataloader', 'evaluator')
 BUILDERS: set[CodeType] = {build_from_cfg.__code__, build_scheduler_from_cfg.__code__}
 OWN_FILES = str(Path(__file__).parents[1])
+
+
+def raise_refusal(error: Exception, config: Config, part: str = '', beginning: str = '') -> NoReturn:
+    """Raise ``UsageError`` in place of an error that is about the config (:func:`refusal_of`), else that error."""
+    sentence = None if isinstance(error, UsageError | RunError) else refusal_of(error, config, part)
+    if sentence is None:
+        raise error
+    raise UsageError(f'{beginning}{sentence}') from error
 
 
 def refusal_of(error: Exception, config: Config, part: str = '') -> str | None:

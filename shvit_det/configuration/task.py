@@ -15,7 +15,7 @@ from torch import nn
 from ..checkpoint.stored_config import stored_classes
 from ..common.errors import UsageError
 from ..data.checking.findings import short
-from .build_errors import refusal_of
+from .build_errors import raise_refusal
 from .reading import datasets_of, named_classes
 from .type_names import class_of
 
@@ -81,14 +81,9 @@ class Task(ABC):
             model.setdefault('data_preprocessor', config.data_preprocessor)  # as the runner does
         with DefaultScope.overwrite_default_scope(config.get('default_scope', self.scope)):
             try:
-                built = MODELS.build(model)
-            except UsageError:
-                raise
+                built: nn.Module = MODELS.build(model)
             except Exception as error:
-                sentence = refusal_of(error, config, 'model')
-                if sentence is None:
-                    raise
-                raise UsageError(f'cannot build the model of this config: {sentence}') from error
+                raise_refusal(error, config, 'model', 'cannot build the model of this config: ')
         return built
 
     def select_metrics(self, config: Config, model: nn.Module, metrics: Sequence[str]) -> None:

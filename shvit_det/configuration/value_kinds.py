@@ -103,7 +103,7 @@ def fits(value: Any, parameter: inspect.Parameter, alike: Sequence[str] = ()) ->
         parameter: One of :func:`parameters_of`.
         alike: Kinds that count as one. Annotations in OpenMMLab's projects mistake numbers and lists for each other.
     """
-    kind, taken = kind_of(value), kinds_taken(parameter)
+    kind, taken = value_kind(value), kinds_taken(parameter)
     if taken & set(alike):
         taken = taken | set(alike)
     is_list_of_dicts = isinstance(value, list) and all(isinstance(each, dict) for each in value)
@@ -113,10 +113,10 @@ def fits(value: Any, parameter: inspect.Parameter, alike: Sequence[str] = ()) ->
 def kinds_taken(parameter: inspect.Parameter) -> set[str]:
     """Return the kinds of values that a parameter takes; empty if that is not known."""
     kinds = {kind for kind in KINDS if parameter.annotation is not Any and takes(parameter.annotation, kind)}
-    return kinds | {kind for kind in [kind_of(parameter.default)] if kind is not None}
+    return kinds | {kind for kind in [value_kind(parameter.default)] if kind is not None}
 
 
-def kind_of(value: Any) -> str | None:
+def value_kind(value: Any) -> str | None:
     return next((kind for kind, types in KINDS.items() if isinstance(value, types)), None)
 
 

@@ -19,7 +19,7 @@ from mmengine.visualization import Visualizer
 
 from ..common.errors import RunError, UsageError
 from ..common.output_paths import check_output_folder
-from ..configuration.build_errors import refusal_of
+from ..configuration.build_errors import raise_refusal
 from ..configuration.changing import set_data_root
 from ..configuration.detector_or_classifier import task_of
 from ..configuration.reading import load_config, name_of, splits_of
@@ -145,12 +145,7 @@ def built_runner(config: Config, checkpoints: Path | None = None, log: Sequence[
                 shutil.rmtree(work_dir / runner.timestamp, ignore_errors=True)
                 if former is not None:
                     dumped.write_bytes(former)
-        if isinstance(error, UsageError | RunError):
-            raise
-        sentence = refusal_of(error, config)
-        if sentence is None:
-            raise
-        raise UsageError(sentence) from error
+        raise_refusal(error, config)
 
 
 def subclasses_of(kind: Any) -> Iterator[Any]:

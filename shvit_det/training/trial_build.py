@@ -23,8 +23,8 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..common.errors import RunError, UsageError
-from ..configuration.build_errors import refusal_of, unknown_key
+from ..common.errors import UsageError
+from ..configuration.build_errors import raise_refusal, unknown_key
 from ..configuration.type_names import class_of
 from ..configuration.value_kinds import parameters_of
 from .build_runner import name_runner, subclasses_of
@@ -136,15 +136,10 @@ def check_parts(config: Config, model: nn.Module, splits: Sequence[str]) -> None
                     check_monitored(config, trial.val_evaluator)
         except NotLoadedError:
             return
-        except (UsageError, RunError):
-            raise
         except Exception as error:
             if config.get('launcher', 'none') != 'none' and 'process group' in str(error):
                 return  # which the run starts
-            sentence = refusal_of(error, config)
-            if sentence is None:
-                raise
-            raise UsageError(sentence) from error
+            raise_refusal(error, config)
 
 
 @contextmanager
