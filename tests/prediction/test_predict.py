@@ -24,7 +24,7 @@ from tool_runs import succeeded
 from shvit_det import Predictor, UsageError
 from shvit_det.checkpoint import fetch
 from shvit_det.deployment import is_deployed
-from shvit_det.prediction import predict as run
+from shvit_det.prediction import prediction_run as run
 from shvit_det.prediction.predict import predict
 from shvit_det.prediction.progress import Progress
 
