@@ -94,7 +94,7 @@ class Detection(Task):
         check_before_run(self, config, splits)
         if difference := self.class_difference(config, splits):
             raise UsageError(difference)
-        use_checked_datasets(config)
+        use_checked_datasets(config)  # our runner does so too, others do not
 
     def set_metrics(self, config: Config, model: nn.Module, metrics: Sequence[str]) -> None:
         """Make the COCO evaluators compute ``metrics``.
