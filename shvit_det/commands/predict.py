@@ -7,7 +7,8 @@ import torch
 
 from ..common.errors import UsageError
 from ..configuration.cfg_options import add_cfg_options
-from ..prediction.predict import DEFAULT_SCORE, FILE, FOLDER, predict
+from ..prediction.predict import DEFAULT_SCORE, predict
+from ..prediction.prediction_run import FILE, FOLDER
 
 
 def main() -> None:

@@ -7,16 +7,19 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any, get_args, get_origin
+from typing import Any, NoReturn
 
 from mmengine.config import Config
 from mmengine.registry import Registry, build_from_cfg
 from mmengine.registry.build_functions import build_scheduler_from_cfg
 from mmengine.runner import Runner
 
+from ..common.errors import RunError, UsageError
 from ..data.checking.findings import short
 from ..registry import real_class
+from .cfg_options import places_in
 from .reading import type_of
+from .value_kinds import fits, parameters_of
 
 # What each method of mmengine's runner takes from the config.
 PARTS = {
@@ -46,6 +49,14 @@ PARTS = {
 OF_A_SPLIT = ('dataloader', 'evaluator')
 BUILDERS: set[CodeType] = {build_from_cfg.__code__, build_scheduler_from_cfg.__code__}
 OWN_FILES = str(Path(__file__).parents[1])
+
+
+def raise_refusal(error: Exception, config: Config, part: str = '', beginning: str = '') -> NoReturn:
+    """Raise ``UsageError`` in place of an error that is about the config (:func:`refusal_of`), else that error."""
+    sentence = None if isinstance(error, UsageError | RunError) else refusal_of(error, config, part)
+    if sentence is None:
+        raise error
+    raise UsageError(f'{beginning}{sentence}') from error
 
 
 def refusal_of(error: Exception, config: Config, part: str = '') -> str | None:
@@ -79,7 +90,7 @@ def refusal_of(error: Exception, config: Config, part: str = '') -> str | None:
     tree = config.get(part) if part else config
     if (unknown := unknown_name(error, frames)) is not None:
         name, registry = unknown
-        place = next((place for place, value in values_in(tree, part) if is_name(value, name)), part)
+        place = next((place for place, value in places_in(tree, part) if is_name(value, name)), part)
         return unknown_type(place, name, registry)
     if not part or (is_hook and not built):  # a hook that fails, not one that cannot be built
         return None
@@ -141,20 +152,8 @@ def unknown_key(place: str, name: str, owner: str, known: Sequence[str]) -> str:
     return f'{place}.{name}: {owner} has no argument {name!r}: {hint}'
 
 
-def values_in(node: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """Yield every dict, list and other value in a part of a config, with its place as ``--cfg-options`` spells it."""
-    yield place, node
-    items: Any = ()
-    if isinstance(node, Mapping | Config):
-        items = node.items()
-    elif isinstance(node, list | tuple):
-        items = enumerate(node)
-    for key, value in items:
-        yield from values_in(value, f'{place}.{key}'.lstrip('.'))
-
-
 def dicts_in(node: Any, place: str) -> Iterator[tuple[str, Mapping]]:
-    return ((inner, value) for inner, value in values_in(node, place) if isinstance(value, Mapping))
+    return ((inner, value) for inner, value in places_in(node, place) if isinstance(value, Mapping))
 
 
 def innermost(
@@ -165,7 +164,7 @@ def innermost(
     for frame in reversed(built):
         cfg, kind = frame.f_locals['cfg'], class_built_in(frame)
         if not isinstance(cfg, Mapping):  # a text where a dict is wanted, for instance
-            place = next((place for place, value in values_in(tree, part) if value == cfg), part)
+            place = next((place for place, value in places_in(tree, part) if value == cfg), part)
             return place, cfg, None
         if alike := [(place, node) for place, node in dicts if type_of(node) == type_of(cfg)]:
             return (*max(alike, key=lambda each: likeness(cfg, each[1])), kind)
@@ -192,22 +191,6 @@ def num_shared(cfg: Mapping, node: Mapping) -> int:
 def likeness(cfg: Mapping, node: Mapping) -> int:
     """Return how much a dict of a config is like one that was built, which may be a changed copy of it."""
     return 2 * num_shared(cfg, node) - len(node)
-
-
-def parameters_of(kind: Any) -> dict[str, inspect.Parameter]:
-    """Return the named parameters of a function, or of the constructors of a class and its bases."""
-    makers = (
-        [vars(each)['__init__'] for each in inspect.getmro(kind) if '__init__' in vars(each)]
-        if (inspect.isclass(kind))
-        else [kind]
-    )
-    parameters: dict[str, inspect.Parameter] = {}
-    for maker in makers:
-        if inspect.isfunction(maker) or inspect.ismethod(maker):
-            for name, parameter in inspect.signature(maker).parameters.items():
-                if name != 'self' and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                    parameters.setdefault(name, parameter)
-    return parameters
 
 
 def about_arguments(place: str, node: Any, kind: Any, text: str) -> str | None:
@@ -252,7 +235,8 @@ def about_values(place: str, node: Any, kind: Any, text: str, reason: str) -> st
 def unlike(node: Any, kind: Any) -> list[str]:
     """Return the keys of a dict whose values are not of the kind that the class takes."""
     parameters = parameters_of(kind) if kind is not None and isinstance(node, Mapping) else {}
-    return [name for name, parameter in parameters.items() if name in node and not fits(node[name], parameter)]
+    plain = {name: node[name] for name in parameters if isinstance(node.get(name), str | int | float)}
+    return [name for name, value in plain.items() if not fits(value, parameters[name])]
 
 
 def wrong_kind(place: str, value: Any, owner: str) -> str:
@@ -263,22 +247,3 @@ def wrong_kind(place: str, value: Any, owner: str) -> str:
 
 def name_of_class(node: Mapping, kind: Any) -> str:
     return str(getattr(kind, '__qualname__', None) or node.get('type') or 'mmengine')
-
-
-def fits(value: Any, parameter: inspect.Parameter) -> bool:
-    """Tell whether a parameter takes a text or a number, by its annotation and default; True if both are silent."""
-    default, annotation = parameter.default, parameter.annotation
-    if isinstance(value, str):
-        takes_text = 'str' in str(annotation) or isinstance(default, str)
-        return takes_text or not (is_numeric(annotation) or isinstance(default, int | float | Sequence | Mapping))
-    if isinstance(value, int | float):
-        origin = get_origin(annotation)
-        takes_several = inspect.isclass(origin) and issubclass(origin, Sequence)
-        return not (takes_several or isinstance(default, Sequence | Mapping))
-    return True
-
-
-def is_numeric(annotation: Any) -> bool:
-    """Tell whether an annotation stands for numbers, or lists of numbers, and nothing else."""
-    inner = get_args(annotation)
-    return all(map(is_numeric, inner)) if inner else annotation in (int, float, bool, type(None), ...)

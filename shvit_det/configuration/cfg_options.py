@@ -219,11 +219,10 @@ def places_in(node: Any, place: str = '') -> Iterator[tuple[str, Any]]:
     """Yield every value in nested dicts and lists with its place, as ``--cfg-options`` spells it."""
     if place:
         yield place, node
-    if isinstance(node, Mapping):
-        items: Any = node.items()
+    items: Any = ()
+    if isinstance(node, Mapping | Config):
+        items = node.items()
     elif isinstance(node, list | tuple):
         items = enumerate(node)
-    else:
-        return
     for key, value in items:
         yield from places_in(value, f'{place}.{key}' if place else str(key))

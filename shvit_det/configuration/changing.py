@@ -7,13 +7,16 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
+from mmengine.registry import DATASETS
 from mmengine.utils import is_abs
 
 from ..common.errors import UsageError
 from .cfg_options import pasteable
 from .reading import SPLITS, dataset_places, evaluators_of, path_within
+from .type_names import class_of
 
 SEPARATORS = '/\\'  # Windows takes both
+COCO_DATASET = 'mmdet.datasets.coco.CocoDataset'  # by name: mmdet need not be installed
 
 
 def set_data_root(config: Config, root: str) -> None:
@@ -124,3 +127,18 @@ def enable_auto_scale_lr(config: Config) -> None:
     if 'base_batch_size' not in (config.get('auto_scale_lr') or {}):
         raise UsageError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config, and this one has none')
     config.auto_scale_lr.enable = True
+
+
+def use_checked_datasets(config: Config) -> None:
+    """Replace mmdet's ``CocoDataset`` by ours, which checks what it loads as ``bad_data`` says, wherever one is."""
+    pending = [(config.get(f'{split}_dataloader') or {}).get('dataset') for split in SPLITS]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, list | tuple):
+            pending.extend(node)
+        elif isinstance(node, MutableMapping):
+            pending += [node.get('dataset'), node.get('datasets')]
+            kind = class_of(DATASETS, node, node.get('_scope_', config.get('default_scope')))
+            if kind is not None and f'{kind.__module__}.{kind.__name__}' == COCO_DATASET:
+                node['type'] = 'shvit_det.CheckedCocoDataset'
+                node.setdefault('bad_data', config.get('bad_data', 'refuse'))

@@ -1,11 +1,7 @@
-"""The COCO data sets of a config: where they are, what the config does with them, and their check before a run."""
+"""The COCO data sets of a config: where they are, and what the config does with them."""
 
-import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import CocoDataset
@@ -15,19 +11,14 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ..common.errors import UsageError
-from ..data.checking.annotation_file import WHERE_TO_GET_DATA, Use, read_annotations, require_annotations
-from ..data.checking.cleaning import clean
+from ..data.checking.annotation_file import Use
 from ..data.checking.data_set_check import CocoSet
-from ..data.checking.findings import Finding, errors_among, refusal
-from ..data.checking.image_checks import DecodeSettings, check_presence, is_local
-from ..data.checking.set_comparison import repeated_image, scoring_difference, shared_images
-from ..data.coco_dataset import BAD_DATA, CHECK, CheckedCocoDataset
-from .cfg_options import pasteable
-from .evaluators import ONE_EACH, Scoring, check_evaluators, scorings
+from ..data.checking.image_checks import DecodeSettings
+from ..data.checking.image_presence import is_local
+from ..data.coco_dataset import BAD_DATA, CheckedCocoDataset
+from .evaluators import Scoring, scorings
 from .reading import dataset_places, named_classes, path_within
 from .task import Task
-
-Contents = Mapping[Path, Mapping[str, Any]]
 
 
 def coco_sets(task: Task, config: Config, splits: Sequence[str]) -> list[CocoSet]:
@@ -135,151 +126,6 @@ def bad_data_of(config: Config, dataset: Mapping) -> str:
     if bad_data not in BAD_DATA:
         raise UsageError(f'bad_data is {bad_data!r}: choose from {", ".join(BAD_DATA)}')
     return bad_data
-
-
-def check_files(task: Task, config: Config, splits: Sequence[str]) -> None:
-    """Check that the files and folders exist that data sets of any kind name, but for COCO's, which are read.
-
-    Raises:
-        UsageError: If one does not.
-    """
-    for split in splits:
-        for place, dataset in dataset_places(config, split):
-            kind, prefix = task.dataset_class(dataset), dataset.get('data_prefix')
-            is_coco = kind is not None and issubclass(kind, CocoDataset)
-            read = ('ann_file', 'data_prefix.img') if is_coco else ()
-            named = {key: value for key, value in dataset.items() if key.endswith('_file') and isinstance(value, str)}
-            if isinstance(prefix, Mapping):
-                named |= {f'data_prefix.{key}': value for key, value in prefix.items()}
-            for key, value in named.items():
-                path = path_within(dataset, value) if value and key not in read else None
-                if path and is_local(path, dataset.get('backend_args')) and not any(map(os.path.exists, (path, value))):
-                    raise UsageError(f'{place}.{key}: there is no {path}; {WHERE_TO_GET_DATA}')
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A metric, and the annotation files that have to agree for its scores to be right.
-
-    Attributes:
-        scoring: The metric.
-        evaluator: The file that it scores by; None if it takes the ground truth from the data sets.
-        predicted: The data sets whose images are predicted.
-    """
-
-    scoring: Scoring
-    evaluator: CocoSet | None
-    predicted: list[CocoSet]
-
-    @property
-    def sets(self) -> list[CocoSet]:
-        return [*self.predicted, *([self.evaluator] if self.evaluator else [])]
-
-    def fault(self, contents: Contents) -> str | None:
-        """Return a sentence on what does not agree, or None."""
-        key, first = f'{self.scoring.key}.ann_file', self.predicted[0].annotations
-        way_out = f'let both name one file: {pasteable({key: str(first)})}'
-        if len(self.predicted) > 1:
-            way_out = f'{self.scoring.split}_evaluator={ONE_EACH} scores each data set by itself, with its own file'
-        predicted = [contents[data.annotations] for data in self.predicted]
-        repeated = repeated_image(predicted)
-        if repeated is not None:
-            return (
-                f'{self.scoring.key} would mix up two images, since data sets of {self.scoring.split}_dataloader share '
-                f'the id {repeated!r}: {way_out}'
-            )
-        if self.evaluator is None:
-            return None
-        difference = scoring_difference(contents[self.evaluator.annotations], predicted)
-        names = ' and '.join(str(data.annotations) for data in self.predicted)
-        return difference and f'{key}={self.evaluator.annotations} {difference} of {names}: {way_out}'
-
-
-def comparisons(task: Task, config: Config, splits: Sequence[str], sets: Sequence[CocoSet]) -> Iterator[Comparison]:
-    """Yield what has to be compared for the COCO metrics of the splits, as far as the files are on this machine."""
-    by_key = {key: data for data in sets for key in data.keys}
-    for split in splits:
-        for scoring in scorings(task, config, split):
-            predicted = [by_key.get(f'{place}.ann_file') for place in scoring.datasets]
-            evaluator = by_key.get(f'{scoring.key}.ann_file')
-            found = [data for data in predicted if data is not None]
-            is_one = len(found) == 1 and evaluator in (None, found[0])
-            if scoring.is_coco and found and len(found) == len(predicted) and not is_one:
-                yield Comparison(scoring, evaluator, found)
-
-
-def check_before_run(task: Task, config: Config, splits: Sequence[str]) -> None:
-    """Check the annotations of the splits, and that their images exist without opening any, before a run starts.
-
-    Raises:
-        UsageError: If there is an error that ``bad_data`` does not skip.
-    """
-    sets = coco_sets(task, config, splits)
-    for data in sets:
-        if not data.scored_only:
-            require_annotations(data.annotations)
-    check_files(task, config, splits)
-    check_evaluators(task, config, splits)
-    compared = list(comparisons(task, config, splits, sets))
-    whole = {data.annotations for comparison in compared for data in comparison.sets}
-    contents: dict[Path, Mapping[str, Any]] = {}
-    for data in sets:
-        content = read_annotations(data.annotations, data.images_only)
-        _check_set(data, content)
-        # the objects of COCO's training images take a gigabyte
-        contents[data.annotations] = content if data.annotations in whole else {'images': content['images']}
-    for comparison in compared:
-        if fault := comparison.fault(contents):
-            raise UsageError(fault)
-    for data in sets:
-        leaked = list(leaked_images(sets, data, contents, by_content=False))
-        if leaked:
-            print_log(
-                f'{len(leaked)} of the {len(contents[data.annotations]["images"])} images of {data.annotations} '
-                f'({", ".join(data.splits)}) are trained on too, so that scores say little about new images: '
-                f'{leaked[0].message}; {CHECK} lists them',
-                'current',
-                logging.WARNING,
-            )
-
-
-def _check_set(data: CocoSet, content: Mapping[str, Any]) -> None:
-    """Check one data set before a run.
-
-    Raises:
-        UsageError: If there is an error that ``bad_data`` does not skip.
-    """
-    findings, total = data.check_content(content), len(content['images'])
-    if data.bad_data == 'skip' and data.splits == ['train']:  # evaluators read the file as it is
-        findings = clean(content, findings, data.use, data.annotations, data.classes).left
-    missing = check_presence(content, data.images) if data.images is not None else []
-    findings += [each for each in missing if data.bad_data == 'refuse' or each.kind != 'image_missing']
-    if errors_among(findings):
-        raise UsageError(refusal(findings, data.annotations, CHECK))
-    if missing:
-        what = 'others are taken' if data.splits == ['train'] else 'they are scored as black pictures'
-        text = f'bad_data=skip: {len(missing)} of the {total} images of {data.annotations} are missing; {what}'
-        print_log(text, 'current', logging.WARNING)
-
-
-def leaked_images(sets: Sequence[CocoSet], data: CocoSet, contents: Contents, by_content: bool) -> Iterator[Finding]:
-    """Yield the images of a data set for evaluation that are in a training split too."""
-    training = [
-        (contents[each.annotations], each.images)
-        for each in sets
-        if 'train' in each.splits and each.images and each.annotations in contents
-    ]
-    if training and data.images and data.splits != ['train']:
-        yield from shared_images(training, contents[data.annotations], data.images, by_content)
-
-
-def use_checked_datasets(task: Task, config: Config, splits: Sequence[str]) -> None:
-    """Replace mmdet's ``CocoDataset`` in a config by ours, which checks each image that it loads."""
-    for split in splits:
-        for _, dataset in dataset_places(config, split):
-            if task.dataset_class(dataset) is CocoDataset:
-                dataset['type'] = f'shvit_det.{CheckedCocoDataset.__name__}'
-                dataset['bad_data'] = bad_data_of(config, dataset)
 
 
 def _computes_scores(scoring: Scoring) -> bool:

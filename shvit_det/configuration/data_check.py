@@ -11,11 +11,12 @@ from ..common.processors import usable_processors
 from ..data.checking.annotation_file import require_annotations
 from ..data.checking.data_set_check import CheckedSet, CocoSet, Images, check_set, clean_set, name_copies, write_copy
 from ..data.checking.findings import Finding
-from ..data.checking.image_checks import require_folder
+from ..data.checking.image_presence import require_folder
 from ..data.sample import ensure_sample
 from .cfg_options import pasteable
 from .changing import set_data_root
-from .coco_sets import check_files, coco_sets, comparisons, leaked_images
+from .coco_set_checks import check_files, comparisons, leaked_images
+from .coco_sets import coco_sets
 from .detector_or_classifier import task_of
 from .evaluators import check_evaluators
 from .reading import SPLITS, load_config

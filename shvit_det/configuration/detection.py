@@ -17,7 +17,8 @@ from torch import nn
 from ..common.errors import UsageError
 from ..data.sample import ensure_sample
 from .cfg_options import pasteable, places_in
-from .coco_sets import check_before_run, use_checked_datasets
+from .changing import use_checked_datasets
+from .coco_set_checks import check_before_run
 from .evaluators import coco_scorings, format_results, select_scores
 from .reading import named_classes, type_of
 from .task import Task, table_of_numbers
@@ -93,7 +94,7 @@ class Detection(Task):
         check_before_run(self, config, splits)
         if difference := self.class_difference(config, splits):
             raise UsageError(difference)
-        use_checked_datasets(self, config, splits)
+        use_checked_datasets(config)  # our runner does so too, others do not
 
     def set_metrics(self, config: Config, model: nn.Module, metrics: Sequence[str]) -> None:
         """Make the COCO evaluators compute ``metrics``.

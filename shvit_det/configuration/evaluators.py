@@ -21,10 +21,11 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS, EVALUATOR, METRICS
 from ..common.atomic_files import PART
 from ..common.errors import UsageError
 from ..data.checking.findings import short
-from ..data.checking.image_checks import is_local
+from ..data.checking.image_presence import is_local
 from .cfg_options import pasteable
 from .reading import dataset_places, dataset_tree, evaluators_of, path_within, type_of
 from .task import Task
+from .type_names import class_of
 
 ONE_EACH = "dict(type='MultiDatasetsEvaluator', metrics=[...], dataset_prefixes=[...])"
 
@@ -73,7 +74,7 @@ def scorings(task: Task, config: Config, split: str) -> list[Scoring]:
     Raises:
         UsageError: If a ``MultiDatasetsEvaluator`` does not fit the data sets.
     """
-    metrics = [(key, metric, task.registered_class(METRICS, metric)) for key, metric in evaluators_of(config, split)]
+    metrics = [(key, metric, class_of(METRICS, metric, task.scope)) for key, metric in evaluators_of(config, split)]
     datasets = dict(dataset_places(config, split))
     evaluator = config.get(f'{split}_evaluator')
     if not datasets:
@@ -93,7 +94,7 @@ def _scores_each(task: Task, evaluator: Any) -> bool:
     """Tell whether an evaluator scores each data set of a ``ConcatDataset`` by a metric of its own."""
     if not isinstance(evaluator, Mapping) or 'metrics' not in evaluator:
         return False
-    kind = task.registered_class(EVALUATOR, evaluator)
+    kind = class_of(EVALUATOR, evaluator, task.scope)
     return kind is not None and issubclass(kind, MultiDatasetsEvaluator)
 
 
@@ -104,7 +105,7 @@ def _check_one_each(task: Task, config: Config, split: str) -> None:
         UsageError: With the first thing that does not hold.
     """
     loader, evaluator = config[f'{split}_dataloader'], config[f'{split}_evaluator']
-    kind, where = task.registered_class(DATASETS, loader['dataset']), f'{split}_evaluator=dict({type_of(evaluator)})'
+    kind, where = class_of(DATASETS, loader['dataset'], task.scope), f'{split}_evaluator=dict({type_of(evaluator)})'
     if kind is None or not issubclass(kind, ConcatDataset) or loader['dataset'].get('lazy_init'):
         raise UsageError(
             f'{where} scores the data sets of an mmdet.ConcatDataset without lazy_init, but '
@@ -122,7 +123,7 @@ def _check_one_each(task: Task, config: Config, split: str) -> None:
     if repeated := next((prefix for prefix in prefixes if list(prefixes).count(prefix) > 1), None):
         raise UsageError(f'{split}_evaluator.dataset_prefixes has {repeated!r} twice: name a prefix for each data set')
     sampler = loader.get('sampler') or {}
-    by_default = inspect.signature(task.registered_class(DATA_SAMPLERS, sampler) or object).parameters.get('shuffle')
+    by_default = inspect.signature(class_of(DATA_SAMPLERS, sampler, task.scope) or object).parameters.get('shuffle')
     if sampler.get('shuffle', by_default and by_default.default):
         option = pasteable({f'{split}_dataloader.sampler.shuffle': False})
         raise UsageError(f'{where} tells the data sets apart by the order of the images: add {option}')

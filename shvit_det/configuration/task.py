@@ -9,14 +9,15 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
-from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope, Registry
+from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope
 from torch import nn
 
 from ..checkpoint.stored_config import stored_classes
 from ..common.errors import UsageError
 from ..data.checking.findings import short
-from .build_errors import refusal_of
+from .build_errors import raise_refusal
 from .reading import datasets_of, named_classes
+from .type_names import class_of
 
 
 class Task(ABC):
@@ -80,14 +81,9 @@ class Task(ABC):
             model.setdefault('data_preprocessor', config.data_preprocessor)  # as the runner does
         with DefaultScope.overwrite_default_scope(config.get('default_scope', self.scope)):
             try:
-                built = MODELS.build(model)
-            except UsageError:
-                raise
+                built: nn.Module = MODELS.build(model)
             except Exception as error:
-                sentence = refusal_of(error, config, 'model')
-                if sentence is None:
-                    raise
-                raise UsageError(f'cannot build the model of this config: {sentence}') from error
+                raise_refusal(error, config, 'model', 'cannot build the model of this config: ')
         return built
 
     def select_metrics(self, config: Config, model: nn.Module, metrics: Sequence[str]) -> None:
@@ -153,16 +149,7 @@ class Task(ABC):
 
     def dataset_class(self, dataset: Mapping) -> type | None:
         """Return the class that a dataset dict names, or None if there is no such class."""
-        return self.registered_class(DATASETS, dataset)
-
-    def registered_class(self, registry: Registry, node: Mapping) -> type | None:
-        """Return the class that a dict of the config names, or None if the registry has no such class."""
-        kind = node.get('type')
-        if isinstance(kind, str):
-            scope = DefaultScope.overwrite_default_scope(self.scope)
-            with scope, registry.switch_scope_and_registry(None) as scoped:
-                kind = scoped.get(kind)
-        return kind if isinstance(kind, type) else None
+        return class_of(DATASETS, dataset, self.scope)
 
     def transforms_of(self, dataset: Mapping, kind: type) -> Iterator[Mapping]:
         """Yield the dicts of the transforms of a class in a pipeline, however deeply it is nested."""
@@ -170,7 +157,7 @@ class Task(ABC):
         while pending:
             node: Any = pending.pop(0)
             if isinstance(node, Mapping):
-                found = self.registered_class(TRANSFORMS, node)
+                found = class_of(TRANSFORMS, node, self.scope)
                 if found is not None and issubclass(found, kind):
                     yield node
                 pending.extend(node.values())

@@ -1,18 +1,22 @@
-"""Classes that stand in a config as types, as in mmengine's configs of pure Python: replaced by their names."""
+"""Classes and their names in a config: the class that a name stands for, and names in place of classes.
+
+mmengine's configs of pure Python have classes as types.
+"""
 
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
 from mmengine import registry as root
 from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
-from mmengine.registry import Registry
+from mmengine.registry import DefaultScope, Registry
 from mmengine.utils import get_object_from_string
 
 from ..common.errors import UsageError
+from ..registry import real_class
 
 TYPE_KEYS = ('type', 'runner_type', 'constructor')
 IMPORTED = (LazyAttr, LazyObject, ModuleType, FunctionType, type)
@@ -90,3 +94,26 @@ def dotted_name(kind: Any) -> str:
         if get_object_from_string(name) is kind:
             return name
     raise UsageError(f'type={kind.__qualname__} cannot be imported by its name: define it at the top level of a module')
+
+
+def class_of(registry: Registry, node: Mapping, scope: str | None = None) -> type | None:
+    """Return the class that a dict of a config names, or None if there is no such class.
+
+    Args:
+        registry: Where mmengine looks for the name.
+        node: The dict.
+        scope: The project that is searched first; None for the one whose scope is set.
+    """
+    kind = node.get('type')
+    if isinstance(kind, str):
+        kind = real_class(registered(registry, kind, scope))
+    return kind if inspect.isclass(kind) else None
+
+
+def registered(registry: Registry, name: str, scope: str | None = None) -> Any:
+    """Return what a registry of mmengine, or of the project of a scope, has under a name, or None."""
+    with DefaultScope.overwrite_default_scope(scope), registry.switch_scope_and_registry(None) as switched:
+        try:
+            return switched.get(name)
+        except RuntimeError:  # a module of that name cannot be imported
+            return None

@@ -14,16 +14,17 @@ from ..data.checking.findings import short
 from .cfg_options import READ, places_in
 from .type_names import registries
 
-# Annotations in OpenMMLab's projects mistake numbers and lists for each other, which therefore are one kind here.
 KINDS: dict[str, tuple[type, ...]] = {
     'text': (str,),
+    'number': (bool, int, float),
+    'list': (list, tuple),
     'dict': (dict,),
-    'number or list': (bool, int, float, list, tuple),
 }
 WORDS: dict[type, str] = {str: 'a text', bool: 'True or False', int: 'a number', float: 'a number', dict: 'a dict'}
 TRUSTED = ('dataloader', 'evaluator', 'hooks', 'cfg')  # in models and optimizers, annotations mistake texts for numbers
 DICTS = ('dataset', 'sampler', 'batch_sampler', 'collate_fn', 'optimizer', 'sample_set')  # mmengine and we build them
 SEVERAL = ('dataset', 'ann_file')  # a list of them has a sentence of its own, where data sets are looked for
+UNKNOWN = inspect.Parameter('unknown', inspect.Parameter.KEYWORD_ONLY, annotation=Any)
 LISTS_OF_DICTS = ('pipeline', 'datasets', 'metrics', 'vis_backends', 'custom_hooks', 'val_evaluator', 'test_evaluator')
 
 
@@ -62,35 +63,61 @@ def check_values(prefix: str, node: Mapping, classes: Sequence[type]) -> None:
     for key, value in node.items():
         if key in SEVERAL and isinstance(value, list | tuple):
             continue
-        hints = [annotations(kind).get(key, Any) for kind in classes]
-        kinds = [kind for kind in KINDS if any(takes(hint, kind) for hint in hints)]
-        if kinds and (trusted or kinds == ['dict']) and not any(fits(value, hint) for hint in hints):
+        parameters = [parameters_of(kind).get(key, UNKNOWN).replace(default=UNKNOWN.default) for kind in classes]
+        kinds = {kind for parameter in parameters for kind in kinds_taken(parameter)}
+        is_checked = trusted or kinds == {'dict'}
+        if kinds and is_checked and not any(fits(value, each, alike=('number', 'list')) for each in parameters):
+            hints = [parameter.annotation for parameter in parameters]
             wanted = ' or '.join(dict.fromkeys(word for hint in hints for word in words_for(hint)))
             raise UsageError(f'{prefix}{key} is {short(value)}, where {classes[0].__name__} takes {wanted}')
 
 
 @functools.cache
-def annotations(kind: type) -> dict[str, Any]:
-    """Return the annotations of what a class is built of, its own and those of the classes that it inherits from."""
-    found: dict[str, Any] = {}
-    for each in reversed(kind.__mro__):
+def parameters_of(kind: Any) -> dict[str, inspect.Parameter]:
+    """Return the named parameters of a function, or of the constructors of a class and its bases.
+
+    An annotation that names something which only type checkers import is left out.
+    """
+    makers = [vars(each).get('__init__') for each in inspect.getmro(kind)] if inspect.isclass(kind) else [kind]
+    parameters: dict[str, inspect.Parameter] = {}
+    for maker in makers:
+        if not (inspect.isfunction(maker) or inspect.ismethod(maker)):
+            continue
         try:
-            found |= get_type_hints(vars(each).get('__init__', object.__init__))
-        except (NameError, TypeError, AttributeError):  # they name something that only type checkers import
-            found |= dict.fromkeys(inspect.signature(each).parameters, Any)
-    return found
+            hints = get_type_hints(maker)
+        except (NameError, TypeError, AttributeError):
+            hints = {}
+        for name, parameter in inspect.signature(maker).parameters.items():
+            if name != 'self' and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                parameters.setdefault(name, parameter.replace(annotation=hints.get(name, Any)))
+    return parameters
 
 
-def fits(value: Any, hint: Any) -> bool:
-    """Tell whether a value is of a kind that an annotation allows; True where the annotation does not tell.
+def fits(value: Any, parameter: inspect.Parameter, alike: Sequence[str] = ()) -> bool:
+    """Tell whether a parameter takes a value of this kind, by its annotation and default; True if both are silent.
 
     A list of dicts fits where a dict does, since mmengine builds such lists in many places.
+
+    Args:
+        value: The value.
+        parameter: One of :func:`parameters_of`.
+        alike: Kinds that count as one. Annotations in OpenMMLab's projects mistake numbers and lists for each other.
     """
-    kind = next((kind for kind, kinds in KINDS.items() if isinstance(value, kinds)), None)
-    if kind is None or takes(hint, kind) or not any(takes(hint, each) for each in KINDS):
-        return True
+    kind, taken = value_kind(value), kinds_taken(parameter)
+    if taken & set(alike):
+        taken = taken | set(alike)
     is_list_of_dicts = isinstance(value, list) and all(isinstance(each, dict) for each in value)
-    return is_list_of_dicts and takes(hint, 'dict')
+    return kind is None or not taken or kind in taken or (is_list_of_dicts and 'dict' in taken)
+
+
+def kinds_taken(parameter: inspect.Parameter) -> set[str]:
+    """Return the kinds of values that a parameter takes; empty if that is not known."""
+    kinds = {kind for kind in KINDS if parameter.annotation is not Any and takes(parameter.annotation, kind)}
+    return kinds | {kind for kind in [value_kind(parameter.default)] if kind is not None}
+
+
+def value_kind(value: Any) -> str | None:
+    return next((kind for kind, types in KINDS.items() if isinstance(value, types)), None)
 
 
 def takes(hint: Any, kind: str) -> bool:
@@ -107,7 +134,7 @@ def words_for(hint: Any) -> Iterator[str]:
     for each in alternatives(hint):
         base = get_origin(each) or each
         if base in WORDS or any(takes(each, kind) for kind in KINDS):
-            yield WORDS.get(base, 'a list' if takes(each, 'number or list') else 'a dict')
+            yield WORDS.get(base, 'a dict' if takes(each, 'dict') else 'a list')
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:

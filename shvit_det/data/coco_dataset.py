@@ -24,7 +24,8 @@ from .checking.annotation_file import Use, read_annotations
 from .checking.cleaning import clean
 from .checking.content_checks import check_content
 from .checking.findings import KINDS, as_phrase, count_by_kind, errors_among, refusal
-from .checking.image_checks import DecodeSettings, inspect_image, is_local
+from .checking.image_checks import DecodeSettings, inspect_image
+from .checking.image_presence import is_local
 from .checking.object_counts import count_objects
 
 BadData = Literal['refuse', 'skip']

@@ -14,13 +14,10 @@ from ..checkpoint import check_checkpoint, load_checkpoint
 from ..common.atomic_files import PART
 from ..common.errors import UsageError
 from ..common.output_paths import check_output_folder
-from ..configuration.changing import set_data_root
-from ..configuration.detector_or_classifier import task_of
-from ..configuration.reading import load_config, name_of, splits_of
 from ..deployment import check_deployable, deploy
 from ..prediction.predict import DEFAULT_SCORE
 from ..runtimes.onnx_runtimes import is_exported
-from ..training.build_runner import built_runner, set_launcher
+from ..training.build_runner import built_runner, config_of_run
 from ..training.trial_build import check_parts
 from .pictures import PictureHook
 from .prediction_dump import DumpingEvaluator, prediction_dump, save_partial
@@ -61,16 +58,8 @@ def evaluate(
     Raises:
         UsageError: If the run cannot start; nothing has been written then.
     """
-    config = load_config(config_path, cfg_options)
-    if 'test' not in splits_of(config):
-        raise UsageError(f'{config_path} has no test_dataloader, test_cfg and test_evaluator: there is nothing to test')
-    if data_root is not None:
-        set_data_root(config, data_root)
-    config.work_dir = str(work_dir or config.get('work_dir') or Path('work_dirs') / name_of(config_path))
-    log = set_launcher(config, launcher)
+    config, task, log = config_of_run(config_path, cfg_options, 'test', data_root, work_dir, launcher)
     config.load_from, config.resume = None, False
-    task = task_of(config)
-    config.setdefault('default_scope', task.scope)
     if out is not None and not out.endswith(('.pkl', '.pickle')):
         raise UsageError(f'--out takes a file that ends in .pkl or .pickle, but got {out}')
 

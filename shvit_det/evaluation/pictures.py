@@ -18,7 +18,7 @@ from ..common.errors import RunError
 from ..prediction.drawing import Picture, class_colors, draw, draw_lines
 from ..prediction.image_reader import to_picture
 from ..prediction.inputs import Input, output_name, unique_names
-from ..prediction.predict import encode
+from ..prediction.prediction_run import encode
 
 
 class PictureHook(Hook):

@@ -4,7 +4,6 @@ What follows them in a detector (proposals, suppression, masks) depends on the i
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import check_checkpoint
 from ..checkpoint.loading import load_content
+from ..checkpoint.stored_config import stored_classes
 from ..common.errors import UsageError
 from ..configuration.detection import Detection, predicting_part
 from ..configuration.detector_or_classifier import task_of
@@ -234,14 +234,9 @@ def _normalisation(preprocessor: Any) -> tuple[tuple[float, ...], tuple[float, .
 
 def _classes(config: Config, task: Task, model: Any, content: Any) -> tuple[str, ...] | None:
     """Return the names of the classes, the checkpoint's or the config's test data's; None if neither has them all."""
-    found: list[tuple[str, ...]] = []
-    meta = content.get('meta') if isinstance(content, Mapping) else None
-    if isinstance(meta, Mapping) and (stated := (meta.get('dataset_meta') or {}).get('classes')):
-        found.append(tuple(stated))
-    found += [
-        names for _, dataset, kind in task.datasets(config, ('test', 'val')) if (names := named_classes(dataset, kind))
-    ]
-    return next((distinct(names) for names in found if len(names) == model.head.num_classes), None)
+    found = [stored_classes(content)]
+    found += [named_classes(dataset, kind) for _, dataset, kind in task.datasets(config, ('test', 'val'))]
+    return next((distinct(names) for names in found if names and len(names) == model.head.num_classes), None)
 
 
 def distinct(names: tuple[str, ...]) -> tuple[str, ...]:

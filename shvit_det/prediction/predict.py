@@ -1,35 +1,18 @@
 """The prediction behind ``tools/predict.py``: of files, folders, patterns and URLs, into a folder."""
 
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-import cv2
-
-from ..checkpoint.fetch import PermanentDownloadError, download
-from ..checkpoint.reading import head_of, wrong_kind
-from ..common.atomic_files import replacing
 from ..common.errors import RunError, UsageError
-from ..common.image_files import pages_of
 from .coco_results import ResultsFile
-from .drawing import Picture
-from .image_reader import reason_of
 from .inputs import Input, find_inputs, output_names
-from .predictor import Prediction, Predictor
-from .progress import Progress
-from .video import VideoReader, VideoWriter
+from .prediction_run import FILE, FOLDER, Run
+from .predictor import Predictor
 
 DEFAULT_SCORE = 0.3
-MAX_DOWNLOAD = 1 << 30  # bytes
-JPEG_QUALITY = 95
-FOLDER, FILE = 'pictures', 'predictions.json'
-Place = tuple[Path, Callable[[Picture], None]]  # of a drawing, and what writes it there
-Opened = tuple[Iterable[tuple[int, Picture]], int | None, Callable[[int], Place]]  # numbered frames, how many, places
 
 
 @dataclass
@@ -124,174 +107,3 @@ def check_targets(inputs: Sequence[Input], targets: Sequence[Path]) -> None:
         for folder in target.parents:
             if folder.exists() and not folder.is_dir():
                 raise UsageError(f'{folder} is a file and no folder: choose another --out')
-
-
-@dataclass
-class Run:
-    """One run over all inputs.
-
-    Args:
-        predictor: The predictor.
-        file: The file of results.
-        score: Detections with a lower score are left out.
-        inputs: What is predicted.
-        targets: The file for the drawing of each input.
-        stream: Where progress and failures are shown.
-        failed: The indices of inputs that could not be read or predicted.
-        done: How many inputs are predicted.
-        num_frames: How many frames of videos, and pages of pictures, are predicted.
-        with_pages: The indices of pictures that have several pages or frames.
-    """
-
-    predictor: Predictor
-    file: ResultsFile
-    score: float
-    inputs: Sequence[Input]
-    targets: Sequence[Path]
-    stream: TextIO
-    failed: list[int] = field(default_factory=list)
-    done: int = 0
-    num_frames: int = 0
-    with_pages: list[int] = field(default_factory=list)
-
-    def so_far(self) -> str:
-        """Return how much is done and where the results are: the end of a sentence on why the run ended."""
-        if not self.file.entries:
-            return f'nothing was predicted, and {self.file.path} is as it was'
-        where = self.file.path if self.file.is_saved else self.file.annotations.path
-        return (
-            f'{self.done} of {len(self.inputs)} predicted, {len(self.file.entries)} entries of results are in {where}'
-        )
-
-    def pictures(self) -> None:
-        """Predict all pictures; several of one size share a batch."""
-        indices = [index for index, item in enumerate(self.inputs) if not item.is_video]
-        progress = Progress(len(indices), 'pictures', self.stream)
-        for prediction in self.predictor.stream(self._files(indices, progress)):
-            index = prediction.key
-            image = dict(id=index + 1, file_name=self.inputs[index].source)
-            save = partial(save_picture, self.targets[index])
-            self._count(index, self._keep(prediction, image, self.targets[index], save), progress)
-            progress.advance()
-        progress.clear()
-
-    def frames(self, index: int) -> None:
-        """Predict a video frame by frame, or a picture page by page; those that fail are left out."""
-        item = self.inputs[index]
-        progress = Progress(None, f'frames of {item.path.name}', self.stream)
-        reasons = []
-        try:
-            with self._local(item) as path, self._opened(path, index) as (frames, progress.total, place_of):
-                for prediction in self.predictor.stream(frames):
-                    number = len(self.inputs) + self.num_frames + 1  # after those of the pictures
-                    image = dict(id=number, file_name=item.source, frame_index=prediction.key)
-                    reason = self._keep(prediction, image, *place_of(prediction.key))
-                    if reason is not None:
-                        reasons.append(f'frame {prediction.key}: {reason}')
-                    else:
-                        self.num_frames += 1
-                    progress.advance()
-        except UsageError as error:
-            reasons.append(str(error))
-        more = f', and {len(reasons) - 1} more' if len(reasons) > 1 else ''
-        self._count(index, reasons[0] + more if reasons else None, progress)
-        progress.clear()
-
-    @contextmanager
-    def _opened(self, path: Path, index: int) -> Iterator[Opened]:
-        """Open a video, or a picture with several pages, whose drawings go into a folder of its name."""
-        target = self.targets[index]
-        if self.inputs[index].is_video:
-            reader = VideoReader(path)
-            with VideoWriter(target, reader.rate) as writer:
-                yield enumerate(reader), reader.declared, lambda _: (target, writer.add)
-            return
-        numbers, folder = pages_of(path), target.with_suffix('')
-        folder.mkdir(exist_ok=True)
-
-        def place_of(number: int) -> Place:
-            drawing = folder / f'{number:0{len(str(numbers[-1]))}}{target.suffix}'
-            return drawing, partial(save_picture, drawing)
-
-        yield zip(numbers, self.predictor.reader.pages(path, numbers), strict=False), len(numbers), place_of
-
-    def _keep(
-        self, prediction: Prediction, image: dict[str, Any], target: Path, save: Callable[[Picture], None]
-    ) -> str | None:
-        """Draw and save a prediction and add it to the results; return why it failed, None if it did not.
-
-        Raises:
-            OSError: If the disk takes no more.
-            UsageError: If a video takes no more.
-        """
-        if prediction.picture is None or prediction.error is not None:
-            return prediction.error
-        height, width = prediction.picture.shape[:2]
-        name = target.relative_to(self.file.path.parent / FOLDER).as_posix()
-        try:
-            save(self.predictor.draw(prediction.picture, prediction.result, self.score))
-            image = {**image, 'width': width, 'height': height, 'picture': name}
-            self.file.add(image, prediction.result, self.score)
-        except (OSError, UsageError):
-            raise
-        except Exception as error:  # the result of a user's own model may be anything
-            return f'its result cannot be drawn ({reason_of(error)})'
-        return None
-
-    def _files(self, indices: Sequence[int], progress: Progress) -> Iterator[tuple[int, Path]]:
-        """Yield the pictures of one page as local files; each is there until the next one is asked for."""
-        for index in indices:
-            try:
-                with self._local(self.inputs[index]) as path:
-                    if len(pages_of(path)) == 1:
-                        yield index, path
-                        continue
-                self.with_pages.append(index)
-                progress.advance()
-            except UsageError as error:
-                self._count(index, str(error), progress)
-                progress.advance()
-
-    @contextmanager
-    def _local(self, item: Input) -> Iterator[Path]:
-        """Give the local file of an input; a download is deleted in the end.
-
-        Raises:
-            UsageError: If it cannot be downloaded.
-        """
-        if not item.is_url:
-            yield Path(item.source)
-            return
-        with tempfile.TemporaryDirectory(prefix='shvit_det-') as folder:
-            path = Path(folder) / f'download{item.path.suffix}'
-            try:
-                with path.open('wb') as file:
-                    download(item.source, file, MAX_DOWNLOAD)
-                if wrong := wrong_kind(head_of(path)):
-                    raise PermanentDownloadError(wrong)
-            except (PermanentDownloadError, OSError, ValueError) as error:  # ValueError: the URL is malformed
-                raise UsageError(f'it cannot be downloaded ({error})') from error
-            yield path
-
-    def _count(self, index: int, reason: str | None, progress: Progress) -> None:
-        """Count an input as done, or as failed for a reason, which is shown."""
-        if reason is None:
-            self.done += 1
-        else:
-            self.failed.append(index)
-            progress.print(f'failed: {self.inputs[index].source}: {reason}')
-
-
-def encode(picture: Picture, suffix: str) -> bytes:
-    """Return a picture as the content of a file with a suffix."""
-    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix == '.jpg' else []
-    return cv2.imencode(suffix, picture, quality)[1].tobytes()
-
-
-def save_picture(path: Path, picture: Picture) -> None:
-    """Write a picture in the format of the file's suffix, completely or not at all."""
-    try:
-        with replacing(path) as part:
-            part.write_bytes(encode(picture, path.suffix))
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk's error names no file

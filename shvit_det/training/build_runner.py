@@ -19,7 +19,11 @@ from mmengine.visualization import Visualizer
 
 from ..common.errors import RunError, UsageError
 from ..common.output_paths import check_output_folder
-from ..configuration.build_errors import refusal_of
+from ..configuration.build_errors import raise_refusal
+from ..configuration.changing import set_data_root
+from ..configuration.detector_or_classifier import task_of
+from ..configuration.reading import load_config, name_of, splits_of
+from ..configuration.task import Task
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 DEFAULT_HOOKS = dict(
@@ -28,6 +32,34 @@ DEFAULT_HOOKS = dict(
     finite_check=dict(type='FiniteCheckHook'),
     termination=dict(type='TerminationHook'),
 )
+
+
+def config_of_run(
+    path: str,
+    options: Mapping[str, Any] | None,
+    split: str,
+    data_root: str | None,
+    work_dir: str | None,
+    launcher: str,
+) -> tuple[Config, Task, list[str]]:
+    """Load the config of a training or a test, changed by the options that both tools have.
+
+    Returns:
+        The config, its task, and lines for the log.
+
+    Raises:
+        UsageError: If the config cannot be read, or does not say how to run the split.
+    """
+    config = load_config(path, options)
+    if split not in splits_of(config):
+        last = 'optim_wrapper' if split == 'train' else f'{split}_evaluator'
+        raise UsageError(f'{path} has no {split}_dataloader, {split}_cfg and {last}: there is nothing to {split}')
+    if data_root is not None:
+        set_data_root(config, data_root)
+    config.work_dir = str(work_dir or config.get('work_dir') or Path('work_dirs') / name_of(path))
+    task = task_of(config)
+    config.setdefault('default_scope', task.scope)
+    return config, task, set_launcher(config, launcher)
 
 
 def name_runner(config: Config) -> str | None:
@@ -113,12 +145,7 @@ def built_runner(config: Config, checkpoints: Path | None = None, log: Sequence[
                 shutil.rmtree(work_dir / runner.timestamp, ignore_errors=True)
                 if former is not None:
                     dumped.write_bytes(former)
-        if isinstance(error, UsageError | RunError):
-            raise
-        sentence = refusal_of(error, config)
-        if sentence is None:
-            raise
-        raise UsageError(sentence) from error
+        raise_refusal(error, config)
 
 
 def subclasses_of(kind: Any) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from torch import nn
 from ..checkpoint import check_checkpoint, find_checkpoint
 from ..common.errors import UsageError
 from ..configuration.cfg_options import pasteable
-from ..data.checking.image_checks import is_local
+from ..data.checking.image_presence import is_local
 from .hooks.safe_checkpoint import INTERRUPTED, POINTER
 from .scores import last_run, run_of
 
@@ -172,10 +172,19 @@ def take_seed(config: Config, seed: int | None, path: Path) -> None:
     Raises:
         UsageError: If the config or ``--seed`` names another one.
     """
-    given = (config.get('randomness') or {}).get('seed')
+    settings = config.get('randomness') or {}
+    check_seed(settings.get('seed'), seed, path)
+    config.randomness = dict(settings, seed=seed)
+
+
+def check_seed(given: int | None, seed: int | None, path: str | Path) -> None:
+    """Compare the seed that a config gives, if it does, with that of the run that is resumed.
+
+    Raises:
+        UsageError: If they differ.
+    """
     if seed is not None and given not in (None, seed):
         raise UsageError(
             f'{path} is from a run with seed {seed}, but the seed given is {given}: leave it out, '
             f'or start a new run from the weights with {pasteable(dict(load_from=str(path)))}'
         )
-    config.randomness = dict(config.get('randomness') or {}, seed=seed)

@@ -1,5 +1,6 @@
 """The runner of our configs: safe checkpoints, exact resuming, channels-last, processes without a GPU."""
 
+import copy
 import io
 import logging
 from collections.abc import Iterator
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import is_distributed, is_main_process
+from mmengine.config import Config
+from mmengine.dist import is_distributed, is_main_process, master_only
 from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.hooks import LoggerHook
 from mmengine.logging import MMLogger, print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
@@ -20,14 +23,18 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from ..checkpoint import check_checkpoint, load_checkpoint, load_content
+from ..checkpoint import check_checkpoint, find_checkpoint, load_checkpoint, load_content
+from ..checkpoint.reading import read_content
 from ..common.atomic_files import partial_path, publish
 from ..common.errors import RunError, UsageError
+from ..configuration.changing import remove_pretrained, use_checked_datasets
+from ..data.sample import ensure_sample
 from ..registry import RUNNERS, register
 from .hooks.termination import Terminated, listening
 from .loader_workers import guard_workers
 from .loop import ResumableEpochLoop
 from .resumed_settings import restore
+from .resuming import check_resumable, check_seed, checkpoint_location, last_checkpoint, take_seed
 from .scores import ScoresHook, folders_of, run_of, was_evaluated
 from .seeding import with_seeded_samples
 
@@ -60,6 +67,8 @@ class SHViTRunner(Runner):
     - a checkpoint has its final name only when it is complete;
     - checkpoints are read by :mod:`shvit_det.checkpoint`, and resumed within an epoch by ``ResumableEpochLoop``;
     - a resumed run has the settings of its config, and the log says where the checkpoint's were others;
+    - a resumed run has the seed of the run that it continues;
+    - mmdet's ``CocoDataset`` in the config becomes ``CheckedCocoDataset``, which checks data as ``bad_data`` says;
     - scores of evaluations are kept in the work dir (:mod:`.scores`);
     - training images have seeds of their own (:mod:`.seeding`), so that a resumed run sees the same ones;
     - SIGTERM and its like end a run after ``TerminationHook`` has saved it;
@@ -79,6 +88,35 @@ class SHViTRunner(Runner):
         super().__init__(*args, **kwargs)
         self._schedules = self.param_schedulers  # as the config names them
 
+    @classmethod
+    def from_cfg(cls, cfg: Any) -> Runner:
+        config = copy.deepcopy(cfg) if isinstance(cfg, Config) else Config(cfg)
+        cls.prepare(config)
+        return super().from_cfg(config)
+
+    @staticmethod
+    def prepare(config: Config) -> None:
+        """Change a config as its data and the checkpoint that it names want it, before anything is built.
+
+        Raises:
+            UsageError: If the checkpoint to resume from is unreadable, or holds no state of a run.
+        """
+        if 'sample_set' in config:
+            ensure_sample(config.data_root, **config.sample_set)
+        use_checked_datasets(config)
+        if config.get('resume') and not config.get('load_from'):
+            location = checkpoint_location(config)
+            last = last_checkpoint(location.work_dir, location.folder)
+            config.load_from = last and str(last)
+        if not config.get('load_from'):
+            return
+        remove_pretrained(config)  # the checkpoint has these weights too
+        if config.get('resume') and (config.get('randomness') or {}).get('seed') is None:
+            path = find_checkpoint(config.load_from)
+            content = read_content(path)
+            check_resumable(content, path)
+            take_seed(config, content['meta'].get('seed'), path)
+
     def train(self) -> nn.Module:
         """Train as mmengine does.
 
@@ -92,6 +130,9 @@ class SHViTRunner(Runner):
         return model
 
     def test(self) -> dict:
+        for hook in self._hooks:
+            if isinstance(hook, LoggerHook):  # in every process, mmengine's would write the same file of scores
+                hook.after_test_epoch = master_only(hook.after_test_epoch)  # type: ignore[method-assign]
         with worker_errors_as_sentences():
             return super().test()
 
@@ -185,6 +226,7 @@ class SHViTRunner(Runner):
         """
         if self._resume:
             content = check_checkpoint(self.model, filename)
+            check_seed(self._randomness_cfg.get('seed'), content['meta'].get('seed'), filename)
             content['meta'].pop('config', None)  # mmengine would execute it as Python
             self._resumed_content = content
             self.call_hook('after_load_checkpoint', checkpoint=content)

@@ -11,12 +11,12 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ..checkpoint import check_checkpoint, find_checkpoint
-from ..common.errors import RunError, UsageError
+from ..common.errors import RunError
 from ..configuration.cfg_options import pasteable
-from ..configuration.changing import enable_auto_scale_lr, remove_pretrained, set_data_root
-from ..configuration.detector_or_classifier import task_of
-from ..configuration.reading import load_config, name_of, pretrained_parts, splits_of
-from .build_runner import NO_ROOM, built_runner, set_launcher
+from ..configuration.changing import enable_auto_scale_lr, remove_pretrained
+from ..configuration.reading import pretrained_parts, splits_of
+from ..configuration.task import Task
+from .build_runner import NO_ROOM, built_runner, config_of_run
 from .curves import loss_curves, plot_curves, score_curves
 from .fast_options import enable_amp, enable_fast
 from .hooks.safe_checkpoint import POINTER
@@ -69,25 +69,17 @@ def train(
     Raises:
         UsageError: If the run cannot start; nothing has been written then.
     """
-    config = load_config(config_path, cfg_options)
-    if 'train' not in splits_of(config):
-        raise UsageError(
-            f'{config_path} has no train_dataloader, train_cfg and optim_wrapper: there is nothing to train'
-        )
-    if data_root is not None:
-        set_data_root(config, data_root)
+    config, task, log = config_of_run(config_path, cfg_options, 'train', data_root, work_dir, launcher)
     if not pretrained:
         remove_pretrained(config)
-    log = [f'--amp: {enable_amp(config)}'] if amp else []
+    log += [f'--amp: {enable_amp(config)}'] if amp else []
     log += [f'--fast: {enable_fast(config)}'] if fast else []
     if auto_scale_lr:
         enable_auto_scale_lr(config)
     if seed is not None:
         config.randomness = dict(config.get('randomness') or {}, seed=seed)
-    log += set_launcher(config, launcher)
-    config.work_dir = str(work_dir or config.get('work_dir') or Path('work_dirs') / name_of(config_path))
     location = checkpoint_location(config)
-    lines, resumed = check_before_training(config, location, resume)
+    lines, resumed = check_before_training(task, config, location, resume)
     log += lines
     if resumed is not None and (sentence := nothing_to_do(config, location, resumed)):
         print_log(sentence)  # there is no log: nothing is written
@@ -126,7 +118,7 @@ def train(
 
     last = saved_by(runner, location)
     if is_main_process():
-        print_log(f'{heading(scores, runner)}\n{task_of(config).table(scores.last)}', 'current')
+        print_log(f'{heading(scores, runner)}\n{task.table(scores.last)}', 'current')
         print_log(f'Checkpoint: {last or NONE_SAVED}', 'current')
         if curves is not None:
             print_log(f'Curves: {curves}', 'current')
@@ -190,7 +182,7 @@ def how_to_continue(config: Config, location: CheckpointLocation, has_written: b
 
 
 def check_before_training(
-    config: Config, location: CheckpointLocation, resume: str | None
+    task: Task, config: Config, location: CheckpointLocation, resume: str | None
 ) -> tuple[list[str], dict[str, Any] | None]:
     """Find mistakes before the run starts, and set where its weights come from.
 
@@ -201,8 +193,6 @@ def check_before_training(
         UsageError: With the first mistake found.
     """
     splits = [split for split in splits_of(config) if split != 'test']
-    task = task_of(config)
-    config.setdefault('default_scope', task.scope)
     model = task.build(config)
     check_parts(config, model, splits)
     task.check_model(config, model, splits)

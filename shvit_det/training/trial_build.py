@@ -23,10 +23,13 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..common.errors import RunError, UsageError
-from ..configuration.build_errors import parameters_of, refusal_of, unknown_key
+from ..common.errors import UsageError
+from ..configuration.build_errors import raise_refusal, unknown_key
+from ..configuration.type_names import class_of
+from ..configuration.value_kinds import parameters_of
 from .build_runner import name_runner, subclasses_of
-from .settings_check import check_clipping, check_first_steps, check_monitored, check_settings, class_of, hooks_of
+from .built_parts_check import check_clipping, check_first_steps, check_monitored
+from .settings_check import check_settings, hooks_of
 
 NUM_IMAGES = 100_000
 
@@ -133,15 +136,10 @@ def check_parts(config: Config, model: nn.Module, splits: Sequence[str]) -> None
                     check_monitored(config, trial.val_evaluator)
         except NotLoadedError:
             return
-        except (UsageError, RunError):
-            raise
         except Exception as error:
             if config.get('launcher', 'none') != 'none' and 'process group' in str(error):
                 return  # which the run starts
-            sentence = refusal_of(error, config)
-            if sentence is None:
-                raise
-            raise UsageError(sentence) from error
+            raise_refusal(error, config)
 
 
 @contextmanager
@@ -164,6 +162,10 @@ def trial_of(kind: type[Runner], model: nn.Module) -> type[Runner]:
     """Return a runner that builds what ``kind`` builds, around a model that has been built."""
 
     class Trial(kind):  # type: ignore[misc, valid-type]
+        @staticmethod
+        def prepare(config: Config) -> None:
+            pass  # what our runner changes before it builds; the data are checked after the trial
+
         def setup_env(self, env_cfg: dict) -> None:
             self._rank, self._world_size = get_dist_info()
             self._timestamp = 'trial'

@@ -10,7 +10,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
 from shvit_det import UsageError
-from shvit_det.configuration.coco_sets import check_before_run, use_checked_datasets
+from shvit_det.configuration.changing import use_checked_datasets
+from shvit_det.configuration.coco_set_checks import check_before_run
 from shvit_det.configuration.data_check import check_data, write_copies
 from shvit_det.configuration.detection import Detection
 from shvit_det.data.checking.findings import errors_among
@@ -86,9 +87,9 @@ def refusal_of(function, *arguments) -> str | None:
     return None
 
 
-def build(task, config: Config, split: str) -> None:
-    use_checked_datasets(task, config, [split])
+def build(config: Config, split: str) -> None:
     with DefaultScope.overwrite_default_scope('mmdet'):
+        use_checked_datasets(config)
         DATASETS.build(config[f'{split}_dataloader'].dataset)
 
 
@@ -104,11 +105,11 @@ def test_the_check_the_start_and_the_run_agree(case, task, tmp_path, log):
         sentence = refusal_of(check_before_run, task, config, [split])
         assert bool(errors) == bool(sentence), sentence
         if not errors:
-            assert refusal_of(build, task, config, split) is None
+            assert refusal_of(build, config, split) is None
             assert checked.objects().as_phrase('trained on' if split == 'train' else 'scored') in log.text
     config = config_of(tmp_path, 'train', bad_data='skip', **arguments)
     if refusal_of(check_before_run, task, config, ['train']) is None:
-        assert refusal_of(build, task, config, 'train') is None
+        assert refusal_of(build, config, 'train') is None
 
 
 def test_images_without_objects_may_stand_beside_others(task, tmp_path):

@@ -11,7 +11,8 @@ from mmengine.config import Config
 
 from shvit_det import UsageError
 from shvit_det.configuration.changing import set_data_root
-from shvit_det.configuration.coco_sets import check_before_run, coco_sets
+from shvit_det.configuration.coco_set_checks import check_before_run
+from shvit_det.configuration.coco_sets import coco_sets
 from shvit_det.configuration.data_check import check_data
 from shvit_det.configuration.detection import Detection, class_heads, coco_table
 

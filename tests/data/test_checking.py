@@ -31,7 +31,8 @@ from shvit_det.data.checking.annotation_file import SECTIONS, Use, parse_annotat
 from shvit_det.data.checking.cleaning import area_of, clean
 from shvit_det.data.checking.content_checks import check_content, check_file
 from shvit_det.data.checking.findings import KINDS, Repair, errors_among, short
-from shvit_det.data.checking.image_checks import DecodeSettings, check_images, check_presence, inspect_image
+from shvit_det.data.checking.image_checks import DecodeSettings, check_images, inspect_image
+from shvit_det.data.checking.image_presence import check_presence
 from shvit_det.data.checking.mask_checks import counts_of_rle
 from shvit_det.data.checking.object_counts import count_objects
 

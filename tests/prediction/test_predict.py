@@ -24,8 +24,9 @@ from tool_runs import succeeded
 from shvit_det import Predictor, UsageError
 from shvit_det.checkpoint import fetch
 from shvit_det.deployment import is_deployed
-from shvit_det.prediction import predict as run
-from shvit_det.prediction.predict import Progress, predict
+from shvit_det.prediction import prediction_run as run
+from shvit_det.prediction.predict import predict
+from shvit_det.prediction.progress import Progress
 
 pytestmark = pytest.mark.slow
 

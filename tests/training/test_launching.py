@@ -277,8 +277,7 @@ def test_an_evaluation_does_not_depend_on_the_number_of_processes(sample, tmp_pa
             assert result.returncode == 0, result.stderr[-3000:]
         predictions = pickle.loads((folder / 'out.pkl').read_bytes())
         (scores,) = (folder / 'test').glob('*/*.json')
-        # mmengine writes the file in every process: the end of a longer text may stay behind a shorter one
-        found.append((predictions, json.JSONDecoder().raw_decode(scores.read_text())[0]))
+        found.append((predictions, json.loads(scores.read_text())))
     (one, one_scores), (two, two_scores) = found
     assert [prediction['img_id'] for prediction in one] == [prediction['img_id'] for prediction in two]
     assert len(one) == 5 and any(len(prediction['pred_instances']['scores']) for prediction in one)
@@ -286,6 +285,17 @@ def test_an_evaluation_does_not_depend_on_the_number_of_processes(sample, tmp_pa
         assert all(torch.equal(a['pred_instances'][key], b['pred_instances'][key]) for key in ('bboxes', 'scores'))
     names = [name for name in one_scores if name.startswith('coco/')]
     assert len(names) == 12 and all(one_scores[name] == two_scores[name] for name in names)
+
+
+def test_one_process_writes_the_scores_of_a_test(sample, tmp_path):
+    """Each process has a work dir of its own here, which shows who writes what."""
+    tiny = DATA / 'tiny_mask_rcnn.py'
+    (tmp_path / 'config.py').write_text(f"_base_ = {str(tiny)!r}\nwork_dir = '{{{{$RANK:0}}}}'\n")
+    torch.save(dict(state_dict=model_of(config_of(tiny.name, sample)).state_dict()), tmp_path / 'weights.pth')
+    for running in together('test', 'config.py', 'weights.pth', '--data-root', sample, cwd=tmp_path):
+        result = running.finish()
+        assert result.returncode == 0, result.stderr[-3000:]
+    assert [path.relative_to(tmp_path).parts[0] for path in tmp_path.glob('*/*/*.json')] == ['0']
 
 
 LONG = ('--cfg-options', 'train_cfg.max_epochs=1000', 'train_cfg.val_interval=1000')

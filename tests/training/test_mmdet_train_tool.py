@@ -1,5 +1,6 @@
 """mmdet's own ``tools/train.py`` with our configs: the config alone brings the runner, the loop and the hooks."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,23 +13,11 @@ from processes import tool
 from tool_runs import RETINANET, succeeded
 
 from shvit_det.checkpoint.reading import read_content
+from shvit_det.data.coco_dataset import CHECK
 from shvit_det.training.resuming import last_checkpoint
 
-pytestmark = pytest.mark.slow
-
-# What mmdet's script does, since the script itself is not in every installation of mmdet.
-SCRIPT = """
-import sys
-from mmengine.config import Config
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
-
-config = Config.fromfile(sys.argv[1])
-config.work_dir = sys.argv[2]
-config.resume = sys.argv[3:] == ['--resume']
-runner = RUNNERS.build(config) if 'runner_type' in config else Runner.from_cfg(config)
-runner.train()
-"""
+SCRIPT = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py'  # in every installation but an editable one
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not SCRIPT.is_file(), reason='mmdet is installed without its tools')]
 SEED = 'randomness = dict(seed=3)'
 SIGNAL = """
 import os, signal
@@ -44,21 +33,23 @@ class SignalHook(Hook):
 """
 
 
-def run(script: Path | str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, script, *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+def train_as_mmdet(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, SCRIPT, *map(str, arguments)]
+    paths = os.pathsep.join(filter(None, [str(cwd), os.environ.get('PYTHONPATH')]))
+    environment = dict(os.environ, PYTHONPATH=paths)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def train_as_mmdet(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    (folder / 'script.py').write_text(SCRIPT)
-    return run('script.py', *arguments, cwd=folder)
+def written_config(folder: Path, name: str = 'config.py', *lines: str) -> str:
+    (folder / name).write_text('\n'.join([f'_base_ = {str(RETINANET)!r}', *lines, '']))
+    return name
 
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory) -> Path:
     """A folder with a run of our tool, of three epochs."""
     folder = tmp_path_factory.mktemp('mmdet_train')
-    (folder / 'config.py').write_text(f'_base_ = {str(RETINANET)!r}\n{SEED}\ntrain_cfg = dict(max_epochs=3)\n')
+    written_config(folder, 'config.py', SEED, 'train_cfg = dict(max_epochs=3)')
     succeeded(tool('train', 'config.py', '--work-dir', 'ours', cwd=folder))
     return folder
 
@@ -70,28 +61,65 @@ def assert_same_end(one: Path, other: Path) -> None:
 
 
 def test_it_trains_what_our_tool_trains(trained):
-    script = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py'
-    if script.is_file():
-        result = run(script, 'config.py', '--work-dir', 'theirs', cwd=trained)
-    else:
-        result = train_as_mmdet(trained, 'config.py', 'theirs')
-    assert result.returncode == 0, result.stderr[-3000:]
+    succeeded(train_as_mmdet('config.py', '--work-dir', 'theirs', cwd=trained))
     assert_same_end(trained / 'ours', trained / 'theirs')
 
 
-def test_a_signal_ends_it_and_it_goes_on_where_it_was(trained):
-    (trained / 'signal_hook.py').write_text(SIGNAL)
-    (trained / 'signalled.py').write_text(
-        "_base_ = 'config.py'\ncustom_imports = dict(imports=['shvit_det', 'signal_hook'])\n"
+def end_early(folder: Path, config: str, work_dir: str) -> dict:
+    """Let a signal end a run of mmdet's tool in its fifth iteration; return what the last checkpoint holds."""
+    (folder / 'signal_hook.py').write_text(SIGNAL)
+    (folder / 'signalled.py').write_text(
+        f"_base_ = {config!r}\ncustom_imports = dict(imports=['shvit_det', 'signal_hook'])\n"
         "custom_hooks = [dict(type='SignalHook')]\n"
     )
-    result = train_as_mmdet(trained, 'signalled.py', 'ended')
+    result = train_as_mmdet('signalled.py', '--work-dir', work_dir, cwd=folder)
     assert result.returncode == 128 + signal.SIGTERM and 'Traceback' not in result.stderr, result.stderr[-3000:]
-    last = last_checkpoint(trained / 'ended')
-    assert last.name == 'interrupted.pth' and read_content(last)['meta']['iter'] == 5
-    result = train_as_mmdet(trained, 'config.py', 'ended', '--resume')
-    assert result.returncode == 0, result.stderr[-3000:]
+    last = last_checkpoint(folder / work_dir)
+    assert last.name == 'interrupted.pth'
+    content = read_content(last)
+    assert content['meta']['iter'] == 5
+    return content
+
+
+def test_a_signal_ends_it_and_it_goes_on_where_it_was(trained):
+    end_early(trained, 'config.py', 'ended')
+    succeeded(train_as_mmdet('config.py', '--work-dir', 'ended', '--resume', cwd=trained))
     assert_same_end(trained / 'ours', trained / 'ended')
+
+
+def test_a_resumed_run_keeps_the_seed_that_was_drawn(trained):
+    written_config(trained, 'unseeded.py', 'train_cfg = dict(max_epochs=3)')
+    seed = end_early(trained, 'unseeded.py', 'unseeded')['meta']['seed']
+    result = train_as_mmdet('config.py', '--work-dir', 'unseeded', '--resume', cwd=trained)  # which has another one
+    assert result.returncode == 1 and f'with seed {seed}, but the seed given is 3: leave it out' in result.stderr
+    succeeded(train_as_mmdet('unseeded.py', '--work-dir', 'unseeded', '--resume', cwd=trained))
+    whole = ('--work-dir', 'whole', '--cfg-options', f'randomness.seed={seed}')
+    succeeded(train_as_mmdet('unseeded.py', *whole, cwd=trained))
+    assert_same_end(trained / 'unseeded', trained / 'whole')
+
+
+def test_weights_that_a_checkpoint_replaces_are_not_fetched(trained):
+    backbone = (
+        "model = dict(backbone=dict(init_cfg=dict(_delete_=True, type='SHViTPretrained', checkpoint='missing.pth')))"
+    )
+    written_config(trained, 'pretrained.py', SEED, 'train_cfg = dict(max_epochs=1)', backbone)
+    start = f'load_from={last_checkpoint(trained / "ours")}'
+    succeeded(train_as_mmdet('pretrained.py', '--cfg-options', start, cwd=trained))
+    written_config(trained, 'pretrained.py', SEED, 'train_cfg = dict(max_epochs=2)', backbone)
+    succeeded(train_as_mmdet('pretrained.py', '--resume', cwd=trained))
+
+
+def test_images_are_checked_as_bad_data_says(tmp_path):
+    written_config(tmp_path, 'config.py', 'train_cfg = dict(max_epochs=1)')
+    succeeded(train_as_mmdet('config.py', '--work-dir', 'drawn', cwd=tmp_path))  # it draws the sample set too
+    image = tmp_path / 'data' / 'sample' / 'train2017' / '000000001009.jpg'
+    image.write_bytes(image.read_bytes()[:-200])
+    result = train_as_mmdet('config.py', '--work-dir', 'refused', cwd=tmp_path)
+    assert result.returncode == 1
+    assert image.name in result.stderr and f'{CHECK} finds all such images' in result.stderr
+    options = ('--cfg-options', 'bad_data=skip')
+    result = train_as_mmdet('config.py', '--work-dir', 'skipped', *options, cwd=tmp_path)
+    assert 'another image is taken instead' in succeeded(result) + result.stderr
 
 
 def test_a_config_without_them_trains_as_mmengine_would(trained):

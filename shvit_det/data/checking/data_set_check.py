@@ -12,7 +12,8 @@ from .annotation_file import SECTIONS, NotCocoError, Use, read_annotations
 from .cleaning import Cleaned, clean
 from .content_checks import cast_and_check, check_content, check_file
 from .findings import KINDS, Finding, Repair, as_phrase, count_by_kind, errors_among
-from .image_checks import DecodeSettings, check_images, check_presence
+from .image_checks import DecodeSettings, check_images
+from .image_presence import check_presence
 from .object_counts import ObjectCounts, count_objects
 
 Images = Literal['decode', 'headers', 'presence']

@@ -1,15 +1,13 @@
-"""Checks of the image files that an annotation file lists: do they exist, decode, and have the size that is listed.
+"""Checks of the content of image files that an annotation file lists: do they decode, and have the size listed.
 
 mmdet loads images by ``mmcv.imfrombytes``: through OpenCV, with three channels of 8 bits, turned as EXIF says. Pillow
 is asked as well, because OpenCV does not report truncated files, EXIF orientations and lost channels or bits.
 """
 
-import contextlib
 import io
 import itertools
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +16,8 @@ from typing import Any
 import cv2
 import mmcv
 import numpy as np
-from mmengine.fileio import LocalBackend, get_file_backend
 from PIL import Image
 
-from ...common.errors import UsageError
 from ...common.image_files import (
     ImageFault,
     decoding_fault,
@@ -31,15 +27,22 @@ from ...common.image_files import (
     no_size_limit,
     page_numbers,
 )
-from .annotation_file import WHERE_TO_GET_DATA, is_file_name, size_of
+from .annotation_file import size_of
 from .findings import Finding
+from .image_presence import (
+    BACKSLASH,
+    has_backslashes,
+    image_finding,
+    listed_files,
+    require_folder,
+    unless_none_is_found,
+    with_slashes,
+)
 
 Size = tuple[int, int]  # width and height in pixels
 IMAGES_AT_ONCE = 1024  # between two reports of progress
 TRANSPOSED = (5, 6, 7, 8)  # the EXIF orientations that exchange width and height
 MIRRORED = (2, 3, 4)  # the others that are not upright
-NAMES_TO_LOOK_FOR, ENTRIES_TO_LOOK_AT = 10, 10_000  # if not one image is found
-BACKSLASH = ('image_backslash', 'does not exist, but does with slashes in the place of backslashes')
 NEARLY_BLACK = ' and small values: in the upper 8 bits, which are loaded, it is nearly black'
 MOST_PIXELS = 2**28  # to decode of an image whose size the annotation file does not list
 
@@ -63,51 +66,6 @@ class Inspection:
 
     found: list[tuple[str, str]] = field(default_factory=list)
     size: Size | None = None
-
-
-def is_local(path: str, backend_args: Mapping[str, Any] | None = None) -> bool:
-    """Tell whether mmengine would read a file from a disk of this machine and not from remote storage.
-
-    Raises:
-        UsageError: If mmengine has no such storage, or lacks the package that talks to it.
-    """
-    try:
-        backend = get_file_backend(path, backend_args=dict(backend_args or {}), enable_singleton=True)
-    except (ImportError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(f'{path} cannot be reached with backend_args={backend_args}: {error!r}') from error
-    return isinstance(backend, LocalBackend)
-
-
-def require_folder(folder: Path) -> None:
-    """Raise ``UsageError`` if the folder of the images does not exist."""
-    if not folder.is_dir():
-        raise UsageError(f'no image folder {folder}: {WHERE_TO_GET_DATA}')
-
-
-def image_paths(content: Mapping[str, Any], folder: Path) -> dict[int, str]:
-    """Return the paths of the images by their place in the list, as text: 118 000 ``Path`` objects take seconds."""
-    return {index: os.path.join(folder, name) for index, name in _listed_files(content).items()}
-
-
-def check_presence(content: Mapping[str, Any], folder: Path) -> list[Finding]:
-    """Look for every image that the annotation file lists, without opening any.
-
-    Raises:
-        UsageError: If the folder does not exist.
-    """
-    require_folder(folder)
-    names, paths = _listed_files(content), image_paths(content, folder)
-    # one listing per folder: a question per file takes minutes on a network drive with all of COCO
-    present: set[str] = set()
-    for parent in {os.path.split(path)[0] for path in paths.values()}:
-        with contextlib.suppress(OSError):  # its images are then looked for one by one
-            present.update(entry.path for entry in os.scandir(parent))
-    findings = []
-    for index, path in paths.items():
-        if path not in present and not _exists(Path(path)):
-            kind, text = BACKSLASH if _has_backslashes(folder, names[index]) else ('image_missing', 'does not exist')
-            findings.append(_finding(kind, text, index, content, Path(path)))
-    return _unless_none_is_found(findings, names, folder)
 
 
 def check_images(
@@ -134,15 +92,15 @@ def check_images(
         UsageError: If the folder does not exist.
     """
     require_folder(folder)
-    names = _listed_files(content)
+    names = listed_files(content)
     findings: list[Finding] = []
     sizes: dict[int, Size] = {}
 
     def inspect(index: int) -> tuple[int, Path, Inspection]:
         path, listed = folder / names[index], size_of(content['images'][index])
-        if not _has_backslashes(folder, names[index]):
+        if not has_backslashes(folder, names[index]):
             return index, path, inspect_image(path, listed, decode_settings, headers_only)
-        inspection = inspect_image(folder / _with_slashes(names[index]), listed, decode_settings, headers_only)
+        inspection = inspect_image(folder / with_slashes(names[index]), listed, decode_settings, headers_only)
         inspection.found.insert(0, BACKSLASH)
         return index, path, inspection
 
@@ -152,10 +110,10 @@ def check_images(
             for index, path, inspection in pool.map(inspect, block):
                 if inspection.size is not None:
                     sizes[index] = inspection.size
-                findings += [_finding(kind, text, index, content, path) for kind, text in inspection.found]
+                findings += [image_finding(kind, text, index, content, path) for kind, text in inspection.found]
             done += len(block)
             progress(done, len(names))
-    return _unless_none_is_found(findings, names, folder), sizes
+    return unless_none_is_found(findings, names, folder), sizes
 
 
 def inspect_image(
@@ -253,66 +211,3 @@ def _color_findings(image: Image.Image) -> Iterator[tuple[str, str]]:
         yield 'image_cmyk', 'is CMYK'
     if image.mode in ('RGBA', 'RGBa', 'LA', 'La', 'PA') or 'transparency' in image.info:
         yield 'image_alpha', 'has transparency'
-
-
-def _listed_files(content: Mapping[str, Any]) -> dict[int, str]:
-    """Return the usable file names of the images by their place in the list."""
-    return {
-        index: image['file_name']
-        for index, image in enumerate(content['images'])
-        if type(image) is dict and is_file_name(image.get('file_name'))
-    }
-
-
-def _with_slashes(name: str) -> str:
-    return name.replace('\\', '/')
-
-
-def _has_backslashes(folder: Path, name: str) -> bool:
-    """Tell whether a file is found only once the backslashes in its name are slashes."""
-    return '\\' in name and not _exists(folder / name) and _exists(folder / _with_slashes(name))
-
-
-def _unless_none_is_found(findings: list[Finding], names: Mapping[int, str], folder: Path) -> list[Finding]:
-    """Return the findings, with one in place of all missing images if not one is found."""
-    others = [finding for finding in findings if finding.kind != 'image_missing']
-    if not names or len(findings) - len(others) < len(names):
-        return findings
-    entries: list[os.DirEntry] = []
-    has = 'cannot be listed'
-    with contextlib.suppress(OSError), os.scandir(folder) as listing:
-        entries = list(itertools.islice(listing, ENTRIES_TO_LOOK_AT))
-        has = f'holds {entries[0].name}' if entries else 'is empty'
-    looked_for = list(names.values())[:NAMES_TO_LOOK_FOR]
-    cause = next(filter(None, (_where(name, folder, entries) for name in looked_for)), None)
-    if cause is None:
-        cause = f'the folder {has}, but not {looked_for[0]!r}: name another with data_prefix.img or --data-root DIR'
-    return [Finding('no_images', f'not one of the {len(names)} images is in {folder}: {cause}'), *others]
-
-
-def _where(name: str, folder: Path, entries: Sequence[os.DirEntry]) -> str | None:
-    """Return where a file is that is not in the folder under its name, and what to do; None if it is not near."""
-    parts = [part for part in _with_slashes(name).split('/') if part not in ('', '.')]
-    listed = f'the file_name {name!r}' + (', with slashes in place of its backslashes,' if '\\' in name else '')
-    folders = [*folder.absolute().parents, *(Path(entry.path) for entry in entries if entry.is_dir())]
-    if (other := next((other for other in folders if _exists(other.joinpath(*parts))), None)) is not None:
-        return f'{listed} is the file {other.joinpath(*parts)}: set data_prefix.img to {other}'
-    for length in range(1, len(parts)):
-        found = folder.joinpath(*parts[length:])
-        if _exists(found):
-            prefix = name[: -len('/'.join(parts[length:]))]
-            return f'{listed} is the file {found}: take {prefix!r} off each file_name'
-    stem = Path(parts[-1]).stem if parts else ''
-    alike = next((entry.name for entry in entries if Path(entry.name).stem == stem), None)
-    return alike and f'{listed} is {alike} there, with another extension: correct each file_name'
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # the file system does not take such a name
-        return False
-
-
-def _finding(kind: str, text: str, index: int, content: Mapping[str, Any], path: Path) -> Finding:
-    return Finding(kind, f'{path} {text}', 'images', index, content['images'][index].get('id'))

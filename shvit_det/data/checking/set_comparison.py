@@ -10,7 +10,7 @@ from typing import Any
 
 from .annotation_file import annotations_of, is_hashable
 from .findings import Finding, short
-from .image_checks import image_paths
+from .image_presence import image_paths
 
 Content = Mapping[str, Any]
 

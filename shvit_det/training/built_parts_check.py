@@ -1,0 +1,93 @@
+"""Trials of parts that mmengine has built, and that would fail in their first steps, or do nothing, in a run."""
+
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import BaseMetric, DumpResults, Evaluator
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook
+from torch import nn
+
+from ..common.errors import UsageError
+from ..configuration.build_errors import nearest, unknown_key
+from ..configuration.value_kinds import parameters_of
+from .settings_check import hooks_of
+
+AP_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')  # what CocoMetric measures of boxes and masks
+MONITORS: dict[type, str] = {CheckpointHook: 'save_best', EarlyStoppingHook: 'monitor'}
+
+
+def check_first_steps(schedulers: Any, part: str = 'param_scheduler') -> None:
+    """Take a few steps of the schedules.
+
+    Raises:
+        UsageError: If one cannot.
+    """
+    for key, each in schedulers.items() if isinstance(schedulers, dict) else enumerate(schedulers):
+        if isinstance(each, list):
+            check_first_steps(each, f'{part}.{key}')
+            continue
+        try:
+            for _ in range(3):
+                each.step()
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise UsageError(f'{part}.{key} ({type(each).__name__}) fails in its first steps: {error}') from error
+
+
+def check_monitored(config: Config, evaluator: Evaluator) -> None:
+    """Check that what hooks compare between validations is measured, as far as the metrics' names are known before.
+
+    Raises:
+        UsageError: If it is not.
+    """
+    if type(evaluator) is not Evaluator:
+        return  # others may give the names further prefixes
+    metrics = [metric for metric in evaluator.metrics if not isinstance(metric, DumpResults)]
+    for place, node, kind in hooks_of(config):
+        key = next((key for known, key in MONITORS.items() if issubclass(kind, known)), '')
+        wanted = node.get(key) or ()
+        for name in [wanted] if isinstance(wanted, str) else wanted:
+            if name != 'auto' and not any(may_measure(metric, name) for metric in metrics):
+                known = [f'{metric.prefix}/{item}' for metric in metrics for item in average_precisions(metric)]
+                near = next((each for each in known if each.endswith(name)), nearest(name, known))
+                begin = ', '.join(f'{metric.prefix}/' for metric in metrics)
+                hint = f'did you mean {near!r}?' if near else f'its names begin with {begin}'
+                raise UsageError(f'{place}.{key} is {name!r}, which val_evaluator does not measure: {hint}')
+
+
+def may_measure(metric: BaseMetric, name: str) -> bool:
+    """Tell whether a metric may have a score of that name; what it does not tell before is taken for measured."""
+    if not metric.prefix:
+        return True
+    prefix, _, item = name.rpartition('/')
+    items = average_precisions(metric)
+    return prefix == metric.prefix and (not items or item in items)
+
+
+def average_precisions(metric: Any) -> list[str]:
+    """Return the names of all that a ``CocoMetric`` of boxes and masks measures; empty for other metrics."""
+    if type(metric).__name__ != 'CocoMetric' or metric.classwise or not set(metric.metrics) <= {'bbox', 'segm'}:
+        return []
+    return [f'{kind}_{item}' for kind in metric.metrics for item in metric.metric_items or AP_ITEMS]
+
+
+def check_clipping(wrapper: Any) -> None:
+    """Clip a gradient by the settings of an optimizer's wrapper, which mmengine does not look at before the first step.
+
+    Raises:
+        UsageError: If that is not possible.
+    """
+    settings = getattr(wrapper, 'clip_grad_kwargs', None)
+    if not settings:
+        return
+    place, clip = 'optim_wrapper.clip_grad', wrapper.clip_func
+    known = [name for name in parameters_of(clip) if name != 'parameters']
+    for name in settings:
+        if name not in known:
+            raise UsageError(unknown_key(place, name, clip.__name__, known))
+    parameter = nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    try:
+        clip([parameter], **settings)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f'{place} is {settings}, which {clip.__name__} refuses: {error}') from error
