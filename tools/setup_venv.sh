@@ -30,4 +30,11 @@ if ! "$venv/bin/python" -c 'import cv2' 2>/dev/null; then
     pip uninstall --quiet --yes opencv-python
     pip install --quiet --no-deps --force-reinstall "opencv-python-headless==$release"
 fi
-"$venv/bin/python" -c 'import shvit_det; print("shvit_det", shvit_det.__version__, "is ready")'
+"$venv/bin/python" -c '
+import shvit_det
+from shvit_det.kernels import loading
+try:
+    found = f"kernels for {loading.find_kernels().instruction_set}"
+except loading.CannotLoadError as error:
+    found = f"no kernels for this processor: {error}"
+print(f"shvit_det {shvit_det.__version__} is ready ({found})")'
