@@ -117,7 +117,7 @@ def processor(request, monkeypatch):
     """Pretends that torch runs on another processor, which may do less than this one."""
     here, there = this_processor(), PROCESSORS[request.param]
     if not set(there.onednn) <= set(here.onednn) or not set(there.kernels) <= set(here.kernels):
-        pytest.skip('this processor does less')
+        pytest.skip('this machine computes less')
     library = kernels.load()
     monkeypatch.setattr(backends, '_onednn', lambda: (there.operations, there.onednn))
     if there.kernels:

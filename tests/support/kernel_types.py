@@ -10,6 +10,6 @@ BFLOAT16 = kernels.load() is not None and torch.bfloat16 in kernels.load().dtype
 DTYPES = [
     torch.float32,
     pytest.param(
-        torch.bfloat16, marks=pytest.mark.skipif(not BFLOAT16, reason='this processor multiplies no bfloat16')
+        torch.bfloat16, marks=pytest.mark.skipif(not BFLOAT16, reason='our own kernels compute no bfloat16 here')
     ),
 ]
