@@ -124,6 +124,8 @@ def _try_split(task: Task, config: Config, model: nn.Module, split: str) -> None
     except UsageError:
         raise
     except RunError as error:
+        if error.__cause__ is not None:  # of a transform
+            raise UsageError(failure(error, config, part, path)) from error
         if config.get('bad_data') != 'skip':
             raise UsageError(str(error)) from error
     except Exception as error:
