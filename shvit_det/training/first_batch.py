@@ -33,6 +33,7 @@ from .trial_build import own_instances
 
 DRAWS = 3  # of each image, since transforms are random
 LONGEST_SIDE = 256  # pixels to which an image is made smaller for the model, which may be large and the processor slow
+MOST: dict[str, float] = dict(score_thr=0.0, nms_pre=100, max_per_img=20)  # what predictions of the trial have at most
 FROM_META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
 
 
@@ -144,23 +145,28 @@ def _run_model(model: Any, samples: Sequence[Any], loader: Mapping[str, Any], sp
     with torch.no_grad():
         if split == 'train':
             return model(**model.data_preprocessor(deepcopy(batch), True), mode='loss'), batch
-    with torch.no_grad(), all_scores_wanted(model):
+    with torch.no_grad(), few_of_any_score(model):
         return model.test_step(deepcopy(batch)), batch
 
 
 @contextmanager
-def all_scores_wanted(model: nn.Module) -> Iterator[None]:
-    """Make parts of a model keep predictions of any score, so that an untrained one has some."""
+def few_of_any_score(model: nn.Module) -> Iterator[None]:
+    """Make parts of a model keep few predictions, but of any score, so that an untrained one has some."""
     found = [getattr(module, 'test_cfg', None) for module in model.modules()]
-    nodes = [node for each in found for _, node in dicts_in(each, '') if isinstance(node.get('score_thr'), float)]
-    before = [node['score_thr'] for node in nodes]
-    for node in nodes:
-        node['score_thr'] = 0.0  # type: ignore[index]
+    changed: list[tuple[Any, str, Any]] = [
+        (node, key, node[key])
+        for each in found
+        for _, node in dicts_in(each, '')
+        for key, most in MOST.items()
+        if isinstance(node.get(key), int | float) and node[key] > most
+    ]
+    for node, key, _ in changed:
+        node[key] = MOST[key]
     try:
         yield
     finally:
-        for node, score in zip(nodes, before, strict=True):
-            node['score_thr'] = score  # type: ignore[index]
+        for node, key, value in changed:
+            node[key] = value
 
 
 def _smaller(sample: Mapping[str, Any]) -> Mapping[str, Any]:
