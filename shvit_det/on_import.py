@@ -6,7 +6,8 @@ detectors have to be checked. A program that never imports a library pays nothin
 - mmengine: its registries know the names of our classes, its configs and inferencers those of our configs, and its
   checkpoint loader the checkpoints that it writes itself (:mod:`.compat.torch_load`).
 - mmcv: where it has no compiled ops, or ops that do not load, ours on torchvision take their place.
-- mmdet: a detector whose backbone is a SHViT is checked when it is built (:mod:`.models.detector_check`).
+- mmdet: a detector whose backbone is a SHViT is checked when it is built (:mod:`.models.detector_check`), and recalls
+  of proposals are computed with today's numpy too.
 - both mmengine and mmcv: they call ``pkgutil.find_loader``, which Python 3.14 lacks.
 
 The functions here may import only modules that do not import the library in question at their top: such a module could
@@ -28,6 +29,7 @@ def install() -> None:
     when_imported('mmcv.utils.ext_loader', restore_find_loader)
     when_imported('mmcv', prepare_mmcv)
     when_imported('mmdet.models.detectors', check_detectors)
+    when_imported('mmdet.evaluation.functional.recall', allow_ragged_arrays)
 
 
 def prepare_mmengine(_: ModuleType) -> None:
@@ -64,6 +66,12 @@ def check_detectors(_: ModuleType) -> None:
     from .models import detector_check
 
     detector_check.install()
+
+
+def allow_ragged_arrays(caller: ModuleType) -> None:
+    from .compat import ragged_arrays
+
+    ragged_arrays.allow_ragged_arrays(caller)
 
 
 def restore_find_loader(caller: ModuleType) -> None:

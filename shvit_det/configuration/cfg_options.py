@@ -25,6 +25,22 @@ READ = {
     *('activation_checkpointing', 'efficient_conv_bn_eval'),
     *('bad_data', 'channels_last', 'sample_set'),
 }
+# What mmdet 2 called them; the longest match counts.
+FORMER = {
+    'checkpoint_config': 'default_hooks.checkpoint',
+    'log_config': 'default_hooks.logger',
+    'evaluation.interval': 'train_cfg.val_interval',
+    'evaluation.metric': 'val_evaluator.metric',
+    'data.samples_per_gpu': 'train_dataloader.batch_size',
+    'data.workers_per_gpu': 'train_dataloader.num_workers',
+    'data.train': 'train_dataloader.dataset',
+    'data.val': 'val_dataloader.dataset',
+    'data.test': 'test_dataloader.dataset',
+    'optimizer_config.grad_clip': 'optim_wrapper.clip_grad',
+    'lr_config': 'param_scheduler.1',
+    'seed': 'randomness.seed',
+}
+OURS = ('shvit_det', 'mmdet', 'mmpretrain', 'mmcv', 'mmengine')
 MOST_OTHERS = 3  # keys that are named only because they have the same value: with more, it means nothing
 PAIRS = {'[': ']', '(': ')'}
 QUOTED = r"""'(?:''|[^'])*'|"(?:""|[^"])*\""""
@@ -155,8 +171,11 @@ def merge_options(config: Config, options: Mapping[str, Any] | None) -> None:
         UsageError: If nothing would read one of them, or it does not fit what the config has there.
     """
     for key, value in (options or {}).items():
-        if key.partition('.')[0] not in READ:
-            raise UsageError(f'--cfg-options {key} changes nothing: {why_unread(config, key, value)}')
+        if not is_read(config, key.partition('.')[0]):
+            why, meant = why_unread(config, key, value)
+            if meant or not may_be_read(config, key):
+                raise UsageError(f'--cfg-options {key} changes nothing: {why}')
+            print_log(f'--cfg-options {key}: only code of your own can read it', 'current', 30)
         warn_if_new(config, key)
         try:
             config.merge_from_dict({key: value})
@@ -167,8 +186,26 @@ def merge_options(config: Config, options: Mapping[str, Any] | None) -> None:
             ) from error
 
 
+def is_read(config: Config, top: str) -> bool:
+    """Tell whether a setting at the top of a config is read after the file."""
+    has_loader = any(config.get(f'{split}_dataloader') for split in ('val', 'test'))
+    return top in READ or (top == 'test_pipeline' and not has_loader)  # then it says how new images are read
+
+
+def may_be_read(config: Config, key: str) -> bool:
+    """Tell whether a setting at the top of a config may be for code that the config imports."""
+    imports = (config.get('custom_imports') or {}).get('imports') or ()
+    modules = [imports] if isinstance(imports, str) else imports
+    return key.partition('.')[0] in config and any(each.partition('.')[0] not in OURS for each in modules)
+
+
 def warn_if_new(config: Config, key: str) -> None:
-    """Log a warning if ``key``, with dots, names nothing that the config has, which mostly is a typing error."""
+    """Log a warning if ``key``, with dots, names nothing that the config has, which mostly is a typing error.
+
+    Raises:
+        UsageError: If it stands in a dict without a type, which nothing checks later, and is nearly the name of another
+            key there.
+    """
     node: Any = config
     for part in key.split('.'):
         if isinstance(node, Mapping | Config):
@@ -178,18 +215,25 @@ def warn_if_new(config: Config, key: str) -> None:
         else:
             found = False
         if not found:
+            untyped = isinstance(node, Mapping) and 'type' not in node
+            if untyped and (near := get_close_matches(part, list(map(str, node)), 1, 0.7)):
+                raise UsageError(
+                    f'--cfg-options {key}: the config has no {part!r} there: did you mean {near[0]!r}? A key that is '
+                    f'really new goes into a config file'
+                )
             print_log(f'--cfg-options {key}: the config has no {part!r} there, it is added', 'current', 30)
             return
         node = node[int(part)] if part.isdigit() and not isinstance(node, Mapping | Config) else node[part]
 
 
-def why_unread(config: Config, key: str, value: Any) -> str:
-    """Return why a key at the top of a config is read by nothing, and the keys that are meant instead."""
+def why_unread(config: Config, key: str, value: Any) -> tuple[str, list[str]]:
+    """Return why a key at the top of a config is read by nothing, with the keys that are meant instead."""
     top, dot, rest = key.partition('.')
     known = top in config
     why = f'{top} is a variable that the file has used already' if known else f'nothing reads {top}'
     if key == 'data_root':
-        return f'{why}; --data-root {shlex.quote(str(value))} names the folder of all data sets and evaluators'
+        root = f'--data-root {shlex.quote(str(value))}'
+        return f'{why}; {root} names the folder of all data sets and evaluators', [root]
     places = dict(places_in({name: config.get(name) for name in sorted(READ)}))
     last = key.rpartition('.')[2]
     names = [name for name in (place.rpartition('.')[2] for place in places) if not name.startswith('_')]
@@ -197,10 +241,13 @@ def why_unread(config: Config, key: str, value: Any) -> str:
     named = [place for place in places if place.rpartition('.')[2] == near and not (known and rest)]
     same = [f'{place}{dot}{rest}' for place, there in places.items() if known and is_used_for(config[top], there)]
     meant = named if isinstance(config.get(top), int | float) else same or named
+    former = max((old for old in FORMER if not known and f'{key}.'.startswith(f'{old}.')), key=len, default=None)
+    if former:
+        meant = [FORMER[former] + key.removeprefix(former)]
     if meant:
         why += f'; the keys that are read are {pasteable(dict.fromkeys(meant, value))}'
     others = [place for place in same if place not in meant]
-    return why + (f' (of the same value now: {", ".join(others)})' if 0 < len(others) <= MOST_OTHERS else '')
+    return why + (f' (of the same value now: {", ".join(others)})' if 0 < len(others) <= MOST_OTHERS else ''), meant
 
 
 def is_used_for(variable: Any, value: Any) -> bool:

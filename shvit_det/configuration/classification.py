@@ -72,7 +72,7 @@ class Classification(Task):
                         f'{split}_evaluator.topk asks for the {largest} best of {num_classes} classes: lower it'
                     )
 
-    def check_data(self, config: Config, model: nn.Module, splits: Sequence[str]) -> None:
+    def check_data(self, config: Config, model: nn.Module, splits: Sequence[str]) -> dict[Path, Any]:
         """Check the class folders or image lists of mmpretrain's folder data sets.
 
         Raises:
@@ -106,6 +106,7 @@ class Classification(Task):
                     f'the class folders in {images} and {first[0]} differ ({other} is in one of them only), and labels '
                     f'would get the wrong names: give both the same class folders'
                 )
+        return {}  # all images of a folder are listed by what a data set finds there
 
     def set_metrics(self, config: Config, model: nn.Module, metrics: Sequence[str]) -> None:
         """Set the config so that the accuracy is computed, top-5 only if there are as many classes."""

@@ -1,5 +1,6 @@
 """The checks of the COCO data sets of a config, before a run and by ``tools/check_data.py``."""
 
+import itertools
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,20 +13,33 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ..common.errors import UsageError
-from ..data.checking.annotation_file import WHERE_TO_GET_DATA, read_annotations, require_annotations
+from ..data.checking.annotation_file import (
+    WHERE_TO_GET_DATA,
+    annotations_of,
+    is_hashable,
+    read_annotations,
+    require_annotations,
+)
 from ..data.checking.cleaning import clean
 from ..data.checking.data_set_check import CocoSet
-from ..data.checking.findings import Finding, errors_among, refusal
-from ..data.checking.image_presence import check_presence, is_local
+from ..data.checking.findings import KINDS, Finding, errors_among, refusal
+from ..data.checking.image_checks import inspect_image
+from ..data.checking.image_presence import check_presence, image_paths, is_local
 from ..data.checking.set_comparison import repeated_image, scoring_difference, shared_images
 from ..data.coco_dataset import CHECK
+from ..data.sample import ensure_sample
+from .build_errors import unknown_key
 from .cfg_options import pasteable
 from .coco_sets import coco_sets
 from .evaluators import ONE_EACH, Scoring, check_evaluators, scorings
 from .reading import dataset_places, path_within
 from .task import Task
+from .value_kinds import parameters_of
 
 Contents = Mapping[Path, Mapping[str, Any]]
+FirstImages = Mapping[Path, Mapping[str, Any]]  # the content of annotation files, cut down to a few images
+NUM_FIRST = 4
+MOST_COMPARED = 20_000  # training images whose contents are compared before a run, and not only by check_data
 
 
 def check_files(task: Task, config: Config, splits: Sequence[str]) -> None:
@@ -81,7 +95,9 @@ class Comparison:
             )
         if self.evaluator is None:
             return None
-        difference = scoring_difference(contents[self.evaluator.annotations], predicted)
+        difference = scoring_difference(
+            contents[self.evaluator.annotations], predicted, masks='segm' in self.scoring.scored
+        )
         names = ' and '.join(str(data.annotations) for data in self.predicted)
         return difference and f'{key}={self.evaluator.annotations} {difference} of {names}: {way_out}'
 
@@ -99,8 +115,27 @@ def comparisons(task: Task, config: Config, splits: Sequence[str], sets: Sequenc
                 yield Comparison(scoring, evaluator, found)
 
 
-def check_before_run(task: Task, config: Config, splits: Sequence[str]) -> None:
+def draw_sample_set(config: Config) -> None:
+    """Draw the sample set of a config that has one, unless it is there.
+
+    Raises:
+        UsageError: If its settings are wrong, or something else is in its folder.
+    """
+    settings, known = config.get('sample_set'), parameters_of(ensure_sample)
+    for name, value in (settings or {}).items():
+        if name not in known:
+            raise UsageError(unknown_key('sample_set', name, 'the sample set', list(known)))
+        if not isinstance(value, int):
+            raise UsageError(f'sample_set.{name} is {value!r}, where a whole number is wanted')
+    if settings:
+        ensure_sample(config.data_root, **settings)
+
+
+def check_before_run(task: Task, config: Config, splits: Sequence[str]) -> FirstImages:
     """Check the annotations of the splits, and that their images exist without opening any, before a run starts.
+
+    Returns:
+        The first images of each annotation file with their objects.
 
     Raises:
         UsageError: If there is an error that ``bad_data`` does not skip.
@@ -114,16 +149,20 @@ def check_before_run(task: Task, config: Config, splits: Sequence[str]) -> None:
     compared = list(comparisons(task, config, splits, sets))
     whole = {data.annotations for comparison in compared for data in comparison.sets}
     contents: dict[Path, Mapping[str, Any]] = {}
+    first: dict[Path, Mapping[str, Any]] = {}
     for data in sets:
         content = read_annotations(data.annotations, data.images_only)
         _check_set(data, content)
+        if data.images is not None:
+            first[data.annotations] = first_images(content, data.images)
         # the objects of COCO's training images take a gigabyte
         contents[data.annotations] = content if data.annotations in whole else {'images': content['images']}
     for comparison in compared:
         if fault := comparison.fault(contents):
             raise UsageError(fault)
+    trained = sum(len(contents[data.annotations]['images']) for data in sets if 'train' in data.splits)
     for data in sets:
-        leaked = list(leaked_images(sets, data, contents, by_content=False))
+        leaked = list(leaked_images(sets, data, contents, by_content=trained <= MOST_COMPARED))
         if leaked:
             print_log(
                 f'{len(leaked)} of the {len(contents[data.annotations]["images"])} images of {data.annotations} '
@@ -132,6 +171,7 @@ def check_before_run(task: Task, config: Config, splits: Sequence[str]) -> None:
                 'current',
                 logging.WARNING,
             )
+    return first
 
 
 def _check_set(data: CocoSet, content: Mapping[str, Any]) -> None:
@@ -151,6 +191,39 @@ def _check_set(data: CocoSet, content: Mapping[str, Any]) -> None:
         what = 'others are taken' if data.splits == ['train'] else 'they are scored as black pictures'
         text = f'bad_data=skip: {len(missing)} of the {total} images of {data.annotations} are missing; {what}'
         print_log(text, 'current', logging.WARNING)
+    if data.bad_data == 'skip' and data.images is not None:
+        _check_usable(data, content, data.images)
+
+
+def _check_usable(data: CocoSet, content: Mapping[str, Any], folder: Path) -> None:
+    """Open images until one can be used.
+
+    Raises:
+        UsageError: If none can.
+    """
+    sentence = ''
+    for path in image_paths(content, folder).values():
+        found = inspect_image(Path(path), None, data.decode_settings).found
+        faults = [text for kind, text in found if KINDS[kind].severity == 'error']
+        if not faults:
+            return
+        sentence = sentence or f'the image {path} {faults[0]}'
+    raise UsageError(f'not one of the {len(content["images"])} images can be used, the first: {sentence}')
+
+
+def first_images(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the content of an annotation file cut down to a few images that are there, with objects if any has."""
+    with_objects = {
+        entry.get('image_id')
+        for entry in annotations_of(content).values()
+        if is_hashable(entry.get('image_id')) and not entry.get('iscrowd')
+    }
+    listed = [(content['images'][index], path) for index, path in image_paths(content, folder).items()]
+    listed.sort(key=lambda each: not is_hashable(each[0].get('id')) or each[0]['id'] not in with_objects)
+    images = list(itertools.islice((image for image, path in listed if Path(path).is_file()), NUM_FIRST))
+    ids = [image.get('id') for image in images]
+    objects = [entry for entry in annotations_of(content).values() if entry.get('image_id') in ids]
+    return {**content, 'images': images, 'annotations': objects}
 
 
 def leaked_images(sets: Sequence[CocoSet], data: CocoSet, contents: Contents, by_content: bool) -> Iterator[Finding]:

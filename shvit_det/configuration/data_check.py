@@ -12,10 +12,9 @@ from ..data.checking.annotation_file import require_annotations
 from ..data.checking.data_set_check import CheckedSet, CocoSet, Images, check_set, clean_set, name_copies, write_copy
 from ..data.checking.findings import Finding
 from ..data.checking.image_presence import require_folder
-from ..data.sample import ensure_sample
 from .cfg_options import pasteable
 from .changing import set_data_root
-from .coco_set_checks import check_files, comparisons, leaked_images
+from .coco_set_checks import check_files, comparisons, draw_sample_set, leaked_images
 from .coco_sets import coco_sets
 from .detector_or_classifier import task_of
 from .evaluators import check_evaluators
@@ -94,8 +93,7 @@ def find_sets(task: Task, config: Config) -> list[CocoSet]:
     sets = coco_sets(task, config, SPLITS) if task.scope == 'mmdet' else []
     if not sets:
         raise UsageError('this config has no data set in the form of COCO, which is what can be checked here')
-    if 'sample_set' in config:
-        ensure_sample(config.data_root, **config.sample_set)
+    draw_sample_set(config)
     return sets
 
 

@@ -1,5 +1,6 @@
 """The task of a detector's config: models of mmdet, data in COCO's format, average precision."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,9 @@ from mmengine.config import Config
 from torch import nn
 
 from ..common.errors import UsageError
-from ..data.sample import ensure_sample
 from .cfg_options import pasteable, places_in
 from .changing import use_checked_datasets
-from .coco_set_checks import check_before_run
+from .coco_set_checks import FirstImages, check_before_run, draw_sample_set
 from .evaluators import coco_scorings, format_results, select_scores
 from .reading import named_classes, type_of
 from .task import Task, table_of_numbers
@@ -81,7 +81,7 @@ class Detection(Task):
                     f'metainfo=dict(classes=...) of the datasets'
                 )
 
-    def check_data(self, config: Config, model: nn.Module, splits: Sequence[str]) -> None:
+    def check_data(self, config: Config, model: nn.Module, splits: Sequence[str]) -> FirstImages:
         """Check the annotations of COCO data sets and that their images exist; the run checks what it loads.
 
         The data of a config with ``sample_set`` are drawn first if they are missing.
@@ -89,12 +89,14 @@ class Detection(Task):
         Raises:
             UsageError: If a file or folder is missing, or has errors, or contradicts the config.
         """
-        if 'sample_set' in config:
-            ensure_sample(config.data_root, **config.sample_set)
-        check_before_run(self, config, splits)
-        if difference := self.class_difference(config, splits):
+        difference = self.class_difference(config, splits)
+        if not difference:
+            draw_sample_set(config)
+        first_images = check_before_run(self, config, splits)
+        if difference:
             raise UsageError(difference)
         use_checked_datasets(config)  # our runner does so too, others do not
+        return first_images
 
     def set_metrics(self, config: Config, model: nn.Module, metrics: Sequence[str]) -> None:
         """Make the COCO evaluators compute ``metrics``.
@@ -179,6 +181,8 @@ def key_of_part(config: Config, name: str) -> str | None:
     """
     node: Any = config.model
     parts = ['model']
+    if 'detector' in node:  # from which student and teacher of a semi-supervised detector are made
+        name = re.sub(r'^(student|teacher)\.', 'detector.', name)
     for part in name.split('.'):
         if part.isdigit() and isinstance(node, Mapping):
             continue

@@ -75,6 +75,11 @@ def change_and_check(config: Config, options: Mapping[str, Any] | None) -> None:
         UsageError: If an option has no effect or does not fit, or a value is of the wrong kind.
     """
     merge_options(config, options)
+    for split in SPLITS:
+        if isinstance(config.get(f'{split}_evaluator'), tuple):  # mmengine takes lists
+            config[f'{split}_evaluator'] = list(config[f'{split}_evaluator'])
+    if isinstance(config.get('randomness'), MutableMapping):
+        config.randomness.setdefault('seed', None)  # which mmengine's runner needs
     for name, parameter in inspect.signature(Runner.__init__).parameters.items():
         wants_value = parameter.default not in (None, inspect.Parameter.empty)
         if wants_value and name != 'default_scope' and name in config and config[name] is None:
@@ -122,8 +127,10 @@ def dataset_tree(config: Config, split: str) -> Iterator[tuple[str, MutableMappi
     Raises:
         UsageError: If one is no dict: mmdet 2 took lists of data sets and of annotation files.
     """
-    loader = config.get(f'{split}_dataloader')
-    pending = [(f'{split}_dataloader.dataset', loader['dataset'])] if loader else []
+    loader, key = config.get(f'{split}_dataloader'), f'{split}_dataloader'
+    if loader and (not isinstance(loader, Mapping) or 'dataset' not in loader):
+        raise UsageError(f'{key} is {short(loader)}, and a dict with a dataset is wanted: dict(dataset=dict(...))')
+    pending = [(f'{key}.dataset', loader['dataset'])] if loader else []
     while pending:
         place, dataset = pending.pop(0)
         if not isinstance(dataset, MutableMapping):
@@ -136,7 +143,10 @@ def dataset_tree(config: Config, split: str) -> Iterator[tuple[str, MutableMappi
             inner = [(f'{place}.dataset', dataset['dataset'])]
         elif 'datasets' in dataset:
             inner = [(f'{place}.datasets.{number}', each) for number, each in enumerate(dataset['datasets'])]
-        prefix = dataset.get('data_prefix')
+        prefix = dataset.get('data_prefix', {})
+        if prefix is None or ('ann_file' in dataset and dataset['ann_file'] is None):
+            name = 'data_prefix' if prefix is None else 'ann_file'
+            raise UsageError(f'{place}.{name} is None: leave it out, or write what the data set is to read')
         named = {'ann_file': dataset.get('ann_file'), 'data_root': dataset.get('data_root')}
         if isinstance(prefix, Mapping):
             named |= {f'data_prefix.{key}': value for key, value in prefix.items()}
@@ -211,6 +221,12 @@ def named_classes(dataset: Mapping, kind: Any) -> tuple[str, ...] | None:
         raise UsageError(
             f'metainfo.classes of a data set is {classes!r}, which is neither a list of names nor a file of them: '
             f"write classes=('NAME',) for a single class, with the comma"
+        )
+    strange = [each for each in classes or () if not each.strip() or each[0] == '\ufeff']
+    if strange:
+        raise UsageError(
+            f'metainfo.classes of a data set, {short(metainfo.get("classes"))}, has the name {strange[0]!r}: write no '
+            f'empty lines and no byte-order mark into a file of names'
         )
     return None if classes is None else tuple(classes)
 

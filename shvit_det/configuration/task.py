@@ -40,8 +40,8 @@ class Task(ABC):
         """Compare the parts of the model with each other and with what the config says of the data."""
 
     @abstractmethod
-    def check_data(self, config: Config, model: nn.Module, splits: Sequence[str]) -> None:
-        """Check the files of the data sets."""
+    def check_data(self, config: Config, model: nn.Module, splits: Sequence[str]) -> Mapping[Path, Mapping[str, Any]]:
+        """Check the files of the data sets; return the first images of those that a trial can load alone."""
 
     @abstractmethod
     def set_metrics(self, config: Config, model: nn.Module, metrics: Sequence[str]) -> None:

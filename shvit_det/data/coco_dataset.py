@@ -80,7 +80,7 @@ class CheckedCocoDataset(CocoDataset):
             raise
         except Exception as error:  # transforms raise what they like, and none names the image
             path, reason = self.get_data_info(idx)['img_path'], ' '.join(str(error).split())
-            raise RuntimeError(f'the pipeline fails on the image {path} ({type(error).__name__}: {reason})') from error
+            raise RunError(f'the pipeline fails on the image {path} ({type(error).__name__}: {reason})') from error
         self.num_unusable_in_a_row = 0 if data is not None else self.num_unusable_in_a_row + 1
         if self.num_unusable_in_a_row > self.max_refetch:  # where mmengine gives up with a traceback
             path = self.get_data_info(idx)['img_path']

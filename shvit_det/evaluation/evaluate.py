@@ -13,11 +13,12 @@ from mmengine.model import is_model_wrapper
 from ..checkpoint import check_checkpoint, load_checkpoint
 from ..common.atomic_files import PART
 from ..common.errors import UsageError
-from ..common.output_paths import check_output_folder
+from ..common.output_paths import check_output_folder, may_write, nearest_folder
 from ..deployment import check_deployable, deploy
 from ..prediction.predict import DEFAULT_SCORE
 from ..runtimes.onnx_runtimes import is_exported
 from ..training.build_runner import built_runner, config_of_run
+from ..training.first_batch import try_first_batch
 from ..training.trial_build import check_parts
 from .pictures import PictureHook
 from .prediction_dump import DumpingEvaluator, prediction_dump, save_partial
@@ -60,8 +61,12 @@ def evaluate(
     """
     config, task, log = config_of_run(config_path, cfg_options, 'test', data_root, work_dir, launcher)
     config.load_from, config.resume = None, False
+    if config.get('optim_wrapper') is None:
+        config.param_scheduler = None  # mmengine refuses schedules without an optimizer, in a test too
     if out is not None and not out.endswith(('.pkl', '.pickle')):
         raise UsageError(f'--out takes a file that ends in .pkl or .pickle, but got {out}')
+    if out is not None and (Path(out).is_dir() or not may_write(nearest_folder(Path(out).parent))):
+        raise UsageError(f'cannot write {out}: name another file with --out')
 
     if dtype is not None and not deployed:
         raise UsageError(f'--dtype {dtype} is for the deployed form: add --deploy')
@@ -86,7 +91,8 @@ def evaluate(
         task.check_checkpoint_classes(config, content, checkpoint, ('test',))
     check_parts(config, checked, ('test',))
     task.check_model(config, checked, ('test',))
-    task.check_data(config, checked, ('test',))
+    first_images = task.check_data(config, checked, ('test',))
+    try_first_batch(task, config, checked, ('test',), first_images)
 
     with built_runner(config, log=log) as runner:
         if exported is not None:

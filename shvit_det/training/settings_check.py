@@ -7,8 +7,11 @@ from importlib.util import find_spec
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import (
+    DATA_SAMPLERS,
     FUNCTIONS,
     HOOKS,
+    LOG_PROCESSORS,
+    METRICS,
     MODEL_WRAPPERS,
     OPTIMIZERS,
     PARAM_SCHEDULERS,
@@ -22,7 +25,7 @@ from torch.distributed import Backend
 from ..common.errors import UsageError
 from ..configuration.build_errors import dicts_in, unknown_key, unknown_type, wrong_kind
 from ..configuration.cfg_options import places_in
-from ..configuration.reading import type_of
+from ..configuration.reading import dataset_tree, type_of
 from ..configuration.type_names import class_of, registered
 from ..configuration.value_kinds import fits, parameters_of
 
@@ -67,10 +70,28 @@ BACKEND_PACKAGES = dict(
     DVCLiveVisBackend='dvclive',
     AimVisBackend='aim',
 )
+# Settings that are on or off: of a text, also of 'no', Python says that it is true.
+SWITCHES = (
+    'auto_scale_lr.enable',
+    'channels_last',
+    'env_cfg.cudnn_benchmark',
+    'find_unused_parameters',
+    'randomness.deterministic',
+    'randomness.diff_rank_seed',
+)
 HOOK_PARTS = ('default_hooks', 'custom_hooks')
 NO_ARGUMENTS = ('type', 'priority', '_scope_')
 OF_TRAINING = ('train_cfg', 'auto_scale_lr', 'optim_wrapper')
-SETTINGS = (*OF_TRAINING, 'log_processor', 'randomness', 'env_cfg', 'log_level', 'visualizer')
+SETTINGS = (
+    *OF_TRAINING,
+    'channels_last',
+    'env_cfg',
+    'find_unused_parameters',
+    'log_level',
+    'log_processor',
+    'randomness',
+    'visualizer',
+)
 
 
 def check_values(config: Config, splits: Sequence[str]) -> None:
@@ -93,6 +114,19 @@ def check_values(config: Config, splits: Sequence[str]) -> None:
                 f'{key} is {value!r}: it takes a whole number from {smallest} on'
                 f'{hint if key == "train_cfg.val_interval" else ""}'
             )
+    for key in SWITCHES:
+        if not isinstance(parts.get(key, False), bool | int | None):
+            raise UsageError(f'{key} is {parts[key]!r}, where True or False is wanted')
+    endless = [
+        (place, node)
+        for place, node in dicts_in(config.get('train_dataloader'), 'train_dataloader')
+        if place.endswith('sampler') and hasattr(class_of(DATA_SAMPLERS, node), '_infinite_indices')
+    ]
+    if 'train' in splits and endless and 'train_cfg.max_epochs' in parts:
+        raise UsageError(
+            f'{endless[0][0]} is {type_of(endless[0][1])}, with which an epoch never ends, and train_cfg counts '
+            f"epochs: take train_cfg=dict(type='IterBasedTrainLoop', max_iters=...), or another sampler"
+        )
     for key, choices in CHOICES.items():
         value = parts.get(key)
         named = [each.rpartition(':')[2] for each in str(value).split(',')]  # cpu:gloo,cuda:nccl
@@ -177,6 +211,7 @@ def check_texts(config: Config, splits: Sequence[str]) -> None:
         UsageError: Naming the first such text.
     """
     parts = {f'{split}_dataloader': TRANSFORMS for split in splits} | dict.fromkeys(HOOK_PARTS, HOOKS)
+    parts |= {f'{split}_evaluator': METRICS for split in splits} | {'log_processor': LOG_PROCESSORS}
     if 'train' in splits:
         parts['param_scheduler'] = PARAM_SCHEDULERS
     for part, registry in parts.items():
@@ -194,6 +229,8 @@ def check_settings(config: Config, splits: Sequence[str]) -> None:
     Raises:
         UsageError: Naming the first wrong setting.
     """
+    for split in splits:
+        list(dataset_tree(config, split))  # raises
     check_values(config, splits)
     check_names(config, splits)
     check_hooks(config)

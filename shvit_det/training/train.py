@@ -19,6 +19,7 @@ from ..configuration.task import Task
 from .build_runner import NO_ROOM, built_runner, config_of_run
 from .curves import loss_curves, plot_curves, score_curves
 from .fast_options import enable_amp, enable_fast
+from .first_batch import try_first_batch
 from .hooks.safe_checkpoint import POINTER
 from .hooks.termination import Terminated
 from .resuming import (
@@ -217,5 +218,6 @@ def check_before_training(
                 find_checkpoint(pretrained.pop('checkpoint'), **pretrained)
     if config.get('load_from'):
         remove_pretrained(config)  # the checkpoint has the backbone's weights too
-    task.check_data(config, model, splits)
+    first_images = task.check_data(config, model, splits)
+    try_first_batch(task, config, model, splits, first_images)
     return lines, content

@@ -1,6 +1,7 @@
 """Configs that cannot be read, or hold what nothing takes: one sentence with the file, the line or the key."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from paths import ROOT
 
 from shvit_det import UsageError
 from shvit_det.commands.cli import add_run_arguments
+from shvit_det.configuration.coco_set_checks import draw_sample_set
 from shvit_det.configuration.detection import check_mixing
 from shvit_det.configuration.reading import inference_pipeline, load_config, named_classes
 
@@ -174,6 +176,10 @@ def pasted(message: str) -> dict:
         (SAMPLE, 'metainfo.classes', ('disc (big)', 'a, b'),
          [f'{split}_dataloader.dataset.metainfo.classes' for split in ('train', 'val', 'test')]),
         (SAMPLE, 'lr', 0.1, ['optim_wrapper.optimizer.lr']),
+        (SAMPLE, 'seed', 3, ['randomness.seed']),
+        (SAMPLE, 'evaluation.interval', 2, ['train_cfg.val_interval']),
+        (SAMPLE, 'checkpoint_config.interval', 2, ['default_hooks.checkpoint.interval']),
+        (SAMPLE, 'data.samples_per_gpu', 2, ['train_dataloader.batch_size']),
         (SAMPLE, 'epochs', 3, ['train_cfg.max_epochs']),
         (SAMPLE, 'workdir', 'my runs/1', ['work_dir']),
         (SAMPLE, 'num_classes', 3, [f'model.roi_head.{kind}_head.num_classes' for kind in ('bbox', 'mask')]),
@@ -194,6 +200,58 @@ def test_an_option_that_nothing_reads_may_have_an_option_of_its_own_or_a_namesak
         load_config(IMAGENET, dict(learning_rate=1e-3))
     with pytest.raises(UsageError, match=r'nothing reads xyz$'):
         load_config(SAMPLE, dict(xyz=1))
+
+
+def test_an_option_for_code_of_its_own_is_taken(tmp_path, monkeypatch, log):
+    (tmp_path / 'gain_of_mine.py').write_text('')
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / 'config.py'
+    lines = f"_base_ = {str(SAMPLE)!r}\nmy_gain = 1\ncustom_imports = dict(imports=['shvit_det', 'gain_of_mine'])\n"
+    file.write_text(lines)
+    assert load_config(str(file), {'my_gain': 3}).my_gain == 3
+    assert 'only code of your own can read it' in log.text
+    for key, value in (('your_gain', 3), ('max_epochs', 3), ('data_root', 'x')):  # not there, or read elsewhere
+        with pytest.raises(UsageError, match='changes nothing'):
+            load_config(str(file), {key: value})
+
+
+def test_the_pipeline_for_new_images_can_be_changed_where_no_loader_has_one(tmp_path):
+    file = tmp_path / 'config.py'
+    file.write_text("model = dict(type='RetinaNet')\ntest_pipeline = [dict(type='Resize', scale=(9, 9))]\n")
+    assert load_config(str(file), {'test_pipeline.0.scale': (8, 8)}).test_pipeline[0].scale == (8, 8)
+
+
+@pytest.mark.parametrize('key, near', [
+    ('model.test_cfg.rcnn.score_threshold', 'score_thr'), ('sample_set.num_trian', 'num_train'),
+])  # fmt: skip
+def test_an_option_that_is_nearly_a_key_of_a_dict_without_a_type_is_refused(key, near):
+    with pytest.raises(UsageError, match=f'did you mean {near!r}'):
+        load_config(SAMPLE, {key: 3})
+    load_config(SAMPLE, {'model.test_cfg.rcnn.min_size': 3})  # which may be new
+
+
+def test_an_evaluator_after_a_comma_is_a_list(tmp_path):
+    file = tmp_path / 'config.py'
+    file.write_text(f"_base_ = {str(SAMPLE)!r}\ntest_evaluator = (dict(type='CocoMetric'),)\n")
+    assert load_config(str(file)).test_evaluator == [dict(type='CocoMetric')]
+
+
+@pytest.mark.parametrize('content', ['\ufeffdisc\nstar\n', 'disc\n\nstar\n', 'disc\nstar\n\n'])
+def test_a_file_of_names_has_names_only(content, tmp_path):
+    (tmp_path / 'names.txt').write_text(content, encoding='utf-8')
+    with pytest.raises(UsageError, match='no empty lines and no byte-order mark'):
+        named_classes(dict(metainfo=dict(classes=str(tmp_path / 'names.txt'))), CocoDataset)
+
+
+@pytest.mark.parametrize('settings, words', [
+    (dict(num_trian=8), "sample_set.num_trian: the sample set has no argument 'num_trian': did you mean 'num_train'"),
+    (dict(image_size='big'), "sample_set.image_size is 'big', where a whole number is wanted"),
+])  # fmt: skip
+def test_settings_of_the_sample_set_are_checked(settings, words, tmp_path):
+    with pytest.raises(UsageError, match=re.escape(words)):
+        draw_sample_set(Config(dict(data_root=str(tmp_path / 'data'), sample_set=settings)))
+    draw_sample_set(Config(dict(data_root=str(tmp_path / 'data'), sample_set=None)))
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_element_that_cannot_be_set_alone_is_named():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from mmengine.config import Config
 
 from shvit_det import UsageError
 from shvit_det.configuration.changing import set_data_root
-from shvit_det.configuration.coco_set_checks import check_before_run
+from shvit_det.configuration.coco_set_checks import check_before_run, first_images
 from shvit_det.configuration.coco_sets import coco_sets
 from shvit_det.configuration.data_check import check_data
-from shvit_det.configuration.detection import Detection, class_heads, coco_table
+from shvit_det.configuration.detection import Detection, class_heads, coco_table, key_of_part
+from shvit_det.training.settings_check import check_settings
 
 PIPELINE = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True), dict(type='PackDetInputs')]
 
@@ -183,6 +185,21 @@ def test_an_evaluator_with_another_file_than_the_data_set_is_compared(other, dat
     assert [(each.splits, each.keys) for each in sets if each.scored_only] == [
         (['val', 'test'], ['val_evaluator.ann_file', 'test_evaluator.ann_file'])
     ]
+
+
+def test_masks_of_an_evaluator_are_compared_where_masks_are_scored(data, task, tmp_path):
+    other = change(
+        data / 'val', lambda content: content['annotations'][0].update(segmentation=[[1, 1, 9, 1, 9, 9]]), 'b.json'
+    )
+    as_run_lengths = dict(size=[30, 40], counts=[100, 50, 1050])
+    in_another_form = change(
+        data / 'val', lambda content: content['annotations'][0].update(segmentation=as_run_lengths), 'c.json'
+    )
+    config = config_of(evaluator=metric(metric=['bbox', 'segm'], ann_file=str(other)))
+    words = 'has other masks for 1 of the 6 objects of data/val/annotations.json'
+    assert words in refused(task, config) and words in found(config, tmp_path)['evaluator']
+    for evaluator in (metric(ann_file=str(other)), metric(metric='segm', ann_file=str(in_another_form))):
+        check_before_run(task, config_of(evaluator=evaluator), ('train', 'val'))
 
 
 @pytest.mark.parametrize('changes, is_said', [
@@ -399,7 +416,7 @@ def test_images_in_two_splits_are_counted(data, task, log, tmp_path):
     shutil.copy(data / 'val' / 'images' / 'val8.jpg', data / 'train' / 'images' / 'train8.jpg')  # by content only
     config = config_of()
     check_before_run(task, config, ('train', 'val'))
-    assert '2 of the 4 images' in log.text and 'are trained on too' in log.text and 'val3.jpg' in log.text
+    assert '3 of the 4 images' in log.text and 'are trained on too' in log.text and 'val3.jpg' in log.text
     file = tmp_path / 'config.py'
     file.write_text(config.pretty_text)
     kinds = [finding.kind for each in check_data(str(file), images='headers', workers=1) for finding in each.findings]
@@ -434,6 +451,60 @@ def test_a_split_without_a_single_image_is_refused_whatever_bad_data_says(splits
     images[0].unlink()
     sentence = refused(task, config, splits)
     assert 'not one of the 4 images' in sentence and '--data-root' in sentence
+
+
+@pytest.mark.parametrize('splits, name', [(('test',), 'val'), (('train', 'val'), 'val'), (('train',), 'train')])
+def test_a_split_without_a_single_usable_image_is_refused_where_bad_ones_are_passed_over(splits, name, data, task, log):
+    images = sorted((data / name / 'images').iterdir())
+    for image in images[1:]:
+        image.write_bytes(b'<html>')
+    config = config_of(bad_data='skip')
+    check_before_run(task, config, splits)
+    images[0].write_bytes(b'')
+    sentence = refused(task, config, splits)
+    assert f'not one of the 4 images can be used, the first: the image data/{name}/images/{name}3.jpg' in sentence
+
+
+def test_the_first_images_are_such_as_can_be_tried(data, task):
+    (data / 'train' / 'images' / 'train3.jpg').unlink()
+    change(data / 'train', lambda content: content['images'].insert(0, dict(content['images'][3], id=[1])))
+    content = json.loads((data / 'train' / 'annotations.json').read_text())
+    first = first_images(content, data / 'train' / 'images')
+    assert [image['file_name'] for image in first['images']][:2] == ['train5.jpg', 'train8.jpg']
+    assert {entry['image_id'] for entry in first['annotations']} == {5, 8}
+
+
+# What a data set lacks: the change of the loader, and the sentence of every tool.
+LACKING = {
+    'a list of loaders': (lambda loader: [loader], 'val_dataloader is ['),
+    'no data set': (lambda loader: dict(batch_size=1), "val_dataloader is {'batch_size': 1}, and a dict with a "),
+    'no file': (lambda loader: dict(dataset=dataset('val', ann_file=None)), 'val_dataloader.dataset.ann_file is None'),
+    'no folder': (
+        lambda loader: dict(dataset=dataset('val', data_prefix=None)), 'val_dataloader.dataset.data_prefix is None'
+    ),
+    'several files': (
+        lambda loader: dict(dataset=dataset('val', ann_file=['a.json', 'b.json'])),
+        "val_dataloader.dataset.ann_file is ['a.json', 'b.json'], and one path is wanted",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('what', LACKING)
+def test_a_loader_without_its_parts_is_named_alike_by_the_check_and_the_start(what, data, task, tmp_path):
+    make, words = LACKING[what]
+    config = config_of()
+    config.val_dataloader = make(config.val_dataloader)
+    with pytest.raises(UsageError) as caught:
+        check_settings(config, ('train', 'val'))
+    assert str(caught.value).startswith(words)
+    assert refused(task, config) == str(caught.value)
+    with pytest.raises(UsageError, match=re.escape(words)):
+        found(config, tmp_path)
+
+
+def test_heads_of_student_and_teacher_have_the_key_of_the_detector():
+    config = Config(dict(model=dict(detector=dict(bbox_head=dict(num_classes=3)))))
+    assert key_of_part(config, 'student.bbox_head') == 'model.detector.bbox_head.num_classes'
 
 
 # The data root.

@@ -86,7 +86,8 @@ def test_what_is_no_file_is_written_to(tmp_path):
 def test_a_test_that_ends_early_leaves_its_predictions(number, place, tmp_path, monkeypatch):
     out = tmp_path / 'out.pkl'
     out.write_bytes(b'before')
-    monkeypatch.setattr(MaskRCNN, 'predict', failing_at(number, MaskRCNN.predict))
+    trial = 1  # prediction before the start
+    monkeypatch.setattr(MaskRCNN, 'predict', failing_at(trial + number, MaskRCNN.predict))
     with pytest.raises(EndError):
         evaluate(str(CONFIG), 'a.pth', out=str(out), work_dir=str(tmp_path / 'work'))
     assert out.read_bytes() == b'before'
@@ -96,7 +97,8 @@ def test_a_test_that_ends_early_leaves_its_predictions(number, place, tmp_path, 
 
 
 def test_predictions_are_written_before_anything_is_computed_of_them(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(CocoMetric, 'compute_metrics', failing_at(1, CocoMetric.compute_metrics))
+    trial = 1  # scoring before the start
+    monkeypatch.setattr(CocoMetric, 'compute_metrics', failing_at(trial + 1, CocoMetric.compute_metrics))
     with pytest.raises(EndError):
         evaluate(str(CONFIG), 'a.pth', out=str(tmp_path / 'out.pkl'), work_dir=str(tmp_path / 'work'))
     assert len(pickle.loads((tmp_path / 'out.pkl').read_bytes())) == 4

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import socket
 import subprocess
@@ -344,6 +345,28 @@ class Stumble(Hook):
 def torchrun(*options: object) -> list[str]:
     local = ('--local-addr', '127.0.0.1')  # otherwise the name of the machine, which not every network resolves
     return [sys.executable, '-m', 'torch.distributed.run', *map(str, (*local, *options))]
+
+
+def test_a_test_by_two_processes_draws_every_image_or_refuses_them_all(sample, tmp_path):
+    config = load_config(str(DATA / 'tiny_retinanet.py'))
+    torch.save(dict(state_dict=Detection().build(config).state_dict()), tmp_path / 'a.pth')
+    data = shutil.copytree(sample, tmp_path / 'data')
+    images = sorted((data / 'val2017').iterdir())
+    command = torchrun('--standalone', '--nproc-per-node', 2, ROOT / 'tools' / 'test.py', DATA / 'tiny_retinanet.py')
+
+    def tested(work_dir: str) -> subprocess.CompletedProcess[str]:
+        options = ['a.pth', '--data-root', 'data', '--work-dir', work_dir, '--show-dir', f'{work_dir}/shown']
+        options += ['--cfg-options', 'bad_data=skip']
+        return subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+
+    assert tested('drawn').returncode == 0
+    shown = [path.name for path in sorted((tmp_path / 'drawn' / 'shown').iterdir())]
+    assert shown == [image.name for image in images]
+    for image in images:
+        image.write_bytes(b'<html>')
+    result = tested('refused')
+    assert result.returncode != 0 and 'error: not one of the 5 images can be used' in result.stderr
+    assert not (tmp_path / 'refused').exists()
 
 
 def test_the_error_that_came_first_is_on_top(sample, tmp_path):

@@ -190,6 +190,11 @@ WRONG_VALUES: dict[str, Any] = {
     'env_cfg.dist_cfg.backend': 'ncl',
     'env_cfg.mp_cfg.mp_start_method': 'frok',
     'log_level': 'LOUD',
+    'log_processor.by_epoch': 'no',
+    'auto_scale_lr.enable': 'no',
+    'channels_last': 'yes',
+    'randomness.deterministic': 'no',
+    'val_evaluator.iou_thrs': 'abc',
     'visualizer.vis_backends': 'LocalVisBackend',
 }
 

@@ -26,10 +26,15 @@ def repeated_image(scored: Sequence[Content]) -> Any:
     return None
 
 
-def scoring_difference(evaluator: Content, scored: Sequence[Content]) -> str | None:
+def scoring_difference(evaluator: Content, scored: Sequence[Content], masks: bool = False) -> str | None:
     """Return how the ground truth of an evaluator differs from the data sets that it scores; None if it does not.
 
     Data sets without objects have their images compared only: test sets are often given out that way.
+
+    Args:
+        evaluator: The content of its annotation file.
+        scored: Those of the data sets.
+        masks: Compare masks too, where both files have polygons or both have run lengths.
     """
     wanted = {key: value for content in scored for key, value in _listed_images(content).items()}
     given = _listed_images(evaluator)
@@ -46,6 +51,10 @@ def scoring_difference(evaluator: Content, scored: Sequence[Content]) -> str | N
     lost, added = (objects - scored_objects).total(), (scored_objects - objects).total()
     texts = [f'lacks {lost} of the {objects.total()} objects'] if lost else []
     texts += [f'has {added} objects that are none'] if added else []
+    if masks and not texts:
+        pairs = zip(_sorted_masks(*scored), _sorted_masks(evaluator), strict=True) if objects else ()
+        others_masks = sum(type(one) is type(other) and one != other for one, other in pairs)
+        texts += [f'has other masks for {others_masks} of the {objects.total()} objects'] if others_masks else []
     return ' and '.join(texts) if objects and texts else None
 
 
@@ -63,7 +72,17 @@ def _named(image_id: Any, images: Mapping[Any, str]) -> str:
 
 
 def _objects(content: Content) -> Counter[tuple]:
-    """Count the objects by what an evaluator sees of them: image, name of the category, box, crowd or not."""
+    return Counter(seen for seen, _ in _seen(content))
+
+
+def _sorted_masks(*contents: Content) -> list[Any]:
+    """Return the masks of all objects, in an order that is the same for all files with these objects."""
+    found = [(repr(seen), repr(mask), mask) for content in contents for seen, mask in _seen(content)]
+    return [mask for _, _, mask in sorted(found, key=lambda each: each[:2])]
+
+
+def _seen(content: Content) -> Iterator[tuple[tuple, Any]]:
+    """Yield what an evaluator sees of each object: image, name of the category, crowd or not, box; and its mask."""
     names = {
         category['id']: category.get('name')
         for category in content['categories']
@@ -76,7 +95,7 @@ def _objects(content: Content) -> Counter[tuple]:
         sides = box if type(box) is list else [box]
         return tuple(value if is_hashable(value) else repr(value) for value in (*values, *sides))
 
-    return Counter(map(seen, annotations_of(content).values()))
+    return ((seen(entry), entry.get('segmentation')) for entry in annotations_of(content).values())
 
 
 def shared_images(
