@@ -1,9 +1,9 @@
 """The exact, faster form of a trained model for inference: what is folded, fused and composed, and who computes it."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mmengine.logging import print_log
@@ -16,6 +16,7 @@ from ..models.unmodified import is_unmodified
 from .backbone import FusedSHViT
 from .backends.backend_choice import Backend, say_if_slow
 from .backends.deployed_layer import DeployedLayer, layer_backends, refuse_training
+from .calibration import calibrate, check_quantisable
 from .compilation import compile_parts
 from .inference_copy import copied_for_inference
 from .neck import FusedSHViTFPN, supports_neck
@@ -24,6 +25,7 @@ __all__ = ['check_deployable', 'deploy', 'is_deployed', 'layer_backends']
 BACKEND_NAMES = {
     Backend.KERNELS.value: 'our own kernels',
     Backend.ONEDNN.value: 'oneDNN',
+    Backend.INT8.value: 'oneDNN in int8',
     Backend.PLAIN.value: 'plain torch',
 }
 
@@ -35,10 +37,11 @@ def is_deployed(model: nn.Module) -> bool:
 
 def deploy(
     model: nn.Module,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | Literal['int8'] | None = None,
     channels_last: bool = True,
     compile: bool | Mapping[str, Any] = False,
     native: bool = True,
+    calibration: Iterable[Any] | None = None,
 ) -> Any:
     """Return a new model for inference that computes the same, faster; the one that came in is not changed.
 
@@ -50,12 +53,15 @@ def deploy(
     Args:
         model: A :class:`shvit_det.SHViT`, a :class:`shvit_det.SHViTFPN` or an mmdet detector that has one of them.
         dtype: The type in which the networks compute, ``torch.bfloat16`` for instance, which does round; None leaves
-            it. A detector takes images as before and gives boxes, scores and masks in float32.
+            it. A detector takes images as before and gives boxes, scores and masks in float32. ``'int8'``: large layers
+            of the neck and the heads of a detector compute in 8-bit integers on a CPU with VNNI, all else in float32.
         channels_last: Whether weights, and with them all results, are laid out as NHWC.
         compile: Whether the backbone, and on a GPU the neck and the head of a one-stage detector, run compiled; or the
             arguments for ``torch.compile``. The first size of images is compiled for a minute or so, and the second for
             all further ones, which the log says. True leaves out what kernels of our own compute faster.
         native: Whether kernels of our own are used on a CPU. Where there are none for it, oneDNN is used.
+        calibration: For ``dtype='int8'``: batches as ``test_step`` takes them, of a few dozen typical images. They tell
+            what the inputs of each layer lie between.
 
     Which backend computes each layer is chosen here, and again when the model is moved or loaded. The log has a
     summary, and :func:`.layer_backends` names each layer.
@@ -67,9 +73,16 @@ def deploy(
 
     Raises:
         UsageError: If the model is deployed already, or holds nothing that this could make faster, or ``dtype`` is
-            given for a detector that is neither one-stage nor two-stage.
+            given for a detector that is neither one-stage nor two-stage, or ``'int8'`` for a model that is not a
+            detector in float32 on a CPU, or without ``calibration``.
     """
     check_deployable(model)
+    if isinstance(dtype, str) and dtype != 'int8':
+        raise UsageError(f"dtype must be 'int8' or a data type of torch such as torch.bfloat16, but got {dtype!r}")
+    if (dtype == 'int8') != (calibration is not None):
+        raise UsageError("dtype='int8' and calibration, batches of a few dozen images, need each other: give both")
+    if dtype == 'int8':
+        check_quantisable(model)
     left: list[nn.Module] = []
     with torch.inference_mode(False), torch.no_grad():
         deployed: Any = copied_for_inference(model)
@@ -80,12 +93,12 @@ def deploy(
         else:
             from .detector import check_castable, fuse_detector  # which needs mmdet
 
-            if dtype is not None:
+            if isinstance(dtype, torch.dtype):
                 check_castable(model)
             for part in [module for module in deployed.modules() if parts_of(module)]:  # the detectors in a wrapper
                 fuse_detector(part, channels_last, left)
         deployed.eval().requires_grad_(False)
-        if dtype is not None:
+        if isinstance(dtype, torch.dtype):
             deployed.to(dtype)
         if channels_last:
             deployed.to(memory_format=torch.channels_last)
@@ -96,8 +109,12 @@ def deploy(
     if left:
         names = _names([(name, part) for name, part in deployed.named_modules() if any(part is one for one in left)])
         print_log(f'not in the deployed form, because they may compute something else: {names}', 'current')
-    if dtype is not None and next(deployed.parameters()).device.type == 'cpu':
+    if isinstance(dtype, torch.dtype) and next(deployed.parameters()).device.type == 'cpu':
         say_if_slow(dtype)
+    if calibration is not None:
+        unseen = calibrate(deployed, calibration)
+        if unseen:
+            print_log(f'in float32, because no calibration image reached them: {", ".join(unseen)}', 'current')
     counts = Counter(layer_backends(deployed).values())
     summary = ', '.join(f'{counts[key]} layers by {name}' for key, name in BACKEND_NAMES.items() if counts[key])
     print_log(f'deployed: {summary}', 'current')

@@ -80,4 +80,6 @@ def compose_finer(neck: SHViTFPN) -> list[TransposedConv]:
 def composed_layer(composed: TransposedConv, dtype: torch.dtype, relu: bool = False) -> WinogradTransposedConv:
     """Return a composed transposed convolution as a deployed layer in a data type."""
     weight, bias = composed.weight.to(dtype), composed.bias.to(dtype)
-    return WinogradTransposedConv(weight, bias, composed.stride, composed.padding, relu)
+    layer = WinogradTransposedConv(weight, bias, composed.stride, composed.padding, relu)
+    layer.with_ones = True
+    return layer

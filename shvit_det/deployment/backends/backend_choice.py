@@ -7,7 +7,7 @@ for instance, oneDNN refuses bfloat16, and torch for Arm may lack some of the op
 import functools
 import logging
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from mmengine.logging import print_log
@@ -26,14 +26,38 @@ OPERATIONS = {
     '_linear_pointwise.binary': 5,
     '_reorder_linear_weight.default': 2,
 }
+# Those of 8-bit integers, which inductor emits for quantised models
+INT8_OPERATIONS = {
+    'qconv2d_pointwise.default': 17,
+    'qconv_prepack.default': 9,
+    'qlinear_pointwise.default': 13,
+    'qlinear_prepack.default': 2,
+}
 
 
 class Backend(Enum):
-    """Whose code computes a layer: our own kernels, oneDNN's on packed weights, or torch's public operations."""
+    """Whose code computes a layer: our own kernels, oneDNN's on packed weights (also in 8-bit integers), or torch's."""
 
     KERNELS = 'kernels'
     ONEDNN = 'onednn'
+    INT8 = 'int8'
     PLAIN = 'plain'
+
+
+class InputRange(NamedTuple):
+    """What the inputs of a layer lie between; 256 steps of 8-bit integers, one of which is zero, divide it."""
+
+    lowest: float  # at most 0
+    highest: float  # at least 0
+
+    @property
+    def step(self) -> float:
+        return max((self.highest - self.lowest) / 255, torch.finfo(torch.float32).tiny)
+
+    @property
+    def zero(self) -> int:
+        """The integer that stands for zero."""
+        return round(-self.lowest / self.step)
 
 
 class Choice(NamedTuple):
@@ -49,6 +73,7 @@ class Processor(NamedTuple):
     operations: tuple[str, ...]  # those of OPERATIONS that torch has
     onednn: tuple[torch.dtype, ...]  # the data types that they take
     kernels: tuple[torch.dtype, ...] = ()  # the data types of our own kernels; none where there are no kernels
+    int8: bool = False  # whether products of 8-bit integers are fast
 
 
 class Layer(Protocol):
@@ -56,9 +81,11 @@ class Layer(Protocol):
 
     Attributes:
         operations: The operations of oneDNN that it needs; none if oneDNN has no such layer.
+        input_range: What its inputs lie between, if it is to be computed in 8-bit integers.
     """
 
     operations: tuple[str, ...]
+    input_range: InputRange | None
 
     def supports_kernels(self, dtype: torch.dtype) -> bool:
         """Return whether our own kernels have such a layer for inputs of a data type."""
@@ -67,10 +94,14 @@ class Layer(Protocol):
 def choose_backend(layer: Layer, device_type: str, dtype: torch.dtype, processor: Processor) -> Choice:
     """Return who computes a layer: our own kernels where they can, else oneDNN, else torch.
 
+    A float32 layer whose range of inputs is known is computed in 8-bit integers where the processor is fast at that.
+
     Where a half-precision type is not computed fast, float32 is, and only inputs and results are rounded. ``dtype`` is
     that of the inputs.
     """
     if device_type == 'cpu':
+        if layer.input_range is not None and dtype is torch.float32 and processor.int8:
+            return Choice(Backend.INT8, dtype)
         for computed in (dtype, torch.float32) if dtype in HALF else (dtype,):
             if computed in processor.kernels and layer.supports_kernels(computed):
                 return Choice(Backend.KERNELS, computed)
@@ -83,7 +114,15 @@ def choose_backend(layer: Layer, device_type: str, dtype: torch.dtype, processor
 def this_processor(with_kernels: bool = True) -> Processor:
     """Return what can be computed fast here; our own kernels are among it if they are wanted."""
     library = kernels.load() if with_kernels else None
-    return Processor(*_onednn(), () if library is None else library.dtypes)
+    return Processor(*_onednn(), () if library is None else library.dtypes, _has_int8())
+
+
+@functools.cache
+def _has_int8() -> bool:
+    """Return whether the processor has VNNI for AVX-512, and torch the operations of oneDNN."""
+    has_vnni = getattr(torch.cpu, '_is_vnni_supported', bool)()  # private to torch
+    expected = INT8_OPERATIONS.items()
+    return has_vnni and all(_num_arguments(name, torch.ops.onednn) == count for name, count in expected)
 
 
 @functools.cache
@@ -97,10 +136,10 @@ def _onednn() -> tuple[tuple[str, ...], tuple[torch.dtype, ...]]:
     return tuple(operations), (torch.float32, *halves)
 
 
-def _num_arguments(operation: str) -> int | None:
+def _num_arguments(operation: str, namespace: Any = torch.ops.mkldnn) -> int | None:
     """Return how many arguments an operation of oneDNN takes; None if torch has no such operation."""
     name, overload = operation.split('.')
-    found = getattr(getattr(torch.ops.mkldnn, name, None), overload, None)
+    found = getattr(getattr(namespace, name, None), overload, None)
     return None if found is None else len(found._schema.arguments)
 
 

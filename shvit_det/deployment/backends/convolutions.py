@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from ...kernels.functions import FEW_CHANNELS
 from ...kernels.packed_weights import PackedWeights, pack_convolution, pack_depthwise, pack_transposed
+from . import int8
 from .backend_choice import Backend
 from .deployed_layer import WeightedLayer, cast, own_kernels, to_nchw, to_nhwc
 
@@ -13,6 +14,8 @@ from .deployed_layer import WeightedLayer, cast, own_kernels, to_nchw, to_nhwc
 ONEDNN_RELU: tuple[str, list, str] = ('leaky_relu', [1e-30], '')
 ONEDNN_NONE: tuple[str, list, str] = ('none', [], '')
 MOST_TERMS = 4096  # of a sum that our own kernels compute at once
+INT8_CHANNELS = 128  # fewer make quantising the input a large part of the layer
+INT8_WEIGHTS = 1 << 18  # of a linear layer; the last layers, of classes and boxes, have fewer
 
 
 class FusedConv(WeightedLayer):
@@ -53,6 +56,18 @@ class FusedConv(WeightedLayer):
         if groups == 1:
             return own_kernels().convolve(x, weights, self.weight.shape[-1], stride, padding, self.relu)
         return own_kernels().depthwise(x, weights, stride, self.relu)
+
+    def supports_int8(self) -> bool:
+        """Return whether it is a 3x3 convolution of many channels that keeps the size of its input."""
+        simple = self.weight.shape[2:] == (3, 3) and self.geometry == ([1, 1], [1, 1], [1, 1], 1)
+        return simple and min(self.weight.shape[:2]) >= INT8_CHANNELS
+
+    def _by_int8(self, x: Tensor) -> Tensor:
+        return int8.convolve(x, self.constant('int8', self._pack_for_int8), self.relu)
+
+    def _pack_for_int8(self) -> int8.Int8Weights:
+        assert self.input_range is not None
+        return int8.Int8Weights(self.weight, self.bias, self.input_range, self.geometry[0])
 
     def _by_onednn(self, x: Tensor) -> Tensor:
         operation = torch.ops.mkldnn._convolution_pointwise
@@ -118,7 +133,12 @@ class FusedTransposedConv(WeightedLayer):
     Shapes:
         (B, in_channels, H, W) -> (B, out_channels, stride * (H - 1) + kernel - 2 * padding, likewise), with a weight of
         (in_channels, out_channels, kernel, kernel).
+
+    Attributes:
+        with_ones: Whether the last channel of the input is ones.
     """
+
+    with_ones = False
 
     operations = ('_convolution_transpose_pointwise.default', '_reorder_convolution_transpose_weight.default')
 
@@ -136,6 +156,23 @@ class FusedTransposedConv(WeightedLayer):
     def _by_kernels(self, x: Tensor) -> Tensor:
         kernel, weights = self.weight.shape[-1], self.kernel_weights(x.dtype)
         return own_kernels().transposed(x, weights, kernel, self.stride, self.padding, self.relu)
+
+    def supports_int8(self) -> bool:
+        channels, out_channels, kernel, width = self.weight.shape
+        supported = kernel == width and int8.supports_transposed(kernel, self.stride, self.padding)
+        return supported and min(channels, out_channels) >= INT8_CHANNELS
+
+    def signal(self, x: Tensor) -> Tensor:
+        return x[:, :-1] if self.with_ones else x
+
+    def _by_int8(self, x: Tensor) -> Tensor:
+        packed: int8.Int8TransposedConv = self.constant('int8', self._pack_for_int8)
+        return packed(x, self.relu)
+
+    def _pack_for_int8(self) -> int8.Int8TransposedConv:
+        assert self.input_range is not None
+        geometry = self.stride, self.padding
+        return int8.Int8TransposedConv(self.weight, self.bias, *geometry, self.input_range, self.with_ones)
 
     def _by_onednn(self, x: Tensor) -> Tensor:
         operation = torch.ops.mkldnn._convolution_transpose_pointwise
@@ -166,6 +203,16 @@ class FusedLinear(WeightedLayer):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(weight, bias, weight.shape[0])
+
+    def supports_int8(self) -> bool:
+        return self.weight.numel() >= INT8_WEIGHTS
+
+    def _by_int8(self, x: Tensor) -> Tensor:
+        return int8.linear(x, self.constant('int8', self._pack_for_int8))
+
+    def _pack_for_int8(self) -> int8.Int8Weights:
+        assert self.input_range is not None
+        return int8.Int8Weights(self.weight, self.bias, self.input_range)
 
     def _by_onednn(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, *self.onednn_weights(x), *ONEDNN_NONE)

@@ -16,7 +16,7 @@ from ...common.errors import UsageError
 from ...kernels.execution_plan import CannotPlanError, PlannedMap
 from ...kernels.functions import Kernels
 from ...kernels.packed_weights import PackedWeights, pack_convolution
-from .backend_choice import Backend, Choice, Processor, choose_backend, say_if_slow, this_processor
+from .backend_choice import Backend, Choice, InputRange, Processor, choose_backend, say_if_slow, this_processor
 
 Value = TypeVar('Value')
 
@@ -75,9 +75,11 @@ class DeployedLayer(ConstantWeights):
         native: Whether our own kernels may compute it.
         operations: Those of oneDNN that it needs.
         in_channels: Of its inputs (B, in_channels, H, W); None where the kernels take others.
+        input_range: What its inputs lie between, for a layer that is computed in 8-bit integers; a calibration sets it.
     """
 
     native = True
+    input_range: InputRange | None = None
     operations: tuple[str, ...] = ()
     in_channels: int | None = None
 
@@ -116,6 +118,8 @@ class DeployedLayer(ConstantWeights):
         if not runs_eagerly(x):
             return Choice(Backend.PLAIN, x.dtype)
         choice = self.cached_choice(x.device.type, x.dtype)
+        if choice.backend is Backend.INT8 and not DeployedLayer.supports_input(self, x, choice.dtype):
+            choice = Choice(Backend.PLAIN, x.dtype)
         if choice.backend is Backend.KERNELS and (
             torch._C._len_torch_dispatch_stack() or not self.supports_input(x, choice.dtype)
         ):
@@ -142,8 +146,12 @@ class WeightedLayer(DeployedLayer):
         backend, dtype = self.choice_for_input(x)
         if backend is Backend.PLAIN:
             return self._by_torch(x)
-        run = self._by_kernels if backend is Backend.KERNELS else self._by_onednn
+        run = {Backend.KERNELS: self._by_kernels, Backend.ONEDNN: self._by_onednn, Backend.INT8: self._by_int8}[backend]
         return cast(run(cast(x, dtype)), x.dtype)
+
+    def supports_int8(self) -> bool:
+        """Return whether the layer can be computed in 8-bit integers, and has enough operations for it."""
+        return False
 
     def _by_torch(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -153,6 +161,13 @@ class WeightedLayer(DeployedLayer):
 
     def _by_kernels(self, x: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def _by_int8(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def signal(self, x: Tensor) -> Tensor:
+        """Return that part of an input whose range counts for 8-bit integers."""
+        return x
 
     def onednn_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return weight and bias in oneDNN's layout for inputs like ``x``."""
