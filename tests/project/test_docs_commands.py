@@ -62,6 +62,9 @@ TESTED = {
     r'python tools/test\.py CONFIG CHECKPOINT --eval bbox segm --deploy( --dtype bfloat16)?$': (
         'tools/test_tools.py::test_the_deployed_form_predicts_the_same'
     ),
+    r'python tools/test\.py CONFIG CHECKPOINT( --eval bbox segm)? --report report': (
+        'evaluation/test_report.py::test_the_tool_writes_a_page_with_the_scores_that_it_prints'
+    ),
     r'python tools/predict\.py image\.jpg --weights CHECKPOINT --config CONFIG --out': (
         'prediction/test_predict.py::test_names_come_from_the_config_where_the_checkpoint_has_none'
     ),
