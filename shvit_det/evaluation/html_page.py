@@ -59,6 +59,8 @@ svg .mark { stroke: var(--soft); stroke-dasharray: 2 3; }
 .controls button[aria-pressed=true] { background: var(--accent); color: var(--ground); border-color: var(--accent); }
 .dot { display: inline-block; width: .7rem; height: .7rem; border-radius: 50%; margin-right: .35rem;
   border: 1px solid var(--ground); vertical-align: baseline; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 16rem), 1fr)); gap: 1rem; }
+.cards img { display: block; width: 100%; height: auto; border-radius: .25rem; }
 .picture { border: 1px solid var(--line); border-radius: .5rem; padding: .6rem; margin: 1rem 0; scroll-margin-top: 1rem;
   background: var(--panel); }
 .picture h4 { margin: 0 0 .4rem; font-size: 1rem; overflow-wrap: anywhere; }
@@ -149,6 +151,21 @@ def matrix(names: Sequence[str], columns: Sequence[str], values: Sequence[Sequen
         lines.append(f'<tr><th scope="row" title="{escape(name)}">{escape(name)}</th>{"".join(cells)}</tr>')
     inner = f'<table class="matrix"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
     return scrolling(inner, label)
+
+
+def heat_map(values: Sequence[Sequence[int]], title: str) -> str:
+    """Return counts on a grid as a figure, the darker the more; an image lies upright in it."""
+    most = max(1, *(value for row in values for value in row))
+    cells = ''.join(
+        f'<rect x="{column}" y="{row}" width="1" height="1" style="fill:rgba(var(--heat), {value / most:.2f})"/>'
+        for row, line in enumerate(values)
+        for column, value in enumerate(line)
+        if value
+    )
+    height, width = len(values), len(values[0])
+    frame = f'<rect width="{width}" height="{height}" style="fill:none;stroke:var(--line);stroke-width:.1"/>'
+    drawing = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">{cells}{frame}</svg>'
+    return f'<figure><figcaption>{escape(title)}</figcaption>{drawing}</figure>'
 
 
 def bars(rows: Sequence[tuple[str, float, str]], colors: Sequence[str] = ()) -> str:

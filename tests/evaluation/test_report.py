@@ -120,7 +120,7 @@ def recorded(folder, results, **options):
 
 
 FOUND = [
-    dict(bboxes=np.array([[2.0, 3, 14, 13], [20, 10, 30, 20]]), labels=np.array([0, 1]), scores=np.array([0.9, 0.8])),
+    dict(bboxes=np.array([[2.0, 3, 14, 13], [20, 10, 30, 20]]), labels=np.array([0, 1]), scores=np.array([0.6, 0.8])),
     dict(bboxes=np.array([[5.0, 3, 17, 16]]), labels=np.array([1]), scores=np.array([0.7])),
     {},
     {},
@@ -134,7 +134,7 @@ def test_a_page_has_all_parts_and_escapes_names(tmp_path):
     assert path.name == 'index.html' and [each.name for each in path.parent.iterdir()] == ['index.html']
     assert all(f'id="{part}0"' in path.read_text() for part in PARTS)
     assert '4 images with 5 objects of 3 classes' in page.text and 'a<b.py' in page.text
-    assert NAMES[1] in page.text and 'class: <b>&"dog" 0.70 at cat' in page.text and 'missed: ' in page.text
+    assert NAMES[1] in page.text and 'class: <b>&"dog" 0.70 at cat, IoU 1.00' in page.text and 'missed: ' in page.text
     assert len(page.all('article')) == 3 and len(page.all('img')) == 6  # the fourth image has neither object nor error
     assert 'Data sets' not in path.read_text()
 
