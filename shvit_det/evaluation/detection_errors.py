@@ -181,7 +181,12 @@ def matches(evaluator: COCOeval) -> Matches:
         ]
         places = {each['id']: place + num_truths for place, each in enumerate(objects)}
         found = [
-            (score, labels[entry['category_id']], evaluator.cocoDt.anns[id], places.get(int(match), -1))
+            (
+                score,
+                labels[entry['category_id']],
+                evaluator.cocoDt.anns[id],
+                places.get(int(match), -1) if match else -1,
+            )
             for entry in entries
             for id, score, match, ignored in zip(
                 entry['dtIds'], entry['dtScores'], entry['dtMatches'][first], entry['dtIgnore'][first], strict=True

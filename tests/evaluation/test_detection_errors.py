@@ -172,6 +172,20 @@ def test_curves_confusions_calibration_and_sizes(evaluator):
     assert average_recalls(evaluator)['large'] is None
 
 
+def test_an_object_with_the_id_0_is_never_found_as_pycocotools_has_it():
+    """It writes 0 for a detection that found nothing."""
+    truth = coco([(0, CAT, (0, 0, 10, 10)), (0, CAT, (50, 0, 10, 10))])
+    for annotation in truth.dataset['annotations']:
+        annotation['id'] -= 1
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+    places = [(30, 80, 6, 6), (50, 0, 10, 10), (0, 0, 10, 10)]
+    evaluator = evaluated(truth, [(0, CAT, place, score) for place, score in zip(places, (0.9, 0.8, 0.7), strict=True)])
+    found = matches(evaluator)
+    assert found.truth.tolist() == [-1, 1, -1]
+    assert costs(found, 2)[0] == pytest.approx(average_precisions(evaluator)['AP50'])
+
+
 def test_equal_scores_are_taken_or_left_together():
     detections = [(0, CAT, (0, 0, 10, 10), 0.5), (0, CAT, (30, 80, 6, 6), 0.5)]
     curve = score_curve(matches(evaluated(coco(OBJECTS), detections)))
