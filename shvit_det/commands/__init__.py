@@ -19,6 +19,7 @@ COMMANDS = {
     'export': 'write a model for another runtime',
     'compare-export': 'compare exported files with PyTorch',
     'check-data': 'look for what is wrong with annotations and images',
+    'convert-data': 'write a data set in another layout: COCO, YOLO, Pascal VOC, LabelMe',
     'convert-checkpoint': 'write a checkpoint under other names',
     'make-sample': 'draw the sample set',
     'doctor': 'check the installation and the machine',
