@@ -13,6 +13,7 @@ from pathlib import Path
 PROGRAM = 'shvit-det'
 COMMANDS = {
     'train': 'train a detector or a classifier',
+    'init': 'write a config for your own data',
     'test': 'test a checkpoint',
     'predict': 'predict pictures and videos',
     'benchmark': 'time a detector by part, or backbones',

@@ -94,7 +94,7 @@ def find_sets(task: Task, config: Config) -> list[CocoSet]:
     sets = coco_sets(task, config, SPLITS) if task.scope == 'mmdet' else []
     if not sets:
         raise UsageError('this config has no data set in the form of COCO, which is what can be checked here')
-    if 'sample_set' in config:
+    if config.get('sample_set'):
         ensure_sample(config.data_root, **config.sample_set)
     return sets
 

@@ -89,7 +89,7 @@ class Detection(Task):
         Raises:
             UsageError: If a file or folder is missing, or has errors, or contradicts the config.
         """
-        if 'sample_set' in config:
+        if config.get('sample_set'):
             ensure_sample(config.data_root, **config.sample_set)
         check_before_run(self, config, splits)
         if difference := self.class_difference(config, splits):

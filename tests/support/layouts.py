@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 CLASSES = ('disc', 'box')
-WIDTH, HEIGHT = 60, 40
+WIDTH, HEIGHT = 120, 80
 BOXES = ((5, 5, 25, 25), (30, 10, 50, 34))  # left, top, right, bottom of the two objects in each picture
 
 

@@ -24,7 +24,8 @@ MOST_NAMES = 5  # of what was left out, in one line
 
 def counted(number: int, noun: str) -> str:
     """Return ``'1 picture'`` or ``'2 pictures'``."""
-    return f'{number} {noun}{"s" * (number != 1)}'
+    plural = 'es' if noun.endswith('s') else 's'
+    return f'{number} {noun}{plural if number != 1 else ""}'
 
 
 @dataclass
@@ -103,7 +104,7 @@ class Labels:
         images, objects = (
             sum(len(split.content[section]) for split in self.splits.values()) for section in ('images', 'annotations')
         )
-        yield f'{self.folder}: {self.layout} layout, {counted(len(self.classes), "class")}'.replace('classs', 'classes')
+        yield f'{self.folder}: {self.layout} layout, {counted(len(self.classes), "class")}'
         yield f'listed: {counted(self.found[0], "picture")}, {counted(self.found[1], "object")}'
         yield f'read: {counted(images, "picture")}, {counted(objects, "object")}'
         for split in self.splits.values():
