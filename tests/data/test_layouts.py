@@ -213,6 +213,33 @@ def test_what_is_no_data_set_is_refused_in_one_sentence(tmp_path, name, message)
     assert '\n' not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('names: [a', 'cannot read .*data.yaml'),
+        ('names: 3', 'neither a list nor a dict'),
+        ('names: {a: 1, 2: b}', 'other keys than 0 to 1'),
+        ('names: [a, a]', 'a name twice: a'),
+        ('names: [disc, box]', 'names no pictures'),
+        ('names: [disc, box]\ntrain: nowhere', 'names nowhere, and there is no'),
+    ],
+)
+def test_a_data_yaml_that_says_nothing_usable_is_refused(tmp_path, text, message):
+    layouts.yolo(tmp_path, yaml=text)
+    with pytest.raises(UsageError, match=message):
+        read_labels(tmp_path)
+
+
+def test_broken_files_of_labelme_and_folders_with_their_names_are_no_obstacle(tmp_path):
+    layouts.labelme(tmp_path)
+    (tmp_path / 'folder.json').mkdir()
+    for number, text in enumerate(('[]', '{"shapes": 3}', '{"shapes": [1, {"label": "q", "points": [[1, "x"]]}]}')):
+        (tmp_path / f'{number + 1}.json').write_text(text)
+    labels = read_labels(tmp_path)
+    assert counts(labels) == {'train': (3, 4)} and '3.json shape 1, 3.json shape 2' in said(labels)
+    assert 'JSON files left out, which are not of LabelMe: 2' in said(labels)
+
+
 def test_a_set_without_one_picture_is_refused(tmp_path):
     layouts.yolo(tmp_path)
     for path in tmp_path.rglob('*.jpg'):

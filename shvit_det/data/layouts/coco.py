@@ -21,7 +21,7 @@ TRIED = 20  # images by which the folder of a file's images is recognised
 def annotation_files(folder: Path) -> list[Path]:
     """Return the JSON files that may be annotations of COCO, without looking into them."""
     folders = [folder, folder / 'annotations', *split_folders(folder).values()]
-    files = sorted(path for each in folders for path in each.glob('*.json'))
+    files = sorted(path for each in folders for path in each.glob('*.json') if path.is_file())
     beside = {path.parent for path in files if path.name.startswith(MAIN)}
     return [path for path in files if path.name.startswith(MAIN) or path.parent not in beside]
 

@@ -22,7 +22,7 @@ def is_layout(folder: Path) -> bool:
 
 
 def label_files(folder: Path) -> list[Path]:
-    return sorted(folder.rglob('*.json'))
+    return sorted(path for path in folder.rglob('*.json') if path.is_file())
 
 
 def read(folder: Path) -> Labels:
@@ -42,7 +42,7 @@ def read(folder: Path) -> Labels:
             labelled = {read_file(builder, path) for path in label_files(folders[name])}
             for picture in pictures_in(folders[name]):
                 if picture.resolve() not in labelled:
-                    losses.add('pictures left out, which have no JSON file', builder.relative(picture))
+                    losses.add('pictures left out, which have no JSON file of LabelMe', builder.relative(picture))
             builders.append(builder)
     return labels_of(builders, 'labelme')
 

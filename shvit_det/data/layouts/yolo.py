@@ -86,7 +86,7 @@ def read(folder: Path) -> Labels:
 
 def class_names(names: Any, path: Path) -> list[str]:
     if isinstance(names, Mapping):
-        if sorted(names) != list(range(len(names))):
+        if set(names) != set(range(len(names))):
             raise UsageError(f'names of {path} has other keys than 0 to {len(names) - 1}')
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
