@@ -6,6 +6,7 @@ classes of the heads, and the length, the rate and the warm-up of the training.
 
 import math
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,10 +84,10 @@ class OwnConfig:
 def remove(files: list[Path]) -> None:
     """Remove files, and their folders where nothing else is in them."""
     for file in files:
-        file.unlink(missing_ok=True)
-        for folder in (file.parent, file.parent.parent):
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        with suppress(OSError):  # it may have no folder, or the disk may be gone
+            file.unlink(missing_ok=True)
+            for folder in (file.parent, file.parent.parent):
+                folder.rmdir()  # fails if something is in it
 
 
 def own_config(

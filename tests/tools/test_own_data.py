@@ -117,6 +117,7 @@ def test_the_init_tool_writes_a_config_that_trains(tmp_path):
     [
         (('--epochs', '2'), '--epochs needs --data DIR'),
         (('--data', 'nothing'), 'no such folder of a data set'),
+        (('--data', 'set', '--work-dir', 'set/ImageSets/Main/train.txt/run'), 'cannot write'),
         (('--data', 'set', '--cfg-options', 'default_hooks.checkpoint.interval=no'), 'interval'),
     ],
 )
