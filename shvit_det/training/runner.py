@@ -101,7 +101,7 @@ class SHViTRunner(Runner):
         Raises:
             UsageError: If the checkpoint to resume from is unreadable, or holds no state of a run.
         """
-        if 'sample_set' in config:
+        if config.get('sample_set'):
             ensure_sample(config.data_root, **config.sample_set)
         use_checked_datasets(config)
         if config.get('resume') and not config.get('load_from'):
@@ -116,6 +116,12 @@ class SHViTRunner(Runner):
             content = read_content(path)
             check_resumable(content, path)
             take_seed(config, content['meta'].get('seed'), path)
+
+    def dump_config(self) -> None:
+        """Write the whole config into the work dir, unless the file that was read stands there under that name."""
+        read = self.cfg.filename
+        if not (read and Path(read).resolve() == Path(self.work_dir, Path(read).name).resolve()):
+            super().dump_config()
 
     def train(self) -> nn.Module:
         """Train as mmengine does.

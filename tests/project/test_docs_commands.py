@@ -93,6 +93,11 @@ TESTED = {
     r'shvit-det (make-sample|benchmark)': (
         'configuration/test_names_for_mmengine.py::test_every_command_is_a_module_and_a_tool'
     ),
+    r'python tools/train\.py (\w+_coco --data|WORK_DIR)': (
+        'tools/test_own_data.py::test_training_on_a_folder_in_one_command_and_again_by_its_config'
+    ),
+    r'python tools/init\.py': 'tools/test_own_data.py::test_the_init_tool_writes_a_config_that_trains',
+    r'python tools/convert_data\.py': 'tools/test_convert_data.py::test_the_tool_converts_and_counts',
     r'python tools/make_sample\.py': 'data/test_sample.py::test_tool_as_process',
     r'python tools/dev/render_benchmarks\.py': 'timing/test_page.py::test_the_tool_checks_and_writes',
     r'python tests/support/kill_and_resume\.py': (
