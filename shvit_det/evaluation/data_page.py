@@ -20,10 +20,9 @@ from ..common.errors import RunError, UsageError
 from ..common.output_paths import check_output_folder
 from ..configuration.build_errors import raise_refusal
 from ..configuration.changing import set_data_root, use_checked_datasets
-from ..configuration.coco_set_checks import check_before_run
+from ..configuration.coco_set_checks import check_before_run, draw_sample_set
 from ..configuration.detector_or_classifier import task_of
 from ..configuration.reading import load_config
-from ..data.sample import ensure_sample
 from ..prediction.drawing import Picture, class_colors, draw
 from ..prediction.image_reader import to_picture
 from . import html_page as html
@@ -67,8 +66,7 @@ def browse(
     if config.get('train_dataloader') is None:
         raise UsageError('this config has no train_dataloader, whose data are shown')
     task.register()
-    if 'sample_set' in config:
-        ensure_sample(config.data_root, **config.sample_set)
+    draw_sample_set(config)
     check_before_run(task, config, ('train',))
     use_checked_datasets(config)
     check_output_folder(Path(out), 'the folder of the page', '--out')
