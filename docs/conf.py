@@ -34,6 +34,7 @@ CONTENTS = """
 docs/installation
 docs/configs
 docs/training
+docs/own_data
 docs/checking_data
 docs/imagenet
 docs/checkpoints

@@ -13,12 +13,15 @@ from pathlib import Path
 PROGRAM = 'shvit-det'
 COMMANDS = {
     'train': 'train a detector or a classifier',
+    'init': 'write a config for your own data',
     'test': 'test a checkpoint',
     'predict': 'predict pictures and videos',
     'benchmark': 'time a detector by part, or backbones',
     'export': 'write a model for another runtime',
     'compare-export': 'compare exported files with PyTorch',
     'check-data': 'look for what is wrong with annotations and images',
+    'browse': 'show data as training sees them, and their statistics',
+    'convert-data': 'write a data set in another layout: COCO, YOLO, Pascal VOC, LabelMe',
     'convert-checkpoint': 'write a checkpoint under other names',
     'make-sample': 'draw the sample set',
     'doctor': 'check the installation and the machine',

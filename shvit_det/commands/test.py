@@ -18,6 +18,9 @@ def main() -> None:
     )
     parser.add_argument('--out', metavar='PKL', help='write the predictions into this file')
     parser.add_argument('--show-dir', metavar='DIR', help='draw ground truth and predictions into this folder')
+    parser.add_argument(
+        '--report', metavar='DIR', help='write DIR/index.html: scores, curves, kinds of error, the worst pictures'
+    )
     parser.add_argument('--classwise', action='store_true', help='print the AP of every class')
     parser.add_argument('--format-only', action='store_true', help='write COCO result files, compute no metric')
     parser.add_argument('--deploy', action='store_true', help='test the deployed form: the same results, faster')
@@ -32,6 +35,7 @@ def main() -> None:
         metrics=arguments.eval,
         out=arguments.out,
         show_dir=arguments.show_dir,
+        report=arguments.report,
         classwise=arguments.classwise,
         format_only=arguments.format_only,
         deployed=arguments.deploy,

@@ -1,15 +1,43 @@
-"""Train a detector or classifier: python tools/train.py configs/mask_rcnn_shvit_s4_coco.py"""
+"""Train a detector or classifier: python tools/train.py configs/mask_rcnn_shvit_s4_coco.py
+
+With ``--data DIR``, on one's own data set, by a config that is written into the work dir.
+"""
 
 import argparse
+import os
+from pathlib import Path
 
+from ..common.errors import UsageError
+from ..configuration.own_data import base_path, own_config, remove
+from ..configuration.reading import name_of
 from ..training.resuming import AUTO
 from ..training.train import train
 from . import cli
+from .init import SETTINGS, add_own_data_arguments, settings_of
+
+
+def write_own_config(arguments: argparse.Namespace) -> tuple[Path, list[Path]]:
+    """Write the config for ``--data`` into the work dir; return it, and the files that were not there before."""
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1 or arguments.launcher not in (None, 'none'):
+        raise UsageError('--data is for one process: write the config with shvit-det init, and train that with several')
+    if arguments.data_root is not None:
+        raise UsageError('--data and --data-root both name the data: give one of them')
+    default = Path('work_dirs', f'{name_of(arguments.config)}_{Path(arguments.data).resolve().name}')
+    work_dir = Path(arguments.work_dir or default)
+    made = own_config(arguments.config, arguments.data, settings_of(arguments), work_dir / 'annotations', work_dir)
+    path = work_dir / 'config.py'
+    new = made.write(path)
+    print('\n'.join([*made.lines, f'config: {path}']))
+    return path, new
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description='Train the detector or the classifier of a config.')
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or the name of a config of ours')
+    own_data = parser.add_argument_group(
+        'your own data', 'a config for it is written into the work dir, as config.py, and trained'
+    )
+    add_own_data_arguments(own_data)
     parser.add_argument(
         '--resume', nargs='?', const=AUTO, metavar='PATH', help='go on from PATH, or from the last checkpoint'
     )
@@ -26,8 +54,22 @@ def main() -> None:
     parser.add_argument('--seed', type=int, help='seed of all random numbers')
     cli.add_run_arguments(parser)
     arguments = parser.parse_args()
+    if arguments.data is None:
+        if given := [name for name in SETTINGS if getattr(arguments, name) is not None]:
+            raise UsageError(f'--{given[0].replace("_", "-")} needs --data DIR; without it, use --cfg-options')
+        run_training(arguments, base_path(arguments.config))
+        return
+    config, new = write_own_config(arguments)
+    try:
+        run_training(arguments, str(config))
+    except UsageError:
+        remove(new)  # nothing has been written, then
+        raise
+
+
+def run_training(arguments: argparse.Namespace, config: str) -> None:
     train(
-        arguments.config,
+        config,
         work_dir=arguments.work_dir,
         resume=arguments.resume,
         pretrained=not arguments.no_pretrained,

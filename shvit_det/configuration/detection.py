@@ -19,7 +19,7 @@ from ..common.errors import UsageError
 from .cfg_options import pasteable, places_in
 from .changing import use_checked_datasets
 from .coco_set_checks import FirstImages, check_before_run, draw_sample_set
-from .evaluators import coco_scorings, format_results, select_scores
+from .evaluators import check_reported, coco_scorings, format_results, select_scores
 from .reading import named_classes, type_of
 from .task import Task, table_of_numbers
 
@@ -116,6 +116,9 @@ class Detection(Task):
 
     def set_format_only(self, config: Config, folder: Path) -> list[Path]:
         return format_results(self, config, folder)
+
+    def check_report(self, config: Config) -> None:
+        check_reported(self, config)
 
     def table(self, metrics: Mapping[str, float]) -> str:
         return coco_table(metrics)

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmdet.datasets import ConcatDataset
 from mmdet.datasets.transforms import PackDetInputs
-from mmdet.evaluation import CocoMetric, MultiDatasetsEvaluator
+from mmdet.evaluation import CocoMetric, LVISMetric, MultiDatasetsEvaluator
 from mmengine.config import Config
 from mmengine.dataset import ClassBalancedDataset, RepeatDataset
 from mmengine.evaluator import DumpResults
@@ -214,6 +214,21 @@ def coco_scorings(task: Task, config: Config, option: str) -> list[Scoring]:
     if not found:
         raise UsageError(f'{option} needs a CocoMetric in test_evaluator, and this config has none')
     return found
+
+
+def check_reported(task: Task, config: Config) -> None:
+    """Check that the test split has boxes or masks scored in COCO's way, which a report is about.
+
+    Raises:
+        UsageError: If it has not.
+    """
+    found = coco_scorings(task, config, '--report')
+    if all(issubclass(each.kind or object, LVISMetric) for each in found):
+        raise UsageError("--report needs a CocoMetric in test_evaluator, and LVIS's way to score is another")
+    if not any(each.scored & {'bbox', 'segm'} for each in found):
+        raise UsageError('--report needs scores of boxes or masks: add --eval bbox, or --eval bbox segm')
+    if any(each.metric.get('format_only') for each in found):
+        raise UsageError(f'--report needs scores: add {pasteable({f"{found[0].key}.format_only": False})}')
 
 
 def select_scores(task: Task, config: Config, metrics: Sequence[str]) -> None:

@@ -65,6 +65,14 @@ class Task(ABC):
         """
         raise UsageError(f'--format-only needs a CocoMetric in test_evaluator, and this is a {self.noun}')
 
+    def check_report(self, config: Config) -> None:
+        """Check that the test evaluator has what a report is made of.
+
+        Raises:
+            UsageError: If it has not.
+        """
+        raise UsageError(f'--report needs a CocoMetric in test_evaluator, and this is a {self.noun}')
+
     @abstractmethod
     def table(self, metrics: Mapping[str, float]) -> str:
         """Return the scores among ``metrics`` as a table."""

@@ -1,1 +1,1 @@
-"""Evaluation of a checkpoint or an exported file on the data of a config."""
+"""Evaluation of a checkpoint or an exported file on the data of a config, and pages that show errors and data."""

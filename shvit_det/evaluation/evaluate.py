@@ -30,6 +30,7 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     out: str | None = None,
     show_dir: str | None = None,
+    report: str | None = None,
     classwise: bool = False,
     format_only: bool = False,
     deployed: bool = False,
@@ -47,6 +48,7 @@ def evaluate(
         metrics: ``'bbox'`` and ``'segm'`` for instance, or ``'accuracy'``; by default those of the config.
         out: A ``.pkl`` file for the predictions.
         show_dir: A folder for pictures, the ground truth left, the predictions right.
+        report: A folder for ``index.html``, a page with scores, curves, kinds of error and the worst pictures.
         classwise: Print AP for every class.
         format_only: Write COCO result files into the work dir and compute no metric.
         deployed: Test the deployed form of the model.
@@ -83,6 +85,10 @@ def evaluate(
         task.select_metrics(config, checked, metrics)
     if classwise:
         task.set_classwise(config)
+    if report is not None:
+        if format_only:
+            raise UsageError('--report needs scores, and --format-only computes none: leave out one of them')
+        task.check_report(config)
     result_files = task.set_format_only(config, Path(config.work_dir)) if format_only else []
     if deployed:
         check_deployable(checked)
@@ -108,6 +114,12 @@ def evaluate(
             hooks = config.get('default_hooks') or {}
             score = (hooks.get('visualization') or {}).get('score_thr', DEFAULT_SCORE)
             runner.register_hook(PictureHook(Path(show_dir), score))
+        recorded = []
+        if report is not None:
+            from .report import record_results, write_report  # which need mmdet
+
+            check_output_folder(Path(report), 'the folder of the report', '--report')
+            recorded = record_results(runner.test_evaluator, runner.test_dataloader.dataset)
         if dump is not None:
             runner.test_loop.evaluator = DumpingEvaluator(dump, runner.test_evaluator)
         try:
@@ -118,12 +130,14 @@ def evaluate(
                 print_log(f'The test ended early; the {len(dump.results)} predictions until then: {partial}', 'current')
             raise
     if is_main_process():
+        if report is not None:
+            page = write_report(recorded, Path(report), config_path, checkpoint)
         for name in result_files:
             for part in name.parent.glob(f'{glob.escape(name.name + PART)}.*.json'):
                 part.replace(part.with_name(part.name.replace(PART, '', 1)))
         if not format_only:
             print_log(f'Test of {checkpoint}\n' + task.table(results), 'current')
-        for what, where in (('Predictions', out), ('Pictures', show_dir)):
+        for what, where in (('Predictions', out), ('Pictures', show_dir), ('Report', report and page)):
             if where is not None:
                 print_log(f'{what}: {where}', 'current')
         for name in result_files:

@@ -28,7 +28,7 @@ from ..checkpoint.reading import read_content
 from ..common.atomic_files import partial_path, publish
 from ..common.errors import RunError, UsageError
 from ..configuration.changing import remove_pretrained, use_checked_datasets
-from ..data.sample import ensure_sample
+from ..configuration.coco_set_checks import draw_sample_set
 from ..registry import RUNNERS, register
 from .hooks.termination import Terminated, listening
 from .loader_workers import guard_workers
@@ -101,8 +101,7 @@ class SHViTRunner(Runner):
         Raises:
             UsageError: If the checkpoint to resume from is unreadable, or holds no state of a run.
         """
-        if 'sample_set' in config:
-            ensure_sample(config.data_root, **config.sample_set)
+        draw_sample_set(config)
         use_checked_datasets(config)
         if config.get('resume') and not config.get('load_from'):
             location = checkpoint_location(config)
@@ -116,6 +115,12 @@ class SHViTRunner(Runner):
             content = read_content(path)
             check_resumable(content, path)
             take_seed(config, content['meta'].get('seed'), path)
+
+    def dump_config(self) -> None:
+        """Write the whole config into the work dir, unless the file that was read stands there under that name."""
+        read = self.cfg.filename
+        if not (read and Path(read).resolve() == Path(self.work_dir, Path(read).name).resolve()):
+            super().dump_config()
 
     def train(self) -> nn.Module:
         """Train as mmengine does.

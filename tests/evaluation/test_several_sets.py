@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,16 @@ def test_each_is_scored_as_if_it_were_alone(trained, monkeypatch):
             of_both = json.loads(Path(f'files/results_{name}.{kind}.json').read_text())
             assert of_both == json.loads(Path(f'{name}/results.{kind}.json').read_text()) and of_both
     assert not list(Path().glob('**/*.part*')) and Config.fromfile('both.py').val_evaluator.dataset_prefixes == [*SIZES]
+
+
+def test_a_report_has_a_section_for_each(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    evaluate('both.py', 'run/epoch_1.pth', work_dir='reported', report='page')
+    text = Path('page/index.html').read_text()
+    for number, (name, size) in enumerate(SIZES.items()):
+        section = text.partition(f'<h2 id="set{number}">{name}</h2>')[2].partition('<h2 ')[0]
+        assert f'{size} images with ' in section
+        split = dict(new='val', old='train')[name]
+        images = [path.name for path in Path('data', 'sample', f'{split}2017').iterdir()]
+        pictures = re.findall(r'<h4>(.*?), ', section)
+        assert pictures and set(pictures) <= set(images)

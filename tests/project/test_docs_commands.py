@@ -49,6 +49,7 @@ TESTED = {
     r'python tools/check_data\.py CONFIG --fix': (
         'tools/test_check_data.py::test_faults_are_listed_and_a_cleaned_copy_trains'
     ),
+    r'python tools/browse\.py CONFIG --out page': 'evaluation/test_data_page.py::test_the_tool_writes_the_page',
     r'python tools/train\.py CONFIG( --resume.*)?$': 'tools/test_tools.py::test_training_resumes_where_it_ended',
     r'python tools/train\.py CONFIG --cfg-options train_cfg\.max_epochs=3': (
         'tools/test_tools.py::test_interrupting_leaves_the_last_checkpoint_and_says_how_to_go_on'
@@ -61,6 +62,9 @@ TESTED = {
     ),
     r'python tools/test\.py CONFIG CHECKPOINT --eval bbox segm --deploy( --dtype bfloat16)?$': (
         'tools/test_tools.py::test_the_deployed_form_predicts_the_same'
+    ),
+    r'python tools/test\.py CONFIG CHECKPOINT( --eval bbox segm)? --report report': (
+        'evaluation/test_report.py::test_the_tool_writes_a_page_with_the_scores_that_it_prints'
     ),
     r'python tools/predict\.py image\.jpg --weights CHECKPOINT --config CONFIG --out': (
         'prediction/test_predict.py::test_names_come_from_the_config_where_the_checkpoint_has_none'
@@ -89,6 +93,11 @@ TESTED = {
     r'shvit-det (make-sample|benchmark)': (
         'configuration/test_names_for_mmengine.py::test_every_command_is_a_module_and_a_tool'
     ),
+    r'python tools/train\.py (\w+_coco --data|WORK_DIR)': (
+        'tools/test_own_data.py::test_training_on_a_folder_in_one_command_and_again_by_its_config'
+    ),
+    r'python tools/init\.py': 'tools/test_own_data.py::test_the_init_tool_writes_a_config_that_trains',
+    r'python tools/convert_data\.py': 'tools/test_convert_data.py::test_the_tool_converts_and_counts',
     r'python tools/make_sample\.py': 'data/test_sample.py::test_tool_as_process',
     r'python tools/dev/render_benchmarks\.py': 'timing/test_page.py::test_the_tool_checks_and_writes',
     r'python tests/support/kill_and_resume\.py': (

@@ -1,0 +1,29 @@
+"""Show the training data of a config as the model sees them: python tools/browse.py CONFIG --out DIR"""
+
+import argparse
+
+from ..configuration.cfg_options import add_cfg_options
+from ..evaluation.data_page import browse
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description='Write a page with training images as the pipeline of a config hands them to the model, augmented, '
+        'with masks, boxes and names, and with statistics of the data set.'
+    )
+    parser.add_argument('config', help='config file of a detector')
+    parser.add_argument('--out', required=True, metavar='DIR', help='write DIR/index.html')
+    parser.add_argument('--number', type=int, default=24, metavar='N', help='images to show [%(default)s]')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the augmentation [%(default)s]')
+    parser.add_argument('--data-root', metavar='DIR', help='another folder in the same layout')
+    add_cfg_options(parser)
+    arguments = parser.parse_args()
+    page = browse(
+        arguments.config,
+        arguments.out,
+        number=arguments.number,
+        seed=arguments.seed,
+        data_root=arguments.data_root,
+        cfg_options=arguments.cfg_options,
+    )
+    print(f'Page: {page}')

@@ -1,0 +1,344 @@
+"""A config for a data set of one's own: a few lines over a config that has a detector, its pipelines and its schedule.
+
+Everything that depends on the data, and nothing else, is in these lines: folders, files, classes, the numbers of
+classes of the heads, and the length, the rate and the warm-up of the training.
+"""
+
+import math
+from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from ..common.atomic_files import save_json, write_text
+from ..common.errors import UsageError
+from ..data.layouts.labels import Labels, counted
+from ..data.layouts.reading import read_labels, with_validation
+from .detection import Detection, class_heads, has_masks, key_of_part
+from .detector_or_classifier import task_of
+from .model_zoo import PREFIX, config_names, is_config
+from .reading import SPLITS, dataset_places, load_config, name_of, type_of
+from .reading_errors import is_file
+
+SMALLEST_SIDE = 64  # pixels that the backbone takes
+WARM_UP_PART = 0.1  # of the iterations at most
+SIZES = ('Resize', 'RandomResize')  # transforms whose scale is the size of the images
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may set; None keeps what the base has.
+
+    Attributes:
+        epochs: The length of the training.
+        batch_size: Images in a step of one process.
+        learning_rate: The rate for this batch; by default the base's, scaled to the batch.
+        image_size: The longer side of the images as the model sees them, in pixels.
+    """
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    image_size: int | None = None
+
+
+@dataclass(frozen=True)
+class OwnConfig:
+    """A config for a data set, and the annotation files that go with it.
+
+    Attributes:
+        text: The config, complete.
+        annotations: Annotation files to write, by path.
+        lines: What to tell the user.
+    """
+
+    text: str
+    annotations: Mapping[Path, Mapping[str, Any]]
+    lines: list[str]
+
+    def write(self, path: Path) -> list[Path]:
+        """Write the config and its annotation files; return those that were not there before.
+
+        Raises:
+            UsageError: If one cannot be written; what is new is removed then.
+        """
+        files = [*self.annotations, path]
+        new = [each for each in files if not each.exists()]
+        try:
+            for file, content in self.annotations.items():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                save_json(file, content)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, self.text)
+        except BaseException as error:
+            remove(new)
+            if isinstance(error, OSError):
+                raise UsageError(f'cannot write {error.filename or path}: {error.strerror or error}') from error
+            raise
+        return new
+
+
+def remove(files: list[Path]) -> None:
+    """Remove files, and their folders where nothing else is in them."""
+    for file in files:
+        with suppress(OSError):  # it may have no folder, or the disk may be gone
+            file.unlink(missing_ok=True)
+            for folder in (file.parent, file.parent.parent):
+                folder.rmdir()  # fails if something is in it
+
+
+def own_config(
+    base: str, folder: str, settings: Settings, annotations: Path, work_dir: Path | None = None
+) -> OwnConfig:
+    """Return the config that trains the detector of another config on the data set in a folder.
+
+    Args:
+        base: The other config, a name of ours or a file.
+        folder: The data set, in a layout that :func:`~shvit_det.data.layouts.reading.read_labels` knows.
+        settings: What the user has set.
+        annotations: The folder for annotation files that have to be written.
+        work_dir: The work dir that the config shall name.
+
+    Raises:
+        UsageError: If the data set cannot be read, or the other config cannot be changed for it.
+    """
+    for option, value, least in (
+        ('--epochs', settings.epochs, 1),
+        ('--batch-size', settings.batch_size, 1),
+        ('--image-size', settings.image_size, SMALLEST_SIDE),
+    ):
+        if value is not None and value < least:
+            raise UsageError(f'{option} is {value}: {least} is the least')
+    if settings.learning_rate is not None and not 0 < settings.learning_rate < math.inf:
+        raise UsageError(f'--lr is {settings.learning_rate}: a number above 0 is wanted')
+    path = base_path(base)
+    config = load_config(path)
+    task = task_of(config)
+    if not isinstance(task, Detection):
+        raise UsageError(f'{base} is no detector: --data takes the config of one, such as retinanet_shvit_s1_coco')
+    config.setdefault('default_scope', task.scope)
+    model = task.build(config)
+    labels = with_validation(read_labels(folder))
+    if has_masks(model) and not labels.has_masks:
+        raise UsageError(no_masks(base, labels))
+    keys = [key_of_part(config, name) for name, _ in class_heads(model)]
+    if not keys or None in keys:
+        raise UsageError(f'{base} has a head whose number of classes is not found in the config')
+    notes, values = list(labels.lines()), dict[str, Any]()
+    for key in keys:
+        values[str(key)] = len(labels.classes)
+    pipelines = changed_pipelines(config, base, settings.image_size, labels.has_masks)
+    files, data = place_data(config, base, labels, annotations, pipelines, values)
+    notes += fit_training(config, base, len(labels.splits['train'].content['images']), settings, values)
+    if 'sample_set' in config:
+        values['sample_set'] = None
+    if work_dir is not None:
+        values['work_dir'] = work_dir.absolute().as_posix()
+    classes = counted(len(labels.classes), 'class')
+    comment = f'# {name_of(base)} for {labels.folder}, {classes} ({labels.layout} layout)'
+    variables = dict(
+        _base_=path if '::' in path else Path(path).absolute().as_posix(),
+        data_root=f'{root_of(labels).as_posix()}/',
+        metainfo=dict(classes=labels.classes),
+        **{key: pipelines[key] for key in (f'{split}_pipeline' for split in data) if key in pipelines},
+        **data,
+    )
+    lines = [f'{key} = {lines_of(value)}' for key, value in {**variables, **nested(values)}.items()]
+    return OwnConfig('\n'.join([comment, *lines]) + '\n', files, notes)
+
+
+class Variable(str):
+    """A name in the config that is written."""
+
+
+def base_path(base: str) -> str:
+    """Return what mmengine takes as a base: ``shvit_det::NAME.py`` for a config of ours, else the path.
+
+    Raises:
+        UsageError: If it is neither a file nor a config of ours.
+    """
+    if '::' in base or is_file(base):
+        return base
+    if not is_config(base):
+        raise UsageError(f'no such config: {base}; ours are {", ".join(config_names())}')
+    return f'{PREFIX}{base.removesuffix(".py")}.py'
+
+
+def no_masks(base: str, labels: Labels) -> str:
+    without, number = labels.without_outline()
+    boxes = name_of(base).replace('mask_rcnn', 'retinanet')
+    other = boxes if boxes != name_of(base) and is_config(boxes) else 'a detector of boxes'
+    which = 'the objects' if without == number else f'{without} of {number} objects'
+    return f'{name_of(base)} learns masks, and {which} of {labels.folder} have boxes alone: train {other}'
+
+
+def root_of(labels: Labels) -> Path:
+    return labels.folder.resolve()
+
+
+def below(path: Path, root: Path) -> str:
+    """Return a path relative to a folder, or as it is if it is elsewhere."""
+    path = path.resolve()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def place_data(
+    config: Config,
+    base: str,
+    labels: Labels,
+    annotations: Path,
+    pipelines: Mapping[str, Any],
+    values: dict[str, Any],
+) -> tuple[dict[Path, Mapping[str, Any]], dict[str, Any]]:
+    """Set the data sets and evaluators; return the annotation files to write, and a variable for each split."""
+    files: dict[Path, Mapping[str, Any]] = {}
+    data: dict[str, Any] = {}
+    root = root_of(labels)
+    for split in used_splits(config):
+        name = split if split in labels.splits and labels.splits[split].objects else 'val'
+        part = labels.splits[name]
+        path = part.source
+        if path is None:
+            path = annotations / f'{name}.json'
+            files[path] = part.content
+        file, images = below(path, root), below(part.images, root)
+        data[name] = dict(
+            data_root=Variable('data_root'),
+            ann_file=file,
+            data_prefix=dict(img='' if images == '.' else f'{images}/'),
+            metainfo=Variable('metainfo'),
+        )
+        if f'{name}_pipeline' in pipelines:
+            data[name]['pipeline'] = Variable(f'{name}_pipeline')
+        values[dataset_of(config, base, split)[0]] = Variable(name)
+        if split != 'train':
+            evaluator = config.get(f'{split}_evaluator')
+            if not isinstance(evaluator, Mapping) or type_of(evaluator) != 'CocoMetric':
+                raise UsageError(
+                    f'{split}_evaluator of {base} is not one CocoMetric: --data takes a config where it is'
+                )
+            if not labels.has_masks and 'segm' in evaluator.get('metric', ()):
+                values[f'{split}_evaluator.metric'] = 'bbox'
+            is_below = not Path(file).is_absolute()
+            values[f'{split}_evaluator.ann_file'] = Variable(f'data_root + {file!r}') if is_below else file
+    return files, data
+
+
+def used_splits(config: Config) -> list[str]:
+    return [split for split in SPLITS if config.get(f'{split}_dataloader')]
+
+
+def dataset_of(config: Config, base: str, split: str) -> tuple[str, Mapping[str, Any]]:
+    """Return the place and the dict of the one data set of a split."""
+    places = list(dataset_places(config, split))
+    place, dataset = places[0]
+    if len(places) > 1 or any(part.isdigit() for part in place.split('.')) or 'ann_file' not in dataset:
+        raise UsageError(f'{base} has not one data set of COCO for {split}: --data takes a config that has')
+    return place, dataset
+
+
+def fit_training(config: Config, base: str, num_images: int, settings: Settings, values: dict[str, Any]) -> list[str]:
+    """Set length, batch, rate, warm-up and schedule; return lines about them."""
+    loop = config.train_cfg
+    former = loop.get('max_epochs')
+    if former is None:
+        raise UsageError(f'{base} counts iterations: --data takes a config with train_cfg.max_epochs')
+    epochs, batch = settings.epochs or former, settings.batch_size or config.train_dataloader.batch_size
+    per_epoch = math.ceil(num_images / batch)
+    values['train_dataloader.batch_size'] = batch
+    values['train_cfg.max_epochs'] = epochs
+    if loop.get('val_interval', 1) > epochs:
+        values['train_cfg.val_interval'] = epochs
+    schedules = config.get('param_scheduler') or []
+    schedules = schedules if isinstance(schedules, list) else [schedules]
+    values['param_scheduler'] = [fitted(each, epochs, former, per_epoch) for each in schedules]
+    optimizer = config.optim_wrapper.get('optimizer') or {}
+    base_batch = (config.get('auto_scale_lr') or {}).get('base_batch_size')
+    rate = settings.learning_rate
+    if rate is None:
+        rate = float(f'{optimizer.get("lr", 0) * batch / base_batch:.4g}') if base_batch else optimizer.get('lr')
+    if rate is not None:
+        values['optim_wrapper.optimizer.lr'] = rate
+    values['auto_scale_lr.base_batch_size'] = batch
+    scaled = f' ({optimizer.get("lr")} is for {base_batch})' if base_batch and settings.learning_rate is None else ''
+    return [f'{counted(epochs, "epoch")} of {counted(per_epoch, "step")}, batch {batch}, learning rate {rate}{scaled}']
+
+
+def fitted(schedule: Mapping[str, Any], epochs: int, former: int, per_epoch: int) -> dict[str, Any]:
+    """Return a schedule of another length: counted in epochs in proportion, in steps a tenth of the run at most."""
+    changed = dict(schedule)
+    if not changed.get('by_epoch', True):
+        if changed.get('end', 0) and changed.get('begin', 0) == 0:
+            changed['end'] = min(changed['end'], max(1, int(WARM_UP_PART * epochs * per_epoch)))
+        return changed
+    for key in ('begin', 'end', 'T_max', 'total_steps'):
+        if isinstance(changed.get(key), int) and 0 < changed[key] <= former:
+            changed[key] = max(1, round(changed[key] * epochs / former))
+    if 'milestones' in changed:
+        moved = {round(each * epochs / former) for each in changed['milestones']}
+        changed['milestones'] = sorted(each for each in moved if 0 < each < epochs)
+    return changed
+
+
+def changed_pipelines(config: Config, base: str, size: int | None, has_masks: bool) -> dict[str, Any]:
+    """Return the pipelines that have to be others than the base's.
+
+    Args:
+        config: The base.
+        base: Its name.
+        size: The longer side that images get, in pixels; None keeps the base's size.
+        has_masks: Whether the data have masks, which the pipelines of some detectors of boxes load too.
+    """
+    pipelines = {}
+    for split in used_splits(config):
+        before = dataset_of(config, base, split)[1]['pipeline']
+        pipeline = [dict(step) for step in before]
+        resized = [step for step in pipeline if type_of(step) in SIZES and 'scale' in step]
+        if size is not None and not resized:
+            raise UsageError(f'--image-size changes Resize, and the {split} pipeline of {base} has none with a scale')
+        for step in resized if size is not None else ():
+            step['scale'] = (size, size)
+        for step in pipeline:
+            if step.get('with_mask') and not has_masks:
+                step['with_mask'] = False
+        if pipeline != before:
+            pipelines[f'{split}_pipeline'] = pipeline
+    return pipelines
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dotted keys as nested dicts."""
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *parts, last = key.split('.')
+        node = tree
+        for part in parts:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return tree
+
+
+def lines_of(value: Any) -> str:
+    """Return a value as it is written in a config; a list of dicts has one in each line."""
+    if isinstance(value, list) and all(isinstance(each, Mapping) for each in value):
+        return '[\n' + ''.join(f'    {text_of(each)},\n' for each in value) + ']'
+    return text_of(value)
+
+
+def text_of(value: Any) -> str:
+    """Return a value as it is written in a config: dicts as calls where their keys allow it."""
+    if isinstance(value, Variable):
+        return str(value)
+    if isinstance(value, MutableMapping):
+        items = {key: each for key, each in value.items() if (key, each) != ('_scope_', 'mmdet')}  # the default
+        if all(str(key).isidentifier() for key in items):
+            return f'dict({", ".join(f"{key}={text_of(each)}" for key, each in items.items())})'
+        return '{' + ', '.join(f'{key!r}: {text_of(each)}' for key, each in items.items()) + '}'
+    if isinstance(value, list):
+        return f'[{", ".join(map(text_of, value))}]'
+    if isinstance(value, tuple):
+        return f'({", ".join(map(text_of, value))}{"," * (len(value) == 1)})'
+    return repr(value)

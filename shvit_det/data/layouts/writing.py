@@ -1,0 +1,166 @@
+"""Data sets written in another layout: a new folder with labels and copies of the pictures."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pycocotools import mask as mask_utils
+
+from ...common.atomic_files import replacing_folder
+from ...common.errors import UsageError
+from ..sample_images import SUPERSAMPLING, has_hole, trace_polygons
+from .labels import Labels, Losses, Split, content_of, counted
+
+
+def convert_data(source: str | Path, target: str | Path, layout: str, to: str) -> list[str]:
+    """Read a data set and write it in another layout, completely or not at all; return lines for the user.
+
+    Args:
+        source: The folder of the data set.
+        target: A folder that does not exist or is empty.
+        layout: That of the source, or ``'auto'``.
+        to: ``'coco'`` or ``'yolo'``.
+
+    Raises:
+        UsageError: If the source cannot be read, or the target is not empty or cannot be written.
+    """
+    from .reading import read_labels  # here, because it imports every layout
+
+    target = Path(target).absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f'{target} exists and is not an empty folder: name a new one')
+    labels = read_labels(source, layout)
+    read = list(labels.lines())
+    labels.losses, labels.notes = Losses(), []
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing_folder(target, replace=target.exists()) as folder:
+            images, objects = WRITERS[to](labels, folder)
+    except OSError as error:
+        raise UsageError(f'cannot write {error.filename or target}: {error.strerror or error}') from error
+    written = f'written: {counted(images, "picture")}, {counted(objects, "object")} in {target} ({to} layout)'
+    return [*read, *labels.notes, *labels.losses.lines(), written]
+
+
+def copy_pictures(split: Split, folder: Path) -> dict[Any, str]:
+    """Copy the pictures of a split into a new folder; return their names there by id, no two with the same stem."""
+    folder.mkdir(parents=True)
+    names: dict[Any, str] = {}
+    taken: set[str] = set()
+    for image in split.content['images']:
+        path = split.path_of(image)
+        stem, number = path.stem, 1
+        while stem.lower() in taken:
+            number += 1
+            stem = f'{path.stem}_{number}'
+        taken.add(stem.lower())
+        names[image['id']] = f'{stem}{path.suffix}'
+        shutil.copyfile(path, folder / names[image['id']])
+    return names
+
+
+def write_coco(labels: Labels, folder: Path) -> tuple[int, int]:
+    """Write ``annotations/instances_SPLIT.json`` and ``images/SPLIT/``; return how many pictures and objects."""
+    (folder / 'annotations').mkdir()
+    for split in labels.splits.values():
+        names = copy_pictures(split, folder / 'images' / split.name)
+        images = [{**each, 'file_name': names[each['id']]} for each in split.content['images']]
+        content = content_of(images, split.objects, labels.classes)
+        (folder / 'annotations' / f'instances_{split.name}.json').write_text(json.dumps(content), encoding='utf-8')
+    return totals(labels)
+
+
+def totals(labels: Labels) -> tuple[int, int]:
+    splits = labels.splits.values()
+    return sum(len(split.content['images']) for split in splits), sum(len(split.objects) for split in splits)
+
+
+def write_yolo(labels: Labels, folder: Path) -> tuple[int, int]:
+    """Write ``data.yaml``, ``images/SPLIT/`` and ``labels/SPLIT/``; return how many pictures and objects.
+
+    Polygons are written if every object has an outline, else boxes: those who read YOLO's files want one kind.
+    """
+    polygons = labels.has_masks
+    without, number = labels.without_outline()
+    if not polygons and without < number:
+        labels.notes.append(f'outlines left out: {number - without} of {number}, since the other objects have none')
+    written = 0
+    for split in labels.splits.values():
+        names = copy_pictures(split, folder / 'images' / split.name)
+        sizes = {each['id']: (each['width'], each['height']) for each in split.content['images']}
+        lines: dict[Any, list[str]] = {image_id: [] for image_id in names}
+        for each in split.objects:
+            place = f'object {each["id"]} of {names[each["image_id"]]}'
+            if each.get('iscrowd'):
+                labels.losses.add('crowds and difficult objects left out, which YOLO has no word for', place)
+                continue
+            size = sizes[each['image_id']]
+            numbers = outline_of(each, size, place, labels.losses) if polygons else centred(each['bbox'])
+            parts = np.clip(np.array(numbers).reshape(-1, 2) / size, 0, 1)
+            text = ' '.join(f'{value:.6f}' for value in parts.ravel())
+            lines[each['image_id']].append(f'{each["category_id"] - 1} {text}\n')
+            written += 1
+        (folder / 'labels' / split.name).mkdir(parents=True)
+        for image_id, name in names.items():
+            path = folder / 'labels' / split.name / f'{Path(name).stem}.txt'
+            path.write_text(''.join(lines[image_id]), encoding='utf-8')
+    settings = {name: f'images/{name}' for name in labels.splits} | {'names': dict(enumerate(labels.classes))}
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    (folder / 'data.yaml').write_text(text, encoding='utf-8')
+    return totals(labels)[0], written
+
+
+def centred(box: Sequence[float]) -> list[float]:
+    left, top, width, height = box
+    return [left + width / 2, top + height / 2, width, height]
+
+
+def outline_of(each: Mapping[str, Any], size: tuple[int, int], place: str, losses: Losses) -> list[float]:
+    """Return the outline of an object as one polygon, as YOLO wants it: several parts are joined by lines."""
+    mask = each['segmentation']
+    if isinstance(mask, dict):
+        parts = polygons_of(mask, size, place, losses)
+        if not parts:
+            left, top, width, height = each['bbox']
+            parts = [[left, top, left + width, top, left + width, top + height, left, top + height]]
+            losses.add('outlines of less than 4 pixels, written as rectangles', place)
+    else:
+        parts = mask
+    if len(parts) > 1:
+        losses.add('outlines of several parts, joined by lines', place)
+    joined = np.array(parts[0], np.float64).reshape(-1, 2)
+    for part in parts[1:]:
+        points = np.array(part, np.float64).reshape(-1, 2)
+        distances = np.linalg.norm(joined[:, None] - points[None], axis=2)
+        here, there = np.unravel_index(distances.argmin(), distances.shape)
+        turned = np.roll(points, -int(there), axis=0)
+        joined = np.concatenate([joined[: here + 1], turned, turned[:1], joined[here:]])
+    return joined.ravel().tolist()
+
+
+def polygons_of(rle: Mapping[str, Any], size: tuple[int, int], place: str, losses: Losses) -> list[list[float]]:
+    """Return the polygons of a mask in run lengths."""
+    if isinstance(rle['counts'], list):
+        rle = mask_utils.frPyObjects(rle, size[1], size[0])
+    mask: NDArray[np.uint8] = mask_utils.decode(rle)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return []
+    part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    fine = np.pad(part.repeat(SUPERSAMPLING, axis=0).repeat(SUPERSAMPLING, axis=1), 1).astype(np.bool_)
+    polygons = trace_polygons(fine)
+    if has_hole(fine):
+        losses.add('outlines with holes, which are filled', place)
+    if polygons and cv2.connectedComponents(part, connectivity=8)[0] - 1 > len(polygons):
+        losses.add('outlines with parts of less than 4 pixels, which are left out', place)
+    corner = np.array([columns[0], rows[0]]) - 1 / SUPERSAMPLING
+    return [(np.array(polygon).reshape(-1, 2) + corner).ravel().tolist() for polygon in polygons]
+
+
+WRITERS: dict[str, Callable[[Labels, Path], tuple[int, int]]] = {'coco': write_coco, 'yolo': write_yolo}

@@ -1,0 +1,191 @@
+"""YOLO's layout: a ``data.yaml``, and beside the folders of images those of text files with boxes or polygons.
+
+A line has the class and either the centre, width and height of a box or the corners of a polygon, as parts of the width
+and height of the picture.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...common.errors import UsageError, first_line
+from .labels import PICTURES, Labels, Losses, SplitBuilder, labels_of, pictures_in
+
+KEYS = {'train': ('train',), 'val': ('val', 'valid', 'validation'), 'test': ('test',)}
+NAMES_ALONE = 'classes.txt'  # what Label Studio writes in place of data.yaml
+SLACK = 0.01  # how far coordinates may be beyond the picture
+
+
+def settings_file(folder: Path) -> Path | None:
+    """Return the file with the names of the classes; None if this is no data set of YOLO."""
+    main = folder / 'data.yaml'
+    if main.is_file() and 'names' in read_yaml(main):
+        return main
+    for path in sorted((*folder.glob('*.yaml'), *folder.glob('*.yml'))):
+        with suppress(UsageError):  # of another program
+            if 'names' in read_yaml(path):
+                return path
+    names = folder / NAMES_ALONE
+    return names if names.is_file() and (folder / 'labels').is_dir() else None
+
+
+def is_layout(folder: Path) -> bool:
+    return settings_file(folder) is not None
+
+
+def read_yaml(path: Path) -> Mapping[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (yaml.YAMLError, ValueError) as error:
+        raise UsageError(f'cannot read {path}: {first_line(error)}') from error
+    return content if isinstance(content, Mapping) else {}
+
+
+def read(folder: Path) -> Labels:
+    """Read a data set of YOLO.
+
+    Raises:
+        UsageError: If it has no ``data.yaml``, or that names no classes or what does not exist.
+    """
+    path = settings_file(folder)
+    if path is None:
+        raise UsageError(f'{folder} has no data.yaml with the names of the classes')
+    if path.name == NAMES_ALONE:
+        names = [line.strip() for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
+        settings: Mapping[str, Any] = {'names': names, 'train': 'images'}
+    else:
+        settings = read_yaml(path)
+    classes = class_names(settings['names'], path)
+    losses, notes = Losses(), list[str]()
+    has_keypoints = 'kpt_shape' in settings
+    if has_keypoints:
+        notes.append('keypoints are left out, and the boxes of their objects are read')
+    builders = []
+    for name, keys in KEYS.items():
+        places = next((settings[key] for key in keys if settings.get(key)), None)
+        if places is None:
+            continue
+        builder = SplitBuilder(name, folder.resolve(), losses)
+        pictures = []
+        for place in places if isinstance(places, list) else [places]:
+            pictures += pictures_at(str(place), path, settings, losses)
+        for picture in dict.fromkeys(pictures):
+            image, labels = builder.add_image(picture), label_file(picture)
+            if labels.is_file():
+                read_objects(builder, image, labels, len(classes), has_keypoints)
+        report_labels_alone(pictures, losses)
+        builders.append(builder)
+    if not builders:
+        raise UsageError(f'{path} names no pictures: it needs train: FOLDER')
+    return labels_of(builders, 'yolo', classes, notes)
+
+
+def class_names(names: Any, path: Path) -> list[str]:
+    if isinstance(names, Mapping):
+        if set(names) != set(range(len(names))):
+            raise UsageError(f'names of {path} has other keys than 0 to {len(names) - 1}')
+        names = [names[number] for number in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise UsageError(f'names of {path} is neither a list nor a dict of names')
+    texts = [str(name) for name in names]
+    if len(set(texts)) < len(texts):
+        raise UsageError(f'names of {path} has a name twice: {next(name for name in texts if texts.count(name) > 1)}')
+    return texts
+
+
+def pictures_at(place: str, path: Path, settings: Mapping[str, Any], losses: Losses) -> list[Path]:
+    """Return the pictures of a folder, or of a text file that lists them, as ``data.yaml`` names it."""
+    root = path.parent / str(settings.get('path') or '')
+    tried = [root / place, path.parent / place]
+    if place.startswith('../'):  # of Roboflow, whose paths are those of another folder
+        tried.append(path.parent / place[3:])
+    found = next((each for each in tried if each.exists()), None)
+    if found is None:
+        raise UsageError(f'{path} names {place}, and there is no {" or ".join(map(str, dict.fromkeys(tried)))}')
+    if found.is_dir():
+        return pictures_in(found)
+    pictures = []
+    for line in filter(None, map(str.strip, found.read_text(encoding='utf-8').splitlines())):
+        # names are relative to the list if they begin with ./, else to the root, which CVAT puts a folder above
+        candidates = [base / line for base in (found.parent, root, path.parent)]
+        candidates.append(path.parent / line.partition('/')[2])
+        picture = next((each for each in candidates if each.is_file()), None)
+        if picture is None:
+            losses.add(f'pictures left out, which {found.name} lists and which do not exist', line)
+        else:
+            pictures.append(Path(os.path.normpath(picture)))
+    return pictures
+
+
+def label_file(picture: Path) -> Path:
+    """Return where the labels of a picture are: in ``labels`` in place of the last ``images`` of its path."""
+    parts = list(picture.with_suffix('.txt').parts)
+    for place in range(len(parts) - 2, -1, -1):
+        if parts[place] == 'images':
+            parts[place] = 'labels'
+            break
+    return Path(*parts)
+
+
+def report_labels_alone(pictures: list[Path], losses: Losses) -> None:
+    """Name the label files without a picture beside those that have one."""
+    labels = {label_file(picture) for picture in pictures}
+    beside = {picture.parent for picture in pictures}
+    for folder in sorted({path.parent for path in labels}):
+        for path in sorted(folder.glob('*.txt')):
+            is_list = path.name == NAMES_ALONE or (folder in beside and path.name.startswith('README'))
+            if path not in labels and not is_list and not is_picture_elsewhere(path, folder):
+                losses.add('label files left out, which have no picture', path.name)
+
+
+def is_picture_elsewhere(path: Path, folder: Path) -> bool:
+    """Tell whether a label file has a picture that belongs to another split, as where lists of names share folders."""
+    images = Path(*('images' if part == 'labels' else part for part in folder.parts))
+    return any((images / path.name).with_suffix(suffix).is_file() for suffix in PICTURES)
+
+
+def read_objects(
+    builder: SplitBuilder, image: Mapping[str, Any] | None, path: Path, num_classes: int, has_keypoints: bool
+) -> None:
+    for place, line in lines_of(path, builder.relative(path)):
+        values = numbers_of(line, num_classes, has_keypoints)
+        if isinstance(values, str):
+            builder.num_objects += 1
+            builder.losses.add(f'labels left out: {values}', place)
+            continue
+        label, *numbers = values
+        width, height = (image['width'], image['height']) if image else (1, 1)
+        if has_keypoints or len(numbers) == 4:
+            x, y, w, h = numbers[:4]
+            box = [(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height]
+            builder.add_object(image, int(label), box, place=place)
+        else:
+            polygon = [value * (height if index % 2 else width) for index, value in enumerate(numbers)]
+            builder.add_object(image, int(label), polygons=[polygon], place=place)
+
+
+def lines_of(path: Path, name: str) -> Iterator[tuple[str, str]]:
+    """Yield the lines of a label file that are not empty, each with its place for messages."""
+    for number, line in enumerate(path.read_text(encoding='utf-8', errors='replace').splitlines(), start=1):
+        if line.strip():
+            yield f'{name} line {number}', line
+
+
+def numbers_of(line: str, num_classes: int, has_keypoints: bool) -> list[float] | str:
+    """Return the label and coordinates of a line, or what is wrong with it."""
+    try:
+        values = [float(word) for word in line.split()]
+    except ValueError:
+        return 'no numbers'
+    if len(values) != 5 and not has_keypoints and (len(values) < 7 or len(values) % 2 == 0):
+        return 'neither four numbers nor the corners of a polygon after the class'
+    if not (len(values) >= 5 and values[0].is_integer() and 0 <= values[0] < num_classes):
+        return 'a class that data.yaml does not name'
+    coordinates = values[1:5] if has_keypoints else values[1:]
+    if not all(-SLACK <= value <= 1 + SLACK for value in coordinates):
+        return 'coordinates that are no parts of the width and height, 0 to 1'
+    return values

@@ -1,0 +1,194 @@
+"""The page that shows the data of a config: images as training sees them, and statistics of the data set."""
+
+import contextlib
+import copy
+import io
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
+from mmengine.runner import set_random_seed
+
+from ..common.atomic_files import write_text
+from ..common.errors import RunError, UsageError
+from ..common.output_paths import check_output_folder
+from ..configuration.build_errors import raise_refusal
+from ..configuration.changing import set_data_root, use_checked_datasets
+from ..configuration.coco_set_checks import check_before_run, draw_sample_set
+from ..configuration.detector_or_classifier import task_of
+from ..configuration.reading import load_config
+from ..prediction.drawing import Picture, class_colors, draw
+from ..prediction.image_reader import to_picture
+from . import html_page as html
+from .data_statistics import OBJECT_BINS, RATIO_BINS, SIDE_BINS, Statistics, counts, side_names, statistics
+from .pictures import places_in
+
+LONGEST_SIDE = 640  # pixels of a picture in the page
+PAGE = 'index.html'
+
+
+def browse(
+    config_path: str,
+    out: str,
+    number: int = 24,
+    seed: int = 0,
+    data_root: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a page that shows the training data of a detector's config, and return its path.
+
+    Args:
+        config_path: The config file.
+        out: The folder for ``index.html``.
+        number: How many images are shown, taken at equal distances from the whole data set.
+        seed: Of the random numbers of the augmentation.
+        data_root: Another folder of the layout that the config expects.
+        cfg_options: Changes of single values, dotted names.
+
+    Raises:
+        UsageError: If the data cannot be used, or the folder cannot be written; nothing has been written then.
+        RunError: If an image cannot be read, or the page cannot be written.
+    """
+    if number < 1:
+        raise UsageError(f'--number is {number}: it takes at least one picture')
+    config = load_config(config_path, cfg_options)
+    if data_root is not None:
+        set_data_root(config, data_root)
+    task = task_of(config)
+    if task.scope != 'mmdet':
+        raise UsageError(f'boxes and masks are shown, and this is a {task.noun}, whose data have none')
+    if config.get('train_dataloader') is None:
+        raise UsageError('this config has no train_dataloader, whose data are shown')
+    task.register()
+    draw_sample_set(config)
+    check_before_run(task, config, ('train',))
+    use_checked_datasets(config)
+    check_output_folder(Path(out), 'the folder of the page', '--out')
+    set_random_seed(seed)
+    dataset = _built(config, task.scope)
+    cards = [_card(dataset, int(index)) for index in _spread(len(dataset), number)]
+    path = Path(out) / PAGE
+    title = f'Training data of {Path(config_path).stem}'
+    body = [
+        f'<h1>{escape(title)}</h1>',
+        html.paragraph(f'Config {config_path}.', soft=True),
+        '<nav aria-label="Parts of the page"><a href="#pictures">Pictures</a>'
+        '<a href="#statistics">Statistics</a></nav>',
+        '<h2 id="pictures">Pictures</h2>',
+        html.paragraph(f'{len(cards)} of {len(dataset)} images as the pipeline hands them to the model, seed {seed}.'),
+        f'<div class="cards">{"".join(cards)}</div>',
+        '<h2 id="statistics">Statistics</h2>',
+        html.paragraph('Of the annotations, before any augmentation; sizes and ratios are those of the boxes.'),
+        *(_section(each, number) for number, each in enumerate(_inner(dataset))),
+    ]
+    try:
+        write_text(path, html.document(title, '\n'.join(body)))
+    except OSError as error:
+        raise RunError(f'cannot write {path}: {error.strerror}') from error
+    return path
+
+
+def _built(config: Config, scope: str) -> Any:
+    key = 'train_dataloader.dataset'
+    with DefaultScope.overwrite_default_scope(config.get('default_scope', scope)):
+        try:
+            return DATASETS.build(copy.deepcopy(config.train_dataloader.dataset))
+        except Exception as error:
+            raise_refusal(error, config, key, f'cannot build {key} of this config: ')
+
+
+def _spread(length: int, number: int) -> list[int]:
+    """Return indices at equal distances."""
+    return sorted(set(np.linspace(0, length - 1, min(length, number)).round().astype(int).tolist()))
+
+
+def _inner(dataset: Any) -> list[Any]:
+    """Return the innermost data sets, each once."""
+    return list({id(each): each for each, _ in places_in(dataset)}.values())
+
+
+def _card(dataset: Any, index: int) -> str:
+    sample = dataset[index]
+    inputs = sample.get('inputs') if isinstance(sample, Mapping) else None
+    if not isinstance(inputs, torch.Tensor) or 'gt_instances' not in sample.get('data_samples', ()):
+        raise UsageError(
+            'the pipeline of this data set hands over no image with boxes, as PackDetInputs does: what it makes cannot '
+            'be shown'
+        )
+    objects = sample['data_samples'].gt_instances
+    boxes = np.asarray(getattr(objects.bboxes, 'tensor', objects.bboxes), float).reshape(-1, 4)
+    masks = objects.masks.to_ndarray().astype(bool) if 'masks' in objects else None
+    picture = to_picture(inputs.permute(1, 2, 0).numpy())
+    names = dataset.metainfo.get('classes') or ()
+    colors = class_colors(dataset.metainfo.get('palette'), max(len(names), 1))
+    factor = min(1, LONGEST_SIDE / max(picture.shape[:2]))
+    if factor < 1:
+        picture, masks = _smaller(picture, masks, factor)
+    drawn = draw(picture, boxes * factor, objects.labels.numpy(), None, masks, names, colors)
+    name = Path(sample['data_samples'].get('img_path') or f'{index}').name
+    height, width = inputs.shape[1:]
+    text = f'{name}, {width} x {height}, {len(boxes)} object{"s" * (len(boxes) != 1)}'
+    return f'<figure>{html.image(drawn, text)}<figcaption>{escape(text)}</figcaption></figure>'
+
+
+def _smaller(picture: Picture, masks: Any, factor: float) -> tuple[Picture, Any]:
+    size = tuple(max(1, round(side * factor)) for side in picture.shape[1::-1])
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
+    if masks is None:
+        return small, None
+    resized = [cv2.resize(each.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for each in masks]
+    return small, np.array(resized).reshape(-1, size[1], size[0])
+
+
+def _section(dataset: Any, number: int) -> str:
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = statistics(dataset.load_data_list())  # also the images that training leaves out
+    names = list(dataset.metainfo.get('classes') or ())
+    source = Path(getattr(dataset, 'ann_file', '') or f'data set {number + 1}').name
+    text = (
+        f'{found.num_images} images with {len(found.label)} objects of {len(names)} classes; {found.num_empty} images '
+        f'have no object. Crowds and ignored objects, {found.num_ignored}, are not counted. The data set hands over '
+        f'{len(dataset)} of these images.'
+    )
+    parts = [f'<h3>{escape(source)}</h3>', html.paragraph(text)]
+    if not len(found.label):
+        return ''.join(parts)
+    per_class = np.bincount(found.label, minlength=len(names))
+    rows = [_class_row(found, label, name, int(per_class[label])) for label, name in enumerate(names)]
+    charts = {
+        'Objects per image': (list(OBJECT_BINS), counts(found.per_image, list(OBJECT_BINS.values()))),
+        'Size: side of a square of the same area, pixels': (side_names(), counts(found.side, SIDE_BINS)),
+        'Aspect ratio, width to height': (
+            list(RATIO_BINS),
+            counts(found.width / found.height.clip(1e-6), list(RATIO_BINS.values())),
+        ),
+    }
+    figures = [
+        f'<figure><figcaption>{escape(title)}</figcaption>'
+        + html.bars([(name, count, str(count)) for name, count in zip(bins, values, strict=True)])
+        + '</figure>'
+        for title, (bins, values) in charts.items()
+    ]
+    figures.append(html.heat_map(found.positions.tolist(), 'Where the centres of objects lie in their images'))
+    head = ['class', 'objects', 'share', 'images', 'median size', 'median ratio']
+    return (
+        ''.join(parts)
+        + html.table(head, rows, 'Classes', is_sorted=True)
+        + f'<div class="charts">{"".join(figures)}</div>'
+    )
+
+
+def _class_row(found: Statistics, label: int, name: str, count: int) -> list[str]:
+    own = found.label == label
+    images = len(np.unique(np.repeat(np.arange(found.num_images), found.per_image)[own]))
+    if not count:
+        return [name, '0', *[html.number(None)] * 4]
+    ratio = np.median(found.width[own] / found.height[own].clip(1e-6))
+    share = f'{100 * count / len(found.label):.1f}%'
+    return [name, str(count), share, str(images), html.number(float(np.median(found.side[own])), 0), f'{ratio:.2f}']

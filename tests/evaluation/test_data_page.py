@@ -1,0 +1,128 @@
+"""The page of data shows images as the pipeline makes them, and counts what the annotations hold."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paths import MASK_RCNN, ROOT
+from processes import tool
+from tool_runs import succeeded
+
+from shvit_det.common.errors import RunError, UsageError
+from shvit_det.data.sample import draw_sample
+from shvit_det.evaluation.data_page import browse
+from shvit_det.evaluation.data_statistics import GRID, counts, side_names, statistics
+
+
+def info(*objects, width=100, height=50):
+    instances = [dict(bbox=box, bbox_label=label, ignore_flag=ignored) for box, label, ignored in objects]
+    return dict(width=width, height=height, instances=instances)
+
+
+def test_statistics_of_known_objects():
+    found = statistics(
+        [
+            info(([0, 0, 10, 40], 1, 0), ([90, 40, 100, 50], 0, 0), ([0, 0, 5, 5], 0, 1)),
+            info(),
+            info(([200, 0, 300, 10], 1, 0), width=100),  # the centre lies outside
+        ]
+    )
+    assert (found.num_images, found.num_empty, found.num_ignored) == (3, 1, 1)
+    assert found.per_image.tolist() == [2, 0, 1] and found.label.tolist() == [1, 0, 1]
+    assert found.side.tolist() == pytest.approx([20, 10, np.sqrt(1000)])
+    assert found.image_sizes.tolist() == [[100, 50]] * 3
+    places = {tuple(place) for place in np.argwhere(found.positions).tolist()}
+    assert places == {(int(GRID * 0.4), 0), (int(GRID * 0.9), int(GRID * 0.95)), (int(GRID * 0.1), GRID - 1)}
+    assert found.positions.sum() == 3
+
+
+def test_statistics_of_nothing():
+    found = statistics([])
+    assert (found.num_images, found.num_empty, len(found.side)) == (0, 0, 0)
+
+
+def test_bins_begin_at_their_first_value():
+    assert counts(np.array([0, 7.9, 8, 16, 9999]), (0, 8, 16)) == [2, 1, 2]
+    assert counts(np.array([]), (0, 8, 16)) == [0, 0, 0]
+    assert side_names()[:2] == ['0 to 8', '8 to 16'] and side_names()[-1] == '512 and more'
+
+
+@pytest.fixture
+def sample(tmp_path):
+    draw_sample(tmp_path / 'data', num_train=5, num_val=3)
+    return str(tmp_path / 'data')
+
+
+def test_a_page_shows_augmented_images_and_counts_all_annotations(sample, tmp_path):
+    file = Path(sample, 'annotations', 'instances_train2017.json')
+    content = json.loads(file.read_text())
+    for category in content['categories']:
+        if category['name'] == 'disc':
+            category['name'] = '<disc>'
+    empty = content['images'][0]['id']
+    content['annotations'] = [each for each in content['annotations'] if each['image_id'] != empty]
+    file.write_text(json.dumps(content))
+    classes = tuple(category['name'] for category in content['categories'])
+    options = {'train_dataloader.dataset.metainfo.classes': classes}
+    path = browse(str(MASK_RCNN), str(tmp_path / 'page'), number=3, data_root=sample, cfg_options=options)
+    text = path.read_text()
+    assert path == tmp_path / 'page' / 'index.html' and text.count('<img src="data:image/jpeg;base64,') == 3
+    counted = [each for each in content['annotations'] if not each['iscrowd']]
+    empty_images = len({each['id'] for each in content['images']} - {each['image_id'] for each in counted})
+    assert f'5 images with {len(counted)} objects of 5 classes; {empty_images} images have no object.' in text
+    assert '&lt;disc&gt;' in text and '<disc>' not in text and '://' not in text
+    again = browse(str(MASK_RCNN), str(tmp_path / 'again'), number=3, data_root=sample, cfg_options=options)
+    assert again.read_text() == text
+
+
+def test_images_are_shown_as_the_pipeline_makes_them(sample, tmp_path):
+    options = {
+        'train_dataloader.dataset.pipeline': [
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations', with_bbox=True),
+            dict(type='Resize', scale=(700, 1000), keep_ratio=False),
+            dict(type='PackDetInputs'),
+        ]
+    }
+    text = browse(str(MASK_RCNN), str(tmp_path), number=2, data_root=sample, cfg_options=options).read_text()
+    assert text.count('.jpg, 700 x 1000, ') == 4  # for each, once in the page and once for those who hear it
+    assert re.search(r'width="448" height="640"', text)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(number=0), '--number is 0: it takes at least one picture'),
+        (dict(cfg_options={'train_dataloader.dataset.ann_file': 'none.json'}), 'none.json'),
+    ],
+)
+def test_a_mistake_leaves_nothing(sample, tmp_path, options, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        browse(str(MASK_RCNN), str(tmp_path / 'page'), data_root=sample, **options)
+    assert not (tmp_path / 'page').exists()
+
+
+def test_a_classifier_has_no_boxes_to_show(tmp_path):
+    with pytest.raises(UsageError, match='this is a classifier, whose data have none'):
+        browse(str(ROOT / 'configs' / 'shvit_s1_imagenet.py'), str(tmp_path / 'page'))
+    assert not (tmp_path / 'page').exists()
+
+
+def test_a_damaged_image_ends_it_with_a_sentence_and_no_page(sample, tmp_path):
+    for path in Path(sample, 'train2017').iterdir():
+        path.write_bytes(b'no image')
+    with pytest.raises(RunError):
+        browse(str(MASK_RCNN), str(tmp_path / 'page'), data_root=sample)
+    assert not list((tmp_path / 'page').iterdir())
+
+
+@pytest.mark.slow
+def test_the_tool_writes_the_page(trained_once, tmp_path):
+    data = ('--data-root', trained_once / 'data' / 'sample')
+    output = succeeded(tool('browse', MASK_RCNN, '--out', 'page', '--number', 2, *data, cwd=tmp_path))
+    assert output.splitlines()[-1] == 'Page: page/index.html'
+    assert [path.name for path in (tmp_path / 'page').iterdir()] == ['index.html']
+    result = tool('browse', MASK_RCNN, '--out', 'page/index.html', *data, cwd=tmp_path)
+    assert result.returncode == 2 and 'name another one with --out' in result.stderr.splitlines()[-1]

@@ -1,0 +1,128 @@
+"""A data set in a folder: the config that ``train --data`` and ``init`` make for it, and the run."""
+
+import json
+
+import layouts
+import pytest
+from mmengine.config import Config
+from paths import MASK_RCNN
+from processes import tool
+from tool_runs import RETINANET, succeeded
+
+from shvit_det.common.errors import UsageError
+from shvit_det.configuration.detector_or_classifier import task_of
+from shvit_det.configuration.own_data import Settings, own_config
+
+SMALL = ('--epochs', '1', '--batch-size', '2', '--image-size', '64', '--no-pretrained', '--seed', '0')
+
+
+def config_of(made, path):
+    path.write_text(made.text)
+    return Config.fromfile(path)
+
+
+@pytest.mark.parametrize('name', ['mask_rcnn_shvit_s1_coco', 'retinanet_shvit_s2_coco'])
+def test_the_config_has_the_classes_and_files_at_every_place(tmp_path, name):
+    layouts.roboflow_coco(tmp_path / 'set')
+    made = own_config(name, str(tmp_path / 'set'), Settings(epochs=3, batch_size=1), tmp_path / 'annotations')
+    assert not made.annotations  # COCO files are trained on as they are
+    assert len(made.text.splitlines()) <= 22 and made.text.splitlines()[1] == f"_base_ = 'shvit_det::{name}.py'"
+    config = config_of(made, tmp_path / 'my.py')
+    task = task_of(config)
+    splits = ('train', 'val', 'test')
+    model = task.build(config)
+    task.check_model(config, model, splits)
+    task.check_data(config, model, splits)
+    assert config.test_dataloader.dataset.ann_file == 'test/_annotations.coco.json'
+    assert config.val_evaluator.ann_file == f'{tmp_path}/set/valid/_annotations.coco.json'
+    assert config.train_dataloader.dataset.filter_cfg.filter_empty_gt  # of the base
+
+
+def test_schedule_warm_up_and_rate_follow_epochs_and_batch(tmp_path):
+    layouts.yolo(tmp_path / 'set')
+    name = 'retinanet_shvit_s1_coco'
+    made = own_config(name, str(tmp_path / 'set'), Settings(epochs=24, batch_size=4), tmp_path / 'annotations')
+    config = config_of(made, tmp_path / 'my.py')
+    warm_up, steps = config.param_scheduler
+    assert (config.train_cfg.max_epochs, config.optim_wrapper.optimizer.lr) == (24, 2.5e-5)
+    assert warm_up.end == 2 and steps.milestones == [16, 22] and steps.end == 24  # one step an epoch
+    assert config.auto_scale_lr.base_batch_size == 4
+    assert '24 epochs of 1 step, batch 4, learning rate 2.5e-05 (0.0001 is for 16)' in made.lines
+    made = own_config(
+        name, str(tmp_path / 'set'), Settings(learning_rate=3e-4, image_size=96), tmp_path / 'annotations'
+    )
+    config = config_of(made, tmp_path / 'my.py')
+    assert config.optim_wrapper.optimizer.lr == 3e-4
+    for split in ('train', 'val', 'test'):
+        (resize,) = (each for each in config[f'{split}_dataloader'].dataset.pipeline if each.type == 'Resize')
+        assert resize.scale == (96, 96)
+
+
+@pytest.mark.parametrize(
+    ('name', 'settings', 'message'),
+    [
+        ('mask_rcnn_shvit_s1_coco', Settings(), 'have boxes alone: train retinanet_shvit_s1_coco'),
+        ('no_such', Settings(), 'no such config: no_such; ours are '),
+        ('shvit_s1_imagenet', Settings(), 'is no detector'),
+        ('retinanet_shvit_s1_coco', Settings(epochs=0), '--epochs is 0'),
+        ('retinanet_shvit_s1_coco', Settings(learning_rate=-1.0), '--lr is -1.0'),
+        ('retinanet_shvit_s1_sample', Settings(image_size=96), 'the train pipeline of'),
+    ],
+)
+def test_what_does_not_go_together_is_refused(tmp_path, name, settings, message):
+    layouts.yolo(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        own_config(name, str(tmp_path), settings, tmp_path / 'annotations')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('layout', ['yolo', 'voc', 'labelme', 'coco'])
+def test_training_on_a_folder_in_one_command_and_again_by_its_config(tmp_path, layout):
+    masks = layout in ('labelme', 'coco')
+    maker = dict(yolo=layouts.yolo, voc=layouts.voc, labelme=layouts.labelme, coco=layouts.cvat_coco)[layout]
+    maker(tmp_path / 'set')
+    base = MASK_RCNN if masks else RETINANET
+    options = ('--epochs', '1', '--batch-size', '2', '--seed', '0')
+    output = succeeded(tool('train', base, '--data', 'set', '--work-dir', 'run', *options, cwd=tmp_path))
+    assert f'{layout} layout, 2 classes' in output and 'Epoch(train) [1]' in output
+    assert ('drawn with seed 0, are val' in output) == masks
+    config = (tmp_path / 'run' / 'config.py').read_text()
+    assert config.startswith('# tiny_') and '_base_' in config  # no dump of the whole has replaced it
+    scores = json.loads((tmp_path / 'run' / 'scores.json').read_text())
+    (tmp_path / 'run' / 'epoch_1.pth').unlink()
+    again = succeeded(tool('train', 'run/config.py', '--seed', '0', cwd=tmp_path))
+    assert (tmp_path / 'run' / 'epoch_1.pth').is_file() and (tmp_path / 'run' / 'config.py').read_text() == config
+    assert losses_in(again) == losses_in(output) and losses_in(output)
+    assert scores and not list(tmp_path.glob('work_dirs'))
+
+
+def losses_in(output):
+    return [line.partition('  loss: ')[2].split()[0] for line in output.splitlines() if '  loss: ' in line]
+
+
+@pytest.mark.slow
+def test_the_init_tool_writes_a_config_that_trains(tmp_path):
+    layouts.voc(tmp_path / 'set')
+    succeeded(tool('init', 'retinanet_shvit_s1_coco', '--data', 'set', '--out', 'my.py', *SMALL[:6], cwd=tmp_path))
+    assert sorted(path.name for path in (tmp_path / 'my_annotations').iterdir()) == ['train.json', 'val.json']
+    output = succeeded(tool('train', 'my.py', '--no-pretrained', cwd=tmp_path))
+    assert 'Epoch(train) [1]' in output and (tmp_path / 'work_dirs' / 'my' / 'epoch_1.pth').is_file()
+    result = tool('init', 'retinanet_shvit_s1_coco', '--data', 'set', '--out', 'my.py', cwd=tmp_path)
+    assert result.returncode == 2 and result.stderr == 'error: --out is my.py: name a new file that ends with .py\n'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (('--epochs', '2'), '--epochs needs --data DIR'),
+        (('--data', 'nothing'), 'no such folder of a data set'),
+        (('--data', 'set', '--work-dir', 'set/ImageSets/Main/train.txt/run'), 'cannot write'),
+        (('--data', 'set', '--cfg-options', 'default_hooks.checkpoint.interval=no'), 'interval'),
+    ],
+)
+def test_a_run_that_cannot_start_leaves_nothing(tmp_path, arguments, message):
+    layouts.voc(tmp_path / 'set')
+    result = tool('train', RETINANET, *arguments, cwd=tmp_path)
+    assert result.returncode == 2 and message in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ['set']
