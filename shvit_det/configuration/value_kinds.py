@@ -121,8 +121,9 @@ def value_kind(value: Any) -> str | None:
 
 
 def takes(hint: Any, kind: str) -> bool:
-    """Tell whether an annotation allows values of a kind."""
-    bases = [get_origin(each) or each for each in alternatives(hint)]
+    """Tell whether an annotation allows values of a kind; a text is no sequence of something else."""
+    hints = [each for each in alternatives(hint) if kind != 'text' or get_args(each)[:1] in ((), (str,), (Any,))]
+    bases = [get_origin(each) or each for each in hints]
     return any(
         not isinstance(base, type) or any(issubclass(each, base) or issubclass(base, each) for each in KINDS[kind])
         for base in bases

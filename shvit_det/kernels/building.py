@@ -43,7 +43,7 @@ class CannotBuildError(Exception):
 
 def library_path(instruction_set: str, folder: Path = FOLDER) -> Path:
     """Return where the library for an instruction set is."""
-    return folder / f'kernels_{instruction_set}.so'
+    return folder / f'kernels.{instruction_set}.so'  # with a point, so that nobody takes it for a module
 
 
 def digest_of_sources() -> str | None:

@@ -18,7 +18,8 @@ def runs(monkeypatch):
     """The kinds of the steps of each call of the kernels."""
     calls = []
     library = object.__new__(Kernels)
-    library.dtypes = (torch.float32, torch.bfloat16)
+    library.panel, library.dtypes = 32, (torch.float32, torch.bfloat16)
+    library.fast_dtypes = library.dtypes
     library.run = lambda steps, count, addresses: calls.append(
         [StepKind(step.kind) for step in (steps if count > 1 else [steps])]
     )

@@ -15,12 +15,17 @@ from broken_packages import ROOT, Environment
 
 from shvit_det import __version__
 from shvit_det.commands import COMMANDS
+from shvit_det.kernels.building import INSTRUCTION_SETS, CannotBuildError, library_path, machine_of_libraries
 
 pytestmark = pytest.mark.slow
 
 SOURCES = ('setup.py', 'setup.cfg', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE', 'CHANGELOG.md',
            'constraints.txt', 'model-index.yml', 'shvit_det', 'configs', 'tools')  # fmt: skip
 TOOLS = {f'{name.replace("-", "_")}.py' for name in COMMANDS if name != 'doctor'}
+try:
+    PLATFORM, SETS = f'linux_{machine_of_libraries()}', tuple(INSTRUCTION_SETS[machine_of_libraries()])
+except CannotBuildError:  # then the wheel has no kernels
+    PLATFORM, SETS = 'any', ()
 LEFT_OUT = ('.pyc', '.jpg', '.jpeg', '.png', '.pth', '.sh')
 
 # What mim runs, and mmengine with nothing but the wheel: in one process, because each takes seconds to import torch.
@@ -92,7 +97,7 @@ def files_below(folder: Path) -> set[str]:
 
 def test_the_wheel_has_the_package_the_configs_and_the_tools(built):
     (wheel,) = built.glob('*.whl')
-    assert wheel.name == f'shvit_det-{__version__}-py3-none-any.whl'
+    assert wheel.name == f'shvit_det-{__version__}-py3-none-{PLATFORM}.whl'
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         texts = {name: archive.read(name).decode() for name in names if '.dist-info/' in name}
@@ -107,9 +112,9 @@ def test_the_wheel_has_the_package_the_configs_and_the_tools(built):
         *(f'tools/{name}' for name in TOOLS),
     }
     package = {name for name in names if name.startswith('shvit_det/') and '/.mim/' not in name}
-    assert (
-        package == {f'shvit_det/{name}' for name in files_below(ROOT / 'shvit_det')} and 'shvit_det/py.typed' in names
-    )
+    libraries = {f'shvit_det/kernels/{library_path(name).name}' for name in SETS}
+    python = {name for name in files_below(ROOT / 'shvit_det') if not name.endswith(('.cpp', '.hpp', '.so'))}
+    assert package == {f'shvit_det/{name}' for name in python} | libraries and 'shvit_det/py.typed' in names
     assert all(name.startswith(('shvit_det/', information)) for name in names)
     assert not [name for name in names if name.endswith(LEFT_OUT) or '__pycache__' in name]
     assert texts[f'{information}licenses/LICENSE'] == (ROOT / 'LICENSE').read_text()
@@ -125,9 +130,10 @@ def test_the_sdist_has_what_the_wheel_is_made_of_and_no_tests(built):
         names = {name.partition('/')[2] for name in archive.getnames()}
     wanted = {name for source in SOURCES for name in ([source] if (ROOT / source).is_file() else [])}
     wanted |= {f'{folder}/{name}' for folder in ('shvit_det', 'configs') for name in files_below(ROOT / folder)}
+    wanted = {name for name in wanted if not name.endswith('.so')}
     assert wanted <= names and {f'tools/{name}' for name in TOOLS} <= names
     assert not [name for name in names if name.startswith('tests') or '__pycache__' in name]
-    assert not [name for name in names if name.endswith(('.jpg', '.jpeg', '.png', '.pth', '.pyc'))]
+    assert not [name for name in names if name.endswith(('.jpg', '.jpeg', '.png', '.pth', '.pyc', '.so'))]
 
 
 def test_the_list_of_commands_and_the_doctor_need_nothing(installed, tmp_path):
