@@ -4,7 +4,7 @@ import functools
 import inspect
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -139,5 +139,7 @@ def words_for(hint: Any) -> Iterator[str]:
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:
-    """Return the members of a union, or the annotation itself."""
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    """Return the members of a union, the classes of the values of a Literal, or the annotation itself."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return tuple(each for member in get_args(hint) for each in alternatives(member))
+    return tuple({type(each): None for each in get_args(hint)}) if get_origin(hint) is Literal else (hint,)

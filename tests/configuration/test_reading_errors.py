@@ -1,5 +1,6 @@
 """Configs that cannot be read, or hold what nothing takes: one sentence with the file, the line or the key."""
 
+import inspect
 import os
 import re
 import shlex
@@ -17,6 +18,9 @@ from shvit_det.commands.cli import add_run_arguments
 from shvit_det.configuration.coco_set_checks import draw_sample_set
 from shvit_det.configuration.detection import check_mixing
 from shvit_det.configuration.reading import inference_pipeline, load_config, named_classes
+from shvit_det.configuration.type_names import registries
+from shvit_det.configuration.value_kinds import check_values, parameters_of
+from shvit_det.data.coco_dataset import CheckedCocoDataset
 
 SAMPLE = str(ROOT / 'configs' / 'mask_rcnn_shvit_s1_sample.py')
 IMAGENET = str(ROOT / 'configs' / 'shvit_s1_imagenet.py')
@@ -142,12 +146,28 @@ def test_a_value_of_the_wrong_kind_is_named(key, value, words):
         ('load_from', None),
         ('optim_wrapper.loss_scale', 512.0),  # annotated as a text
         ('train_dataloader.dataset.indices', [0, 1]),
+        ('test_dataloader.dataset.bad_data', 'refuse'),  # annotated by its two values
         ('default_hooks.visualization', None),
         ('param_scheduler', [{'type': 'LinearLR', 'start_factor': 0.1}]),
     ],
 )
 def test_what_mmengine_takes_is_taken(key, value):
     load_config(SAMPLE, {key: value})
+
+
+def test_every_default_of_data_sets_hooks_and_metrics_may_be_written_into_a_config():
+    load_config(SAMPLE)  # imports mmdet's
+    classes = [
+        kind
+        for registry in registries()
+        if registry.name in ('dataset', 'transform', 'hook', 'metric', 'data sampler', 'visualizer', 'vis_backend')
+        for kind in registry.module_dict.values()
+    ]
+    assert CheckedCocoDataset in classes and len(classes) > 200
+    for kind in classes:
+        defaults = {key: each.default for key, each in parameters_of(kind).items()}
+        given = {key: value for key, value in defaults.items() if value not in (inspect.Parameter.empty, None)}
+        check_values('val_evaluator.', given, [kind])
 
 
 # Options that change nothing.
