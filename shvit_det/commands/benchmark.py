@@ -49,6 +49,7 @@ def main() -> None:
     how.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N [cpu]')
     how.add_argument('--threads', type=int, metavar='N', help="threads of the CPU's kernels [torch's default]")
     how.add_argument('--dtype', choices=DTYPES, default='float32', help='detectors by autocast, backbones converted')
+    how.add_argument('--tf32', choices=('on', 'off'), help="a GPU's TensorFloat-32 [torch's: in convolutions]")
     how.add_argument('--channels-last', action='store_true', help='weights and images as NHWC')
     how.add_argument('--compile', nargs='?', const='default', choices=COMPILE_MODES, help='torch.compile, its mode')
     how.add_argument('--fold-bn', action='store_true', help='fold the BatchNorms of the backbone')
@@ -85,6 +86,7 @@ def main() -> None:
         runs=arguments.runs,
         seconds=arguments.seconds,
         flush=arguments.flush_l2,
+        tf32=arguments.tf32 and arguments.tf32 == 'on',
         **conditions,
     )
     _check_outputs(arguments.json, arguments.markdown, arguments.plot)

@@ -103,6 +103,7 @@ def _gpu(device: torch.device) -> dict[str, Any]:
         'memory_gib': round(properties.total_memory / 2**30, 1),
         'cuda': torch.version.cuda,
         'cudnn': torch.backends.cudnn.version(),
+        'tf32': {'products': torch.backends.cuda.matmul.allow_tf32, 'convolutions': torch.backends.cudnn.allow_tf32},
         'driver': driver,
         **dict(zip(GPU_CLOCKS.values(), (_clock(value) for value in clocks), strict=True)),
     }

@@ -10,7 +10,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch._dynamo.callback import callback_handler
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .backends.backend_choice import Backend
 from .backends.deployed_layer import WeightChanges, layer_backends
@@ -27,10 +27,24 @@ class CompiledForward:
     It is an attribute of the module, so that the names of the weights do not change. The first size of images gets a
     graph of its own; the second gets one for all further sizes. When weights were loaded or moved, the next call
     compiles again. ``name`` is for the log; the options of ``torch.compile``, if empty, are chosen by the device.
+
+    CUDA graphs write the outputs of every step of a model into the same memory. The first part of a detector begins a
+    step, so that all parts may use its outputs to the end. What is compiled as a whole (``is_whole``) returns copies,
+    which stay as they are when it is called again.
     """
 
-    def __init__(self, module: nn.Module, name: str, options: Mapping[str, Any], method: str = 'forward') -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        name: str,
+        options: Mapping[str, Any],
+        method: str = 'forward',
+        begins_step: bool = True,
+        is_whole: bool = True,
+    ) -> None:
         self.module = module
+        self.begins_step = begins_step
+        self.is_whole = is_whole
         self.name = name
         self.options = dict(options)
         self.method = method
@@ -42,7 +56,11 @@ class CompiledForward:
         self._changes = -1
 
     def __call__(self, *inputs: Any) -> Any:
-        return call_without_autocast(self.module, self._call, *inputs)
+        on_gpu = next(self.module.parameters()).is_cuda
+        if on_gpu and self.begins_step:
+            torch.compiler.cudagraph_mark_step_begin()
+        outputs = call_without_autocast(self.module, self._call, *inputs)
+        return tree_map_only(Tensor, Tensor.clone, outputs) if on_gpu and self.is_whole else outputs
 
     def _call(self, *inputs: Any) -> Any:
         tensors = [value for value in tree_leaves(inputs) if isinstance(value, Tensor)]
@@ -125,9 +143,9 @@ def compile_parts(model: nn.Module, options: Mapping[str, Any]) -> bool:
     device = next(model.parameters()).device.type
     parts = {name: getattr(model, name, None) for name in PARTS.get(device, PARTS['cuda'])}
     found = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
-    for name, part in (found or {type(model).__name__: model}).items():
+    for number, (name, part) in enumerate((found or {type(model).__name__: model}).items()):
         method = getattr(part, 'compiled_method', 'forward')
-        setattr(part, method, CompiledForward(part, name, options, method))
+        setattr(part, method, CompiledForward(part, name, options, method, number == 0, not found))
         part.register_load_state_dict_pre_hook(_note_change)
     return True
 

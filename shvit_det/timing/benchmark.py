@@ -44,7 +44,7 @@ def benchmark(
     Raises:
         UsageError: If one of them cannot be built, or cannot run on such images.
     """
-    with _threads(settings.threads):
+    with _threads(settings.threads), _tf32(settings.tf32):
         environment = describe_environment(settings.device)
         progress('measuring the ceilings of this machine')
         ceilings = {settings.dtype: measure_ceilings(settings.device, settings.dtype)}
@@ -92,6 +92,19 @@ def _threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _tf32(allowed: bool | None) -> Iterator[None]:
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    for backend, own in zip(backends, before, strict=True):
+        backend.allow_tf32 = own if allowed is None else allowed
+    try:
+        yield
+    finally:
+        for backend, own in zip(backends, before, strict=True):
+            backend.allow_tf32 = own
 
 
 def _prepare(model: TimedModel) -> dict[str, Any]:

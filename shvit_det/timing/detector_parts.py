@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..configuration.batches import copy_containers
+from ..models.pyramid import FeaturePyramid
 
 
 @dataclass(frozen=True)
@@ -138,12 +140,26 @@ class RecordedCalls:
         self._calls: list[tuple[Callable[..., Any], tuple, dict[str, Any]]] = []
 
     def add(self, method: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> None:
-        self._calls.append((method, copy_containers(args), copy_containers(kwargs)))
+        self._calls.append((method, tensors_kept(copy_containers(args)), tensors_kept(copy_containers(kwargs))))
 
     def prepare(self) -> Callable[[], list[Any]]:
         """Return a function that makes the calls, once, on copies of the arguments, which are made here."""
         calls = [(method, copy_containers(args), copy_containers(kwargs)) for method, args, kwargs in self._calls]
         return lambda: [method(*args, **kwargs) for method, args, kwargs in calls]
+
+
+def tensors_kept(value: Any) -> Any:
+    """Copy the tensors on a GPU in containers: CUDA graphs overwrite their outputs in the next run."""
+    if isinstance(value, torch.Tensor):
+        return value.clone() if value.is_cuda else value
+    if isinstance(value, FeaturePyramid):
+        origin = value.origin and value.origin._replace(source=tensors_kept(value.origin.source))
+        return FeaturePyramid((tensors_kept(level) for level in value.peek()), origin)
+    if type(value) in (list, tuple):
+        return type(value)(tensors_kept(item) for item in value)
+    if type(value) is dict:
+        return {key: tensors_kept(item) for key, item in value.items()}
+    return value
 
 
 def record_calls(detector: nn.Module, spans: Sequence[Span], run: Callable[[], Any]) -> dict[str, RecordedCalls]:

@@ -104,12 +104,12 @@ def _configured(
     if settings.deploy and isinstance(detector.backbone, SHViT):
         dtype = settings.dtype if settings.convert else None
         detector = deploy(detector, dtype=dtype, channels_last=settings.channels_last)
-        prepared.append(_deployed(detector))
     elif settings.fold:
         images = detector.data_preprocessor(copy_containers(batches[0]), False)['inputs']
         detector.backbone, folded = fold_batch_norms(detector.backbone, images)
         prepared += [f'{folded} BN of the backbone folded'] if folded else []
     detector.to(settings.device).to(memory_format=_layout(settings))  # mmengine's models take one argument at a time
+    prepared += _backends(detector)
     if settings.dtype is not torch.float32:
         prepared.append(f'{"converted" if settings.convert else "autocast"} to {dtype_name(settings.dtype)}')
     wrapper = _optim_wrapper(detector, config) if settings.train else None
@@ -130,7 +130,6 @@ def _timed_backbone(
     prepared += [AS_WRITTEN] if settings.plain and compute_as_written(backbone) else []
     if settings.deploy and isinstance(backbone, SHViT):
         backbone = deploy(backbone, channels_last=settings.channels_last)
-        prepared.append(_deployed(backbone))
     elif settings.fold:
         backbone, folded = fold_batch_norms(backbone, images[0][:1].cpu())
         prepared += [f'{folded} BN folded'] if folded else []
@@ -138,6 +137,7 @@ def _timed_backbone(
     model = BackboneRunner(backbone)
     model.to(device=settings.device, dtype=dtype)
     model.to(memory_format=_layout(settings))  # type: ignore[call-overload]  # torch's annotations lack it
+    prepared += _backends(backbone)
     batches = [image.to(settings.device, dtype, memory_format=_layout(settings)) for image in images]
     if dtype is not torch.float32:
         prepared.append(f'converted to {dtype_name(dtype)}')
@@ -157,8 +157,11 @@ def _layout(settings: Settings) -> torch.memory_format:
     return torch.channels_last if settings.channels_last else torch.contiguous_format
 
 
-def _deployed(model: nn.Module) -> str:
-    return 'deployed, own kernels' if runs_own_kernels(model) else 'deployed'
+def _backends(model: nn.Module) -> list[str]:
+    """Return what the record calls a deployed model, on the device that it has been moved to; empty for others."""
+    if not is_deployed(model):
+        return []
+    return ['deployed, own kernels' if runs_own_kernels(model) else 'deployed']
 
 
 def compute_as_written(model: nn.Module) -> bool:

@@ -57,6 +57,7 @@ class Settings:
     runs: int | None = None  # rounds; None fills the seconds
     seconds: float = DEFAULT_SECONDS  # per model
     flush: bool = False  # a GPU's L2 cache is overwritten before each run
+    tf32: bool | None = None  # a GPU's products and convolutions of float32; None means torch's own settings
 
     def __post_init__(self) -> None:
         for name in ('threads', 'batch', 'detections', 'runs'):
@@ -69,6 +70,8 @@ class Settings:
             raise UsageError(f'--shape must be at least 32 32, but got {self.shape[0]} {self.shape[1]}')
         if self.flush and self.device.type != 'cuda':
             raise UsageError('--flush-l2 is for a GPU, and this runs on the CPU')
+        if self.tf32 is not None and self.device.type != 'cuda':
+            raise UsageError('--tf32 is for a GPU, and this runs on the CPU')
         if self.images is not None and self.train:
             raise UsageError('--train draws its own images with objects: leave out --images')
         if self.images is not None and self.shape is not None:
@@ -95,6 +98,7 @@ class Settings:
             only=None if self.only is None else [self.only],
             protocol=self.protocol,
             flush_l2=self.flush,
+            tf32=self.tf32,
         )
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Run the tests on the oldest torch that setup.cfg allows and on the newest that pip finds: versions.sh [FOLDER]
-# Each gets an environment of about 6 GB in FOLDER (build/versions) and a line at the end. PYTHON names the interpreter.
+# Run the tests on the oldest torch that setup.cfg allows and on the newest that pip finds: versions.sh [FOLDER [NAME]]
+# NAME is oldest or newest; without it, both run. Each gets an environment of about 6 GB in FOLDER (build/versions) and a line at the end. PYTHON names the interpreter.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 folder=$(mkdir -p "${1:-build/versions}" && cd "${1:-build/versions}" && pwd)
@@ -19,6 +19,6 @@ print(f"Python {platform.python_version()}, torch {torch.__version__}, torchvisi
 }
 
 summary=()
-try oldest 'torch==2.6.0' 'torchvision==0.21.0'
-try newest 'torch>=2.6' 'torchvision>=0.21'
+[ "${2:-oldest}" != oldest ] || try oldest 'torch==2.6.0' 'torchvision==0.21.0'
+[ "${2:-newest}" != newest ] || try newest 'torch>=2.6' 'torchvision>=0.21'
 printf '%s\n' "${summary[@]}"

@@ -1,5 +1,6 @@
 """NaN and infinity in losses or gradients: the run ends before they reach the weights."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -30,17 +31,25 @@ def image_names(batch: Any) -> list[str]:
     return [str(name) for name in names if name]
 
 
-def all_finite(losses: Mapping[str, Tensor], gradients: list[Tensor]) -> bool:
-    """Return whether losses and gradients hold no NaN and no infinity, with one synchronisation of the device.
+def all_finite(terms: dict[str, Tensor], gradients: list[Tensor]) -> bool:
+    """Return whether losses and gradients hold no NaN and no infinity, and move the terms to the CPU.
 
-    A sum is not finite if one of its terms is not. A sum that overflows counts as not finite too.
+    All values come from the device in one copy, so that it is waited for once, and whoever logs a term does not wait
+    again. A sum is not finite if one of its terms is not. A sum that overflows counts as not finite too.
+
+    Args:
+        terms: Losses, whose names have ``loss`` in them, and other values that are logged.
+        gradients: Those of the parameters.
     """
-    total = torch.zeros(())
-    if gradients:
-        total = torch.nn.utils.get_total_norm(gradients).detach()
-    for loss in losses.values():
-        total = total.to(loss.device) + loss.float()
-    return bool(total.isfinite())
+    scalars = {name: value for name, value in terms.items() if isinstance(value, Tensor) and value.numel() == 1}
+    norms = [torch.nn.utils.get_total_norm(gradients)] if gradients else []
+    waiting = [value.detach().reshape(()).float() for value in (*norms, *scalars.values())]
+    if not waiting:
+        return True
+    values = torch.stack([value.to(waiting[0].device) for value in waiting]).cpu()
+    terms.update(zip(scalars, values[len(norms) :], strict=True))
+    counted = [True] * len(norms) + ['loss' in name for name in scalars]
+    return bool(values[torch.tensor(counted)].sum().isfinite())
 
 
 def is_skipped(optimizer: Optimizer) -> bool:
@@ -69,7 +78,7 @@ class FiniteCheckHook(Hook):
     priority = 'VERY_HIGH'
 
     def __init__(self) -> None:
-        self._losses: dict[str, Tensor] = {}
+        self._terms: dict[str, Tensor] = {}
         self._checked = False
         self._num_skipped = 0
         self._names: dict[int, str] = {}
@@ -91,7 +100,7 @@ class FiniteCheckHook(Hook):
 
         def parse_and_record(losses: dict) -> tuple[Tensor, dict[str, Tensor]]:
             total, terms = parse(losses)
-            self._losses = {name: value.detach() for name, value in terms.items() if 'loss' in name}
+            self._terms = terms
             return total, terms
 
         model.parse_losses = parse_and_record  # type: ignore[assignment]
@@ -101,7 +110,7 @@ class FiniteCheckHook(Hook):
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
-        if all_finite(self._losses, gradients):
+        if all_finite(self._terms, gradients):
             self._checked = True
         elif not is_skipped(optimizer):
             raise RunError(self._sentence(f'the gradient of {self._bad_parameters(optimizer)}'))
@@ -111,7 +120,7 @@ class FiniteCheckHook(Hook):
     ) -> None:
         if self._checked:
             self._num_skipped = 0
-        elif not all_finite(self._losses, []):
+        elif not all_finite(self._terms, []):
             raise RunError(self._sentence('the losses'))
         elif isinstance(runner.optim_wrapper, AmpOptimWrapper) and runner.optim_wrapper.should_update():
             self._num_skipped += 1
@@ -124,8 +133,9 @@ class FiniteCheckHook(Hook):
         assert self._runner is not None
         rank, world_size = get_dist_info()
         where = f'iteration {self._runner.iter + 1}' + (f', process {rank}' if world_size > 1 else '')
-        losses = ', '.join(f'{name} {value.item():.4g}' for name, value in self._losses.items())
-        bad = [name for name, value in self._losses.items() if not value.isfinite() and name != 'loss']
+        values = {name: float(value) for name, value in self._terms.items() if 'loss' in name}
+        losses = ', '.join(f'{name} {value:.4g}' for name, value in values.items())
+        bad = [name for name, value in values.items() if not math.isfinite(value) and name != 'loss']
         if bad:
             what = f'the loss is not finite: {", ".join(bad)}'
         else:

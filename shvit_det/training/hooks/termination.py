@@ -17,9 +17,11 @@ import torch
 from mmengine.dist import is_distributed, is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.hooks.hook import DATA_BATCH
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import distributed
 
+from ...common.errors import first_line
 from ...registry import HOOKS, register
 from ..loader_workers import kill_workers
 from ..loop import ResumableEpochLoop
@@ -110,6 +112,19 @@ def listening() -> Iterator[ReceivedSignals]:
             signal.signal(number, handler)
 
 
+def signal_group(model_device: torch.device) -> tuple[Any, torch.device]:
+    """Return a process group for passing signals on, and the device of its tensors.
+
+    It is one on the CPU, so that the GPU is not waited for. Where that cannot be made, because gloo finds no network
+    interface for instance, it is the run's own.
+    """
+    try:
+        return distributed.new_group(backend='gloo'), torch.device('cpu')
+    except RuntimeError as error:
+        print_log(f'signals are passed on by {distributed.get_backend()}: gloo fails ({first_line(error)})', 'current')
+        return distributed.group.WORLD, model_device
+
+
 @register(HOOKS)
 class TerminationHook(Hook):
     """Save after the present step and raise :exc:`Terminated`, once a signal has come within :func:`listening`.
@@ -123,6 +138,7 @@ class TerminationHook(Hook):
     def __init__(self) -> None:
         self._signals: ReceivedSignals | None = None
         self._group: Any = None
+        self._device = torch.device('cpu')
         self._pending: tuple[torch.Tensor, Any] | None = None
 
     def before_train(self, runner: Runner) -> None:
@@ -130,7 +146,7 @@ class TerminationHook(Hook):
         if self._signals:
             self._signals.can_save = True
         if is_distributed():
-            self._group = distributed.new_group(backend='gloo')
+            self._group, self._device = signal_group(next(runner.model.parameters()).device)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None, outputs: dict | None = None
@@ -174,7 +190,7 @@ class TerminationHook(Hook):
             result, work = self._pending
             work.wait()
             highest = int(result.item())
-        result = torch.tensor([own])
+        result = torch.tensor([own], device=self._device)
         work = distributed.all_reduce(result, distributed.ReduceOp.MAX, group=self._group, async_op=True)
         self._pending = result, work
         return highest
