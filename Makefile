@@ -10,7 +10,7 @@ DEMO := work_dirs/demo
 SITE := build/docs
 
 # One process more than processors, since many tests wait for a tool that they have started.
-PYTEST = $(BIN)/python -m pytest --dist loadfile --max-worker-restart 0 \
+PYTEST = $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --max-worker-restart 0 \
     --numprocesses $$($(BIN)/python -c 'import os; print(min(4, os.cpu_count() + 1))')
 
 .PHONY: setup demo test check lint docs

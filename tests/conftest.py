@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 
 import golden
@@ -19,8 +20,18 @@ from shvit_det import SHViT  # importing it prepares the stack before any test i
 
 settings.register_profile('no deadline', deadline=None)  # a busy machine is no failure
 settings.load_profile('no deadline')
+USUAL_SECONDS = 3  # of a slow test whose mark says nothing else
 torch.set_num_threads(1)
 os.environ['OMP_NUM_THREADS'] = '1'  # for the tools that run as processes
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first, so that the processes end together."""
+    seconds: Counter[Path] = Counter()
+    for item in items:
+        if slow := item.get_closest_marker('slow'):
+            seconds[item.path] += slow.args[0] if slow.args else USUAL_SECONDS
+    items.sort(key=lambda item: -seconds[item.path])
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -96,7 +96,7 @@ def _threads(number: int) -> Iterator[None]:
 
 @contextmanager
 def _tf32(allowed: bool | None) -> Iterator[None]:
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [backend.allow_tf32 for backend in backends]
     for backend, own in zip(backends, before, strict=True):
         backend.allow_tf32 = own if allowed is None else allowed

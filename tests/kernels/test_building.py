@@ -184,7 +184,7 @@ def test_only_what_the_processor_has_is_chosen(monkeypatch):
 
 
 @needs_libraries
-@pytest.mark.slow
+@pytest.mark.slow(60)
 @pytest.mark.parametrize('name', COMPILED)
 def test_the_tests_of_layers_hold_for_every_instruction_set(name):
     """Those of the fastest one run anyway; here they run once more in processes that were told another."""

@@ -11,7 +11,7 @@ import pytest
 from shvit_det.kernels import building
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow(20),
     pytest.mark.skipif(platform.system() != 'Linux', reason='the kernels are for Linux'),
 ]
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any, TextIO
@@ -39,10 +39,13 @@ class Check:
         import torch
         from mmdet.utils import register_all_modules
 
+        import shvit_det  # noqa: F401  prepares the stack for mmdet
+
         register_all_modules()
         self.torch, self.device, self.tiny = torch, torch.device(device), tiny
         self.shape = (96, 128) if tiny else (800, 1344)
-        self.steps = 3 if tiny else 50
+        self.warmup, self.steps = (1, 1) if tiny else (3, 50)
+        self.compiling: dict[str, Any] = dict(backend='eager') if tiny else {}  # a rehearsal only traces the graphs
         torch.set_num_threads(2 if tiny else os.cpu_count() or 1)
 
     def detector(self, name: str) -> Any:
@@ -63,12 +66,16 @@ class Check:
 
         return synthetic_batch(self.shape, size, training, classes)
 
+    def length(self, seconds: float) -> list[object]:
+        """Return the options of the timing tool for its length."""
+        return ['--runs', 1] if self.tiny else ['--seconds', seconds]
+
     def timed(self, call: Callable[[], Any], repeats: int) -> list[float]:
-        """Return the milliseconds of each call, without those of the first three, which warm up."""
+        """Return the milliseconds of each call, without those of the first ones, which warm up."""
         from shvit_det.timing.clocks import clock_for
 
         clock = clock_for(self.device)
-        return [1e3 * clock.time(call) for _ in range(repeats + 3)][3:]
+        return [1e3 * clock.time(call) for _ in range(self.warmup + repeats)][self.warmup :]
 
     def peak_gib(self) -> float | None:
         """Return the most memory that tensors took since the last call; None on a CPU."""
@@ -128,14 +135,19 @@ def losses(check: Check) -> Entries:
 
 def training(check: Check) -> Entries:
     """Fifty steps of Mask R-CNN in each form: milliseconds, memory, the first and the last loss."""
-    for form in ('float32', 'fused forms', 'bfloat16', 'float16', 'fast', 'DDP', 'compiled backbone'):
+    forms = ['float32', 'fused forms', 'bfloat16', 'float16', 'fast', 'DDP', 'compiled backbone']
+    if check.device.type == 'cpu':
+        forms.remove('float16')  # scaled losses are for GPUs
+    for form in forms:
         yield form, tried(steps, check, form)
 
 
 def steps(check: Check, form: str) -> dict[str, Any]:
-    from mmengine.optim import AmpOptimWrapper, OptimWrapper
+    from mmengine.optim import OptimWrapper
 
+    from shvit_det.configuration.batches import copy_containers
     from shvit_det.models import training_forms
+    from shvit_det.training.mixed_precision import BFloat16OptimWrapper, LossScaleOptimWrapper
 
     torch, device = check.torch, check.device
     training_forms.setting = '1' if form == 'fused forms' else '0'
@@ -144,25 +156,20 @@ def steps(check: Check, form: str) -> dict[str, Any]:
     if form == 'fast':
         model.to(memory_format=torch.channels_last)
     if form == 'compiled backbone':
-        model.backbone.forward = torch.compile(model.backbone.forward)
+        model.backbone.forward = torch.compile(model.backbone.forward, **check.compiling)
     if form == 'DDP':
         trained = _distributed(model, device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=form == 'fast')
-    wrapper: OptimWrapper = OptimWrapper(optimizer)
-    if form in ('bfloat16', 'float16', 'fast'):
-        dtype = 'float16' if form == 'float16' else 'bfloat16'
-        scaled = form == 'float16' and device.type == 'cuda'
-        wrapper = AmpOptimWrapper(loss_scale='dynamic' if scaled else 1.0, dtype=dtype, optimizer=optimizer)
+    if form == 'float16':
+        wrapper: OptimWrapper = LossScaleOptimWrapper(loss_scale='dynamic', dtype='float16', optimizer=optimizer)
+    else:
+        wrapper = (BFloat16OptimWrapper if form in ('bfloat16', 'fast') else OptimWrapper)(optimizer=optimizer)
     check.peak_gib()
     values: list[float] = []
     batch = check.batch(size, training=True)
 
     def step() -> None:
-        from shvit_det.configuration.batches import copy_containers
-
-        autocast = nullcontext() if device.type == 'cuda' or form == 'float32' else torch.autocast('cpu', enabled=False)
-        with autocast:
-            values.append(float(trained.train_step(copy_containers(batch), wrapper)['loss']))
+        values.append(trained.train_step(copy_containers(batch), wrapper)['loss'].item())
 
     times = check.timed(step, check.steps)
     result = dict(batch=size, ms=round(median(times), 2), first_loss=values[0], last_loss=values[-1])
@@ -198,7 +205,7 @@ def predict(check: Check, name: str, form: str, expected: Any) -> dict[str, Any]
     model = check.detector(name).eval().to(check.device)
     if form != 'plain':
         dtype = getattr(torch, form.split()[1], None) if 'float16' in form else None
-        model = deploy(model, dtype=dtype, compile=form.endswith('compiled'))
+        model = deploy(model, dtype=dtype, compile=form.endswith('compiled') and (check.compiling or True))
     check.peak_gib()
     found = detections(model, check)
     with torch.no_grad():
@@ -228,13 +235,13 @@ def detections(model: Any, check: Check) -> Any:
 
 def tests(check: Check) -> Entries:
     """The tests that need a GPU; in a rehearsal they are collected only."""
-    options = ['--collect-only'] if check.device.type == 'cpu' else []
-    yield 'output', output_of('-m', 'pytest', '-m', 'gpu', '-q', '-p', 'no:cacheprovider', *options, 'tests')
+    which = ['--collect-only', 'tests/gpu'] if check.device.type == 'cpu' else ['tests']
+    yield 'output', output_of('-m', 'pytest', '-m', 'gpu', '-q', '-p', 'no:cacheprovider', *which)
 
 
 def resuming(check: Check) -> Entries:
     """A run that is killed and resumed, against one that nobody disturbed."""
-    yield 'output', output_of('tests/support/kill_and_resume.py', '--kills', 1)
+    yield 'output', output_of('tests/support/kill_and_resume.py', '--kills', 0 if check.tiny else 1)
 
 
 def backbones(check: Check) -> Entries:
@@ -244,16 +251,15 @@ def backbones(check: Check) -> Entries:
         for dtype, tf32 in (('float32', 'off'), ('float32', 'on'), ('bfloat16', None), ('float16', None)):
             name = f'batch {batch}, {dtype}' + (f', TF32 {tf32}' if tf32 else '')
             cases.append((name, ['--batch', batch, '--dtype', dtype, *(['--tf32', tf32] if tf32 else [])]))
-    seconds, shape, compiled = 1, (512, 512), ['--compile', 'reduce-overhead']
+    graphs: list[object] = ['--compile', 'reduce-overhead']
     if check.device.type == 'cpu':
-        cases, compiled = [('batch 1, float32', ['--batch', 1])], []
-    if check.tiny:
-        shape = (64, 64)
+        cases, graphs = [('batch 1, float32', ['--batch', 1])], []
+    shape = (64, 64) if check.tiny else (512, 512)
     for name, options in cases:
         peers = PEERS[:1] if check.tiny else ['compiled:timm:' + each.partition(':')[2] for each in PEERS]
         sources = ['shvit:s4', '--against', 'deployed:shvit:s4', *peers]
-        graphs = compiled if options[1] == 1 else []
-        yield name, tried(benchmark, check, *sources, '--shape', *shape, '--seconds', seconds, *options, *graphs)
+        options += graphs if options[1] == 1 else []
+        yield name, tried(benchmark, check, *sources, '--shape', *shape, *check.length(1), *options)
 
 
 def detectors(check: Check) -> Entries:
@@ -261,8 +267,7 @@ def detectors(check: Check) -> Entries:
     for name, config in CONFIGS[check.tiny].items():
         sources = [config, '--against', f'deployed:{config}', f'bfloat16:deployed:{config}']
         sources += [f'compiled:deployed:{config}'] if check.device.type == 'cuda' else []
-        seconds = 1 if check.tiny else 5
-        yield name, tried(benchmark, check, *sources, '--shape', *check.shape, '--seconds', seconds)
+        yield name, tried(benchmark, check, *sources, '--shape', *check.shape, *check.length(5))
 
 
 def benchmark(check: Check, *arguments: object) -> dict[str, Any]:

@@ -10,7 +10,7 @@ try() {  # try NAME 'TORCH REQUIREMENT' 'TORCHVISION REQUIREMENT'
     mkdir -p "$venv"
     { grep -v '^torch' constraints.txt; printf '%s\n' "$2" "$3"; } > "$folder/$1.txt"
     if CONSTRAINTS=$folder/$1.txt bash tools/setup_venv.sh "$venv" > "$log" 2>&1; then
-        "$venv/bin/python" -m pytest --numprocesses 2 --dist loadfile >> "$log" 2>&1
+        "$venv/bin/python" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder >> "$log" 2>&1
     fi
     local versions
     versions=$("$venv/bin/python" -c 'import platform, torch, torchvision
