@@ -209,7 +209,7 @@ def check_before_training(
         take_seed(config, content['meta'].get('seed'), path)
     elif config.get('load_from'):
         check_checkpoint(model, config.load_from, new_classes=True)
-        config.load_from = str(find_checkpoint(config.load_from).resolve())  # for mmengine's runner too
+        config.load_from = str(find_checkpoint(config.load_from).absolute())  # for mmengine's runner too
     else:
         for part, pretrained in pretrained_parts(model):
             if pretrained.pop('strict', True):
