@@ -82,6 +82,7 @@ def backend(name: str, config: Config) -> dict[str, Any]:
         made['tracking_uri'] = os.environ.get('MLFLOW_TRACKING_URI') or f'sqlite:///{folder / "mlflow.db"}'
         if 'MLFLOW_TRACKING_URI' not in os.environ:
             made['artifact_location'] = (folder / 'mlartifacts').as_uri()
+            made['artifact_suffix'] = ()  # else it would copy the files of the work dir into this folder of it
     return made
 
 

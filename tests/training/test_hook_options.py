@@ -1,11 +1,9 @@
 """The options of the train tool that add hooks and backends: averaged weights, best scores, early stopping, loggers."""
 
 import json
-import random
 from datetime import datetime
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from checkpoint_files import refusal
@@ -25,7 +23,7 @@ from shvit_det.training.hook_options import (
     set_monitored,
 )
 from shvit_det.training.hooks.run_summary import MEASURED, WARM_UP, RunSummaryHook, outlook
-from shvit_det.training.hooks.validation_loss import reordered, unchanged_random_numbers
+from shvit_det.training.hooks.validation_loss import reordered
 
 KNOWN = [f'coco/{output}_{item}' for output in ('bbox', 'segm') for item in ('mAP', 'mAP_50')]
 
@@ -179,20 +177,6 @@ def test_validation_losses_are_means_and_change_nothing_else(tmp_path):
     assert all(each['scores']['val_loss'] > 0 for each in evaluations)
     assert list(validation_losses(evaluations)) == ['val_loss'] and list(score_curves(evaluations)) == ['value']
     assert 'val_loss' in next((tmp_path / 'with').glob('*/*.log')).read_text()
-
-
-def test_random_numbers_go_on_as_without_the_pass():
-    def draw():
-        return random.random(), np.random.rand(), torch.rand(()).item()
-
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    expected = draw()
-    random.setstate(states[0])
-    np.random.set_state(states[1])
-    torch.set_rng_state(states[2])
-    with unchanged_random_numbers():
-        draw()
-    assert draw() == expected
 
 
 # ----- the first lines

@@ -1,13 +1,11 @@
 """The losses of the validation images, to see beside those of the training whether a model overfits."""
 
 import copy
-import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
@@ -17,7 +15,7 @@ from mmengine.runner import Runner
 from ...common.errors import UsageError
 from ...configuration.reading import type_of
 from ...registry import HOOKS, register
-from ..seeding import seed_everything
+from ..seeding import same_random_numbers, seed_everything
 
 PREFIX = 'val_'
 
@@ -41,7 +39,7 @@ class ValidationLossHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        with unchanged_random_numbers(), without_augmentation(model):
+        with same_random_numbers(), without_augmentation(model):
             seed_everything(runner.seed or 0)  # boxes are sampled: each validation draws the same numbers
             means = mean_losses(model.eval(), self._loader)
         for name, value in means.items():
@@ -66,18 +64,6 @@ def mean_losses(model: Any, loader: Any) -> dict[str, float]:
     found = dict(zip(names, sums.tolist(), strict=True))
     number = found.pop('number')
     return {f'{PREFIX}{name}': value / number for name, value in found.items()}
-
-
-@contextmanager
-def unchanged_random_numbers() -> Iterator[None]:
-    """Give the training the random numbers that it would have without the block."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
 
 
 @contextmanager
