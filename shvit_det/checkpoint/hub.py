@@ -36,7 +36,7 @@ def hub_file(source: str) -> Path:
     match = re.fullmatch(rf'{PREFIX}([\w.-]+/[\w.-]+)(?:@(.+))?', source)
     if match is None:
         raise UsageError(
-            f'{source} names no repository: write {PREFIX}ORGANISATION/NAME, and @REVISION behind it or not'
+            f'{source} names no repository: write {PREFIX}ORGANISATION/NAME or {PREFIX}ORGANISATION/NAME@REVISION'
         )
     if not is_installed():
         raise UsageError(f'{source} needs {PACKAGE}, which is not installed: pip install {PACKAGE}')
@@ -100,4 +100,5 @@ def reason_of(error: Exception) -> str:
         return f'HTTP status {error.response.status_code}'
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return f'{os.strerror(error.errno)}: {constants.HF_HUB_CACHE}; set HF_HOME to a folder of yours'
-    return first_line(error)
+    of_system = re.search(r'\[Errno -?\d+\] [\w ]+', str(error))  # which some releases wrap several times
+    return of_system[0] if of_system else first_line(error)

@@ -1,7 +1,7 @@
 """What a run has before it: images and steps at its beginning, and after a few steps the time that they will take."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -60,7 +60,8 @@ def summary(runner: Any) -> str:
         length = f'{counted(loop.max_epochs, "epoch")} of {counted(len(loader), "step")}{batch}'
     else:
         length = f'{counted(loop.max_iters, "step")}{batch}'
-    text = f'training on {counted(len(loader.dataset), "image")}, {length}'
+    images = f'on {counted(len(loader.dataset), "image")}, ' if isinstance(loader.dataset, Sized) else ''
+    text = f'training {images}{length}'
     if runner.val_loop is not None:
         text += f'; validation on {counted(len(runner.val_loop.dataloader.dataset), "image")}'
     classes = (getattr(loader.dataset, 'metainfo', None) or {}).get('classes')
