@@ -63,7 +63,10 @@ def test_averages_best_score_and_losses_of_the_validation(trained):
     folder, _ = trained
     options = ('--ema', '--save-best', 'bbox', '--early-stop', '1', '--val-loss', '--work-dir', 'averaged')
     output = succeeded(tool('train', MASK_RCNN, *options, cwd=folder))
-    assert 'training on 7 images, 2 epochs of 4 steps of 2 images; validation on 4 images; 5 classes: ' in output
+    assert (
+        'training on 7 images, 2 epochs of 4 steps of 2 images; validation on 4 images; 5 classes: ' in output
+        and "'disc', " in output
+    )
     evaluations = json.loads((folder / 'averaged' / 'scores.json').read_text())['evaluations']
     scores = [each['scores'] for each in evaluations]
     assert all(each['val_loss'] > each['val_loss_mask'] > 0 for each in scores)

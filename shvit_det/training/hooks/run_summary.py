@@ -66,7 +66,7 @@ def summary(runner: Any) -> str:
         text += f'; validation on {counted(len(runner.val_loop.dataloader.dataset), "image")}'
     classes = (getattr(loader.dataset, 'metainfo', None) or {}).get('classes')
     if isinstance(classes, tuple | list):
-        text += f'; {len(classes)} class{"es" if len(classes) != 1 else ""}: {short(", ".join(map(str, classes)))}'
+        text += f'; {len(classes)} class{"es" if len(classes) != 1 else ""}: {short(tuple(classes))}'
     return text
 
 
