@@ -68,9 +68,12 @@ HOOKS = _child_of(
     root.HOOKS,
     AdaptiveGradientClippingHook='training.hooks.adaptive_clipping',
     FiniteCheckHook='training.hooks.finite_check',
+    ResumableEarlyStoppingHook='training.hooks.early_stopping',
+    RunSummaryHook='training.hooks.run_summary',
     SafeCheckpointHook='training.hooks.safe_checkpoint',
     StepSeedHook='training.hooks.step_seed',
     TerminationHook='training.hooks.termination',
+    ValidationLossHook='training.hooks.validation_loss',
 )
 OPTIM_WRAPPERS = _child_of(
     root.OPTIM_WRAPPERS,

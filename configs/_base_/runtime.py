@@ -9,5 +9,6 @@ default_hooks = dict(
     step_seed=dict(type='StepSeedHook'),  # a resumed run draws the random numbers of an uninterrupted one
     finite_check=dict(type='FiniteCheckHook'),  # ends the run before NaN or infinity reaches the weights
     termination=dict(type='TerminationHook'),  # saves at SIGTERM and ends
+    run_summary=dict(type='RunSummaryHook'),  # logs the number of images, and when the run will end
 )
 bad_data = 'refuse'  # or 'skip'; what each does: docs/reliability.md

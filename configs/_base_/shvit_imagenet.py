@@ -37,6 +37,7 @@ default_hooks = dict(
     step_seed=dict(type='StepSeedHook'),
     finite_check=dict(type='FiniteCheckHook'),
     termination=dict(type='TerminationHook'),
+    run_summary=dict(type='RunSummaryHook'),
 )
 # Validation and the saved state_dict are the moving average's.
 custom_hooks = [

@@ -14,10 +14,12 @@ from urllib.parse import quote, unquote
 from urllib.request import Request, urlopen
 
 import torch
+from mmengine.logging import print_log
 from torch.hub import tqdm  # the real one where it is installed
 
 from ..common.atomic_files import partial_file, publish
 from ..common.errors import UsageError
+from .hub import cached_file, hub_file, is_installed, is_on_hub
 from .reading import head_of, open_file, wrong_kind
 
 ATTEMPTS = 3
@@ -37,6 +39,8 @@ AUTHORS_FILES = (
     'retinanet_shvit_s4_1x_coco.pth',
     'maskrcnn_shvit_s4_1x_coco.pth',
 )
+# The same ImageNet weights under timm's names, for a network that reaches the hub alone.
+HUB_COPIES = {f'{AUTHORS_RELEASE}shvit_s{number}.pth': f'hf-hub:timm/shvit_s{number}.in1k' for number in (1, 2, 3, 4)}
 
 
 class InterruptedDownloadError(Exception):
@@ -48,10 +52,12 @@ class PermanentDownloadError(Exception):
 
 
 def find_checkpoint(source: str | Path, sha256: str | None = None) -> Path:
-    """Return the local file of a path or URL; a URL is downloaded once, into torch's hub cache.
+    """Return the local file of a checkpoint; what is elsewhere is downloaded once.
+
+    A URL goes into torch's hub cache, and a repository's file into that of huggingface_hub.
 
     Args:
-        source: A file, or an http(s) URL.
+        source: A file, an http(s) URL, or a repository of the Hugging Face hub as ``hf-hub:ORGANISATION/NAME``.
         sha256: The hash that the file must have, in full or its first digits (at least 8).
 
     Raises:
@@ -63,6 +69,8 @@ def find_checkpoint(source: str | Path, sha256: str | None = None) -> Path:
     if re.match(r'https?://', str(source), re.IGNORECASE):
         path = downloaded(str(source), sha256)
         changed = f': if the file of that URL is another one now, remove {path} to download it again'
+    elif is_on_hub(source):
+        path = hub_file(str(source))
     else:
         path = Path(os.path.expanduser(source))  # noqa: PTH111  # pathlib's raises where there is no such home folder
         if not is_file(path):
@@ -86,8 +94,34 @@ def downloaded(url: str, sha256: str | None) -> Path:
         plain = path.with_name(name)
         if is_file(plain) and not wrong_hash(plain, sha256):
             return plain
-    fetch(url, path, sha256)
-    return path
+    copy = HUB_COPIES.get(url) if sha256 is None and is_installed() else None  # the hash is that of the authors' file
+    if copy is None:
+        fetch(url, path, sha256)
+        return path
+    return fetched_or_copy(url, path, copy)
+
+
+def fetched_or_copy(url: str, path: Path, copy: str) -> Path:
+    """Return the file of a URL, or if it cannot be downloaded, that of a repository with the same weights.
+
+    Raises:
+        UsageError: If neither can be downloaded.
+    """
+    if found := cached_file(copy):
+        print_log(f'{url}: taken from {copy}, which was downloaded before', 'current')
+        return found
+    try:
+        fetch(url, path)
+        return path
+    except UsageError as error:
+        if not isinstance(error.__cause__, PermanentDownloadError):
+            raise
+        try:
+            found = hub_file(copy)
+        except UsageError as second:
+            raise UsageError(f'{error}; {second}') from error
+        print_log(f'{url} cannot be downloaded ({error.__cause__}): taken from {copy}', 'current')
+        return found
 
 
 def cached_path(url: str) -> Path:

@@ -37,7 +37,7 @@ def load_checkpoint(
     Args:
         model: A ``SHViT``, an mmdet detector or an mmpretrain classifier with one; also inside a wrapper such as
             ``DistributedDataParallel``.
-        path: A file, or an http(s) URL, which is downloaded once into torch's hub cache.
+        path: A file, an http(s) URL, or ``hf-hub:ORGANISATION/NAME``; what is elsewhere is downloaded once.
         map_location: Where the values are put before they are copied into the model.
         strict: False loads what fits by name and shape and logs the rest, at least one tensor.
         new_classes: Leave the tensors of the heads that have another shape in the file, those of another number of

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..common.errors import UsageError
 from ..configuration.own_data import base_path, own_config, remove
 from ..configuration.reading import name_of
+from ..training.hook_options import LOGGERS
 from ..training.resuming import AUTO
 from ..training.train import train
 from . import cli
@@ -52,6 +53,19 @@ def main() -> None:
     )
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the total batch')
     parser.add_argument('--seed', type=int, help='seed of all random numbers')
+    parser.add_argument(
+        '--ema', action='store_true', help='average the weights over the steps; checkpoints have the average'
+    )
+    parser.add_argument('--save-best', metavar='SCORE', help='keep the checkpoint that is best in it: bbox, segm, ...')
+    parser.add_argument(
+        '--early-stop', type=int, metavar='N', help='end after N validations without a better score (of --save-best)'
+    )
+    parser.add_argument(
+        '--val-loss', action='store_true', help='compute the losses of the validation images too, for curves.png'
+    )
+    parser.add_argument(
+        '--log-to', nargs='+', choices=LOGGERS, default=(), help='show losses and scores in other programs too'
+    )
     cli.add_run_arguments(parser)
     arguments = parser.parse_args()
     if arguments.data is None:
@@ -78,6 +92,11 @@ def run_training(arguments: argparse.Namespace, config: str) -> None:
         auto_scale_lr=arguments.auto_scale_lr,
         data_root=arguments.data_root,
         seed=arguments.seed,
+        ema=arguments.ema,
+        save_best=arguments.save_best,
+        early_stop=arguments.early_stop,
+        val_loss=arguments.val_loss,
+        logged_to=arguments.log_to,
         launcher=cli.launcher_of(arguments),
         cfg_options=arguments.cfg_options,
     )

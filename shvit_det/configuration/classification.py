@@ -115,6 +115,12 @@ class Classification(Task):
         named = [evaluator for _, evaluator in evaluators_of(config, 'test') if type_of(evaluator) == 'Accuracy']
         config.test_evaluator = named or [ConfigDict(type='Accuracy', topk=top_k)]
 
+    def score_names(self, config: Config) -> list[str]:
+        found = [evaluator for _, evaluator in evaluators_of(config, 'val')]
+        if not all(type_of(each) == 'Accuracy' and not each.keys() & {'thrs', 'prefix'} for each in found):
+            return []
+        return [f'{ACCURACY}{k}' for each in found for k in as_tuple(each.get('topk', 1))]
+
     def table(self, metrics: Mapping[str, float]) -> str:
         return accuracy_table(metrics)
 

@@ -19,7 +19,7 @@ from ..common.errors import UsageError
 from .cfg_options import pasteable, places_in
 from .changing import use_checked_datasets
 from .coco_set_checks import FirstImages, check_before_run, draw_sample_set
-from .evaluators import check_reported, coco_scorings, format_results, select_scores
+from .evaluators import average_precisions, check_reported, coco_scorings, format_results, select_scores
 from .reading import named_classes, type_of
 from .task import Task, table_of_numbers
 
@@ -119,6 +119,9 @@ class Detection(Task):
 
     def check_report(self, config: Config) -> None:
         check_reported(self, config)
+
+    def score_names(self, config: Config) -> list[str]:
+        return average_precisions(self, config, 'val')
 
     def table(self, metrics: Mapping[str, float]) -> str:
         return coco_table(metrics)

@@ -27,6 +27,8 @@ from .reading import dataset_places, dataset_tree, evaluators_of, path_within, t
 from .task import Task
 from .type_names import class_of
 
+OUTPUTS = ('bbox', 'segm')
+AP_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')  # what CocoMetric measures of each
 ONE_EACH = "dict(type='MultiDatasetsEvaluator', metrics=[...], dataset_prefixes=[...])"
 
 
@@ -66,6 +68,20 @@ class Scoring:
         """Return what the names of its scores begin with."""
         own = self.metric.get('prefix') or getattr(self.kind, 'default_prefix', None)
         return '/'.join(filter(None, (self.name, own)))
+
+
+def average_precisions(task: Task, config: Config, split: str) -> list[str]:
+    """Return the names of the scores of a split if all are of boxes and masks and none of single classes; else none."""
+    found = scorings(task, config, split)
+    if not all(each.is_coco and each.scored <= {*OUTPUTS} and not each.metric.get('classwise') for each in found):
+        return []
+    return [
+        f'{each.prefix}/{output}_{item}'
+        for each in found
+        for output in OUTPUTS
+        if output in each.scored
+        for item in each.metric.get('metric_items') or AP_ITEMS
+    ]
 
 
 def scorings(task: Task, config: Config, split: str) -> list[Scoring]:

@@ -73,6 +73,10 @@ class Task(ABC):
         """
         raise UsageError(f'--report needs a CocoMetric in test_evaluator, and this is a {self.noun}')
 
+    def score_names(self, config: Config) -> list[str]:
+        """Return the names of all scores of the validation, the main one first; none if they are not known before."""
+        return []
+
     @abstractmethod
     def table(self, metrics: Mapping[str, float]) -> str:
         """Return the scores among ``metrics`` as a table."""

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from ..common.durations import duration
+
 LOG_INTERVAL_S = 10.0
 TERMINAL_INTERVAL_S = 0.1
 CLEAR_LINE = '\r\033[K'
@@ -58,10 +60,3 @@ class Progress:
     def _write(self, text: str) -> None:
         self.stream.write(text)
         self.stream.flush()
-
-
-def duration(seconds: float) -> str:
-    """Return a duration for readers: ``45 s``, ``12 min``, ``3.5 h``."""
-    if seconds < 90:
-        return f'{seconds:.0f} s'
-    return f'{seconds / 60:.0f} min' if seconds < 90 * 60 else f'{seconds / 3600:.1f} h'

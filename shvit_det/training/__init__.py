@@ -4,10 +4,13 @@ Importing this package registers every class of it that a config can name.
 """
 
 from .hooks.adaptive_clipping import AdaptiveGradientClippingHook
+from .hooks.early_stopping import ResumableEarlyStoppingHook
 from .hooks.finite_check import FiniteCheckHook
+from .hooks.run_summary import RunSummaryHook
 from .hooks.safe_checkpoint import SafeCheckpointHook
 from .hooks.step_seed import StepSeedHook
 from .hooks.termination import TerminationHook
+from .hooks.validation_loss import ValidationLossHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .loop import ResumableEpochLoop
 from .mixed_precision import BFloat16OptimWrapper, LossScaleOptimWrapper
@@ -19,9 +22,12 @@ __all__ = [
     'FiniteCheckHook',
     'LayerDecayOptimWrapperConstructor',
     'LossScaleOptimWrapper',
+    'ResumableEarlyStoppingHook',
     'ResumableEpochLoop',
+    'RunSummaryHook',
     'SHViTRunner',
     'SafeCheckpointHook',
     'StepSeedHook',
     'TerminationHook',
+    'ValidationLossHook',
 ]

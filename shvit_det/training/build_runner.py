@@ -31,6 +31,7 @@ DEFAULT_HOOKS = dict(
     step_seed=dict(type='StepSeedHook'),
     finite_check=dict(type='FiniteCheckHook'),
     termination=dict(type='TerminationHook'),
+    run_summary=dict(type='RunSummaryHook'),
 )
 
 

@@ -13,7 +13,6 @@ from ..configuration.build_errors import nearest, unknown_key
 from ..configuration.value_kinds import parameters_of
 from .settings_check import hooks_of
 
-AP_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')  # what CocoMetric measures of boxes and masks
 MONITORS: dict[type, str] = {CheckpointHook: 'save_best', EarlyStoppingHook: 'monitor'}
 
 
@@ -48,7 +47,7 @@ def check_monitored(config: Config, evaluator: Evaluator) -> None:
         wanted = node.get(key) or ()
         for name in [wanted] if isinstance(wanted, str) else wanted:
             if name != 'auto' and not any(may_measure(metric, name) for metric in metrics):
-                known = [f'{metric.prefix}/{item}' for metric in metrics for item in average_precisions(metric)]
+                known = [f'{metric.prefix}/{item}' for metric in metrics for item in precisions_of(metric)]
                 near = next((each for each in known if each.endswith(name)), nearest(name, known))
                 begin = ', '.join(f'{metric.prefix}/' for metric in metrics)
                 hint = f'did you mean {near!r}?' if near else f'its names begin with {begin}'
@@ -60,14 +59,16 @@ def may_measure(metric: BaseMetric, name: str) -> bool:
     if not metric.prefix:
         return True
     prefix, _, item = name.rpartition('/')
-    items = average_precisions(metric)
+    items = precisions_of(metric)
     return prefix == metric.prefix and (not items or item in items)
 
 
-def average_precisions(metric: Any) -> list[str]:
+def precisions_of(metric: Any) -> list[str]:
     """Return the names of all that a ``CocoMetric`` of boxes and masks measures; empty for other metrics."""
     if type(metric).__name__ != 'CocoMetric' or metric.classwise or not set(metric.metrics) <= {'bbox', 'segm'}:
         return []
+    from ..configuration.evaluators import AP_ITEMS  # which needs mmdet
+
     return [f'{kind}_{item}' for kind in metric.metrics for item in metric.metric_items or AP_ITEMS]
 
 

@@ -12,6 +12,8 @@ LARGEST_NUM_POINTS = 200  # of a curve of losses: each point is a mean
 MAIN = re.compile(r'((bbox|segm|proposal)_)?m?AP|PQ|mIoU|top\d')  # after the last slash of a metric's name
 PREFIX = re.compile(r'coco/|accuracy/')  # those of the metrics that our configs have
 
+VALIDATION_LOSS = 'val_loss'  # how the names of the losses of validation images begin
+
 Curve = dict[int, float]  # values by iteration
 
 
@@ -30,12 +32,21 @@ def loss_curves(runner: Runner) -> dict[str, Curve]:
     return curves
 
 
+def validation_losses(evaluations: Sequence[dict[str, Any]]) -> dict[str, Curve]:
+    """Return the losses of the validation images by name, where ``ValidationLossHook`` has computed them."""
+    return {name: curve for name, curve in curves_of(evaluations).items() if name.startswith(VALIDATION_LOSS)}
+
+
 def score_curves(evaluations: Sequence[dict[str, Any]]) -> dict[str, Curve]:
     """Return the main scores of a run by name, or all of them where no name is known as that of a main one."""
-    names = list(dict.fromkeys(name for each in evaluations for name in each['scores']))
-    chosen = [name for name in names if MAIN.fullmatch(name.rpartition('/')[2])] or names
+    scores = {name: curve for name, curve in curves_of(evaluations).items() if not name.startswith(VALIDATION_LOSS)}
+    return {name: curve for name, curve in scores.items() if MAIN.fullmatch(name.rpartition('/')[2])} or scores
+
+
+def curves_of(evaluations: Sequence[dict[str, Any]]) -> dict[str, Curve]:
+    names = dict.fromkeys(name for each in evaluations for name in each['scores'])
     return {
-        name: {each['iter']: each['scores'][name] for each in evaluations if name in each['scores']} for name in chosen
+        name: {each['iter']: each['scores'][name] for each in evaluations if name in each['scores']} for name in names
     }
 
 
@@ -54,12 +65,19 @@ def plot_curves(work_dir: Path, losses: dict[str, Curve], scores: dict[str, Curv
             x, y = zip(*sorted(points.items()), strict=True)
             marker = 'o' if len(x) < 20 else None
             label = PREFIX.sub('', name).removesuffix('_mAP')
-            axes.plot(x, y, label=label, linewidth=1 if axes is loss_axes and name != 'loss' else 2, marker=marker)
+            width = 1 if axes is loss_axes and name not in ('loss', VALIDATION_LOSS) else 2
+            trained = next((line for line in axes.lines if f'val_{line.get_label()}' == name), None)
+            style: dict[str, Any] = {} if trained is None else dict(color=trained.get_color(), linestyle='--')
+            axes.plot(x, y, label=label, linewidth=width, marker=marker, **style)
         axes.set(xlabel='iteration')
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize='small')
-    loss_axes.set(ylabel='loss', title='training loss', ylim=(0, None))
+    loss_axes.set(
+        ylabel='loss',
+        title='loss' if any(name.startswith(VALIDATION_LOSS) for name in losses) else 'training loss',
+        ylim=(0, None),
+    )
     score_axes.set(ylabel='score', title='validation')
     values = [value for points in scores.values() for value in points.values()]
     if scores and all(0 <= value <= 1 for value in values):

@@ -2,7 +2,6 @@
 
 import io
 import json
-import random
 import re
 import tempfile
 import traceback
@@ -12,7 +11,6 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
@@ -30,6 +28,9 @@ from ..configuration.coco_set_checks import FirstImages
 from ..configuration.evaluators import scorings
 from ..configuration.reading import dataset_places, path_within, type_of
 from ..configuration.task import Task
+from .hooks.validation_loss import ValidationLossHook, mean_losses, with_annotations_first
+from .seeding import same_random_numbers
+from .settings_check import hooks_of
 from .trial_build import own_instances
 
 DRAWS = 3  # of each image, since transforms are random
@@ -64,16 +65,8 @@ def try_first_batch(
             shortened = with_first_images(config, split, first_images, Path(folder))
             if shortened is not None:
                 _try_split(task, shortened, model, split)
-
-
-@contextmanager
-def same_random_numbers() -> Iterator[None]:
-    """Leave the random numbers that a program draws afterwards as they were."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        yield
-    random.setstate(states[0])
-    np.random.set_state(states[1])
+                if split == 'val' and any(issubclass(kind, ValidationLossHook) for _, _, kind in hooks_of(config)):
+                    _try_losses(shortened, model)
 
 
 def with_first_images(config: Config, split: str, first_images: FirstImages, folder: Path) -> Config | None:
@@ -135,6 +128,19 @@ def _try_split(task: Task, config: Config, model: nn.Module, split: str) -> None
         needs_gpu = part == 'model' and torch.cuda.is_available() and isinstance(error, RuntimeError)
         if not needs_gpu:  # some operations have no form for a CPU
             raise UsageError(failure(error, config, part, path)) from error
+
+
+def _try_losses(config: Config, model: nn.Module) -> None:
+    """Compute the losses of an image of the validation, as ``ValidationLossHook`` will."""
+    loader, path = with_annotations_first(config.val_dataloader), 'the first image of val_dataloader'
+    try:
+        sample = DATASETS.build(loader['dataset'])[0]
+        path = getattr(sample.get('data_samples'), 'img_path', path)
+        settings: Any = dict(dataset=[_smaller(sample)], sampler=dict(type='DefaultSampler', shuffle=False))
+        mean_losses(model.eval(), Runner.build_dataloader(dict(settings, batch_size=1, num_workers=0)))
+    except Exception as error:
+        if not (torch.cuda.is_available() and isinstance(error, RuntimeError)):  # as above
+            raise UsageError(f'{failure(error, config, "model", path)}: train without --val-loss') from error
 
 
 def _run_model(model: Any, samples: Sequence[Any], loader: Mapping[str, Any], split: str) -> tuple[Any, Any]:

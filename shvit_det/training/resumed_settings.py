@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmengine.hooks import EMAHook
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
@@ -26,6 +27,8 @@ COMPARED = (
     'auto_scale_lr',
     'model',
     'custom_hooks',
+    'default_hooks',
+    'visualizer',
 )
 FORMER_LENGTHS = 'shvit_det_former_lengths'  # in mmengine's message hub, and so in each checkpoint
 LONGEST_VALUE = 60
@@ -75,6 +78,8 @@ def restore(
     if reason is not None:
         lines.append(f'the moments of the optimizer start anew: {reason}')
         groups = None
+    if 'ema_state_dict' in content and not any(isinstance(hook, EMAHook) for hook in runner.hooks):
+        lines.append('the weights that go on are the average in it, since this run averages none (--ema)')
     set_position(runner, groups, saved_schedules, content['meta'].get('batch', 0))
     if groups is not None and (lr := wrapper.param_groups[0]['lr']) != groups[0]['lr']:
         lines.append(f'learning rate at this point: {groups[0]["lr"]:.4g} -> {lr:.4g}')

@@ -63,6 +63,15 @@ def folders_of(runner: Runner) -> list[Path]:
     return [Path(runner.work_dir), *([Path(runner._load_from).parent] if runner._load_from else [])]
 
 
+def earlier_evaluations(runner: Runner) -> list[dict[str, Any]]:
+    """Return the evaluations before the position of a run that is resumed; none of a run that starts."""
+    if not runner._resume:
+        return []
+    found = read_scores(folders_of(runner), runner.message_hub.get_info(RUN))
+    by_epoch = runner.epoch > 0  # the number of iterations in an epoch may have changed
+    return [each for each in found if (each['epoch'] <= runner.epoch if by_epoch else each['iter'] <= runner.iter)]
+
+
 class ScoresHook(Hook):
     """Keeps the scores of all evaluations of a run, also of those before it was resumed.
 
@@ -80,12 +89,7 @@ class ScoresHook(Hook):
         return self.evaluations[-1]['scores'] if self.evaluations else {}
 
     def before_train(self, runner: Runner) -> None:
-        if runner._resume:
-            found = read_scores(folders_of(runner), runner.message_hub.get_info(RUN))
-            by_epoch = runner.epoch > 0  # the number of iterations in an epoch may have changed
-            self.evaluations = [
-                each for each in found if (each['epoch'] <= runner.epoch if by_epoch else each['iter'] <= runner.iter)
-            ]
+        self.evaluations = earlier_evaluations(runner)
         self._write(runner)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:

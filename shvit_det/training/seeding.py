@@ -15,6 +15,7 @@ batch has the same size. The exception is a transform that keeps images of earli
 import copy
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,16 @@ def seed_everything(*numbers: int, devices: bool = False) -> None:
     # a worker of the loader must not touch the devices
     seed_torch = torch.manual_seed if devices else torch.default_generator.manual_seed
     seed_torch(words[2] << 32 | words[3])
+
+
+@contextmanager
+def same_random_numbers() -> Iterator[None]:
+    """Leave the random numbers that a program draws afterwards as they were."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])
 
 
 class SampleIndex(NamedTuple):

@@ -1,6 +1,6 @@
 """The training run behind ``tools/train.py``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from ..configuration.changing import enable_auto_scale_lr, remove_pretrained
 from ..configuration.reading import pretrained_parts, splits_of
 from ..configuration.task import Task
 from .build_runner import NO_ROOM, built_runner, config_of_run
-from .curves import loss_curves, plot_curves, score_curves
+from .curves import loss_curves, plot_curves, score_curves, validation_losses
 from .fast_options import enable_amp, enable_fast
 from .first_batch import try_first_batch
+from .hook_options import enable_ema, enable_val_loss, log_to, set_monitored
 from .hooks.safe_checkpoint import POINTER
 from .hooks.termination import Terminated
 from .resuming import (
@@ -47,6 +48,11 @@ def train(
     auto_scale_lr: bool = False,
     data_root: str | None = None,
     seed: int | None = None,
+    ema: bool = False,
+    save_best: str | None = None,
+    early_stop: int | None = None,
+    val_loss: bool = False,
+    logged_to: Sequence[str] = (),
     launcher: str = 'none',
     cfg_options: Mapping[str, Any] | None = None,
 ) -> Path | str | None:
@@ -64,6 +70,11 @@ def train(
         auto_scale_lr: Scale the learning rate to the total batch.
         data_root: Another folder of the layout that the config expects.
         seed: Seed of all random numbers; by default a random one, which is logged.
+        ema: Average the weights over the steps; validations and checkpoints have the average.
+        save_best: Keep the checkpoint that is best in this score, ``'bbox'`` for instance.
+        early_stop: End after so many validations in which the score of ``save_best`` did not rise.
+        val_loss: Compute the losses of the validation images too, for the log and the curves.
+        logged_to: Other programs for losses and scores: ``'tensorboard'``, ``'wandb'``, ``'mlflow'``.
         launcher: How several processes were started: ``'none'``, ``'pytorch'`` (torchrun), ``'slurm'`` or ``'mpi'``.
         cfg_options: Changes of single values, dotted names.
 
@@ -75,6 +86,13 @@ def train(
         remove_pretrained(config)
     log += [f'--amp: {enable_amp(config)}'] if amp else []
     log += [f'--fast: {enable_fast(config)}'] if fast else []
+    log += [f'--ema: {enable_ema(config)}'] if ema else []
+    if val_loss:
+        enable_val_loss(config)
+    if logged_to:
+        log_to(config, logged_to)
+    task.register()
+    log += set_monitored(config, task, save_best, early_stop)
     if auto_scale_lr:
         enable_auto_scale_lr(config)
     if seed is not None:
@@ -115,7 +133,8 @@ def train(
     finally:
         if is_main_process() and runner is not None and getattr(runner, 'ran_first_hooks', True):
             with suppress(OSError):  # a full disk has been reported already
-                curves = plot_curves(location.work_dir, loss_curves(runner), score_curves(scores.evaluations))
+                losses = loss_curves(runner) | validation_losses(scores.evaluations)
+                curves = plot_curves(location.work_dir, losses, score_curves(scores.evaluations))
 
     last = saved_by(runner, location)
     if is_main_process():
@@ -209,7 +228,7 @@ def check_before_training(
         take_seed(config, content['meta'].get('seed'), path)
     elif config.get('load_from'):
         check_checkpoint(model, config.load_from, new_classes=True)
-        config.load_from = str(find_checkpoint(config.load_from).resolve())  # for mmengine's runner too
+        config.load_from = str(find_checkpoint(config.load_from).absolute())  # for mmengine's runner too
     else:
         for part, pretrained in pretrained_parts(model):
             if pretrained.pop('strict', True):

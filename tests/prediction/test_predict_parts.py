@@ -15,12 +15,13 @@ from mmengine.config import Config
 
 from shvit_det import UsageError
 from shvit_det.checkpoint.stored_config import parse_config, stored_config
+from shvit_det.common.durations import duration
 from shvit_det.configuration.detection import Detection
 from shvit_det.prediction import drawing
 from shvit_det.prediction.detector_loading import check_types, config_of_checkpoint
 from shvit_det.prediction.drawing import Style, class_colors, draw, label_image
 from shvit_det.prediction.inputs import Input, find_inputs, output_names
-from shvit_det.prediction.progress import Progress, duration
+from shvit_det.prediction.progress import Progress
 
 RED = (200, 30, 30)
 

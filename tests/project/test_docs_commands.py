@@ -51,6 +51,9 @@ TESTED = {
     ),
     r'python tools/browse\.py CONFIG --out page': 'evaluation/test_data_page.py::test_the_tool_writes_the_page',
     r'python tools/train\.py CONFIG( --resume.*)?$': 'tools/test_tools.py::test_training_resumes_where_it_ended',
+    r'python tools/train\.py CONFIG --save-best': (
+        'tools/test_tools.py::test_averages_best_score_and_losses_of_the_validation'
+    ),
     r'python tools/train\.py CONFIG --cfg-options train_cfg\.max_epochs=3': (
         'tools/test_tools.py::test_interrupting_leaves_the_last_checkpoint_and_says_how_to_go_on'
     ),

@@ -16,6 +16,9 @@ def serving(*answers):
             requests.append(dict(self.headers, path=self.path))
             answers[min(len(requests), len(answers)) - 1](self)
 
+        def do_HEAD(self):
+            self.do_GET()
+
         def log_message(self, *arguments):
             pass
 

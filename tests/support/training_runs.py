@@ -72,6 +72,7 @@ def run(
     sampler = 'InfiniteSampler' if iterations else 'DefaultSampler'
     torch.manual_seed(0)
     settings = dict(
+        custom_hooks=[dict(type='EMAHook', momentum=0.5), *hooks],
         train_cfg=dict(by_epoch=False, max_iters=12)
         if iterations
         else dict(type='ResumableEpochLoop', max_epochs=max_epochs),
@@ -89,7 +90,6 @@ def run(
         str(work_dir),
         train_dataloader=dict(data, sampler=dict(type=sampler, shuffle=True)),
         default_hooks=dict(HOOKS, checkpoint=dict(HOOKS['checkpoint'], **(checkpoint or {}))),
-        custom_hooks=[dict(type='EMAHook', momentum=0.5), *hooks],
         experiment_name=f'{work_dir.name}-{len(list(work_dir.glob("*")))}-{time.monotonic_ns()}',
         **settings | options,
     )

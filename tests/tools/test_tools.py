@@ -59,6 +59,31 @@ def test_training_draws_the_sample_set_and_leaves_checkpoints_table_and_curves(t
     assert 'System environment' in next((folder / 'run').glob('*/*.log')).read_text()
 
 
+def test_averages_best_score_and_losses_of_the_validation(trained):
+    folder, _ = trained
+    options = ('--ema', '--save-best', 'bbox', '--early-stop', '1', '--val-loss', '--work-dir', 'averaged')
+    output = succeeded(tool('train', MASK_RCNN, *options, cwd=folder))
+    assert (
+        'training on 7 images, 2 epochs of 4 steps of 2 images; validation on 4 images; 5 classes: ' in output
+        and "'disc', " in output
+    )
+    evaluations = json.loads((folder / 'averaged' / 'scores.json').read_text())['evaluations']
+    scores = [each['scores'] for each in evaluations]
+    assert all(each['val_loss'] > each['val_loss_mask'] > 0 for each in scores)
+    best = max(range(len(scores)), key=lambda number: scores[number]['coco/bbox_mAP'])
+    (path,) = (folder / 'averaged').glob('best_coco_bbox_mAP_epoch_*.pth')
+    assert path.name.endswith(f'_{best + 1}.pth')
+    content = torch.load(path, weights_only=False)
+    name = 'backbone.patch_embed.0.c.weight'
+    assert not torch.equal(content['state_dict'][name], content['ema_state_dict'][f'module.{name}'])
+    tested = succeeded(tool('test', folder / 'averaged' / MASK_RCNN.name, path, cwd=folder))
+    assert f'coco/bbox_mAP: {scores[best]["coco/bbox_mAP"]:.4f}' in tested
+    options = ('--work-dir', 'averaged', '--cfg-options', 'train_cfg.max_epochs=3')
+    resumed = succeeded(tool('train', MASK_RCNN, '--resume', *options, cwd=folder))
+    assert "default_hooks.checkpoint.save_best: 'coco/bbox_mAP' -> none" in resumed
+    assert 'the weights that go on are the average in it' in resumed
+
+
 def test_training_resumes_where_it_ended(trained, checkpoint):
     folder, _ = trained
     shutil.copytree(folder / 'run', folder / 'resumed')

@@ -210,6 +210,14 @@ def test_an_epoch_that_never_ends_is_refused(base, lines, place, tmp_path):
         train(written(tmp_path, lines, base), work_dir=str(tmp_path / 'work'))
 
 
+def test_losses_of_validation_images_are_tried_too(place):
+    hook = "custom_hooks = [dict(type='ValidationLossHook')]\n"
+    config = written(place, hook + pipeline(LOAD, RESIZE, BOXES, PACK, split='val'), 'tiny_mask_rcnn.py')
+    with pytest.raises(UsageError, match=r'loads no masks: LoadAnnotations has .*: train without --val-loss$'):
+        train(config, work_dir='with_losses')
+    assert not Path('with_losses').exists()
+
+
 def test_recalls_of_proposals_are_measured_with_todays_numpy(place, tmp_path):
     config = written(tmp_path, 'train_cfg = dict(max_epochs=1)', 'tiny_mask_rcnn.py')
     checkpoint = train(config, work_dir=str(tmp_path / 'work'))
