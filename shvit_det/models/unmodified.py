@@ -42,6 +42,6 @@ def is_unmodified(module: nn.Module, *kinds: type[nn.Module]) -> bool:
             or has_any_global_hook()
         )
         and not any(name in module.__dict__ for name in CALLED_METHODS)
-        and ORDINARY_TENSORS.issuperset(map(type, module._parameters.values()))
-        and ORDINARY_TENSORS.issuperset(map(type, module._buffers.values()))
+        and all(type(tensor) in ORDINARY_TENSORS for tensor in module._parameters.values())
+        and all(type(tensor) in ORDINARY_TENSORS for tensor in module._buffers.values())
     )
