@@ -5,11 +5,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-import numpy as np
-from pycocotools import mask as mask_utils
-
 from ..common.atomic_files import PART, partial_path, publish
 from ..version import __version__
+from .masks import crop_of, rle_of
 
 IMAGES = b'\n], "images": [\n'
 END = b'\n]}\n'
@@ -153,7 +151,7 @@ def _annotation(found: Any, index: int, image_id: int, number: int) -> dict[str,
         iscrowd=0,
     )
     if 'masks' in found:
-        encoded = mask_utils.encode(np.asfortranarray(found.masks[index], dtype=np.uint8))
-        annotation['area'] = int(mask_utils.area(encoded))
-        annotation['segmentation'] = dict(size=encoded['size'], counts=encoded['counts'].decode())
+        crop = crop_of(found.masks, index)
+        annotation['area'] = int(crop.mask.sum())
+        annotation['segmentation'] = rle_of(crop, found.masks.shape[1:])
     return annotation

@@ -60,11 +60,24 @@ class ImageReader:
         self.settings = DecodeSettings(loader.get('color_type', 'color'), loader.get('imdecode_backend', 'cv2'))
         self.uses_opencv = type_of(loader) == 'LoadImageFromFile' and self.settings.backend in ('cv2', None)
 
-    def __call__(self, image: Source, number: int = 0) -> tuple[Picture, dict[str, Any]]:
+    def load(self, image: Source) -> Picture:
+        """Return the pixels that the pipeline loads, and take no further steps.
+
+        Raises:
+            UsageError: If the image cannot be read completely; the sentence does not name it.
+        """
+        return self(image, whole=False)[0]
+
+    def __call__(self, image: Source, number: int = 0, whole: bool = True) -> tuple[Picture, dict[str, Any]]:
         """Return the pixels that the pipeline loads, and the item that the whole pipeline makes of them.
 
         Results are in the coordinates of these pixels: mmcv turns an image upright by its EXIF orientation, unless the
         config says otherwise.
+
+        Args:
+            image: The image.
+            number: What becomes its ``img_id``.
+            whole: Whether to go through the whole pipeline; if not, the item is that of the step that loads the image.
 
         Raises:
             UsageError: If the image cannot be read completely; the sentence does not name it.
@@ -85,6 +98,8 @@ class ImageReader:
                     pixels = to_picture(item['img'])
                     if isinstance(source, Path):
                         warn_if_nearly_black(source, item['img'], lambda: cv2.imread(str(source), cv2.IMREAD_UNCHANGED))
+                    if not whole:
+                        return pixels, item
             sample = item['data_samples']
             if 'scale_factor' not in sample and sample.get('img_shape') == sample.get('ori_shape'):
                 sample.set_metainfo(dict(scale_factor=(1.0, 1.0)))  # which heads need and only Resize sets

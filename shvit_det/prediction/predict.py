@@ -42,6 +42,7 @@ def predict(
     device: str | None = None,
     deploy: bool = True,
     cfg_options: Mapping[str, Any] | None = None,
+    tile: int | None = None,
     stream: TextIO | None = None,
 ) -> Summary:
     """Predict pictures and videos, draw the detections into ``OUT/pictures``, and write ``OUT/predictions.json``.
@@ -54,7 +55,8 @@ def predict(
         named: Files, folders, patterns, URLs.
         weights: A checkpoint.
         out: The folder for the results.
-        config: As for :class:`shvit_det.Predictor`, with ``batch``, ``device``, ``deploy`` and ``cfg_options``.
+        config: As for :class:`shvit_det.Predictor`, with ``batch``, ``device``, ``deploy``, ``cfg_options`` and
+            ``tile``.
         score: Detections with a lower score are left out of pictures and results.
         stream: Where progress and failures are shown; None for stderr.
 
@@ -68,10 +70,11 @@ def predict(
     folder = Path(out)
     targets = [folder / FOLDER / name for name in output_names(inputs)]
     check_targets(inputs, [*targets, folder / FILE])
-    predictor = Predictor(weights, config, device, deploy, batch, cfg_options)
+    predictor = Predictor(weights, config, device, deploy, batch, cfg_options, tile)
+    info = dict(weights=Path(weights).name, score=score, tile=tile)
     try:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-        file = ResultsFile(folder / FILE, predictor.classes, dict(weights=Path(weights).name, score=score))
+        file = ResultsFile(folder / FILE, predictor.classes, info)
     except OSError as error:
         raise UsageError(f'cannot write {error.filename}: {error.strerror}') from error
     run = Run(predictor, file, score, inputs, targets, stream or sys.stderr)

@@ -16,6 +16,7 @@ from ..common.errors import UsageError
 from .detector_loading import load_detector
 from .drawing import Picture, draw
 from .image_reader import ImageReader, Source, is_out_of_memory, reason_of, to_picture
+from .tiling import SMALLEST, FoundInTiles, tiles_of
 
 MAX_WAITING = 4  # batches of pictures that may wait for others of their size
 
@@ -61,6 +62,9 @@ class Predictor:
             batch: padding would change their results. A batch that fails is tried again one picture at a time; if it
             failed for lack of memory, the next ones are half as large.
         cfg_options: Changes of single values of the config, dotted names.
+        tile: The side in pixels of the overlapping tiles in which pictures are predicted, so that small objects in
+            large pictures are seen in full size; None predicts pictures as they are. The masks of a result are then
+            :class:`.CroppedMasks`.
 
     Raises:
         UsageError: If the checkpoint cannot be found or read, has no config, or does not fit it.
@@ -74,10 +78,13 @@ class Predictor:
         deploy: bool = True,
         batch: int = 1,
         cfg_options: Mapping[str, Any] | None = None,
+        tile: int | None = None,
     ) -> None:
         if batch < 1:
             raise UsageError(f'batch has to be at least 1, but got {batch}')
-        self.batch = batch
+        if tile is not None and tile < SMALLEST:
+            raise UsageError(f'tile has to be at least {SMALLEST} pixels, but got {tile}')
+        self.batch, self.tile = batch, tile
         self.device = find_device(device)
         self.detector = load_detector(weights, config, cfg_options, self.device, deploy)
         self.reader = ImageReader(self.detector.config)
@@ -120,8 +127,35 @@ class Predictor:
 
         Yields:
             A :class:`.Prediction` for each picture, also for one that cannot be read; in the order of the pictures if
-            all have one size.
+            all have one size, or with tiles.
         """
+        if self.tile is None:
+            yield from self._stream(items)
+        else:
+            for number, (key, image) in enumerate(items):
+                yield self._in_tiles(key, image, number, self.tile)
+
+    def _in_tiles(self, key: Any, image: Source, number: int, side: int) -> Prediction:
+        """Predict a picture tile by tile."""
+        from mmdet.structures import DetDataSample
+
+        try:
+            picture = self.reader.load(image)
+        except UsageError as error:
+            return Prediction(key, None, None, str(error))
+        size = (picture.shape[0], picture.shape[1])
+        found = FoundInTiles(size)
+        tiles = ((tile, picture[tile.top : tile.bottom, tile.left : tile.right]) for tile in tiles_of(*size, side))
+        for done in self._stream(tiles):
+            if done.error is not None:
+                return Prediction(key, picture, None, f'{done.error}, in the tile at {done.key.left}, {done.key.top}')
+            found.add(done.key, done.result.pred_instances)
+        path = str(image) if isinstance(image, str | Path) else None
+        meta = dict(img_id=number, img_path=path, ori_shape=size, img_shape=size, scale_factor=(1.0, 1.0))
+        return Prediction(key, picture, DetDataSample(metainfo=meta, pred_instances=found.merged()))
+
+    def _stream(self, items: Iterable[tuple[Any, Source]]) -> Iterator[Prediction]:
+        """Predict pictures as they are; see :meth:`stream`."""
         waiting: dict[tuple[int, ...], list[tuple[Any, Picture, dict]]] = {}
         for number, (key, image) in enumerate(items):
             try:

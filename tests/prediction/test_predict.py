@@ -147,6 +147,36 @@ def test_few_pictures_are_held(weights, images):
     assert len({done.key for done in stream}) == 11
 
 
+def test_a_picture_as_large_as_a_tile_is_predicted_as_it_is(weights, images, predictor):
+    result, expected = (
+        each(images[0]).pred_instances for each in (Predictor(weights, device='cpu', tile=192), predictor)
+    )
+    assert torch.equal(result.bboxes, expected.bboxes) and torch.equal(result.scores, expected.scores)
+    assert (np.asarray(result.masks) == expected.masks.numpy()).all() and len(result) > 0
+
+
+def test_a_large_picture_is_predicted_in_tiles(weights, images, tmp_path, predictor):
+    """Four pictures in one, in tiles of their size; what is found far from the borders of each is found again."""
+    singles = [cv2.imread(str(path)) for path in images[:4]]
+    cv2.imwrite(str(tmp_path / 'large.png'), np.vstack([np.hstack(singles[:2]), np.hstack(singles[2:])]))
+    options = ('--tile', 192, '--batch', 3, '--score', 0, '--device', 'cpu')
+    succeeded(tool('predict', 'large.png', '--weights', weights, '--out', 'out', *options, cwd=tmp_path))
+    coco = COCO(tmp_path / 'out' / 'predictions.json')
+    assert (coco.imgs[1]['width'], coco.imgs[1]['height'], coco.dataset['info']['tile']) == (384, 384, 192)
+    found = list(coco.anns.values())
+    assert all(each['segmentation']['size'] == [384, 384] for each in found)
+    for number, single in enumerate(singles):
+        expected = predictor(single).pred_instances.numpy()
+        offset = np.array([number % 2, number // 2] * 2) * 192
+        inner = ((expected.bboxes > 5) & (expected.bboxes < 187)).all(1)
+        assert inner.any()
+        for index in np.flatnonzero(inner):
+            left, top, right, bottom = expected.bboxes[index] + offset
+            of_class = [each for each in found if each['category_id'] == expected.labels[index] + 1]
+            box = [left, top, right - left, bottom - top]
+            assert mask_utils.iou([each['bbox'] for each in of_class], [box], [0]).max() > 0.3
+
+
 def test_exif_orientation_is_one_frame_for_reading_drawing_and_results(images, tmp_path, weights, predictor):
     upright = Image.open(images[0]).crop((0, 0, 192, 128))
     exif = Image.Exif()
@@ -199,6 +229,7 @@ MISTAKES = {
     'out is a file': (['in'], ['--out', 'plain.pth'], ['plain.pth is a file']),
     'score': (['in'], ['--score', '30'], ['--score', '30']),
     'batch': (['in'], ['--batch', '0'], ['batch', '0']),
+    'tile': (['in'], ['--tile', '32'], ['tile', '64 pixels', '32']),
     'device': (['in'], ['--device', 'tpu'], ["'tpu'"]),
     'threads': (['in'], ['--threads', '0'], ['--threads']),
     'options': (['in'], ['--cfg-options', 'model.backbone.arch=s9'], ["'s9'", 's1, s2, s3, s4']),
