@@ -25,6 +25,9 @@ def main() -> None:
     )
     parser.add_argument('--batch', type=int, default=1, metavar='N', help='pictures at once, of one size [1]')
     parser.add_argument('--tile', type=int, metavar='N', help='predict in overlapping tiles of NxN pixels')
+    parser.add_argument(
+        '--tta', action='store_true', help='test-time augmentation: as tta_pipeline of the config says, or flipped'
+    )
     parser.add_argument('--device', help='cpu, cuda or cuda:N [a GPU if there is one]')
     parser.add_argument('--threads', type=int, metavar='N', help="of the CPU's kernels [torch's default]")
     parser.add_argument('--no-deploy', action='store_true', help='predict with the model as it was trained')
@@ -45,6 +48,7 @@ def main() -> None:
         deploy=not arguments.no_deploy,
         cfg_options=arguments.cfg_options,
         tile=arguments.tile,
+        tta=arguments.tta,
     )
     predicted = done.inputs - done.failed
     print(f'{predicted} of {done.inputs} predicted, {done.objects} objects with a score of {arguments.score:g} or more')

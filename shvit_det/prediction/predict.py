@@ -43,6 +43,7 @@ def predict(
     deploy: bool = True,
     cfg_options: Mapping[str, Any] | None = None,
     tile: int | None = None,
+    tta: bool = False,
     stream: TextIO | None = None,
 ) -> Summary:
     """Predict pictures and videos, draw the detections into ``OUT/pictures``, and write ``OUT/predictions.json``.
@@ -55,8 +56,8 @@ def predict(
         named: Files, folders, patterns, URLs.
         weights: A checkpoint.
         out: The folder for the results.
-        config: As for :class:`shvit_det.Predictor`, with ``batch``, ``device``, ``deploy``, ``cfg_options`` and
-            ``tile``.
+        config: As for :class:`shvit_det.Predictor`, with ``batch``, ``device``, ``deploy``, ``cfg_options``,
+            ``tile`` and ``tta``.
         score: Detections with a lower score are left out of pictures and results.
         stream: Where progress and failures are shown; None for stderr.
 
@@ -70,8 +71,8 @@ def predict(
     folder = Path(out)
     targets = [folder / FOLDER / name for name in output_names(inputs)]
     check_targets(inputs, [*targets, folder / FILE])
-    predictor = Predictor(weights, config, device, deploy, batch, cfg_options, tile)
-    info = dict(weights=Path(weights).name, score=score, tile=tile)
+    predictor = Predictor(weights, config, device, deploy, batch, cfg_options, tile, tta)
+    info = dict(weights=Path(weights).name, score=score, tile=tile, tta=tta)
     try:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         file = ResultsFile(folder / FILE, predictor.classes, info)

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from mmengine.dataset import pseudo_collate
 from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 
@@ -65,6 +66,8 @@ class Predictor:
         tile: The side in pixels of the overlapping tiles in which pictures are predicted, so that small objects in
             large pictures are seen in full size; None predicts pictures as they are. The masks of a result are then
             :class:`.CroppedMasks`.
+        tta: Test-time augmentation: whether to predict several views of each picture and merge the results, as
+            ``tta_pipeline`` and ``tta_model`` of the config say; without these, the picture and the same flipped.
 
     Raises:
         UsageError: If the checkpoint cannot be found or read, has no config, or does not fit it.
@@ -79,6 +82,7 @@ class Predictor:
         batch: int = 1,
         cfg_options: Mapping[str, Any] | None = None,
         tile: int | None = None,
+        tta: bool = False,
     ) -> None:
         if batch < 1:
             raise UsageError(f'batch has to be at least 1, but got {batch}')
@@ -86,8 +90,8 @@ class Predictor:
             raise UsageError(f'tile has to be at least {SMALLEST} pixels, but got {tile}')
         self.batch, self.tile = batch, tile
         self.device = find_device(device)
-        self.detector = load_detector(weights, config, cfg_options, self.device, deploy)
-        self.reader = ImageReader(self.detector.config)
+        self.detector = load_detector(weights, config, cfg_options, self.device, deploy, tta)
+        self.reader = ImageReader(self.detector.config, tta)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -163,7 +167,7 @@ class Predictor:
             except UsageError as error:
                 yield Prediction(key, None, None, str(error))
                 continue
-            alike = waiting.setdefault(tuple(item['inputs'].shape), [])
+            alike = waiting.setdefault(shapes_of(item), [])
             alike.append((key, picture, item))
             if len(alike) >= self.batch or sum(map(len, waiting.values())) > MAX_WAITING * self.batch:
                 largest = max(waiting, key=lambda shape: len(waiting[shape]))
@@ -174,11 +178,10 @@ class Predictor:
     def _predict(self, pending: list[tuple[Any, Picture, dict]]) -> Iterator[Prediction]:
         """Predict a batch: the key, the picture and the pipeline's item of each; after an error, one by one."""
         items = [item for _, _, item in pending]
-        batch = {name: [item[name] for item in items] for name in items[0]}
         reason = None
         try:
             with torch.no_grad(), DefaultScope.overwrite_default_scope('mmdet'):
-                results = self.detector.model.test_step(batch)
+                results = self.detector.model.test_step(pseudo_collate(items))
             done = [
                 Prediction(key, picture, result.cpu())
                 for (key, picture, _), result in zip(pending, results, strict=True)
@@ -193,7 +196,7 @@ class Predictor:
             torch.cuda.empty_cache()
         if len(pending) == 1:
             if lacks_memory:
-                height, width = items[0]['inputs'].shape[1:]
+                _, height, width = shapes_of(items[0])[:3]
                 reason = f'{width} x {height} pixels need more memory than {self.device} has'
             key, picture, _ = pending[0]
             yield Prediction(key, picture, None, f'the model fails on it ({reason})')
@@ -225,3 +228,9 @@ class Predictor:
         found = found[found.scores >= score].numpy()
         masks = found.masks if 'masks' in found else None
         return draw(picture, found.bboxes, found.labels, found.scores, masks, self.classes, self.detector.colors)
+
+
+def shapes_of(item: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the shape of the input that a pipeline made, or those of all views one after another."""
+    views = item['inputs'] if isinstance(item['inputs'], list) else [item['inputs']]
+    return tuple(side for view in views for side in view.shape)

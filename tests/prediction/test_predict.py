@@ -177,6 +177,34 @@ def test_a_large_picture_is_predicted_in_tiles(weights, images, tmp_path, predic
             assert mask_utils.iou([each['bbox'] for each in of_class], [box], [0]).max() > 0.3
 
 
+@pytest.mark.parametrize('options', [[], ['--deploy']], ids=['plain', 'deployed'])
+def test_test_time_augmentation_is_that_of_the_test_tool(options, folder, weights):
+    out = f'tta{len(options)}.pkl'
+    arguments = ('--tta', *options, '--eval', 'bbox', 'segm', '--out', out, '--work-dir', 'tta')
+    succeeded(tool('test', MASK_RCNN, weights, *arguments, cwd=folder))
+    predictor = Predictor(weights, device='cpu', deploy=bool(options), tta=True)
+    tested = pickle.loads((folder / out).read_bytes())
+    assert len(tested) == 4
+    for expected in tested:
+        found = predictor(folder / expected['img_path']).pred_instances
+        assert torch.equal(found.bboxes, expected['pred_instances']['bboxes']) and len(found) > 0
+        assert (found.masks.numpy() == mask_utils.decode(expected['pred_instances']['masks']).transpose(2, 0, 1)).all()
+
+
+def test_test_time_augmentation_sees_an_image_as_its_mirror_image(weights, images, predictor):
+    """Which the model by itself does not."""
+    picture = cv2.imread(str(images[0]))
+    mirrored = np.ascontiguousarray(picture[:, ::-1])
+    augmented = Predictor(weights, device='cpu', tta=True, batch=2)
+    first, second = (each.pred_instances for each in augmented([picture, mirrored]))
+    assert len(first) > 0
+    torch.testing.assert_close(first.scores, second.scores, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(first.bboxes[:, 0], 192 - second.bboxes[:, 2], rtol=1e-4, atol=1e-2)
+    assert (first.masks != second.masks.flip(-1)).float().mean() < 1e-3
+    plain, other = (predictor(each).pred_instances.scores for each in (picture, mirrored))
+    assert len(plain) != len(other) or not torch.allclose(plain, other, rtol=1e-3)
+
+
 def test_exif_orientation_is_one_frame_for_reading_drawing_and_results(images, tmp_path, weights, predictor):
     upright = Image.open(images[0]).crop((0, 0, 192, 128))
     exif = Image.Exif()
