@@ -1,4 +1,4 @@
-"""Predict pictures and videos: python tools/predict.py IMAGE|DIR|GLOB|VIDEO|URL ... --weights CHECKPOINT --out DIR"""
+"""Predict pictures and videos: python tools/predict.py IMAGE|DIR|GLOB|VIDEO|URL|CAMERA ... --weights FILE --out DIR"""
 
 import argparse
 import sys
@@ -16,7 +16,12 @@ def main() -> None:
         description='Predict pictures and videos: draws masks, boxes, names and scores, and writes a COCO file.',
         epilog='Exit status: 0, 1 if something could not be read or predicted, 2 if nothing could be started.',
     )
-    parser.add_argument('inputs', metavar='INPUT', nargs='+', help='pictures, videos, folders, patterns, http(s) URLs')
+    parser.add_argument(
+        'inputs',
+        metavar='INPUT',
+        nargs='+',
+        help='pictures, videos, folders, patterns, http(s) URLs, a camera by its number, a live stream by rtsp://...',
+    )
     parser.add_argument('--weights', metavar='CHECKPOINT', required=True, help='a file or a URL')
     parser.add_argument('--config', metavar='CONFIG', help='[the one that the checkpoint carries]')
     parser.add_argument('--out', metavar='DIR', required=True, help=f'gets {FOLDER}/ and {FILE}; is never emptied')

@@ -11,6 +11,7 @@ from .coco_results import ResultsFile
 from .inputs import Input, find_inputs, output_names
 from .prediction_run import FILE, FOLDER, Run
 from .predictor import Predictor
+from .video import LiveReader
 
 DEFAULT_SCORE = 0.3
 
@@ -53,7 +54,7 @@ def predict(
     was predicted, an earlier file stays.
 
     Args:
-        named: Files, folders, patterns, URLs.
+        named: Files, folders, patterns, URLs, and one camera or live stream, which is predicted last until Ctrl-C.
         weights: A checkpoint.
         out: The folder for the results.
         config: As for :class:`shvit_det.Predictor`, with ``batch``, ``device``, ``deploy``, ``cfg_options``,
@@ -71,6 +72,7 @@ def predict(
     folder = Path(out)
     targets = [folder / FOLDER / name for name in output_names(inputs)]
     check_targets(inputs, [*targets, folder / FILE])
+    live = next((LiveReader(item.source, item.name) for item in inputs if item.is_live), None)
     predictor = Predictor(weights, config, device, deploy, batch, cfg_options, tile, tta)
     info = dict(weights=Path(weights).name, score=score, tile=tile, tta=tta)
     try:
@@ -78,11 +80,11 @@ def predict(
         file = ResultsFile(folder / FILE, predictor.classes, info)
     except OSError as error:
         raise UsageError(f'cannot write {error.filename}: {error.strerror}') from error
-    run = Run(predictor, file, score, inputs, targets, stream or sys.stderr)
+    run = Run(predictor, file, score, inputs, targets, stream or sys.stderr, live)
     try:
         with file:
             run.pictures()
-            for index, item in enumerate(inputs):
+            for index, item in sorted(enumerate(inputs), key=lambda each: each[1].is_live):
                 if item.is_video or index in run.with_pages:
                     run.frames(index)
     except OSError as error:
@@ -102,7 +104,7 @@ def check_targets(inputs: Sequence[Input], targets: Sequence[Path]) -> None:
     Raises:
         UsageError: Naming the first.
     """
-    sources = {Path(item.source).resolve() for item in inputs if not item.is_url}
+    sources = {Path(item.source).resolve() for item in inputs if not item.is_url and not item.is_live}
     for target in targets:
         if target.resolve() in sources:
             raise UsageError(f'{target} would be written over, and it is to be predicted: choose another --out')

@@ -5,11 +5,15 @@ installed, H.264 is written by it.
 """
 
 import math
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,6 +24,7 @@ from ..common.errors import UsageError
 from .drawing import Picture
 
 DEFAULT_RATE = 25.0  # frames a second of a file that does not state them
+OPEN_TIMEOUT_MS = READ_TIMEOUT_MS = 10_000  # of live streams
 COMPLETE = 0.9  # of the frames that a file declares, which is an estimate in some formats
 
 
@@ -36,8 +41,7 @@ class VideoReader:
         if self.first is None:
             self.capture.release()
             raise UsageError('it cannot be read as a video')
-        rate = self.capture.get(cv2.CAP_PROP_FPS)
-        self.rate = rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_RATE
+        self.rate = rate_of(self.capture)
         declared = self.capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.declared = int(declared) if math.isfinite(declared) and declared > 0 else None
 
@@ -58,6 +62,97 @@ class VideoReader:
             self.capture.release()
         if self.declared is not None and count < COMPLETE * self.declared:
             raise UsageError(f'it ends after {count} of {self.declared} frames')
+
+
+def rate_of(capture: cv2.VideoCapture) -> float:
+    """Return the frames a second that a video declares, or what is usual."""
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    return rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_RATE
+
+
+class LiveReader:
+    """The frames of a camera or a live stream: whenever one is asked for, the latest.
+
+    A thread reads them, so that no frame is late where predicting takes longer than the time between two.
+
+    Args:
+        source: A URL, or the number of a camera.
+        name: What it is called in an error.
+
+    Raises:
+        UsageError: If it cannot be opened, or gives no frame.
+    """
+
+    def __init__(self, source: str, name: str) -> None:
+        level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # of each backend that fails
+        timeouts = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT_MS)
+        if source.isdecimal():
+            self.capture = cv2.VideoCapture(int(source))
+        else:
+            self.capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, timeouts)
+        cv2.utils.logging.setLogLevel(level)
+        found, frame = self.capture.read() if self.capture.isOpened() else (False, None)
+        if not found:
+            self.capture.release()
+            what = f'camera {name}, which is also no file,' if source.isdecimal() else name
+            raise UsageError(f'{what} cannot be opened, or gives no picture')
+        self.latest: Picture | None = frame  # type: ignore[assignment]  # OpenCV does not know the type of the pixels
+        self.rate = rate_of(self.capture)
+        self.is_stopped = self.has_ended = False
+        self.changed = threading.Condition()
+
+    def stop(self) -> None:
+        """End the frames; a signal's handler may call it."""
+        self.is_stopped = True
+
+    def __iter__(self) -> Iterator[tuple[int, Picture]]:
+        """Yield frames with their numbers: those that they have at the rate of the stream, from 0 on."""
+        reading = threading.Thread(target=self._read, daemon=True)  # it may wait for a frame that never comes
+        reading.start()
+        start, number = time.monotonic(), -1
+        try:
+            while (frame := self._next()) is not None:
+                number = max(number + 1, round((time.monotonic() - start) * self.rate))
+                yield number, frame
+        finally:
+            self.stop()
+            reading.join(1)
+
+    def _next(self) -> Picture | None:
+        with self.changed:
+            while self.latest is None and not self.has_ended and not self.is_stopped:
+                self.changed.wait(0.1)  # and look whether it was stopped
+            frame, self.latest = self.latest, None
+        return None if self.is_stopped else frame
+
+    def _read(self) -> None:
+        while not self.is_stopped:
+            found, frame = self.capture.read()
+            with self.changed:
+                if not found:
+                    break
+                self.latest = frame  # type: ignore[assignment]
+                self.changed.notify()
+        self.has_ended = True
+        self.capture.release()
+
+
+@contextmanager
+def ending_at_interrupt(reader: LiveReader) -> Iterator[None]:
+    """Make the first Ctrl-C end a live stream, and the next one the process."""
+    if threading.current_thread() is not threading.main_thread():  # where signals do not arrive
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, before)
+        reader.stop()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class H264Writer:
@@ -110,16 +205,18 @@ class VideoWriter:
     Args:
         path: The file.
         rate: Frames a second.
+        is_live: Whether the frames are those of a stream without an end: then the file stays whatever ends the block.
 
     Raises:
         UsageError: At the end of the block, if the file lacks frames: OpenCV does not report a full disk.
     """
 
-    def __init__(self, path: Path, rate: float) -> None:
-        self.path, self.rate = path, rate
+    def __init__(self, path: Path, rate: float, is_live: bool = False) -> None:
+        self.path, self.rate, self.is_live = path, rate, is_live
         self.part = path.with_name(f'.part-{path.name}')  # OpenCV chooses the format by the suffix
         self.writer: cv2.VideoWriter | H264Writer | None = None
         self.count = 0
+        self.last: Picture | None = None  # of numbered frames
 
     def add(self, frame: Picture) -> None:
         """Write a frame; the first one sets the size.
@@ -131,6 +228,17 @@ class VideoWriter:
             self.writer = self._open(frame.shape[1], frame.shape[0])
         self.writer.write(frame)
         self.count += 1
+
+    def add_as(self, number: int, frame: Picture) -> None:
+        """Write a frame of a number, and the one before it as often as there are numbers between them.
+
+        Raises:
+            UsageError: If the file cannot be written.
+        """
+        while self.last is not None and self.count < number:
+            self.add(self.last)
+        self.add(frame)
+        self.last = frame
 
     def _open(self, width: int, height: int) -> cv2.VideoWriter | H264Writer:
         try:
@@ -153,7 +261,7 @@ class VideoWriter:
             return
         try:
             self.writer.release()
-            if kind is None or issubclass(kind, UsageError):
+            if kind is None or self.is_live or issubclass(kind, UsageError):
                 if frames_in(self.part) < self.count:
                     raise UsageError(f'not all of the video {self.path} could be written: is the disk full?')
                 publish(self.part, self.path)
