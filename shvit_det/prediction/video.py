@@ -1,10 +1,11 @@
 """Videos, read and written frame by frame.
 
-OpenCV reads nearly all videos. What it can write everywhere is MPEG-4 part 2, which no browser plays; where PyAV is
-installed, H.264 is written by it.
+OpenCV reads nearly all videos. What it can write everywhere is MPEG-4 part 2, which no browser plays. H.264 is written
+by PyAV where it is installed, and by OpenCV where its build has an encoder.
 """
 
 import math
+import os
 import signal
 import threading
 import time
@@ -25,7 +26,27 @@ from .drawing import Picture
 
 DEFAULT_RATE = 25.0  # frames a second of a file that does not state them
 OPEN_TIMEOUT_MS = READ_TIMEOUT_MS = 10_000  # of live streams
+FFMPEG_LOG = 'OPENCV_FFMPEG_LOGLEVEL'
 COMPLETE = 0.9  # of the frames that a file declares, which is an estimate in some formats
+
+
+@contextmanager
+def without_log() -> Iterator[None]:
+    """Let OpenCV try what may fail, without its lines, and FFmpeg's, about everything that it tries."""
+    level, variable = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT), os.environ.get(FFMPEG_LOG)
+    os.environ.setdefault(FFMPEG_LOG, '-8')  # silent; it is read when a process uses FFmpeg for the first time
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+        if variable is None:
+            del os.environ[FFMPEG_LOG]
+
+
+def rate_of(capture: cv2.VideoCapture) -> float:
+    """Return the frames a second that a video declares, or what is usual."""
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    return rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_RATE
 
 
 class VideoReader:
@@ -36,7 +57,8 @@ class VideoReader:
     """
 
     def __init__(self, path: Path) -> None:
-        self.capture = cv2.VideoCapture(str(path))
+        with without_log():
+            self.capture = cv2.VideoCapture(str(path))
         self.first = self.capture.read()[1] if self.capture.isOpened() else None
         if self.first is None:
             self.capture.release()
@@ -64,12 +86,6 @@ class VideoReader:
             raise UsageError(f'it ends after {count} of {self.declared} frames')
 
 
-def rate_of(capture: cv2.VideoCapture) -> float:
-    """Return the frames a second that a video declares, or what is usual."""
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    return rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_RATE
-
-
 class LiveReader:
     """The frames of a camera or a live stream: whenever one is asked for, the latest.
 
@@ -84,13 +100,12 @@ class LiveReader:
     """
 
     def __init__(self, source: str, name: str) -> None:
-        level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # of each backend that fails
         timeouts = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT_MS)
-        if source.isdecimal():
-            self.capture = cv2.VideoCapture(int(source))
-        else:
-            self.capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, timeouts)
-        cv2.utils.logging.setLogLevel(level)
+        with without_log():
+            if source.isdecimal():
+                self.capture = cv2.VideoCapture(int(source))
+            else:
+                self.capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, timeouts)
         found, frame = self.capture.read() if self.capture.isOpened() else (False, None)
         if not found:
             self.capture.release()
@@ -156,12 +171,12 @@ def ending_at_interrupt(reader: LiveReader) -> Iterator[None]:
 
 
 class H264Writer:
-    """What ``cv2.VideoWriter`` is, for H.264 by PyAV; a last odd row or column is left out, as OpenCV does.
+    """What ``cv2.VideoWriter`` is, for H.264 by PyAV.
 
     Args:
         path: The file.
         rate: Frames a second.
-        size: Width and height.
+        size: Width and height, which are even.
 
     Raises:
         ImportError, ValueError: If PyAV is not installed, or lacks this encoder.
@@ -173,16 +188,15 @@ class H264Writer:
 
         self.av, self.path = av, path
         with self._errors():
-            self.file = av.open(str(path), 'w', format='mp4')
+            self.file = av.open(str(path), 'w', format='mp4', options=dict(movflags='faststart'))  # plays as it loads
             options = dict(preset='veryfast', crf='20')
             self.stream = self.file.add_stream('libx264', rate=Fraction(rate).limit_denominator(1001), options=options)
-            self.stream.width, self.stream.height = (side // 2 * 2 for side in size)
+            self.stream.width, self.stream.height = size
             self.stream.pix_fmt = 'yuv420p'  # the only one that all players know
 
     def write(self, frame: Picture) -> None:
-        whole = np.ascontiguousarray(frame[: self.stream.height, : self.stream.width])
         with self._errors():
-            self.file.mux(self.stream.encode(self.av.VideoFrame.from_ndarray(whole, format='bgr24')))
+            self.file.mux(self.stream.encode(self.av.VideoFrame.from_ndarray(frame, format='bgr24')))
 
     def release(self) -> None:
         with self._errors():
@@ -219,14 +233,15 @@ class VideoWriter:
         self.last: Picture | None = None  # of numbered frames
 
     def add(self, frame: Picture) -> None:
-        """Write a frame; the first one sets the size.
+        """Write a frame without a last odd row or column, which H.264 cannot have; the first one sets the size.
 
         Raises:
             UsageError: If the file cannot be written.
         """
+        height, width = (side // 2 * 2 for side in frame.shape[:2])
         if self.writer is None:
-            self.writer = self._open(frame.shape[1], frame.shape[0])
-        self.writer.write(frame)
+            self.writer = self._open(width, height)
+        self.writer.write(np.ascontiguousarray(frame[:height, :width]))
         self.count += 1
 
     def add_as(self, number: int, frame: Picture) -> None:
@@ -244,13 +259,19 @@ class VideoWriter:
         try:
             return H264Writer(self.part, self.rate, (width, height))
         except (ImportError, ValueError):
+            pass
+        for codec in ('avc1', 'mp4v'):
+            with without_log():  # of an encoder that is not there
+                writer = cv2.VideoWriter(str(self.part), cv2.VideoWriter.fourcc(*codec), self.rate, (width, height))
+            if writer.isOpened():
+                break
+        else:
+            raise UsageError(f'OpenCV cannot write the video {self.path} of {width}x{height} pixels')
+        if codec == 'mp4v':
             print_log(
                 f'{self.path} is MPEG-4 part 2, which browsers do not play: pip install av for H.264',
                 'current',
             )
-        writer = cv2.VideoWriter(str(self.part), cv2.VideoWriter.fourcc(*'mp4v'), self.rate, (width, height))
-        if not writer.isOpened():
-            raise UsageError(f'OpenCV cannot write the video {self.path} of {width}x{height} pixels')
         return writer
 
     def __enter__(self) -> 'VideoWriter':
