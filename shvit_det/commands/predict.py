@@ -7,6 +7,7 @@ import torch
 
 from ..common.errors import UsageError
 from ..configuration.cfg_options import add_cfg_options
+from ..data.layouts.writing import WRITERS
 from ..prediction.predict import DEFAULT_SCORE, predict
 from ..prediction.prediction_run import FILE, FOLDER
 
@@ -27,6 +28,10 @@ def main() -> None:
     parser.add_argument('--out', metavar='DIR', required=True, help=f'gets {FOLDER}/ and {FILE}; is never emptied')
     parser.add_argument(
         '--score', type=float, default=DEFAULT_SCORE, metavar='S', help=f'leave out what is below [{DEFAULT_SCORE}]'
+    )
+    parser.add_argument('--polygons', action='store_true', help=f'masks in {FILE} as polygons [run lengths]')
+    parser.add_argument(
+        '--labels', choices=tuple(WRITERS), help='write the pictures and their objects as a data set in this layout too'
     )
     parser.add_argument('--batch', type=int, default=1, metavar='N', help='pictures at once, of one size [1]')
     parser.add_argument('--tile', type=int, metavar='N', help='predict in overlapping tiles of NxN pixels')
@@ -54,10 +59,15 @@ def main() -> None:
         cfg_options=arguments.cfg_options,
         tile=arguments.tile,
         tta=arguments.tta,
+        polygons=arguments.polygons,
+        labels=arguments.labels,
     )
     predicted = done.inputs - done.failed
     print(f'{predicted} of {done.inputs} predicted, {done.objects} objects with a score of {arguments.score:g} or more')
     print(f'Pictures: {done.out / FOLDER}   Results: {done.out / FILE}')
+    for line in done.labels:
+        print(line)
     if done.failed:
-        print(f'{done.failed} failed, named above', file=sys.stderr)
+        kinds = ', '.join(f'{number} {kind}' for kind, number in done.kinds.items())
+        print(f'{done.failed} failed, named above: {kinds}', file=sys.stderr)
         sys.exit(1)

@@ -7,6 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
+from ..data.layouts.labels import Losses
+from ..data.layouts.writing import polygons_of_part
+
 Mask = NDArray[np.bool_]
 
 
@@ -102,3 +105,11 @@ def rle_of(crop: Crop, size: tuple[int, int]) -> dict[str, Any]:
     counts = np.diff(changes[changes < height * width], prepend=0, append=height * width).tolist()
     encoded = mask_utils.frPyObjects(dict(size=[height, width], counts=counts), height, width)
     return dict(size=encoded['size'], counts=encoded['counts'].decode())
+
+
+def polygons_of_crop(crop: Crop) -> list[list[float]]:
+    """Return the outlines of a mask, each [x, y, x, y, ...] in pixels of the picture; holes are filled."""
+    if not crop.mask.size:
+        return []
+    polygons = polygons_of_part(crop.mask.astype(np.uint8), (crop.left, crop.top), '', Losses())
+    return [[round(value, 2) for value in polygon] for polygon in polygons]

@@ -1,15 +1,17 @@
 """The prediction behind ``tools/predict.py``: of files, folders, patterns and URLs, into a folder."""
 
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..common.errors import RunError, UsageError
+from ..common.errors import RunError, UsageError, keeping
 from .coco_results import ResultsFile
 from .inputs import Input, find_inputs, output_names
-from .prediction_run import FILE, FOLDER, Run
+from .label_files import check_labels, save_labels
+from .prediction_run import FILE, FOLDER, Run, kind_of
 from .predictor import Predictor
 from .video import LiveReader
 
@@ -24,13 +26,17 @@ class Summary:
         out: The folder of the results.
         inputs: How many pictures and videos were named.
         failed: How many of them could not be read or predicted.
+        kinds: How many of those failed for one kind of reason, by its name.
         objects: How many objects were found.
+        labels: Lines about the data set that was written.
     """
 
     out: Path
     inputs: int
     failed: int = 0
     objects: int = 0
+    labels: list[str] = field(default_factory=list)
+    kinds: Mapping[str, int] = field(default_factory=dict)
 
 
 def predict(
@@ -45,6 +51,8 @@ def predict(
     cfg_options: Mapping[str, Any] | None = None,
     tile: int | None = None,
     tta: bool = False,
+    polygons: bool = False,
+    labels: str | None = None,
     stream: TextIO | None = None,
 ) -> Summary:
     """Predict pictures and videos, draw the detections into ``OUT/pictures``, and write ``OUT/predictions.json``.
@@ -60,6 +68,9 @@ def predict(
         config: As for :class:`shvit_det.Predictor`, with ``batch``, ``device``, ``deploy``, ``cfg_options``,
             ``tile`` and ``tta``.
         score: Detections with a lower score are left out of pictures and results.
+        polygons: Whether the results have polygons in place of run lengths.
+        labels: ``'yolo'``, ``'labelme'`` or ``'coco'``, the layout of a data set with the pictures and their objects,
+            which is written into a folder of that name unless the run ends early.
         stream: Where progress and failures are shown; None for stderr.
 
     Raises:
@@ -72,12 +83,13 @@ def predict(
     folder = Path(out)
     targets = [folder / FOLDER / name for name in output_names(inputs)]
     check_targets(inputs, [*targets, folder / FILE])
+    check_labels(labels, folder)
     live = next((LiveReader(item.source, item.name) for item in inputs if item.is_live), None)
     predictor = Predictor(weights, config, device, deploy, batch, cfg_options, tile, tta)
     info = dict(weights=Path(weights).name, score=score, tile=tile, tta=tta)
     try:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-        file = ResultsFile(folder / FILE, predictor.classes, info)
+        file = ResultsFile(folder / FILE, predictor.classes, info, polygons)
     except OSError as error:
         raise UsageError(f'cannot write {error.filename}: {error.strerror}') from error
     run = Run(predictor, file, score, inputs, targets, stream or sys.stderr, live)
@@ -95,7 +107,12 @@ def predict(
     except BaseException:
         print(f'stopped: {run.so_far()}', file=run.stream, flush=True)
         raise
-    return Summary(folder, len(inputs), len(run.failed), file.num_annotations)
+    lines = []
+    if labels is not None:
+        with keeping(lambda: [str(file.path)]):
+            lines = save_labels(file.path, predictor.classes, labels)
+    kinds = Counter(map(kind_of, run.failed.values()))
+    return Summary(folder, len(inputs), len(run.failed), file.num_annotations, lines, kinds)
 
 
 def check_targets(inputs: Sequence[Input], targets: Sequence[Path]) -> None:

@@ -42,7 +42,7 @@ class Run:
         targets: The file for the drawing of each input.
         stream: Where progress and failures are shown.
         live: The frames of the input that is a camera or a live stream.
-        failed: The indices of inputs that could not be read or predicted.
+        failed: Why inputs could not be read or predicted, by their indices.
         done: How many inputs are predicted.
         num_frames: How many frames of videos, and pages of pictures, are predicted.
         with_pages: The indices of pictures that have several pages or frames.
@@ -55,7 +55,7 @@ class Run:
     targets: Sequence[Path]
     stream: TextIO
     live: LiveReader | None = None
-    failed: list[int] = field(default_factory=list)
+    failed: dict[int, str] = field(default_factory=dict)
     done: int = 0
     num_frames: int = 0
     with_pages: list[int] = field(default_factory=list)
@@ -191,8 +191,16 @@ class Run:
         if reason is None:
             self.done += 1
         else:
-            self.failed.append(index)
+            self.failed[index] = reason
             progress.print(f'failed: {self.inputs[index].name}: {reason}')
+
+
+def kind_of(reason: str) -> str:
+    """Return what failures have in common, in a few words that follow a number."""
+    if 'pillow-heif' in reason:
+        return 'HEIC, for which pillow-heif is needed'
+    whats = ('cannot be read', 'cannot be downloaded')
+    return next((what for what in whats if reason.startswith(f'it {what}')), 'not predicted, or not completely')
 
 
 def encode(picture: Picture, suffix: str) -> bytes:

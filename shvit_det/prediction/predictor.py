@@ -98,12 +98,13 @@ class Predictor:
         """The names of the classes by label."""
         return self.detector.classes
 
-    def __call__(self, images: Source | Sequence[Source]) -> Any:
+    def __call__(self, images: Source | Sequence[Source], rgb: bool = False) -> Any:
         """Predict one picture, or a list of them.
 
         Args:
             images: A file; an array of uint8, (H, W, 3) with blue, green, red as ``cv2.imread`` gives it, or (H, W) in
                 grey; or an image of Pillow's; or a list or tuple of those.
+            rgb: Whether arrays have red first, as those of Pillow, imageio and torchvision have.
 
         Returns:
             A ``DetDataSample``, or a list of them.
@@ -113,6 +114,8 @@ class Predictor:
         """
         single = not isinstance(images, list | tuple)
         sources: list[Any] = [images] if single else list(cast(Sequence, images))
+        if rgb:
+            sources = [blue_first(source) for source in sources]
         results: list[Any] = [None] * len(sources)
         for done in self.stream(enumerate(sources)):
             if done.error is not None:
@@ -211,26 +214,58 @@ class Predictor:
         for one in pending:
             yield from self._predict([one])
 
-    def draw(self, image: Source, result: Any, score: float = 0.3) -> Picture:
+    def draw(self, image: Source, result: Any, score: float = 0.3, rgb: bool = False) -> Picture:
         """Return a picture with the masks, boxes, names and scores of its detections.
 
         Args:
             image: The picture.
             result: What the predictor returned for it.
             score: Detections with a lower score are left out.
+            rgb: Whether ``image``, if it is an array, and what is returned have red first.
 
         Shapes:
-            (H, W, 3), blue, green, red, for ``cv2.imwrite``; a picture with less than 400 pixels on its longer side is
-            enlarged by a whole factor, so that names can be read.
+            (H, W, 3), blue first as ``cv2.imwrite`` wants it unless ``rgb`` is set; a picture with less than 400
+            pixels on its longer side is enlarged by a whole factor, so that names can be read.
         """
-        picture = to_picture(image) if isinstance(image, np.ndarray) else self.reader(image)[0]
+        image = blue_first(image) if rgb else image
+        picture = to_picture(image) if isinstance(image, np.ndarray) else self.reader.load(image)
         found = result.pred_instances
         found = found[found.scores >= score].numpy()
         masks = found.masks if 'masks' in found else None
-        return draw(picture, found.bboxes, found.labels, found.scores, masks, self.classes, self.detector.colors)
+        drawn = draw(picture, found.bboxes, found.labels, found.scores, masks, self.classes, self.detector.colors)
+        return blue_first(drawn) if rgb else drawn  # which swaps the two
+
+    def to_supervision(self, result: Any) -> Any:
+        """Return a result as ``supervision.Detections``, with the names of the classes in ``data['class_name']``.
+
+        Args:
+            result: What the predictor returned for a picture.
+
+        Raises:
+            UsageError: If supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise UsageError('to_supervision needs supervision: pip install supervision') from error
+        found = result.pred_instances.numpy()
+        names = [self.classes[label] if label < len(self.classes) else f'class {label}' for label in found.labels]
+        return supervision.Detections(
+            xyxy=found.bboxes,
+            mask=np.asarray(found.masks, np.bool_) if 'masks' in found else None,
+            confidence=found.scores,
+            class_id=found.labels,
+            data=dict(class_name=np.array(names, np.str_)),
+        )
 
 
 def shapes_of(item: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the shape of the input that a pipeline made, or those of all views one after another."""
     views = item['inputs'] if isinstance(item['inputs'], list) else [item['inputs']]
     return tuple(side for view in views for side in view.shape)
+
+
+def blue_first(image: Any) -> Any:
+    """Return an array of three or four channels with its colours in the opposite order, and anything else unchanged."""
+    has_colors = isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] in (3, 4)
+    return np.ascontiguousarray(image[..., 2::-1]) if has_colors else image

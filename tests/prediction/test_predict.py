@@ -1,10 +1,12 @@
 """From a trained checkpoint to pictures and a COCO file: the tool as a process, the rest in this one."""
 
+import importlib.util
 import io
 import json
 import pickle
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import cv2
@@ -23,6 +25,7 @@ from tool_runs import succeeded
 
 from shvit_det import Predictor, UsageError
 from shvit_det.checkpoint import fetch
+from shvit_det.data.layouts.reading import read_labels
 from shvit_det.deployment import is_deployed
 from shvit_det.prediction import prediction_run as run
 from shvit_det.prediction.predict import predict
@@ -205,6 +208,46 @@ def test_test_time_augmentation_sees_an_image_as_its_mirror_image(weights, image
     assert len(plain) != len(other) or not torch.allclose(plain, other, rtol=1e-3)
 
 
+def test_arrays_with_red_first_are_told_so(images, predictor):
+    picture = cv2.imread(str(images[0]))
+    result, expected = predictor(picture[..., ::-1], rgb=True), predictor(picture)
+    assert same(result, expected) and not same(predictor(picture[..., ::-1]), expected)
+    alpha = np.dstack([picture[..., ::-1], np.full((192, 192), 7, np.uint8)])
+    assert same(predictor([alpha, images[0]], rgb=True)[0], expected)
+    drawn = predictor.draw(picture[..., ::-1], result, score=0, rgb=True)
+    assert (drawn[..., ::-1] == predictor.draw(picture, result, score=0)).all()
+
+
+def test_results_become_supervisions_detections(weights, images, predictor):
+    supervision = pytest.importorskip('supervision', reason='needs the extra supervision')
+    result = predictor(images[0])
+    for each in (result, Predictor(weights, device='cpu', tile=192)(images[0])):
+        found = predictor.to_supervision(each)
+        expected = result.pred_instances.numpy()
+        assert isinstance(found, supervision.Detections) and len(found) == len(expected) > 0
+        assert (found.xyxy == expected.bboxes).all() and (found.mask == expected.masks).all()
+        assert (found.confidence == expected.scores).all() and (found.class_id == expected.labels).all()
+        assert found['class_name'].tolist() == [predictor.classes[label] for label in expected.labels]
+        annotated = supervision.MaskAnnotator().annotate(cv2.imread(str(images[0])), found)
+        assert (annotated != cv2.imread(str(images[0]))).any()
+
+
+def test_without_supervision_one_sentence_says_how_to_get_it(images, predictor, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'supervision', None)
+    with pytest.raises(UsageError, match='pip install supervision'):
+        predictor.to_supervision(predictor(images[0]))
+
+
+def test_the_tool_writes_a_data_set_too(weights, images, tmp_path):
+    arguments = (images[0], '--weights', weights, '--out', 'out', '--score', 0, '--polygons', '--labels', 'yolo')
+    output = succeeded(tool('predict', *arguments, cwd=tmp_path))
+    content = content_of(tmp_path / 'out')
+    assert any(isinstance(each['segmentation'], list) for each in content['annotations'])
+    labels = read_labels(tmp_path / 'out' / 'yolo')
+    assert len(labels.splits['train'].objects) == len(content['annotations']) > 0
+    assert output.splitlines()[-1].startswith('written: 1 picture, ')
+
+
 def test_exif_orientation_is_one_frame_for_reading_drawing_and_results(images, tmp_path, weights, predictor):
     upright = Image.open(images[0]).crop((0, 0, 192, 128))
     exif = Image.Exif()
@@ -228,15 +271,18 @@ def test_what_is_broken_is_named_and_skipped(weights, photograph, tmp_path):
     (photograph / 'empty.png').touch()
     (photograph / 'text.jpg').write_text('no picture')
     (photograph / 'clip.mp4').write_bytes(b'no video')
+    (photograph / 'phone.heic').write_bytes(bytes([0, 0, 0, 24]) + b'ftypheic' + bytes(12))
     arguments = ('in', '--weights', weights, '--out', 'out', '--device', 'cpu')
     result = tool('predict', *arguments, cwd=tmp_path)
-    assert result.returncode == 1 and '2 of 6 predicted' in result.stdout and 'Traceback' not in result.stderr
+    assert result.returncode == 1 and '2 of 7 predicted' in result.stdout and 'Traceback' not in result.stderr
     for name, reason in (
         ('cut.jpg', 'truncated'), ('empty.png', 'empty'), ('text.jpg', 'read'), ('clip.mp4', 'as a video')
     ):  # fmt: skip
         (line,) = (line for line in result.stderr.splitlines() if line.startswith(f'failed: in/{name}: '))
         assert reason in line
-    assert result.stderr.splitlines()[-1] == '4 failed, named above'
+    last = '5 failed, named above: 4 cannot be read, 1 HEIC, for which pillow-heif is needed'
+    has_reader = importlib.util.find_spec('pillow_heif') is not None
+    assert result.stderr.splitlines()[-1] == ('5 failed, named above: 5 cannot be read' if has_reader else last)
     names = {path.name for path in photograph.glob('0*.jpg')}
     assert len(names) == 2 and {path.name for path in (tmp_path / 'out' / 'pictures').iterdir()} == names
     assert {image['picture'] for image in content_of(tmp_path / 'out')['images']} == names
