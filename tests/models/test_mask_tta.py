@@ -7,6 +7,7 @@ from mmdet.models.test_time_augs import DetTTAModel
 from mmdet.structures import DetDataSample
 from mmengine.config import Config, ConfigDict
 from mmengine.structures import InstanceData
+from paths import MASK_RCNN, ROOT
 from torch import nn
 
 from shvit_det import UsageError
@@ -14,6 +15,7 @@ from shvit_det.configuration.detection import Detection
 from shvit_det.configuration.test_time_augmentation import tta_pipeline, with_tta
 from shvit_det.models.mask_tta import MaskTTAModel
 
+IMAGENET = ROOT / 'tests' / 'data' / 'tiny_imagenet.py'
 SIZE = (40, 60)
 SETTINGS = ConfigDict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=3)
 
@@ -121,3 +123,16 @@ def test_views_of_an_image_are_itself_and_its_mirror_image(tmp_path):
         first, second = item['inputs']
         assert torch.equal(second.flip(-1), first) and (first.permute(1, 2, 0).numpy() == picture[..., ::-1]).all()
         assert [sample.flip for sample in item['data_samples']] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ('config', 'checkpoint', 'sentence'),
+    [(MASK_RCNN, 'a.onnx', 'is for checkpoints, and a.onnx'), (IMAGENET, 'a.pth', 'is for detectors, and this is a')],
+    ids=['exported', 'classifier'],
+)
+def test_what_has_no_views_is_refused(config, checkpoint, sentence, tmp_path):
+    from shvit_det.evaluation.evaluate import evaluate
+
+    with pytest.raises(UsageError, match=f'--tta {sentence}'):
+        evaluate(str(config), checkpoint, tta=True, work_dir=str(tmp_path / 'run'))
+    assert not (tmp_path / 'run').exists()
