@@ -180,7 +180,8 @@ class ImageReader:
         """Return an array with as many channels as the pipeline loads."""
         if not isinstance(array, np.ndarray):
             raise UsageError(f'an image is a file, an array or an image of Pillow, not of type {type(array).__name__}')
-        if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        has_channels = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
+        if array.dtype != np.uint8 or not has_channels or not array.size:
             raise UsageError(
                 f'an array has to be (H, W, 3), blue first, or (H, W), of uint8, not {array.shape} of {array.dtype}'
             )
