@@ -36,8 +36,9 @@ def tiles_of(height: int, width: int, side: int) -> list[Tile]:
 
 def starts_of(length: int, side: int) -> list[int]:
     """Return where the tiles along one side of a picture start."""
-    count = 1 + max(0, int(np.ceil((length - side) / (side * (1 - OVERLAP)))))
-    return [round(number * max(0, length - side) / max(1, count - 1)) for number in range(count)]
+    last, step = max(0, length - side), int(side * (1 - OVERLAP))
+    steps = -(-last // step)  # rounded up
+    return [number * last // max(1, steps) for number in range(steps + 1)]
 
 
 class FoundInTiles:

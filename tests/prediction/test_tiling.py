@@ -24,7 +24,7 @@ def test_tiles_cover_a_picture_and_overlap(height, width, side):
         covered[top:bottom, left:right] += 1
     assert covered.min() == 1 and covered.shape == (height, width)
     lefts = sorted({tile.left for tile in tiles})
-    assert all(after - before <= 0.8 * side + 0.5 for before, after in pairwise(lefts))
+    assert all(after - before <= 0.8 * side for before, after in pairwise(lefts))
 
 
 def disc(size, x, y, radius):
