@@ -5,7 +5,8 @@ detectors have to be checked. A program that never imports a library pays nothin
 
 - mmengine: its registries know the names of our classes, its configs and inferencers those of our configs, and its
   checkpoint loader the checkpoints that it writes itself (:mod:`.compat.torch_load`).
-- mmcv: where it has no compiled ops, or ops that do not load, ours on torchvision take their place.
+- mmcv: where it has no compiled ops, or ops that do not load, ours on torchvision take their place. Images of which a
+  pipeline's resizing would leave nothing keep one pixel.
 - mmdet: a detector whose backbone is a SHViT is checked when it is built (:mod:`.models.detector_check`), and recalls
   of proposals are computed with today's numpy too.
 - both mmengine and mmcv: they call ``pkgutil.find_loader``, which Python 3.14 lacks.
@@ -28,6 +29,7 @@ def install() -> None:
     when_imported('mmengine.utils.dl_utils.misc', restore_find_loader)
     when_imported('mmcv.utils.ext_loader', restore_find_loader)
     when_imported('mmcv', prepare_mmcv)
+    when_imported('mmcv.image.geometric', keep_one_pixel)
     when_imported('mmdet.models.detectors', check_detectors)
     when_imported('mmdet.evaluation.functional.recall', allow_ragged_arrays)
 
@@ -60,6 +62,12 @@ def prepare_mmcv(_: ModuleType) -> None:
     from .compat import mmcv_ops
 
     mmcv_ops.install()
+
+
+def keep_one_pixel(geometric: ModuleType) -> None:
+    from .compat import thin_images
+
+    thin_images.keep_one_pixel(geometric)
 
 
 def check_detectors(_: ModuleType) -> None:

@@ -59,6 +59,7 @@ MODELS = _child_of(
     SHViTFPN='models.neck',
     SHViTRPNHead='models.rpn',
     SHViTHead='models.classifier',
+    MaskTTAModel='models.mask_tta',
 )
 WEIGHT_INITIALIZERS = _child_of(root.WEIGHT_INITIALIZERS, SHViTPretrained='checkpoint.loading')
 DATASETS = _child_of(root.DATASETS, CheckedCocoDataset='data.coco_dataset')

@@ -1,4 +1,4 @@
-"""Predict pictures and videos: python tools/predict.py IMAGE|DIR|GLOB|VIDEO|URL ... --weights CHECKPOINT --out DIR"""
+"""Predict pictures and videos: python tools/predict.py IMAGE|DIR|GLOB|VIDEO|URL|CAMERA ... --weights FILE --out DIR"""
 
 import argparse
 import sys
@@ -7,6 +7,7 @@ import torch
 
 from ..common.errors import UsageError
 from ..configuration.cfg_options import add_cfg_options
+from ..data.layouts.writing import WRITERS
 from ..prediction.predict import DEFAULT_SCORE, predict
 from ..prediction.prediction_run import FILE, FOLDER
 
@@ -16,14 +17,27 @@ def main() -> None:
         description='Predict pictures and videos: draws masks, boxes, names and scores, and writes a COCO file.',
         epilog='Exit status: 0, 1 if something could not be read or predicted, 2 if nothing could be started.',
     )
-    parser.add_argument('inputs', metavar='INPUT', nargs='+', help='pictures, videos, folders, patterns, http(s) URLs')
+    parser.add_argument(
+        'inputs',
+        metavar='INPUT',
+        nargs='+',
+        help='pictures, videos, folders, patterns, http(s) URLs, a camera by its number, a live stream by rtsp://...',
+    )
     parser.add_argument('--weights', metavar='CHECKPOINT', required=True, help='a file or a URL')
     parser.add_argument('--config', metavar='CONFIG', help='[the one that the checkpoint carries]')
     parser.add_argument('--out', metavar='DIR', required=True, help=f'gets {FOLDER}/ and {FILE}; is never emptied')
     parser.add_argument(
         '--score', type=float, default=DEFAULT_SCORE, metavar='S', help=f'leave out what is below [{DEFAULT_SCORE}]'
     )
+    parser.add_argument('--polygons', action='store_true', help=f'masks in {FILE} as polygons [run lengths]')
+    parser.add_argument(
+        '--labels', choices=tuple(WRITERS), help='write the pictures and their objects as a data set in this layout too'
+    )
     parser.add_argument('--batch', type=int, default=1, metavar='N', help='pictures at once, of one size [1]')
+    parser.add_argument('--tile', type=int, metavar='N', help='predict in overlapping tiles of NxN pixels')
+    parser.add_argument(
+        '--tta', action='store_true', help='test-time augmentation: as tta_pipeline of the config says, or flipped'
+    )
     parser.add_argument('--device', help='cpu, cuda or cuda:N [a GPU if there is one]')
     parser.add_argument('--threads', type=int, metavar='N', help="of the CPU's kernels [torch's default]")
     parser.add_argument('--no-deploy', action='store_true', help='predict with the model as it was trained')
@@ -43,10 +57,17 @@ def main() -> None:
         device=arguments.device,
         deploy=not arguments.no_deploy,
         cfg_options=arguments.cfg_options,
+        tile=arguments.tile,
+        tta=arguments.tta,
+        polygons=arguments.polygons,
+        labels=arguments.labels,
     )
     predicted = done.inputs - done.failed
     print(f'{predicted} of {done.inputs} predicted, {done.objects} objects with a score of {arguments.score:g} or more')
     print(f'Pictures: {done.out / FOLDER}   Results: {done.out / FILE}')
+    for line in done.labels:
+        print(line)
     if done.failed:
-        print(f'{done.failed} failed, named above', file=sys.stderr)
+        kinds = ', '.join(f'{number} {kind}' for kind, number in done.kinds.items())
+        print(f'{done.failed} failed, named above: {kinds}', file=sys.stderr)
         sys.exit(1)

@@ -27,6 +27,9 @@ def main() -> None:
     parser.add_argument(
         '--dtype', choices=['bfloat16', 'float16'], help='with --deploy: compute in this type, faster still but rounded'
     )
+    parser.add_argument(
+        '--tta', action='store_true', help='test-time augmentation: as tta_pipeline of the config says, or flipped'
+    )
     cli.add_run_arguments(parser)
     arguments = parser.parse_args()
     evaluate(
@@ -40,6 +43,7 @@ def main() -> None:
         format_only=arguments.format_only,
         deployed=arguments.deploy,
         dtype=arguments.dtype,
+        tta=arguments.tta,
         data_root=arguments.data_root,
         work_dir=arguments.work_dir,
         launcher=cli.launcher_of(arguments),

@@ -14,6 +14,7 @@ from ..checkpoint import check_checkpoint, load_checkpoint
 from ..common.atomic_files import PART
 from ..common.errors import UsageError
 from ..common.output_paths import check_output_folder, may_write, nearest_folder
+from ..configuration.test_time_augmentation import set_tta_pipeline, with_tta
 from ..deployment import check_deployable, deploy
 from ..prediction.predict import DEFAULT_SCORE
 from ..runtimes.onnx_runtimes import is_exported
@@ -35,6 +36,7 @@ def evaluate(
     format_only: bool = False,
     deployed: bool = False,
     dtype: str | None = None,
+    tta: bool = False,
     data_root: str | None = None,
     work_dir: str | None = None,
     launcher: str = 'none',
@@ -53,6 +55,8 @@ def evaluate(
         format_only: Write COCO result files into the work dir and compute no metric.
         deployed: Test the deployed form of the model.
         dtype: In which type the deployed form computes: ``'bfloat16'`` or ``'float16'``; None for float32.
+        tta: Predict several views of each image and merge the results, as ``tta_pipeline`` and ``tta_model`` of the
+            config say; without these, each image and the same flipped.
         data_root: Another folder of the layout that the config expects.
         work_dir: Where the log goes; by default ``work_dir`` of the config, else ``work_dirs/NAME``.
         launcher: How several processes were started: ``'none'``, ``'pytorch'`` (torchrun), ``'slurm'`` or ``'mpi'``.
@@ -72,6 +76,12 @@ def evaluate(
 
     if dtype is not None and not deployed:
         raise UsageError(f'--dtype {dtype} is for the deployed form: add --deploy')
+    if tta:
+        if task.scope != 'mmdet':
+            raise UsageError(f'--tta is for detectors, and this is a {task.noun}')
+        if is_exported(checkpoint):
+            raise UsageError(f'--tta is for checkpoints, and {checkpoint} is exported')
+        set_tta_pipeline(config)
     exported = None
     if is_exported(checkpoint):
         if deployed:
@@ -98,16 +108,18 @@ def evaluate(
     check_parts(config, checked, ('test',))
     task.check_model(config, checked, ('test',))
     first_images = task.check_data(config, checked, ('test',))
-    try_first_batch(task, config, checked, ('test',), first_images)
+    try_first_batch(task, config, with_tta(config, checked) if tta else checked, ('test',), first_images)
 
     with built_runner(config, log=log) as runner:
         if exported is not None:
             runner.model = exported
         else:
             load_checkpoint(runner.model, checkpoint)
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if deployed:
-            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-            runner.model = deploy(model, dtype=getattr(torch, dtype) if dtype else None)
+            runner.model = model = deploy(model, dtype=getattr(torch, dtype) if dtype else None)
+        if tta:
+            runner.model = with_tta(config, model)
         dump = prediction_dump(task.dump_type, out) if out is not None else None
         if show_dir is not None:
             check_output_folder(Path(show_dir), 'the folder of pictures', '--show-dir')

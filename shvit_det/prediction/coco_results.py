@@ -5,11 +5,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-import numpy as np
-from pycocotools import mask as mask_utils
-
 from ..common.atomic_files import PART, partial_path, publish
 from ..version import __version__
+from .masks import crop_of, polygons_of_crop, rle_of
 
 IMAGES = b'\n], "images": [\n'
 END = b'\n]}\n'
@@ -38,12 +36,14 @@ class ResultsFile:
         path: The file. An earlier one is replaced when this one is closed, unless nothing was predicted.
         classes: The names of the classes by label.
         info: Further content of ``info``.
+        polygons: Whether masks are polygons, with holes filled, in place of run lengths. A mask of less than 4 pixels,
+            which has no polygon, stays in run lengths.
     """
 
-    def __init__(self, path: Path, classes: tuple[str, ...], info: dict[str, Any]) -> None:
+    def __init__(self, path: Path, classes: tuple[str, ...], info: dict[str, Any], polygons: bool = False) -> None:
         categories = [dict(id=number, name=name) for number, name in enumerate(classes, start=1)]
         head = dict(info=dict(description='predictions', shvit_det=__version__, **info), categories=categories)
-        self.path, self.is_saved = path, False
+        self.path, self.is_saved, self.polygons = path, False, polygons
         self.entries: list[Entry] = []
         self.annotations = PartFile(partial_path(path), json.dumps(head)[:-1].encode() + b', "annotations": [')
         try:  # three spaces more make this part as long as its content in the complete file
@@ -67,7 +67,10 @@ class ResultsFile:
         found = result.pred_instances
         found = found[found.scores >= score].numpy()
         number, last = self.num_annotations, self.entries[-1] if self.entries else None
-        lines = [json.dumps(_annotation(found, index, image['id'], number + index + 1)) for index in range(len(found))]
+        lines = [
+            json.dumps(_annotation(found, index, image['id'], number + index + 1, self.polygons))
+            for index in range(len(found))
+        ]
         text = ''.join((',\n' if number + index else '\n') + line for index, line in enumerate(lines))
         annotations_end = self.annotations.write(text.encode(), last and last.annotations_end)
         images_end = self.images.write(json.dumps(image).encode() + b',\n', last and last.images_end)
@@ -140,7 +143,7 @@ class PartFile:
         self.path.unlink(missing_ok=True)
 
 
-def _annotation(found: Any, index: int, image_id: int, number: int) -> dict[str, Any]:
+def _annotation(found: Any, index: int, image_id: int, number: int, polygons: bool) -> dict[str, Any]:
     """Return the entry of one detection."""
     left, top, right, bottom = found.bboxes[index].tolist()
     annotation: dict[str, Any] = dict(
@@ -153,7 +156,8 @@ def _annotation(found: Any, index: int, image_id: int, number: int) -> dict[str,
         iscrowd=0,
     )
     if 'masks' in found:
-        encoded = mask_utils.encode(np.asfortranarray(found.masks[index], dtype=np.uint8))
-        annotation['area'] = int(mask_utils.area(encoded))
-        annotation['segmentation'] = dict(size=encoded['size'], counts=encoded['counts'].decode())
+        crop = crop_of(found.masks, index)
+        annotation['area'] = int(crop.mask.sum())
+        outlines = polygons_of_crop(crop) if polygons else []
+        annotation['segmentation'] = outlines or rle_of(crop, found.masks.shape[1:])
     return annotation

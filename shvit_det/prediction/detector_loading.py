@@ -20,6 +20,7 @@ from ..common.errors import UsageError
 from ..configuration.detector_or_classifier import task_of
 from ..configuration.reading import change_and_check, inference_split, load_config, named_classes
 from ..configuration.task import Task
+from ..configuration.test_time_augmentation import with_tta
 from ..deployment import check_deployable, deploy
 from .drawing import Color, class_colors
 
@@ -51,6 +52,7 @@ def load_detector(
     options: Mapping[str, Any] | None,
     device: torch.device,
     deployed: bool,
+    tta: bool = False,
 ) -> Detector:
     """Build the detector of a checkpoint; see :class:`shvit_det.Predictor` for the arguments.
 
@@ -74,6 +76,8 @@ def load_detector(
     model.eval().requires_grad_(False).to(device)
     if deployed:
         model = deployed_if_possible(model)
+    if tta:
+        model = with_tta(config, model)
     classes, palette = classes_and_palette(content, config, task)
     return Detector(model, config, classes, class_colors(palette, max(len(classes), 1)))
 
@@ -108,7 +112,8 @@ def check_types(config: Config, weights: str | Path) -> None:
 
     trees = (registry.MODELS, registry.WEIGHT_INITIALIZERS, registry.TASK_UTILS, registry.TRANSFORMS, registry.DATASETS)
     known = {name for tree in trees for name in registered_in(tree)} | set(vars(ops))
-    used = [config.model, config.get('data_preprocessor'), config.get('test_pipeline')]
+    used = [config.model, config.get('data_preprocessor')]
+    used += [config.get(name) for name in ('test_pipeline', 'tta_pipeline', 'tta_model')]
     if split := inference_split(config):
         used.append(config[f'{split}_dataloader'].get('dataset'))
     for part in used:

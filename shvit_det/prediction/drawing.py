@@ -24,6 +24,8 @@ from mmengine.logging import print_log
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from .masks import Crop, crop_of
+
 Picture = NDArray[np.uint8]  # (H, W, 3), blue, green, red
 Color = tuple[int, int, int]  # red, green, blue
 
@@ -80,7 +82,7 @@ def draw(
     boxes: NDArray[Any],
     labels: NDArray[Any],
     scores: NDArray[Any] | None,
-    masks: NDArray[Any] | None,
+    masks: Any,
     names: Sequence[str],
     colors: Sequence[Color],
 ) -> Picture:
@@ -91,7 +93,7 @@ def draw(
         boxes: Left, top, right, bottom in pixels.
         labels: Indices into ``names`` and ``colors``.
         scores: 0 to 1; None for annotations, of which smaller ones are drawn over larger ones.
-        masks: True on the object; None for detectors without masks.
+        masks: True on the object, an array or :class:`.CroppedMasks`; None for detectors without masks.
         names: Of the classes; a label without one is drawn as its number.
         colors: Red, green, blue for each class.
 
@@ -112,7 +114,7 @@ def draw(
     if masks is not None:
         original = canvas.copy()
         for index in order:
-            _paint_mask(canvas, original, masks[index], paints[index], factor, style)
+            _paint_mask(canvas, original, crop_of(masks, index), paints[index], factor, style)
     for index in order:
         left, top, right, bottom = rectangles[index].tolist()
         thickness = style.line if masks is None else max(1, round(style.line / 2))
@@ -142,15 +144,12 @@ def draw_lines(picture: Picture, lines: Sequence[str]) -> Picture:
     return canvas
 
 
-def _paint_mask(
-    canvas: Picture, original: Picture, mask: NDArray[Any], paint: Color, factor: int, style: Style
-) -> None:
+def _paint_mask(canvas: Picture, original: Picture, crop: Crop, paint: Color, factor: int, style: Style) -> None:
     """Tint the pixels of a mask and draw its outline, in place; ``original`` keeps overlaps from mixing."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
+    if not crop.mask.size:
         return
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    part = mask[top:bottom, left:right].astype(np.uint8)
+    left, top, right, bottom = crop.box
+    part = crop.mask.astype(np.uint8)
     if factor > 1:
         size = (part.shape[1] * factor, part.shape[0] * factor)
         part = (cv2.resize(part * 255, size, interpolation=cv2.INTER_LINEAR) > 127).astype(np.uint8)
@@ -158,7 +157,7 @@ def _paint_mask(
     inside = part.astype(bool)
     canvas[where][inside] = ((1 - OPACITY) * original[where][inside] + OPACITY * np.array(paint)).astype(np.uint8)
     outlines, _ = cv2.findContours(part, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    offset = (int(left * factor), int(top * factor))
+    offset = (left * factor, top * factor)
     cv2.drawContours(canvas, outlines, -1, paint, max(1, round(style.line * 0.75)), cv2.LINE_AA, offset=offset)
 
 

@@ -3,7 +3,7 @@
 import logging
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 from ..common.errors import UsageError
 from ..common.image_files import find_fault, is_nearly_black, pages_of
 from ..configuration.reading import inference_pipeline, type_of
+from ..configuration.test_time_augmentation import tta_pipeline
 from ..data.checking.image_checks import DecodeSettings
 from .drawing import Picture
 
@@ -36,12 +37,13 @@ class ImageReader:
 
     Args:
         config: A config with a pipeline for new images.
+        tta: Whether to make several views of each image; an item then has lists of inputs and samples.
 
     Raises:
         UsageError: If the config has no pipeline, or one that cannot be built.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, tta: bool = False) -> None:
         from mmcv.transforms import Compose
 
         with suppress(ImportError):  # if it is there, Pillow opens HEIC too
@@ -49,7 +51,7 @@ class ImageReader:
 
             register_heif_opener()
         try:
-            steps = [step for step in inference_pipeline(config) if 'Annotations' not in type_of(step)]
+            steps = without_annotations(tta_pipeline(config) if tta else inference_pipeline(config))
             loader = dict(steps[0])
             of_arrays = {key: loader[key] for key in ('to_float32',) if key in loader}
             with DefaultScope.overwrite_default_scope('mmdet'):
@@ -60,11 +62,24 @@ class ImageReader:
         self.settings = DecodeSettings(loader.get('color_type', 'color'), loader.get('imdecode_backend', 'cv2'))
         self.uses_opencv = type_of(loader) == 'LoadImageFromFile' and self.settings.backend in ('cv2', None)
 
-    def __call__(self, image: Source, number: int = 0) -> tuple[Picture, dict[str, Any]]:
+    def load(self, image: Source) -> Picture:
+        """Return the pixels that the pipeline loads, and take no further steps.
+
+        Raises:
+            UsageError: If the image cannot be read completely; the sentence does not name it.
+        """
+        return self(image, whole=False)[0]
+
+    def __call__(self, image: Source, number: int = 0, whole: bool = True) -> tuple[Picture, dict[str, Any]]:
         """Return the pixels that the pipeline loads, and the item that the whole pipeline makes of them.
 
         Results are in the coordinates of these pixels: mmcv turns an image upright by its EXIF orientation, unless the
         config says otherwise.
+
+        Args:
+            image: The image.
+            number: What becomes its ``img_id``.
+            whole: Whether to go through the whole pipeline; if not, the item is that of the step that loads the image.
 
         Raises:
             UsageError: If the image cannot be read completely; the sentence does not name it.
@@ -85,9 +100,12 @@ class ImageReader:
                     pixels = to_picture(item['img'])
                     if isinstance(source, Path):
                         warn_if_nearly_black(source, item['img'], lambda: cv2.imread(str(source), cv2.IMREAD_UNCHANGED))
-            sample = item['data_samples']
-            if 'scale_factor' not in sample and sample.get('img_shape') == sample.get('ori_shape'):
-                sample.set_metainfo(dict(scale_factor=(1.0, 1.0)))  # which heads need and only Resize sets
+                    if not whole:
+                        return pixels, item
+            samples = item['data_samples']
+            for sample in samples if isinstance(samples, list) else [samples]:
+                if 'scale_factor' not in sample and sample.get('img_shape') == sample.get('ori_shape'):
+                    sample.set_metainfo(dict(scale_factor=(1.0, 1.0)))  # which heads need and only Resize sets
             assert pixels is not None, 'no step of the test pipeline loads it'
         except Exception as error:  # a user's own steps may raise anything
             reason = reason_of(error)
@@ -162,7 +180,8 @@ class ImageReader:
         """Return an array with as many channels as the pipeline loads."""
         if not isinstance(array, np.ndarray):
             raise UsageError(f'an image is a file, an array or an image of Pillow, not of type {type(array).__name__}')
-        if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        has_channels = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
+        if array.dtype != np.uint8 or not has_channels or not array.size:
             raise UsageError(
                 f'an array has to be (H, W, 3), blue first, or (H, W), of uint8, not {array.shape} of {array.dtype}'
             )
@@ -170,6 +189,18 @@ class ImageReader:
         if self.settings.color_type.startswith('grayscale'):
             return cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)  # type: ignore[return-value]
         return picture
+
+
+def without_annotations(steps: Sequence[Any]) -> list[Any]:
+    """Return the steps of a pipeline, those within ``TestTimeAug`` too, without those that load annotations."""
+    kept = []
+    for step in steps:
+        if isinstance(step, Mapping) and type_of(step) == 'TestTimeAug':
+            views = [without_annotations(choices) for choices in step['transforms']]
+            kept.append({**step, 'transforms': [choices for choices in views if choices]})
+        elif 'Annotations' not in type_of(step):
+            kept.append(step)
+    return kept
 
 
 def warn_if_nearly_black(name: str | Path, loaded: Picture, deep: Callable[[], NDArray[Any] | None]) -> None:

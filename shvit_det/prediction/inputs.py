@@ -1,4 +1,4 @@
-"""The pictures and videos that a user names by files, folders, patterns and URLs, and the names of their drawings."""
+"""The pictures, videos and cameras that a user names, and the names of their drawings."""
 
 import logging
 import os
@@ -31,10 +31,10 @@ STREAM = re.compile(r'\d+|(rtsps?|rtmp|rtp|udp|tcp|srt)://.*', re.IGNORECASE)  #
 
 @dataclass(frozen=True)
 class Input:
-    """A picture or a video.
+    """A picture, a video, or a live stream.
 
     Args:
-        source: A path or a URL, as the user named it.
+        source: A path, a URL or the number of a camera, as the user named it.
     """
 
     source: str
@@ -44,8 +44,22 @@ class Input:
         return self.source.lower().startswith(('http://', 'https://'))
 
     @property
+    def is_live(self) -> bool:
+        """Whether this is a camera or a live stream."""
+        return bool(STREAM.fullmatch(self.source)) and not Path(self.source).exists()
+
+    @property
+    def name(self) -> str:
+        """The source without a user's name and password."""
+        return re.sub(r'(?<=://)[^/@]*@', '', self.source)
+
+    @property
     def path(self) -> PurePosixPath | Path:
-        """The path, or that within a URL."""
+        """The path, or that within a URL; for a camera a name."""
+        if self.is_live:
+            return PurePosixPath(
+                f'camera-{self.source}' if self.source.isdecimal() else self.name.partition('://')[2].partition('?')[0]
+            )
         if not self.is_url:
             return Path(self.source)
         place = re.split(r'[?#]', self.source)[0].split('://', 1)[1]  # urlparse refuses some URLs
@@ -53,7 +67,7 @@ class Input:
 
     @property
     def is_video(self) -> bool:
-        return self.path.suffix.lower() in VIDEOS
+        return self.is_live or self.path.suffix.lower() in VIDEOS
 
 
 def find_inputs(named: Sequence[str]) -> list[Input]:
@@ -64,32 +78,30 @@ def find_inputs(named: Sequence[str]) -> list[Input]:
     pattern that ends in its suffix, may have any suffix.
 
     Raises:
-        UsageError: If there is no such file, or a folder or pattern has none.
+        UsageError: If there is no such file, a folder or pattern has none, or there are several live streams.
     """
     found: dict[str, Input] = {}
     for name in named:
         for source in expand(name):
             item = Input(source)
-            found.setdefault(source if item.is_url else str(Path(source).resolve()), item)
+            found.setdefault(source if item.is_url or item.is_live else str(Path(source).resolve()), item)
+    live = [item.name for item in found.values() if item.is_live]
+    if len(live) > 1:
+        raise UsageError(f'{" and ".join(live)} have no end: name one, and start another run for each other')
     return list(found.values())
 
 
 def expand(name: str) -> list[str]:
-    """Return the files, or the URL, for one name; see :func:`find_inputs`."""
+    """Return the files, or the URL or camera, for one name; see :func:`find_inputs`."""
     path = Path(name).expanduser()
-    if Input(name).is_url:
+    if Input(name).is_url or Input(name).is_live:
         return [name]
     if path.is_dir():
         return media(list(path.iterdir()), name, f'{name} has no picture or video')
     if path.exists():
         return [str(path)]
-    if STREAM.fullmatch(name):
-        raise UsageError(
-            f'{name} is a camera or a live stream, which has no end: predict a video recorded from it, or its frames '
-            f'in Python as docs/prediction.md shows'
-        )
     if '://' in name:
-        raise UsageError(f'{name}: URLs have to start with http:// or https://')
+        raise UsageError(f'{name}: URLs have to start with http:// or https://, those of live streams with rtsp://')
     if has_magic(name):
         matches = [Path(match) for match in glob(str(path), recursive=True)]  # noqa: PTH207  (a Path's own takes no absolute pattern)
         endings = None if path.suffix and not has_magic(path.suffix) else PICTURES + VIDEOS
@@ -162,6 +174,8 @@ def shortened(name: str) -> str:
 def output_name(item: Input) -> str:
     """Return the name of an input with the suffix of its drawing."""
     stem = shortened(item.path.stem) or 'picture'
+    if item.is_live:
+        stem = shortened(re.sub(r'[^\w.-]+', '-', str(item.path)).strip('-'))
     if item.is_video:
         return f'{stem}.mp4'
     suffix = item.path.suffix.lower()

@@ -1,16 +1,19 @@
 """The prediction behind ``tools/predict.py``: of files, folders, patterns and URLs, into a folder."""
 
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..common.errors import RunError, UsageError
+from ..common.errors import RunError, UsageError, keeping
 from .coco_results import ResultsFile
 from .inputs import Input, find_inputs, output_names
-from .prediction_run import FILE, FOLDER, Run
+from .label_files import check_labels, save_labels
+from .prediction_run import FILE, FOLDER, Run, kind_of
 from .predictor import Predictor
+from .video import LiveReader
 
 DEFAULT_SCORE = 0.3
 
@@ -23,13 +26,17 @@ class Summary:
         out: The folder of the results.
         inputs: How many pictures and videos were named.
         failed: How many of them could not be read or predicted.
+        kinds: How many of those failed for one kind of reason, by its name.
         objects: How many objects were found.
+        labels: Lines about the data set that was written.
     """
 
     out: Path
     inputs: int
     failed: int = 0
     objects: int = 0
+    labels: list[str] = field(default_factory=list)
+    kinds: Mapping[str, int] = field(default_factory=dict)
 
 
 def predict(
@@ -42,6 +49,10 @@ def predict(
     device: str | None = None,
     deploy: bool = True,
     cfg_options: Mapping[str, Any] | None = None,
+    tile: int | None = None,
+    tta: bool = False,
+    polygons: bool = False,
+    labels: str | None = None,
     stream: TextIO | None = None,
 ) -> Summary:
     """Predict pictures and videos, draw the detections into ``OUT/pictures``, and write ``OUT/predictions.json``.
@@ -51,11 +62,15 @@ def predict(
     was predicted, an earlier file stays.
 
     Args:
-        named: Files, folders, patterns, URLs.
+        named: Files, folders, patterns, URLs, and one camera or live stream, which is predicted last until Ctrl-C.
         weights: A checkpoint.
         out: The folder for the results.
-        config: As for :class:`shvit_det.Predictor`, with ``batch``, ``device``, ``deploy`` and ``cfg_options``.
+        config: As for :class:`shvit_det.Predictor`, with ``batch``, ``device``, ``deploy``, ``cfg_options``,
+            ``tile`` and ``tta``.
         score: Detections with a lower score are left out of pictures and results.
+        polygons: Whether the results have polygons in place of run lengths.
+        labels: ``'yolo'``, ``'labelme'`` or ``'coco'``, the layout of a data set with the pictures and their objects,
+            which is written into a folder of that name unless the run ends early.
         stream: Where progress and failures are shown; None for stderr.
 
     Raises:
@@ -68,17 +83,20 @@ def predict(
     folder = Path(out)
     targets = [folder / FOLDER / name for name in output_names(inputs)]
     check_targets(inputs, [*targets, folder / FILE])
-    predictor = Predictor(weights, config, device, deploy, batch, cfg_options)
+    check_labels(labels, folder)
+    live = next((LiveReader(item.source, item.name) for item in inputs if item.is_live), None)
+    predictor = Predictor(weights, config, device, deploy, batch, cfg_options, tile, tta)
+    info = dict(weights=Path(weights).name, score=score, tile=tile, tta=tta)
     try:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-        file = ResultsFile(folder / FILE, predictor.classes, dict(weights=Path(weights).name, score=score))
+        file = ResultsFile(folder / FILE, predictor.classes, info, polygons)
     except OSError as error:
         raise UsageError(f'cannot write {error.filename}: {error.strerror}') from error
-    run = Run(predictor, file, score, inputs, targets, stream or sys.stderr)
+    run = Run(predictor, file, score, inputs, targets, stream or sys.stderr, live)
     try:
         with file:
             run.pictures()
-            for index, item in enumerate(inputs):
+            for index, item in sorted(enumerate(inputs), key=lambda each: each[1].is_live):
                 if item.is_video or index in run.with_pages:
                     run.frames(index)
     except OSError as error:
@@ -89,7 +107,12 @@ def predict(
     except BaseException:
         print(f'stopped: {run.so_far()}', file=run.stream, flush=True)
         raise
-    return Summary(folder, len(inputs), len(run.failed), file.num_annotations)
+    lines = []
+    if labels is not None:
+        with keeping(lambda: [str(file.path)]):
+            lines = save_labels(file.path, predictor.classes, labels)
+    kinds = Counter(map(kind_of, run.failed.values()))
+    return Summary(folder, len(inputs), len(run.failed), file.num_annotations, lines, kinds)
 
 
 def check_targets(inputs: Sequence[Input], targets: Sequence[Path]) -> None:
@@ -98,7 +121,7 @@ def check_targets(inputs: Sequence[Input], targets: Sequence[Path]) -> None:
     Raises:
         UsageError: Naming the first.
     """
-    sources = {Path(item.source).resolve() for item in inputs if not item.is_url}
+    sources = {Path(item.source).resolve() for item in inputs if not item.is_url and not item.is_live}
     for target in targets:
         if target.resolve() in sources:
             raise UsageError(f'{target} would be written over, and it is to be predicted: choose another --out')

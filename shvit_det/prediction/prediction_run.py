@@ -21,7 +21,7 @@ from .image_reader import reason_of
 from .inputs import Input
 from .predictor import Prediction, Predictor
 from .progress import Progress
-from .video import VideoReader, VideoWriter
+from .video import LiveReader, VideoReader, VideoWriter, ending_at_interrupt
 
 MAX_DOWNLOAD = 1 << 30  # bytes
 JPEG_QUALITY = 95
@@ -41,7 +41,8 @@ class Run:
         inputs: What is predicted.
         targets: The file for the drawing of each input.
         stream: Where progress and failures are shown.
-        failed: The indices of inputs that could not be read or predicted.
+        live: The frames of the input that is a camera or a live stream.
+        failed: Why inputs could not be read or predicted, by their indices.
         done: How many inputs are predicted.
         num_frames: How many frames of videos, and pages of pictures, are predicted.
         with_pages: The indices of pictures that have several pages or frames.
@@ -53,7 +54,8 @@ class Run:
     inputs: Sequence[Input]
     targets: Sequence[Path]
     stream: TextIO
-    failed: list[int] = field(default_factory=list)
+    live: LiveReader | None = None
+    failed: dict[int, str] = field(default_factory=dict)
     done: int = 0
     num_frames: int = 0
     with_pages: list[int] = field(default_factory=list)
@@ -73,7 +75,7 @@ class Run:
         progress = Progress(len(indices), 'pictures', self.stream)
         for prediction in self.predictor.stream(self._files(indices, progress)):
             index = prediction.key
-            image = dict(id=index + 1, file_name=self.inputs[index].source)
+            image = dict(id=index + 1, file_name=self.inputs[index].name)
             save = partial(save_picture, self.targets[index])
             self._count(index, self._keep(prediction, image, self.targets[index], save), progress)
             progress.advance()
@@ -88,7 +90,7 @@ class Run:
             with self._local(item) as path, self._opened(path, index) as (frames, progress.total, place_of):
                 for prediction in self.predictor.stream(frames):
                     number = len(self.inputs) + self.num_frames + 1  # after those of the pictures
-                    image = dict(id=number, file_name=item.source, frame_index=prediction.key)
+                    image = dict(id=number, file_name=item.name, frame_index=prediction.key)
                     reason = self._keep(prediction, image, *place_of(prediction.key))
                     if reason is not None:
                         reasons.append(f'frame {prediction.key}: {reason}')
@@ -105,6 +107,13 @@ class Run:
     def _opened(self, path: Path, index: int) -> Iterator[Opened]:
         """Open a video, or a picture with several pages, whose drawings go into a folder of its name."""
         target = self.targets[index]
+        if self.inputs[index].is_live:
+            assert self.live is not None
+            writer = VideoWriter(target, self.live.rate, is_live=True)
+            print(f'{self.inputs[index].name} is predicted until Ctrl-C', file=self.stream, flush=True)
+            with ending_at_interrupt(self.live), writer:
+                yield self.live, None, lambda number: (target, partial(writer.add_as, number))
+            return
         if self.inputs[index].is_video:
             reader = VideoReader(path)
             with VideoWriter(target, reader.rate) as writer:
@@ -182,8 +191,16 @@ class Run:
         if reason is None:
             self.done += 1
         else:
-            self.failed.append(index)
-            progress.print(f'failed: {self.inputs[index].source}: {reason}')
+            self.failed[index] = reason
+            progress.print(f'failed: {self.inputs[index].name}: {reason}')
+
+
+def kind_of(reason: str) -> str:
+    """Return what failures have in common, in a few words that follow a number."""
+    if 'pillow-heif' in reason:
+        return 'HEIC, for which pillow-heif is needed'
+    whats = ('cannot be read', 'cannot be downloaded')
+    return next((what for what in whats if reason.startswith(f'it {what}')), 'not predicted, or not completely')
 
 
 def encode(picture: Picture, suffix: str) -> bytes:

@@ -1,15 +1,20 @@
 """Videos, read and written frame by frame.
 
-OpenCV reads nearly all videos. What it can write everywhere is MPEG-4 part 2, which no browser plays; where PyAV is
-installed, H.264 is written by it.
+OpenCV reads nearly all videos. What it can write everywhere is MPEG-4 part 2, which no browser plays. H.264 is written
+by PyAV where it is installed, and by OpenCV where its build has an encoder.
 """
 
 import math
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,7 +25,28 @@ from ..common.errors import UsageError
 from .drawing import Picture
 
 DEFAULT_RATE = 25.0  # frames a second of a file that does not state them
+OPEN_TIMEOUT_MS = READ_TIMEOUT_MS = 10_000  # of live streams
+FFMPEG_LOG = 'OPENCV_FFMPEG_LOGLEVEL'
 COMPLETE = 0.9  # of the frames that a file declares, which is an estimate in some formats
+
+
+@contextmanager
+def without_log() -> Iterator[None]:
+    """Let OpenCV try what may fail, without its lines, and FFmpeg's, about everything that it tries."""
+    level, variable = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT), os.environ.get(FFMPEG_LOG)
+    os.environ.setdefault(FFMPEG_LOG, '-8')  # silent; it is read when a process uses FFmpeg for the first time
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+        if variable is None:
+            del os.environ[FFMPEG_LOG]
+
+
+def rate_of(capture: cv2.VideoCapture) -> float:
+    """Return the frames a second that a video declares, or what is usual."""
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    return rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_RATE
 
 
 class VideoReader:
@@ -31,13 +57,13 @@ class VideoReader:
     """
 
     def __init__(self, path: Path) -> None:
-        self.capture = cv2.VideoCapture(str(path))
+        with without_log():
+            self.capture = cv2.VideoCapture(str(path))
         self.first = self.capture.read()[1] if self.capture.isOpened() else None
         if self.first is None:
             self.capture.release()
             raise UsageError('it cannot be read as a video')
-        rate = self.capture.get(cv2.CAP_PROP_FPS)
-        self.rate = rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_RATE
+        self.rate = rate_of(self.capture)
         declared = self.capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.declared = int(declared) if math.isfinite(declared) and declared > 0 else None
 
@@ -60,13 +86,97 @@ class VideoReader:
             raise UsageError(f'it ends after {count} of {self.declared} frames')
 
 
+class LiveReader:
+    """The frames of a camera or a live stream: whenever one is asked for, the latest.
+
+    A thread reads them, so that no frame is late where predicting takes longer than the time between two.
+
+    Args:
+        source: A URL, or the number of a camera.
+        name: What it is called in an error.
+
+    Raises:
+        UsageError: If it cannot be opened, or gives no frame.
+    """
+
+    def __init__(self, source: str, name: str) -> None:
+        timeouts = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT_MS)
+        with without_log():
+            if source.isdecimal():
+                self.capture = cv2.VideoCapture(int(source))
+            else:
+                self.capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, timeouts)
+        found, frame = self.capture.read() if self.capture.isOpened() else (False, None)
+        if not found:
+            self.capture.release()
+            what = f'camera {name}, which is also no file,' if source.isdecimal() else name
+            raise UsageError(f'{what} cannot be opened, or gives no picture')
+        self.latest: Picture | None = frame  # type: ignore[assignment]  # OpenCV does not know the type of the pixels
+        self.rate = rate_of(self.capture)
+        self.is_stopped = self.has_ended = False
+        self.changed = threading.Condition()
+
+    def stop(self) -> None:
+        """End the frames; a signal's handler may call it."""
+        self.is_stopped = True
+
+    def __iter__(self) -> Iterator[tuple[int, Picture]]:
+        """Yield frames with their numbers: those that they have at the rate of the stream, from 0 on."""
+        reading = threading.Thread(target=self._read, daemon=True)  # it may wait for a frame that never comes
+        reading.start()
+        start, number = time.monotonic(), -1
+        try:
+            while (frame := self._next()) is not None:
+                number = max(number + 1, round((time.monotonic() - start) * self.rate))
+                yield number, frame
+        finally:
+            self.stop()
+            reading.join(1)
+
+    def _next(self) -> Picture | None:
+        with self.changed:
+            while self.latest is None and not self.has_ended and not self.is_stopped:
+                self.changed.wait(0.1)  # and look whether it was stopped
+            frame, self.latest = self.latest, None
+        return None if self.is_stopped else frame
+
+    def _read(self) -> None:
+        while not self.is_stopped:
+            found, frame = self.capture.read()
+            with self.changed:
+                if not found:
+                    break
+                self.latest = frame  # type: ignore[assignment]
+                self.changed.notify()
+        self.has_ended = True
+        self.capture.release()
+
+
+@contextmanager
+def ending_at_interrupt(reader: LiveReader) -> Iterator[None]:
+    """Make the first Ctrl-C end a live stream, and the next one the process."""
+    if threading.current_thread() is not threading.main_thread():  # where signals do not arrive
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, before)
+        reader.stop()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class H264Writer:
-    """What ``cv2.VideoWriter`` is, for H.264 by PyAV; a last odd row or column is left out, as OpenCV does.
+    """What ``cv2.VideoWriter`` is, for H.264 by PyAV.
 
     Args:
         path: The file.
         rate: Frames a second.
-        size: Width and height.
+        size: Width and height, which are even.
 
     Raises:
         ImportError, ValueError: If PyAV is not installed, or lacks this encoder.
@@ -78,16 +188,15 @@ class H264Writer:
 
         self.av, self.path = av, path
         with self._errors():
-            self.file = av.open(str(path), 'w', format='mp4')
+            self.file = av.open(str(path), 'w', format='mp4', options=dict(movflags='faststart'))  # plays as it loads
             options = dict(preset='veryfast', crf='20')
             self.stream = self.file.add_stream('libx264', rate=Fraction(rate).limit_denominator(1001), options=options)
-            self.stream.width, self.stream.height = (side // 2 * 2 for side in size)
+            self.stream.width, self.stream.height = size
             self.stream.pix_fmt = 'yuv420p'  # the only one that all players know
 
     def write(self, frame: Picture) -> None:
-        whole = np.ascontiguousarray(frame[: self.stream.height, : self.stream.width])
         with self._errors():
-            self.file.mux(self.stream.encode(self.av.VideoFrame.from_ndarray(whole, format='bgr24')))
+            self.file.mux(self.stream.encode(self.av.VideoFrame.from_ndarray(frame, format='bgr24')))
 
     def release(self) -> None:
         with self._errors():
@@ -110,39 +219,59 @@ class VideoWriter:
     Args:
         path: The file.
         rate: Frames a second.
+        is_live: Whether the frames are those of a stream without an end: then the file stays whatever ends the block.
 
     Raises:
         UsageError: At the end of the block, if the file lacks frames: OpenCV does not report a full disk.
     """
 
-    def __init__(self, path: Path, rate: float) -> None:
-        self.path, self.rate = path, rate
+    def __init__(self, path: Path, rate: float, is_live: bool = False) -> None:
+        self.path, self.rate, self.is_live = path, rate, is_live
         self.part = path.with_name(f'.part-{path.name}')  # OpenCV chooses the format by the suffix
         self.writer: cv2.VideoWriter | H264Writer | None = None
         self.count = 0
+        self.last: Picture | None = None  # of numbered frames
 
     def add(self, frame: Picture) -> None:
-        """Write a frame; the first one sets the size.
+        """Write a frame without a last odd row or column, which H.264 cannot have; the first one sets the size.
 
         Raises:
             UsageError: If the file cannot be written.
         """
+        height, width = (side // 2 * 2 for side in frame.shape[:2])
         if self.writer is None:
-            self.writer = self._open(frame.shape[1], frame.shape[0])
-        self.writer.write(frame)
+            self.writer = self._open(width, height)
+        self.writer.write(np.ascontiguousarray(frame[:height, :width]))
         self.count += 1
+
+    def add_as(self, number: int, frame: Picture) -> None:
+        """Write a frame of a number, and the one before it as often as there are numbers between them.
+
+        Raises:
+            UsageError: If the file cannot be written.
+        """
+        while self.last is not None and self.count < number:
+            self.add(self.last)
+        self.add(frame)
+        self.last = frame
 
     def _open(self, width: int, height: int) -> cv2.VideoWriter | H264Writer:
         try:
             return H264Writer(self.part, self.rate, (width, height))
         except (ImportError, ValueError):
+            pass
+        for codec in ('avc1', 'mp4v'):
+            with without_log():  # of an encoder that is not there
+                writer = cv2.VideoWriter(str(self.part), cv2.VideoWriter.fourcc(*codec), self.rate, (width, height))
+            if writer.isOpened():
+                break
+        else:
+            raise UsageError(f'OpenCV cannot write the video {self.path} of {width}x{height} pixels')
+        if codec == 'mp4v':
             print_log(
                 f'{self.path} is MPEG-4 part 2, which browsers do not play: pip install av for H.264',
                 'current',
             )
-        writer = cv2.VideoWriter(str(self.part), cv2.VideoWriter.fourcc(*'mp4v'), self.rate, (width, height))
-        if not writer.isOpened():
-            raise UsageError(f'OpenCV cannot write the video {self.path} of {width}x{height} pixels')
         return writer
 
     def __enter__(self) -> 'VideoWriter':
@@ -153,7 +282,7 @@ class VideoWriter:
             return
         try:
             self.writer.release()
-            if kind is None or issubclass(kind, UsageError):
+            if kind is None or self.is_live or issubclass(kind, UsageError):
                 if frames_in(self.part) < self.count:
                     raise UsageError(f'not all of the video {self.path} could be written: is the disk full?')
                 publish(self.part, self.path)

@@ -1,10 +1,12 @@
 """From a trained checkpoint to pictures and a COCO file: the tool as a process, the rest in this one."""
 
+import importlib.util
 import io
 import json
 import pickle
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import cv2
@@ -23,6 +25,7 @@ from tool_runs import succeeded
 
 from shvit_det import Predictor, UsageError
 from shvit_det.checkpoint import fetch
+from shvit_det.data.layouts.reading import read_labels
 from shvit_det.deployment import is_deployed
 from shvit_det.prediction import prediction_run as run
 from shvit_det.prediction.predict import predict
@@ -147,6 +150,104 @@ def test_few_pictures_are_held(weights, images):
     assert len({done.key for done in stream}) == 11
 
 
+def test_a_picture_as_large_as_a_tile_is_predicted_as_it_is(weights, images, predictor):
+    result, expected = (
+        each(images[0]).pred_instances for each in (Predictor(weights, device='cpu', tile=192), predictor)
+    )
+    assert torch.equal(result.bboxes, expected.bboxes) and torch.equal(result.scores, expected.scores)
+    assert (np.asarray(result.masks) == expected.masks.numpy()).all() and len(result) > 0
+
+
+def test_a_large_picture_is_predicted_in_tiles(weights, images, tmp_path, predictor):
+    """Four pictures in one, in tiles of their size; what is found far from the borders of each is found again."""
+    singles = [cv2.imread(str(path)) for path in images[:4]]
+    cv2.imwrite(str(tmp_path / 'large.png'), np.vstack([np.hstack(singles[:2]), np.hstack(singles[2:])]))
+    options = ('--tile', 192, '--batch', 3, '--score', 0, '--device', 'cpu')
+    succeeded(tool('predict', 'large.png', '--weights', weights, '--out', 'out', *options, cwd=tmp_path))
+    coco = COCO(tmp_path / 'out' / 'predictions.json')
+    assert (coco.imgs[1]['width'], coco.imgs[1]['height'], coco.dataset['info']['tile']) == (384, 384, 192)
+    found = list(coco.anns.values())
+    assert all(each['segmentation']['size'] == [384, 384] for each in found)
+    for number, single in enumerate(singles):
+        expected = predictor(single).pred_instances.numpy()
+        offset = np.array([number % 2, number // 2] * 2) * 192
+        inner = ((expected.bboxes > 5) & (expected.bboxes < 187)).all(1)
+        assert inner.any()
+        for index in np.flatnonzero(inner):
+            left, top, right, bottom = expected.bboxes[index] + offset
+            of_class = [each for each in found if each['category_id'] == expected.labels[index] + 1]
+            box = [left, top, right - left, bottom - top]
+            assert mask_utils.iou([each['bbox'] for each in of_class], [box], [0]).max() > 0.3
+
+
+@pytest.mark.parametrize('options', [[], ['--deploy']], ids=['plain', 'deployed'])
+def test_test_time_augmentation_is_that_of_the_test_tool(options, folder, weights):
+    out = f'tta{len(options)}.pkl'
+    arguments = ('--tta', *options, '--eval', 'bbox', 'segm', '--out', out, '--work-dir', 'tta')
+    succeeded(tool('test', MASK_RCNN, weights, *arguments, cwd=folder))
+    predictor = Predictor(weights, device='cpu', deploy=bool(options), tta=True)
+    tested = pickle.loads((folder / out).read_bytes())
+    assert len(tested) == 4
+    for expected in tested:
+        found = predictor(folder / expected['img_path']).pred_instances
+        assert torch.equal(found.bboxes, expected['pred_instances']['bboxes']) and len(found) > 0
+        assert (found.masks.numpy() == mask_utils.decode(expected['pred_instances']['masks']).transpose(2, 0, 1)).all()
+
+
+def test_test_time_augmentation_sees_an_image_as_its_mirror_image(weights, images, predictor):
+    """Which the model by itself does not."""
+    picture = cv2.imread(str(images[0]))
+    mirrored = np.ascontiguousarray(picture[:, ::-1])
+    augmented = Predictor(weights, device='cpu', tta=True, batch=2)
+    first, second = (each.pred_instances for each in augmented([picture, mirrored]))
+    assert len(first) > 0
+    torch.testing.assert_close(first.scores, second.scores, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(first.bboxes[:, 0], 192 - second.bboxes[:, 2], rtol=1e-4, atol=1e-2)
+    assert (first.masks != second.masks.flip(-1)).float().mean() < 1e-3
+    plain, other = (predictor(each).pred_instances.scores for each in (picture, mirrored))
+    assert len(plain) != len(other) or not torch.allclose(plain, other, rtol=1e-3)
+
+
+def test_arrays_with_red_first_are_told_so(images, predictor):
+    picture = cv2.imread(str(images[0]))
+    result, expected = predictor(picture[..., ::-1], rgb=True), predictor(picture)
+    assert same(result, expected) and not same(predictor(picture[..., ::-1]), expected)
+    alpha = np.dstack([picture[..., ::-1], np.full((192, 192), 7, np.uint8)])
+    assert same(predictor([alpha, images[0]], rgb=True)[0], expected)
+    drawn = predictor.draw(picture[..., ::-1], result, score=0, rgb=True)
+    assert (drawn[..., ::-1] == predictor.draw(picture, result, score=0)).all()
+
+
+def test_results_become_supervisions_detections(weights, images, predictor):
+    supervision = pytest.importorskip('supervision', reason='needs the extra supervision')
+    result = predictor(images[0])
+    for each in (result, Predictor(weights, device='cpu', tile=192)(images[0])):
+        found = predictor.to_supervision(each)
+        expected = result.pred_instances.numpy()
+        assert isinstance(found, supervision.Detections) and len(found) == len(expected) > 0
+        assert (found.xyxy == expected.bboxes).all() and (found.mask == expected.masks).all()
+        assert (found.confidence == expected.scores).all() and (found.class_id == expected.labels).all()
+        assert found['class_name'].tolist() == [predictor.classes[label] for label in expected.labels]
+        annotated = supervision.MaskAnnotator().annotate(cv2.imread(str(images[0])), found)
+        assert (annotated != cv2.imread(str(images[0]))).any()
+
+
+def test_without_supervision_one_sentence_says_how_to_get_it(images, predictor, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'supervision', None)
+    with pytest.raises(UsageError, match='pip install supervision'):
+        predictor.to_supervision(predictor(images[0]))
+
+
+def test_the_tool_writes_a_data_set_too(weights, images, tmp_path):
+    arguments = (images[0], '--weights', weights, '--out', 'out', '--score', 0, '--polygons', '--labels', 'yolo')
+    output = succeeded(tool('predict', *arguments, cwd=tmp_path))
+    content = content_of(tmp_path / 'out')
+    assert any(isinstance(each['segmentation'], list) for each in content['annotations'])
+    labels = read_labels(tmp_path / 'out' / 'yolo')
+    assert len(labels.splits['train'].objects) == len(content['annotations']) > 0
+    assert output.splitlines()[-1].startswith('written: 1 picture, ')
+
+
 def test_exif_orientation_is_one_frame_for_reading_drawing_and_results(images, tmp_path, weights, predictor):
     upright = Image.open(images[0]).crop((0, 0, 192, 128))
     exif = Image.Exif()
@@ -170,15 +271,18 @@ def test_what_is_broken_is_named_and_skipped(weights, photograph, tmp_path):
     (photograph / 'empty.png').touch()
     (photograph / 'text.jpg').write_text('no picture')
     (photograph / 'clip.mp4').write_bytes(b'no video')
+    (photograph / 'phone.heic').write_bytes(bytes([0, 0, 0, 24]) + b'ftypheic' + bytes(12))
     arguments = ('in', '--weights', weights, '--out', 'out', '--device', 'cpu')
     result = tool('predict', *arguments, cwd=tmp_path)
-    assert result.returncode == 1 and '2 of 6 predicted' in result.stdout and 'Traceback' not in result.stderr
+    assert result.returncode == 1 and '2 of 7 predicted' in result.stdout and 'Traceback' not in result.stderr
     for name, reason in (
         ('cut.jpg', 'truncated'), ('empty.png', 'empty'), ('text.jpg', 'read'), ('clip.mp4', 'as a video')
     ):  # fmt: skip
         (line,) = (line for line in result.stderr.splitlines() if line.startswith(f'failed: in/{name}: '))
         assert reason in line
-    assert result.stderr.splitlines()[-1] == '4 failed, named above'
+    last = '5 failed, named above: 4 cannot be read, 1 HEIC, for which pillow-heif is needed'
+    has_reader = importlib.util.find_spec('pillow_heif') is not None
+    assert result.stderr.splitlines()[-1] == ('5 failed, named above: 5 cannot be read' if has_reader else last)
     names = {path.name for path in photograph.glob('0*.jpg')}
     assert len(names) == 2 and {path.name for path in (tmp_path / 'out' / 'pictures').iterdir()} == names
     assert {image['picture'] for image in content_of(tmp_path / 'out')['images']} == names
@@ -199,6 +303,7 @@ MISTAKES = {
     'out is a file': (['in'], ['--out', 'plain.pth'], ['plain.pth is a file']),
     'score': (['in'], ['--score', '30'], ['--score', '30']),
     'batch': (['in'], ['--batch', '0'], ['batch', '0']),
+    'tile': (['in'], ['--tile', '32'], ['tile', '64 pixels', '32']),
     'device': (['in'], ['--device', 'tpu'], ["'tpu'"]),
     'threads': (['in'], ['--threads', '0'], ['--threads']),
     'options': (['in'], ['--cfg-options', 'model.backbone.arch=s9'], ["'s9'", 's1, s2, s3, s4']),
@@ -482,7 +587,10 @@ def test_text_in_a_config_is_no_code(weights, images, tmp_path):
 def test_the_api_names_what_it_cannot_take(predictor, images, tmp_path):
     for image, words in (
         (tmp_path / 'nowhere.jpg', 'nowhere.jpg: it cannot be read'),
-        (np.zeros((1, 3000, 3), np.uint8), 'array 0: it cannot be read as a picture .*resize'),
+        (
+            np.zeros((0, 64, 3), np.uint8),
+            r'array 0: it cannot be read as a picture \(an array has to be .*\(0, 64, 3\)',
+        ),
         (np.zeros((64, 64), np.uint16), r'array 0: it cannot be read as a picture \(an array has to be \(H, W, 3\)'),
         ([images[0], np.zeros((64, 64, 3), np.float32)], 'array 1: .* float32'),
     ):

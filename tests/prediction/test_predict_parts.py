@@ -70,14 +70,6 @@ def test_what_is_left_out_is_counted(files, log):
         find_inputs(['a/[nm]*.[t]xt'])
 
 
-@pytest.mark.parametrize('name', ['0', '12', 'rtsp://camera.local/live', 'udp://@:1234'])
-def test_a_camera_is_no_video(name, files):
-    with pytest.raises(UsageError, match='is a camera or a live stream'):
-        find_inputs([name])
-    (files / '0').touch()
-    assert len(find_inputs(['0'])) == 1  # a file of that name
-
-
 def test_videos_are_told_by_their_ending():
     videos = {name: Input(name).is_video for name in ('a.MP4', 'https://e.org/a.mov?x=1.jpg', 'a.jpg', 'mp4')}
     assert list(videos.values()) == [True, True, False, False]

@@ -72,6 +72,12 @@ TESTED = {
     r'python tools/predict\.py image\.jpg --weights CHECKPOINT --config CONFIG --out': (
         'prediction/test_predict.py::test_names_come_from_the_config_where_the_checkpoint_has_none'
     ),
+    r'python tools/predict\.py slide\.tif --weights CHECKPOINT --tile': (
+        'prediction/test_predict.py::test_a_large_picture_is_predicted_in_tiles'
+    ),
+    r'python tools/test\.py CONFIG CHECKPOINT --eval bbox segm --tta': (
+        'prediction/test_predict.py::test_test_time_augmentation_is_that_of_the_test_tool'
+    ),
     r'python tools/predict\.py (INPUT|photographs/ clip|data/sample)': (
         'prediction/test_predict.py::test_the_tool_writes_pictures_and_a_coco_file'
     ),

@@ -25,7 +25,7 @@ def convert_data(source: str | Path, target: str | Path, layout: str, to: str) -
         source: The folder of the data set.
         target: A folder that does not exist or is empty.
         layout: That of the source, or ``'auto'``.
-        to: ``'coco'`` or ``'yolo'``.
+        to: ``'coco'``, ``'yolo'`` or ``'labelme'``.
 
     Raises:
         UsageError: If the source cannot be read, or the target is not empty or cannot be written.
@@ -38,6 +38,15 @@ def convert_data(source: str | Path, target: str | Path, layout: str, to: str) -
     labels = read_labels(source, layout)
     read = list(labels.lines())
     labels.losses, labels.notes = Losses(), []
+    return [*read, *write_labels(labels, target, to)]
+
+
+def write_labels(labels: Labels, target: Path, to: str) -> list[str]:
+    """Write a data set into a new folder, completely or not at all; return lines for the user.
+
+    Raises:
+        UsageError: If the folder cannot be written.
+    """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing_folder(target, replace=target.exists()) as folder:
@@ -45,7 +54,7 @@ def convert_data(source: str | Path, target: str | Path, layout: str, to: str) -
     except OSError as error:
         raise UsageError(f'cannot write {error.filename or target}: {error.strerror or error}') from error
     written = f'written: {counted(images, "picture")}, {counted(objects, "object")} in {target} ({to} layout)'
-    return [*read, *labels.notes, *labels.losses.lines(), written]
+    return [*labels.notes, *labels.losses.lines(), written]
 
 
 def copy_pictures(split: Split, folder: Path) -> dict[Any, str]:
@@ -153,14 +162,67 @@ def polygons_of(rle: Mapping[str, Any], size: tuple[int, int], place: str, losse
     if not rows.size:
         return []
     part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return polygons_of_part(part, (columns[0], rows[0]), place, losses)
+
+
+def polygons_of_part(part: NDArray[np.uint8], corner: tuple[int, int], place: str, losses: Losses) -> list[list[float]]:
+    """Return the polygons of a mask; ``part`` is what is around its object, with the upper left pixel at ``corner``."""
     fine = np.pad(part.repeat(SUPERSAMPLING, axis=0).repeat(SUPERSAMPLING, axis=1), 1).astype(np.bool_)
     polygons = trace_polygons(fine)
     if has_hole(fine):
         losses.add('outlines with holes, which are filled', place)
     if polygons and cv2.connectedComponents(part, connectivity=8)[0] - 1 > len(polygons):
         losses.add('outlines with parts of less than 4 pixels, which are left out', place)
-    corner = np.array([columns[0], rows[0]]) - 1 / SUPERSAMPLING
-    return [(np.array(polygon).reshape(-1, 2) + corner).ravel().tolist() for polygon in polygons]
+    start = np.array(corner) - 1 / SUPERSAMPLING
+    return [(np.array(polygon).reshape(-1, 2) + start).ravel().tolist() for polygon in polygons]
 
 
-WRITERS: dict[str, Callable[[Labels, Path], tuple[int, int]]] = {'coco': write_coco, 'yolo': write_yolo}
+def write_labelme(labels: Labels, folder: Path) -> tuple[int, int]:
+    """Write ``SPLIT/`` with pictures and a JSON file beside each; return how many pictures and objects."""
+    written = 0
+    for split in labels.splits.values():
+        names = copy_pictures(split, folder / split.name)
+        shapes: dict[Any, list[dict[str, Any]]] = {image_id: [] for image_id in names}
+        sizes = {each['id']: (each['width'], each['height']) for each in split.content['images']}
+        for each in split.objects:
+            place = f'object {each["id"]} of {names[each["image_id"]]}'
+            if each.get('iscrowd'):
+                labels.losses.add('crowds and difficult objects left out, which LabelMe has no word for', place)
+                continue
+            label = labels.classes[each['category_id'] - 1]
+            shapes[each['image_id']] += shapes_of(each, label, sizes[each['image_id']], place, labels.losses)
+            written += 1
+        for image in split.content['images']:
+            name = names[image['id']]
+            content = dict(
+                version='5.0.1',
+                flags={},
+                shapes=shapes[image['id']],
+                imagePath=name,
+                imageData=None,
+                imageHeight=image['height'],
+                imageWidth=image['width'],
+            )
+            path = folder / split.name / f'{Path(name).stem}.json'
+            path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding='utf-8')
+    return totals(labels)[0], written
+
+
+def shapes_of(
+    each: Mapping[str, Any], label: str, size: tuple[int, int], place: str, losses: Losses
+) -> list[dict[str, Any]]:
+    """Return the shapes of an object: its polygons, a group if there are several, or a rectangle if there are none."""
+    mask = each.get('segmentation')
+    parts = polygons_of(mask, size, place, losses) if isinstance(mask, dict) else mask
+    common: dict[str, Any] = dict(label=label, group_id=each['id'] if parts and len(parts) > 1 else None, flags={})
+    if parts:
+        return [dict(common, points=np.reshape(part, (-1, 2)).tolist(), shape_type='polygon') for part in parts]
+    left, top, width, height = each['bbox']
+    return [dict(common, points=[[left, top], [left + width, top + height]], shape_type='rectangle')]
+
+
+WRITERS: dict[str, Callable[[Labels, Path], tuple[int, int]]] = {
+    'coco': write_coco,
+    'yolo': write_yolo,
+    'labelme': write_labelme,
+}
