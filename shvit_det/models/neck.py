@@ -150,7 +150,7 @@ class SHViTFPN(BaseModule):
         with autocast_disabled(x.device):
             composed = self.composed()
         source = with_ones(x)
-        outs = [conv(source) for conv in composed]
+        outs = [TransposedConv.__call__(conv, source) for conv in composed]  # torch 2.6's compiler knows no other call
         # Starting from the source saves an RPN operations only if the finest level is more than twice as large.
         useful_to_rpn = self.num_upsamples > 1
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module  # the hooks for all modules are there; they have no public names
 
 CALLED_METHODS = ('forward', '_conv_forward', '_output_padding', '_check_input_dim', '_call_impl')
-ORDINARY_TENSORS = frozenset({nn.Parameter, Tensor, type(None)})  # those of other classes may redefine operations
+ORDINARY_TENSORS = (nn.Parameter, Tensor, type(None))  # those of other classes may redefine operations
 
 
 def has_any_global_hook() -> bool:

@@ -13,7 +13,6 @@ from torch import nn
 from torchvision.ops import box_iou
 
 from shvit_det import SHViT, SHViTFPN, UsageError, deploy, kernels
-from shvit_det.common.dependencies import release
 from shvit_det.deployment import is_deployed
 from shvit_det.deployment.backends import backend_choice as backends
 from shvit_det.deployment.backends.deployed_layer import WeightedLayer
@@ -261,9 +260,6 @@ class DefaultDevice:
         torch.set_default_device(None)
 
 
-MORE_GRAPHS = int(release(torch.__version__) < (2, 7))  # torch 2.6 makes one more for further sizes, and of a neck
-
-
 class Counting:
     """A backend of torch.compile that counts its graphs and their runs, and notes whether weights were frozen."""
 
@@ -312,7 +308,7 @@ def test_all_sizes_but_the_first_share_one_compiled_graph(log, compiler):
             x = torch.randn(1, 3, height, width)
             agree(trained(x), deployed(x), 1e-4)
     assert len(compiler.runs) == 6
-    assert len(announcements(log)) == len(compiler.frozen) == 2 + MORE_GRAPHS
+    assert len(announcements(log)) == len(compiler.frozen) == 2
 
 
 def test_changed_weights_are_compiled_anew(compiler):
@@ -352,7 +348,7 @@ def test_the_neck_runs_compiled_and_hands_over_what_it_knows(compiler):
             agree(trained.rpn_head(trained.extract_feat(x))[0], deployed.rpn_head(features)[0], 1e-4)
         deployed.neck.load_state_dict(deployed.neck.state_dict())
         deployed.extract_feat(x)
-    assert len(compiler.runs) == 3 * (1 + MORE_GRAPHS) and len(compiler.frozen) == 2 + MORE_GRAPHS
+    assert len(compiler.runs) == 3 and len(compiler.frozen) == 2
 
 
 @pytest.mark.skipif(shutil.which('g++') is None, reason='inductor needs a C++ compiler')

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from shvit_det import SHViT, SHViTFPN
+from shvit_det.common.dependencies import release
 from shvit_det.registry import MODELS
 from shvit_det.timing.model_builder import compute_as_written
 
@@ -228,14 +229,24 @@ def test_traces(train):
             assert_close(found, expected)
 
 
-@pytest.mark.parametrize('name', ['backbone', 'neck', 'head'])
+HEAD_OF_OLD_TORCH = pytest.mark.skipif(
+    release(torch.__version__) < (2, 7), reason='a tuple of another class breaks the graph'
+)
+
+
+@pytest.mark.parametrize('name', ['backbone', 'neck', pytest.param('head', marks=HEAD_OF_OLD_TORCH)])
 def test_compiled_without_a_break(name):
     found, expected = compiled_and_not(make(), name)
     assert_close(found, expected)
 
 
 @pytest.mark.parametrize(
-    'name, layer', [('backbone.patch_embed', '0.c'), ('neck', 'extra_fpn_convs.0.conv'), ('head', 'rpn_conv')]
+    'name, layer',
+    [
+        ('backbone.patch_embed', '0.c'),
+        ('neck', 'extra_fpn_convs.0.conv'),
+        pytest.param('head', 'rpn_conv', marks=HEAD_OF_OLD_TORCH),
+    ],
 )
 def test_compilers_see_hooks_where_layers_would_be_folded_or_composed(name, layer):
     model = make()
