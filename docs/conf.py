@@ -40,6 +40,7 @@ docs/imagenet
 docs/checkpoints
 docs/prediction
 docs/deployment
+docs/gpu
 docs/exporting
 docs/phone
 docs/timing

@@ -9,6 +9,7 @@ import torch
 
 from ..common.errors import UsageError
 from .packages import require
+from .signal_stack import signal_stack_kept
 
 
 class Runtime:
@@ -85,7 +86,8 @@ class OpenVINO(Runtime):
             raise UsageError('bfloat16:openvino: needs a processor with bfloat16 arithmetic, and this one has none')
         how = {'INFERENCE_NUM_THREADS': threads, 'NUM_STREAMS': 1, 'INFERENCE_PRECISION_HINT': hints[dtype]}
         self._model = core.read_model(model)
-        compiled = core.compile_model(self._model, 'CPU', how)
+        with signal_stack_kept():
+            compiled = core.compile_model(self._model, 'CPU', how)
         self.title = f'OpenVINO {openvino.__version__.partition("-")[0]}'
         self._request = compiled.create_infer_request()
         self._number = len(compiled.outputs)

@@ -1,7 +1,9 @@
 """Exported detectors find what mmdet's find, in every runtime, for images of any number and size."""
 
+import ctypes
 import importlib
 import io
+import sys
 from functools import cache
 
 import pytest
@@ -26,6 +28,7 @@ from shvit_det.export.nms import grouped_nms, grouped_nms_flat
 from shvit_det.export.running import ExportedDetector, instances
 from shvit_det.runtimes.onnx_file import add_metadata
 from shvit_det.runtimes.onnx_runtimes import RUNTIME_OF, RUNTIMES
+from shvit_det.runtimes.signal_stack import SignalStack
 
 pytestmark = pytest.mark.slow
 
@@ -104,6 +107,17 @@ def test_the_graph_finds_what_mmdet_finds(config):
                 if name in outs:
                     found[name] = outs[name][indices == image]
             assert_same(one, found)
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='stacks of signals are asked for as on Linux')
+def test_a_runtime_leaves_no_stack_for_signals_behind(export):
+    """OpenVINO sets one; a test that loads data later in this process would end it with the first worker's signal."""
+    before, after = SignalStack(), SignalStack()
+    ask = ctypes.CDLL(None).sigaltstack
+    ask(None, ctypes.byref(before))
+    export(CONFIGS[0], 'few')
+    ask(None, ctypes.byref(after))
+    assert (after.flags, after.size) == (before.flags, before.size)
 
 
 @pytest.mark.parametrize('config', CONFIGS)
