@@ -17,7 +17,7 @@ def main() -> None:
         description='Check the COCO data sets that a config would use: annotations and images. '
         'Exit status 0: no errors, 1: errors, or not all could be written, 2: the check could not run.'
     )
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or the name of a config of ours')
     how = parser.add_mutually_exclusive_group()
     how.add_argument('--headers-only', action='store_true', help='open every image, decode none')
     how.add_argument('--no-images', action='store_true', help='only see that the images exist')

@@ -8,7 +8,7 @@ from . import cli
 
 def main() -> None:
     parser = argparse.ArgumentParser(description='Test a checkpoint on the test split of its config.')
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or the name of a config of ours')
     parser.add_argument('checkpoint', help='checkpoint file, or one of tools/export.py')
     parser.add_argument(
         '--eval',

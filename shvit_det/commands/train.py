@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from ..common.errors import UsageError
-from ..configuration.own_data import base_path, own_config, remove
+from ..configuration.own_data import own_config, remove
 from ..configuration.reading import name_of
 from ..training.hook_options import LOGGERS
 from ..training.resuming import AUTO
@@ -71,7 +71,7 @@ def main() -> None:
     if arguments.data is None:
         if given := [name for name in SETTINGS if getattr(arguments, name) is not None]:
             raise UsageError(f'--{given[0].replace("_", "-")} needs --data DIR; without it, use --cfg-options')
-        run_training(arguments, base_path(arguments.config))
+        run_training(arguments, arguments.config)
         return
     config, new = write_own_config(arguments)
     try:

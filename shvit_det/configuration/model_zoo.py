@@ -1,5 +1,6 @@
 """The configs of this package, in a checkout and in an installed wheel, and their published weights."""
 
+import os
 from pathlib import Path
 
 from ..common.errors import UsageError
@@ -17,7 +18,7 @@ def config_names() -> list[str]:
 
 def is_config(name: str) -> bool:
     """Tell whether a config or a base of ours has this name, with or without ``shvit_det::`` and ``.py``."""
-    return path_of(name).is_file()
+    return os.path.isfile(path_of(name))  # of pathlib's, a name that is too long raises
 
 
 def config_file(name: str) -> str:

@@ -19,9 +19,8 @@ from ..data.layouts.labels import Labels, counted
 from ..data.layouts.reading import read_labels, with_validation
 from .detection import Detection, class_heads, has_masks, key_of_part
 from .detector_or_classifier import task_of
-from .model_zoo import PREFIX, config_names, is_config
-from .reading import SPLITS, dataset_places, load_config, name_of, type_of
-from .reading_errors import is_file
+from .model_zoo import is_config
+from .reading import SPLITS, config_path, dataset_places, load_config, name_of, type_of
 
 SMALLEST_SIDE = 64  # pixels that the backbone takes
 WARM_UP_PART = 0.1  # of the iterations at most
@@ -114,7 +113,7 @@ def own_config(
             raise UsageError(f'{option} is {value}: {least} is the least')
     if settings.learning_rate is not None and not 0 < settings.learning_rate < math.inf:
         raise UsageError(f'--lr is {settings.learning_rate}: a number above 0 is wanted')
-    path = base_path(base)
+    path = config_path(base)
     config = load_config(path)
     task = task_of(config)
     if not isinstance(task, Detection):
@@ -152,19 +151,6 @@ def own_config(
 
 class Variable(str):
     """A name in the config that is written."""
-
-
-def base_path(base: str) -> str:
-    """Return what mmengine takes as a base: ``shvit_det::NAME.py`` for a config of ours, else the path.
-
-    Raises:
-        UsageError: If it is neither a file nor a config of ours.
-    """
-    if '::' in base or is_file(base):
-        return base
-    if not is_config(base):
-        raise UsageError(f'no such config: {base}; ours are {", ".join(config_names())}')
-    return f'{PREFIX}{base.removesuffix(".py")}.py'
 
 
 def no_masks(base: str, labels: Labels) -> str:

@@ -14,6 +14,7 @@ from torch import nn
 from ..common.errors import UsageError
 from ..data.checking.findings import short
 from .cfg_options import merge_options
+from .model_zoo import PREFIX, config_names, is_config
 from .reading_errors import import_error, is_file, reading_error
 from .type_names import use_names
 from .value_kinds import check_kinds
@@ -25,15 +26,14 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
     """Return the config of a file with ``--cfg-options`` merged into it.
 
     Args:
-        path: A file, or a config of an installed project: ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py``, or
-            ``shvit_det::mask_rcnn_shvit_s4_coco.py``.
+        path: A file, the name of a config of ours, ``mask_rcnn_shvit_s4_coco``, or a config of an installed project,
+            ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py``.
         options: Changes of single values, dotted names.
 
     Raises:
         UsageError: If the config does not exist or cannot be read, or holds values of the wrong kind.
     """
-    if '::' not in path and not is_file(path):
-        raise UsageError(f'no such config: {path}')
+    path = config_path(path)
     try:
         file = Config._get_cfg_path(path, '')[0] if '::' in path else path
         config = Config.fromfile(file, import_custom_modules=False)
@@ -45,6 +45,20 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
         raise UsageError(f'cannot read the config {path}: {reading_error(error, path)}') from error
     change_and_check(config, options)
     return config
+
+
+def config_path(named: str) -> str:
+    """Return what mmengine takes for a config: ``shvit_det::NAME.py`` for one of ours, else the path itself.
+
+    Raises:
+        UsageError: If it is neither a file nor a config of ours.
+    """
+    if '::' in named or is_file(named):
+        return named
+    if is_config(named) and os.sep not in named:
+        return f'{PREFIX}{named.removesuffix(".py")}.py'
+    ours = '' if os.sep in named else f'; ours are {", ".join(config_names())}'
+    raise UsageError(f'no such config: {named}{ours}')
 
 
 def import_custom_modules(config: Config, path: str) -> None:

@@ -170,6 +170,13 @@ def test_every_default_of_data_sets_hooks_and_metrics_may_be_written_into_a_conf
         check_values('val_evaluator.', given, [kind])
 
 
+def test_a_config_of_ours_is_found_by_its_name():
+    named = load_config('mask_rcnn_shvit_s1_sample')
+    assert named.to_dict() == load_config(SAMPLE).to_dict()
+    with pytest.raises(UsageError, match=r'no such config: nosuch; ours are .*mask_rcnn_shvit_s4_coco'):
+        load_config('nosuch')
+
+
 # Options that change nothing.
 
 

@@ -121,7 +121,6 @@ NEEDS = {
     r'python tools/predict\.py photographs/ --out': "the authors' weights, which are downloaded",
     r'python tools/benchmark\.py .*(shvit:s4|_coco\.py)': 'minutes of a machine that does nothing else',
     r'python tests/support/soak\.py': 'two hours',
-    r'tools/dev/gpu_check\.sh': 'a GPU; tests/gpu/test_gpu_check.py rehearses it',
     r'python tools/dev/time_choices\.py': 'minutes of a machine that does nothing else',
     r'python tools/compare_export\.py (?!CONFIG)': 'the photographs or trained weights, and minutes of an idle machine',
     r'mim ': 'openmim, which clashes with newer setuptools; tests/project/test_packaging.py has what mim looks for',
