@@ -1,4 +1,4 @@
-"""Show the training data of a config as the model sees them: python tools/browse.py CONFIG --out DIR"""
+"""Show training data as the model sees them: python tools/browse.py CONFIG --out DIR, or a data set's folder"""
 
 import argparse
 
@@ -9,9 +9,13 @@ from ..evaluation.data_page import browse
 def main() -> None:
     parser = argparse.ArgumentParser(
         description='Write a page with training images as the pipeline of a config hands them to the model, augmented, '
-        'with masks, boxes and names, and with statistics of the data set.'
+        'with masks, boxes and names, and with statistics of the data set. A folder of data needs no config.'
     )
-    parser.add_argument('config', help='config file of a detector')
+    parser.add_argument(
+        'source',
+        metavar='CONFIG',
+        help='config file of a detector, or a data set in the layout of COCO, YOLO, Pascal VOC or LabelMe',
+    )
     parser.add_argument('--out', required=True, metavar='DIR', help='write DIR/index.html')
     parser.add_argument('--number', type=int, default=24, metavar='N', help='images to show [%(default)s]')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the augmentation [%(default)s]')
@@ -19,7 +23,7 @@ def main() -> None:
     add_cfg_options(parser)
     arguments = parser.parse_args()
     page = browse(
-        arguments.config,
+        arguments.source,
         arguments.out,
         number=arguments.number,
         seed=arguments.seed,

@@ -90,7 +90,12 @@ def remove(files: list[Path]) -> None:
 
 
 def own_config(
-    base: str, folder: str, settings: Settings, annotations: Path, work_dir: Path | None = None
+    base: str,
+    folder: str,
+    settings: Settings,
+    annotations: Path,
+    work_dir: Path | None = None,
+    labels: Labels | None = None,
 ) -> OwnConfig:
     """Return the config that trains the detector of another config on the data set in a folder.
 
@@ -100,6 +105,7 @@ def own_config(
         settings: What the user has set.
         annotations: The folder for annotation files that have to be written.
         work_dir: The work dir that the config shall name.
+        labels: The data set, if it has been read already, with a part for validation.
 
     Raises:
         UsageError: If the data set cannot be read, or the other config cannot be changed for it.
@@ -120,7 +126,7 @@ def own_config(
         raise UsageError(f'{base} is no detector: --data takes the config of one, such as retinanet_shvit_s1_coco')
     config.setdefault('default_scope', task.scope)
     model = task.build(config)
-    labels = with_validation(read_labels(folder))
+    labels = labels or with_validation(read_labels(folder))
     if has_masks(model) and not labels.has_masks:
         raise UsageError(no_masks(base, labels))
     keys = [key_of_part(config, name) for name, _ in class_heads(model)]
@@ -147,6 +153,11 @@ def own_config(
     )
     lines = [f'{key} = {lines_of(value)}' for key, value in {**variables, **nested(values)}.items()]
     return OwnConfig('\n'.join([comment, *lines]) + '\n', files, notes)
+
+
+def default_base(labels: Labels) -> str:
+    """Return the name of the detector that is taken where none is named: it has masks if all objects have outlines."""
+    return 'mask_rcnn_shvit_s1_coco' if labels.has_masks else 'retinanet_shvit_s1_coco'
 
 
 class Variable(str):

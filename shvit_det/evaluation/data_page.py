@@ -1,8 +1,10 @@
-"""The page that shows the data of a config: images as training sees them, and statistics of the data set."""
+"""The page that shows the data of a config or a folder: images as training sees them, and statistics of the set."""
 
 import contextlib
 import copy
 import io
+import os
+import tempfile
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -22,7 +24,10 @@ from ..configuration.build_errors import raise_refusal
 from ..configuration.changing import set_data_root, use_checked_datasets
 from ..configuration.coco_set_checks import check_before_run, draw_sample_set
 from ..configuration.detector_or_classifier import task_of
-from ..configuration.reading import load_config
+from ..configuration.own_data import Settings, default_base, own_config
+from ..configuration.reading import load_config, name_of
+from ..data.layouts.labels import counted
+from ..data.layouts.reading import read_labels, with_validation
 from ..prediction.drawing import Picture, class_colors, draw
 from ..prediction.image_reader import to_picture
 from . import html_page as html
@@ -34,7 +39,7 @@ PAGE = 'index.html'
 
 
 def browse(
-    config_path: str,
+    source: str,
     out: str,
     number: int = 24,
     seed: int = 0,
@@ -43,8 +48,12 @@ def browse(
 ) -> Path:
     """Write a page that shows the training data of a detector's config, and return its path.
 
+    For a data set in a folder, this is the config that ``shvit-det init`` writes: of the smallest Mask R-CNN if all
+    objects have outlines, otherwise of the smallest RetinaNet. Nothing is written into that folder.
+
     Args:
-        config_path: The config file.
+        source: The config file, or the folder of a data set that
+            :func:`~shvit_det.data.layouts.reading.read_labels` reads.
         out: The folder for ``index.html``.
         number: How many images are shown, taken at equal distances from the whole data set.
         seed: Of the random numbers of the augmentation.
@@ -57,9 +66,23 @@ def browse(
     """
     if number < 1:
         raise UsageError(f'--number is {number}: it takes at least one picture')
-    config = load_config(config_path, cfg_options)
+    if not os.path.isdir(source):  # noqa: PTH112  (Path raises for a text that is too long)
+        config = load_config(source, cfg_options)
+        if data_root is not None:
+            set_data_root(config, data_root)
+        return _write_page(config, name_of(source), [f'Config {source}.'], out, number, seed)
     if data_root is not None:
-        set_data_root(config, data_root)
+        raise UsageError(f'--data-root is for a config, and {source} is a folder: name the folder of the data alone')
+    labels = with_validation(read_labels(source))
+    base = default_base(labels)
+    with tempfile.TemporaryDirectory() as scratch:  # of the config and of annotation files in COCO's form
+        path = Path(scratch, 'config.py')
+        own_config(base, source, Settings(), path.parent, labels=labels).write(path)
+        notes = [f'Data set {source}, as {base} sees it.', *labels.lines()]
+        return _write_page(load_config(str(path), cfg_options), Path(source).resolve().name, notes, out, number, seed)
+
+
+def _write_page(config: Config, name: str, notes: list[str], out: str, number: int, seed: int) -> Path:
     task = task_of(config)
     if task.scope != 'mmdet':
         raise UsageError(f'boxes and masks are shown, and this is a {task.noun}, whose data have none')
@@ -74,10 +97,10 @@ def browse(
     dataset = _built(config, task.scope)
     cards = [_card(dataset, int(index)) for index in _spread(len(dataset), number)]
     path = Path(out) / PAGE
-    title = f'Training data of {Path(config_path).stem}'
+    title = f'Training data of {name}'
     body = [
         f'<h1>{escape(title)}</h1>',
-        html.paragraph(f'Config {config_path}.', soft=True),
+        *(html.paragraph(note, soft=True) for note in notes),
         '<nav aria-label="Parts of the page"><a href="#pictures">Pictures</a>'
         '<a href="#statistics">Statistics</a></nav>',
         '<h2 id="pictures">Pictures</h2>',
@@ -152,9 +175,9 @@ def _section(dataset: Any, number: int) -> str:
     names = list(dataset.metainfo.get('classes') or ())
     source = Path(getattr(dataset, 'ann_file', '') or f'data set {number + 1}').name
     text = (
-        f'{found.num_images} images with {len(found.label)} objects of {len(names)} classes; {found.num_empty} images '
-        f'have no object. Crowds and ignored objects, {found.num_ignored}, are not counted. The data set hands over '
-        f'{len(dataset)} of these images.'
+        f'{found.num_images} images with {len(found.label)} objects of {counted(len(names), "class")}; '
+        f'{found.num_empty} images have no object. Crowds and ignored objects, {found.num_ignored}, are not counted. '
+        f'The data set hands over {len(dataset)} of these images.'
     )
     parts = [f'<h3>{escape(source)}</h3>', html.paragraph(text)]
     if not len(found.label):

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import layouts
 import numpy as np
 import pytest
 from paths import MASK_RCNN, ROOT
@@ -101,6 +102,31 @@ def test_images_are_shown_as_the_pipeline_makes_them(sample, tmp_path):
 def test_a_mistake_leaves_nothing(sample, tmp_path, options, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         browse(str(MASK_RCNN), str(tmp_path / 'page'), data_root=sample, **options)
+    assert not (tmp_path / 'page').exists()
+
+
+@pytest.mark.parametrize(('layout', 'detector'), [('labelme', 'mask_rcnn'), ('voc', 'retinanet')])
+def test_a_folder_is_shown_as_the_config_that_init_writes_sees_it(tmp_path, layout, detector):
+    folder = getattr(layouts, layout)(tmp_path / 'set')
+    files = sorted(folder.rglob('*'))
+    text = browse(str(folder), str(tmp_path / 'page'), number=2).read_text()
+    assert f'Data set {folder}, as {detector}_shvit_s1_coco sees it.' in text
+    assert f'{layout} layout, 2 classes' in text and '<h3>train.json</h3>' in text
+    assert text.count('.jpg, 1200 x 800, 2 objects') == 4  # drawn with 120 x 80
+    assert sorted(folder.rglob('*')) == files and sorted(tmp_path.iterdir()) == [tmp_path / 'page', folder]
+
+
+@pytest.mark.parametrize(
+    ('maker', 'options', 'message'),
+    [
+        (Path.mkdir, {}, 'has none of the layouts that are read: COCO '),
+        (layouts.yolo, dict(data_root='other'), 'is a folder: name the folder of the data alone'),
+    ],
+)
+def test_a_folder_that_cannot_be_shown_leaves_nothing(tmp_path, maker, options, message):
+    maker(tmp_path / 'set')
+    with pytest.raises(UsageError, match=message):
+        browse(str(tmp_path / 'set'), str(tmp_path / 'page'), **options)
     assert not (tmp_path / 'page').exists()
 
 

@@ -50,6 +50,9 @@ TESTED = {
         'tools/test_check_data.py::test_faults_are_listed_and_a_cleaned_copy_trains'
     ),
     r'python tools/browse\.py CONFIG --out page': 'evaluation/test_data_page.py::test_the_tool_writes_the_page',
+    r'python tools/browse\.py DIR --out page': (
+        'evaluation/test_data_page.py::test_a_folder_is_shown_as_the_config_that_init_writes_sees_it'
+    ),
     r'python tools/train\.py CONFIG( --resume.*)?$': 'tools/test_tools.py::test_training_resumes_where_it_ended',
     r'python tools/train\.py CONFIG --save-best': (
         'tools/test_tools.py::test_averages_best_score_and_losses_of_the_validation'

