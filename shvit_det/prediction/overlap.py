@@ -10,6 +10,7 @@ from typing import Any
 
 from ..common.processors import usable_processors
 
+Keep = Callable[[Callable[[], Any]], Any]
 MOST_THREADS = 4
 MOST_BYTES = 256 << 20  # of predictions that wait for their drawing
 
@@ -67,13 +68,7 @@ class Finishing:
         self.drawing, self.keeping = ThreadPoolExecutor(max(1, threads), 'drawing'), ThreadPoolExecutor(1, 'keeping')
         self.pending: deque[tuple[Future[Any], Callable[[Any], None], int]] = deque()
 
-    def add(
-        self,
-        draw: Callable[[], Any],
-        keep: Callable[[Callable[[], Any]], Any],
-        count: Callable[[Any], None],
-        size: int,
-    ) -> None:
+    def add(self, draw: Callable[[], Any], keep: Keep, count: Callable[[Any], None], size: int) -> None:
         """Draw and keep a prediction, as soon as those before it leave room for it.
 
         Args:
@@ -97,7 +92,7 @@ class Finishing:
         while self.pending and self.pending[0][0].done():
             self._count_first()
 
-    def _keep(self, keep: Callable[[Callable[[], Any]], Any], drawn: Future[Any]) -> Any:
+    def _keep(self, keep: Keep, drawn: Future[Any]) -> Any:
         if self.has_failed:
             return None
         try:
