@@ -6,9 +6,10 @@ says nothing, and no release says that it has turned an image upright. Pillow do
 
 import os
 import stat
+import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,16 +28,32 @@ JPEG, PNG = b'\xff\xd8', b'\x89PNG'
 END_MARKERS = {JPEG: b'\xff\xd9', PNG: b'IEND\xaeB`\x82'}
 
 
-@contextmanager
-def no_size_limit() -> Iterator[None]:
-    """Make Pillow open images of any size, without its warnings: OpenCV takes them too."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
+class SizeLimit:
+    """Pillow's limit, which is one for all threads: the first block removes it, and the last one brings it back."""
+
+    def __init__(self) -> None:
+        self.lock, self.num_blocks, self.restoring = threading.Lock(), 0, ExitStack()
+
+    @contextmanager
+    def removed(self) -> Iterator[None]:
+        """Make Pillow open images of any size, without its warnings: OpenCV takes them too."""
+        with self.lock:
+            self.num_blocks += 1
+            if self.num_blocks == 1:
+                self.restoring.callback(setattr, Image, 'MAX_IMAGE_PIXELS', Image.MAX_IMAGE_PIXELS)
+                self.restoring.enter_context(warnings.catch_warnings())
+                warnings.simplefilter('ignore')
+                Image.MAX_IMAGE_PIXELS = None
+        try:
             yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+        finally:
+            with self.lock:
+                self.num_blocks -= 1
+                if self.num_blocks == 0:
+                    self.restoring.close()
+
+
+no_size_limit = SizeLimit().removed
 
 
 @dataclass(frozen=True)

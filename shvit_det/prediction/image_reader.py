@@ -29,6 +29,7 @@ SELF_EXPLAINING = (UsageError, OSError, AssertionError, cv2.error)  # errors who
 NO_MEMORY = re.compile(
     r"can't allocate memory|not enough memory|out of memory|insufficient memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE
 )
+THREAD_SAFE = ('LoadImageFromFile', 'Resize', 'FixScaleResize', 'Pad', 'Normalize', 'PackDetInputs')  # of mmcv, mmdet
 HEIC = re.compile(rb'....ftyp(hei|hev|mif|msf)', re.DOTALL)  # how such a file begins
 
 
@@ -59,6 +60,7 @@ class ImageReader:
                 self.of_arrays = Compose([dict(type='LoadImageFromNDArray', **of_arrays), *steps[1:]]).transforms
         except (RuntimeError, KeyError, AttributeError, TypeError, IndexError) as error:
             raise UsageError(f'the config has no test pipeline that can be built: {error}') from error
+        self.is_thread_safe = all(is_thread_safe(type(step)) for step in self.of_files)
         self.settings = DecodeSettings(loader.get('color_type', 'color'), loader.get('imdecode_backend', 'cv2'))
         self.uses_opencv = type_of(loader) == 'LoadImageFromFile' and self.settings.backend in ('cv2', None)
 
@@ -189,6 +191,11 @@ class ImageReader:
         if self.settings.color_type.startswith('grayscale'):
             return cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)  # type: ignore[return-value]
         return picture
+
+
+def is_thread_safe(step: type) -> bool:
+    """Tell whether a step is known to keep nothing between two images, so that several threads may share it."""
+    return step.__name__ in THREAD_SAFE and step.__module__.startswith(('mmcv.', 'mmdet.'))
 
 
 def without_annotations(steps: Sequence[Any]) -> list[Any]:

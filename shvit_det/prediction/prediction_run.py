@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,10 @@ from ..common.atomic_files import replacing
 from ..common.errors import UsageError
 from ..common.image_files import pages_of
 from .coco_results import ResultsFile
-from .drawing import Picture
+from .drawing import Picture, shown_names
 from .image_reader import reason_of
 from .inputs import Input
+from .overlap import Finishing, spare_threads
 from .predictor import Prediction, Predictor
 from .progress import Progress
 from .video import LiveReader, VideoReader, VideoWriter, ending_at_interrupt
@@ -46,6 +47,7 @@ class Run:
         done: How many inputs are predicted.
         num_frames: How many frames of videos, and pages of pictures, are predicted.
         with_pages: The indices of pictures that have several pages or frames.
+        opened: What closes the local files of pictures that are being predicted, by their indices.
     """
 
     predictor: Predictor
@@ -59,6 +61,7 @@ class Run:
     done: int = 0
     num_frames: int = 0
     with_pages: list[int] = field(default_factory=list)
+    opened: dict[int, ExitStack] = field(default_factory=dict)
 
     def so_far(self) -> str:
         """Return how much is done and where the results are: the end of a sentence on why the run ended."""
@@ -70,15 +73,27 @@ class Run:
         )
 
     def pictures(self) -> None:
-        """Predict all pictures; several of one size share a batch."""
+        """Predict all pictures; several of one size share a batch. They are drawn while the next ones are predicted."""
         indices = [index for index, item in enumerate(self.inputs) if not item.is_video]
         progress = Progress(len(indices), 'pictures', self.stream)
-        for prediction in self.predictor.stream(self._files(indices, progress)):
-            index = prediction.key
-            image = dict(id=index + 1, file_name=self.inputs[index].name)
-            save = partial(save_picture, self.targets[index])
-            self._count(index, self._keep(prediction, image, self.targets[index], save), progress)
+        shown_names(self.predictor.classes)  # which may log, once, and not in several threads
+
+        def count(index: int, reason: str | None) -> None:
+            self._count(index, reason, progress)
             progress.advance()
+
+        try:
+            with Finishing(spare_threads()) as finishing:
+                for prediction in self.predictor.stream(self._files(indices, progress), files_stay=True):
+                    index, target = prediction.key, self.targets[prediction.key]
+                    self.opened.pop(index).close()
+                    draw = partial(self._drawing, prediction, target.suffix)
+                    image = dict(id=index + 1, file_name=self.inputs[index].name)
+                    keep = partial(self._keep, prediction, image, target, partial(save_picture, target))
+                    finishing.add(draw, keep, partial(count, index), size_of(prediction))
+        finally:
+            for stack in self.opened.values():
+                stack.close()
         progress.clear()
 
     def frames(self, index: int) -> None:
@@ -91,7 +106,8 @@ class Run:
                 for prediction in self.predictor.stream(frames):
                     number = len(self.inputs) + self.num_frames + 1  # after those of the pictures
                     image = dict(id=number, file_name=item.name, frame_index=prediction.key)
-                    reason = self._keep(prediction, image, *place_of(prediction.key))
+                    draw = partial(self._drawing, prediction)
+                    reason = self._keep(prediction, image, *place_of(prediction.key), draw)
                     if reason is not None:
                         reasons.append(f'frame {prediction.key}: {reason}')
                     else:
@@ -124,14 +140,26 @@ class Run:
 
         def place_of(number: int) -> Place:
             drawing = folder / f'{number:0{len(str(numbers[-1]))}}{target.suffix}'
-            return drawing, partial(save_picture, drawing)
+            return drawing, lambda picture: save_picture(drawing, encode(picture, drawing.suffix))
 
         yield zip(numbers, self.predictor.reader.pages(path, numbers), strict=False), len(numbers), place_of
 
+    def _drawing(self, prediction: Prediction, suffix: str | None = None) -> Any:
+        """Return the drawing of a prediction, or the content of a file with a suffix; None if there is no result."""
+        if prediction.picture is None or prediction.error is not None:
+            return None
+        picture = self.predictor.draw(prediction.picture, prediction.result, self.score)
+        return picture if suffix is None else encode(picture, suffix)
+
     def _keep(
-        self, prediction: Prediction, image: dict[str, Any], target: Path, save: Callable[[Picture], None]
+        self,
+        prediction: Prediction,
+        image: dict[str, Any],
+        target: Path,
+        save: Callable[[Any], None],
+        draw: Callable[[], Any],
     ) -> str | None:
-        """Draw and save a prediction and add it to the results; return why it failed, None if it did not.
+        """Save a prediction's drawing and add it to the results; return why it failed, None if it did not.
 
         Raises:
             OSError: If the disk takes no more.
@@ -142,7 +170,7 @@ class Run:
         height, width = prediction.picture.shape[:2]
         name = target.relative_to(self.file.path.parent / FOLDER).as_posix()
         try:
-            save(self.predictor.draw(prediction.picture, prediction.result, self.score))
+            save(draw())
             image = {**image, 'width': width, 'height': height, 'picture': name}
             self.file.add(image, prediction.result, self.score)
         except (OSError, UsageError):
@@ -152,11 +180,13 @@ class Run:
         return None
 
     def _files(self, indices: Sequence[int], progress: Progress) -> Iterator[tuple[int, Path]]:
-        """Yield the pictures of one page as local files; each is there until the next one is asked for."""
+        """Yield the pictures of one page as local files; each is there until it is predicted."""
         for index in indices:
             try:
-                with self._local(self.inputs[index]) as path:
+                with ExitStack() as stack:
+                    path = stack.enter_context(self._local(self.inputs[index]))
                     if len(pages_of(path)) == 1:
+                        self.opened[index] = stack.pop_all()
                         yield index, path
                         continue
                 self.with_pages.append(index)
@@ -209,10 +239,16 @@ def encode(picture: Picture, suffix: str) -> bytes:
     return cv2.imencode(suffix, picture, quality)[1].tobytes()
 
 
-def save_picture(path: Path, picture: Picture) -> None:
-    """Write a picture in the format of the file's suffix, completely or not at all."""
+def size_of(prediction: Prediction) -> int:
+    """Return how many bytes the picture and the masks of a prediction hold."""
+    masks = getattr(getattr(prediction.result, 'pred_instances', None), 'masks', None)
+    return getattr(prediction.picture, 'nbytes', 0) + getattr(masks, 'nbytes', 0)
+
+
+def save_picture(path: Path, content: bytes) -> None:
+    """Write the content of a picture's file, completely or not at all."""
     try:
         with replacing(path) as part:
-            part.write_bytes(encode(picture, path.suffix))
+            part.write_bytes(content)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk's error names no file

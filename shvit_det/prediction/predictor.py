@@ -17,6 +17,7 @@ from ..common.errors import UsageError
 from .detector_loading import load_detector
 from .drawing import Picture, draw
 from .image_reader import ImageReader, Source, is_out_of_memory, reason_of, to_picture
+from .overlap import read_ahead, spare_threads
 from .tiling import SMALLEST, FoundInTiles, tiles_of
 
 MAX_WAITING = 4  # batches of pictures that may wait for others of their size
@@ -117,7 +118,7 @@ class Predictor:
         if rgb:
             sources = [blue_first(source) for source in sources]
         results: list[Any] = [None] * len(sources)
-        for done in self.stream(enumerate(sources)):
+        for done in self.stream(enumerate(sources), files_stay=len(sources) > 1):
             if done.error is not None:
                 source = sources[done.key]
                 kind = 'array' if isinstance(source, np.ndarray) else 'image'
@@ -126,18 +127,20 @@ class Predictor:
             results[done.key] = done.result
         return results[0] if single else results
 
-    def stream(self, items: Iterable[tuple[Any, Source]]) -> Iterator[Prediction]:
+    def stream(self, items: Iterable[tuple[Any, Source]], files_stay: bool = False) -> Iterator[Prediction]:
         """Predict pictures as they come, in batches, and hold no more than a few of them.
 
         Args:
             items: Pairs of a key of the caller's and the picture.
+            files_stay: Whether each file stays as it is until its prediction is there. The next ones are then read
+                while a batch is predicted, except with tiles; otherwise each is read before the next one is asked for.
 
         Yields:
             A :class:`.Prediction` for each picture, also for one that cannot be read; in the order of the pictures if
             all have one size, or with tiles.
         """
         if self.tile is None:
-            yield from self._stream(items)
+            yield from self._stream(items, self._reading_threads() if files_stay else 0)
         else:
             for number, (key, image) in enumerate(items):
                 yield self._in_tiles(key, image, number, self.tile)
@@ -161,12 +164,16 @@ class Predictor:
         meta = dict(img_id=number, img_path=path, ori_shape=size, img_shape=size, scale_factor=(1.0, 1.0))
         return Prediction(key, picture, DetDataSample(metainfo=meta, pred_instances=found.merged()))
 
-    def _stream(self, items: Iterable[tuple[Any, Source]]) -> Iterator[Prediction]:
+    def _reading_threads(self) -> int:
+        """Return how many threads may read pictures: one at most if the pipeline has steps of a user's own."""
+        return spare_threads() if self.reader.is_thread_safe else min(1, spare_threads())
+
+    def _stream(self, items: Iterable[tuple[Any, Source]], threads: int = 0) -> Iterator[Prediction]:
         """Predict pictures as they are; see :meth:`stream`."""
         waiting: dict[tuple[int, ...], list[tuple[Any, Picture, dict]]] = {}
-        for number, (key, image) in enumerate(items):
+        for key, read in read_ahead(items, self.reader, threads):
             try:
-                picture, item = self.reader(image, number)
+                picture, item = read()
             except UsageError as error:
                 yield Prediction(key, None, None, str(error))
                 continue
