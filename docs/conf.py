@@ -17,7 +17,8 @@ html_copy_source = False
 html_show_copyright = False
 
 nitpicky = True
-nitpick_ignore_regex = [('py:mod', '.*')]  # modules have no entries of their own in the reference
+# Modules have no entries of their own in the reference, and Python's manual is not read.
+nitpick_ignore_regex = [('py:mod', '.*'), ('py:class', 'pathlib.Path')]
 myst_heading_anchors = 4
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'none'  # signatures and texts say it; mmengine's base classes have types of their own
