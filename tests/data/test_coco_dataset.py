@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import cv2
 import mmcv
 import numpy as np
 import pytest
@@ -194,7 +195,12 @@ def test_an_image_on_which_the_pipeline_fails_is_named(tmp_path):
     content = changed(image(1, width=900, height=2))
     file = write_set(tmp_path, content)
     (tmp_path / 'images' / '5.jpg').write_bytes(encoded('.jpg', picture(900, 2)))
-    pipeline = [*PIPELINE[:1], dict(type='mmdet.Resize', scale=(64, 64), keep_ratio=True), *PIPELINE[2:]]
+
+    def resize(results):
+        results['img'] = cv2.resize(results['img'], (64, results['img'].shape[0] // 3))
+        return results
+
+    pipeline = [*PIPELINE[:1], resize, *PIPELINE[2:]]
     dataset = coco_dataset(file, CheckedCocoDataset, pipeline=pipeline, test_mode=True)
     assert dataset[0] is not None
     with pytest.raises(RuntimeError, match=r'the pipeline fails on the image .*/5\.jpg \(error: .*resize'):
