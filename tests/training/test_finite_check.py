@@ -201,6 +201,15 @@ def test_what_counts_as_finite():
     assert all_finite(dict(loss=torch.ones((), dtype=torch.float16) * 6e4, loss_box=torch.tensor(6e4)), [])
 
 
+def test_the_values_that_are_logged_come_with_the_check_and_hold_no_graph():
+    weight = torch.ones((), requires_grad=True)
+    terms = dict(loss=3 * weight, acc=torch.tensor(0.5, dtype=torch.float64), shapes='not a number')
+    assert all_finite(terms, [torch.ones(3)])
+    assert (terms['loss'].item(), terms['acc'].item(), terms['shapes']) == (3, 0.5, 'not a number')
+    assert not terms['loss'].requires_grad and terms['loss'].device.type == 'cpu'
+    assert all_finite(dict(acc=torch.tensor(torch.nan)), [])  # no loss, so that nothing is wrong with the weights
+
+
 def test_the_names_of_images_where_there_are_some():
     assert image_names(dict(data_samples=[Sample(1), object()])) == ['images/1.jpg']
     assert image_names(dict(inputs=1)) == image_names(None) == image_names([1, 2]) == []

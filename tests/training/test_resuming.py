@@ -16,12 +16,12 @@ import torch
 from kill_and_resume import CONFIG, differences, disturb, end_of, state_of, undisturbed
 from mmengine.config import Config
 from processes import Running, tool
-from torch import nn
+from torch import distributed, nn
 from training_runs import RETINANET, Noisy, SignalAt, run
 
 from shvit_det import UsageError
 from shvit_det.common.atomic_files import write_text
-from shvit_det.training.hooks.termination import Terminated, listening
+from shvit_det.training.hooks.termination import Terminated, listening, signal_group
 from shvit_det.training.optimizer_state import check_optimizer
 from shvit_det.training.resuming import (
     CheckpointLocation,
@@ -390,3 +390,20 @@ def test_an_optimizer_of_other_parameters_is_refused():
     ):
         with pytest.raises(UsageError, match=f'a.pth cannot be resumed: .*{words}'):
             check_optimizer(saved, own, 'a.pth')
+
+
+def test_signals_are_passed_on_where_gloo_cannot_be_had(monkeypatch, tmp_path, log):
+    distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    try:
+        group, device = signal_group(torch.device('meta'))
+        assert group is not distributed.group.WORLD and device.type == 'cpu'
+
+        def fails(backend):
+            raise RuntimeError(f'{backend}: Unable to find address for: eth9')
+
+        monkeypatch.setattr(distributed, 'new_group', fails)
+        group, device = signal_group(torch.device('meta'))
+        assert group is distributed.group.WORLD and device.type == 'meta'
+        assert 'gloo fails (gloo: Unable to find address for: eth9)' in log.messages[-1]
+    finally:
+        distributed.destroy_process_group()
