@@ -63,9 +63,8 @@ def downloaded_file(source: str, repository: str, revision: str | None) -> Path:
 
     for name in FILES:
         try:
-            get_hf_file_metadata(
-                hf_hub_url(repository, name, revision=revision)
-            )  # fails at once, a download after 20 s
+            # This fails at once where a download would try for 20 s.
+            get_hf_file_metadata(hf_hub_url(repository, name, revision=revision))
             return Path(hf_hub_download(repository, name, revision=revision))
         except Exception as error:  # by release, those of requests, httpx or httpx2, which have no common base
             if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):

@@ -13,7 +13,7 @@ def main() -> None:
     )
     parser.add_argument(
         'source',
-        metavar='CONFIG',
+        metavar='CONFIG|DIR',
         help='config file of a detector, or a data set in the layout of COCO, YOLO, Pascal VOC or LabelMe',
     )
     parser.add_argument('--out', required=True, metavar='DIR', help='write DIR/index.html')

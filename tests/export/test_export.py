@@ -111,7 +111,7 @@ def test_the_graph_finds_what_mmdet_finds(config):
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='stacks of signals are asked for as on Linux')
 def test_a_runtime_leaves_no_stack_for_signals_behind(export):
-    """OpenVINO sets one; a test that loads data later in this process would end it with the first worker's signal."""
+    """OpenVINO sets one, on which the signals of a loader's workers would then be handled."""
     before, after = SignalStack(), SignalStack()
     ask = ctypes.CDLL(None).sigaltstack
     ask(None, ctypes.byref(before))

@@ -341,7 +341,7 @@ def run_all(arguments: argparse.Namespace) -> int:
     """Run the parts in processes of their own as long as there is time; return 1 if one failed."""
     arguments.out.mkdir(parents=True, exist_ok=True)
     end, summary = time.monotonic() + arguments.seconds, {}
-    for name in arguments.parts:
+    for name in PARTS:
         left = end - time.monotonic()
         command = [sys.executable, __file__, '--part', name, '--out', arguments.out, '--device', arguments.device]
         command += ['--tiny'] if arguments.tiny else []
@@ -364,8 +364,7 @@ def main() -> None:
     parser.add_argument('--seconds', type=float, default=480, help='for all parts [480]')
     parser.add_argument('--device', default='cuda', choices=('cuda', 'cpu'), help='cpu is for a rehearsal [cuda]')
     parser.add_argument('--tiny', action='store_true', help='small models: for a rehearsal')
-    parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS), help='these alone, in this order')
-    parser.add_argument('--part', choices=PARTS, help=argparse.SUPPRESS)  # in this process
+    parser.add_argument('--part', choices=PARTS, help='this one only, in this process')
     arguments = parser.parse_args()
     if arguments.part:
         run_part(arguments.part, arguments)
