@@ -137,8 +137,9 @@ struct TransposedWinograd {
         // All pairs of `rows` and `columns`, each with its weights; `memory` holds as many floats as given.
         template <class Pairs>
         void run(const Number* x, Number* out, const Pairs& pairs, float* memory, Size floats, int threads) const {
-            const Size whole = layer.panels() * PANEL;
-            const Size step = (layer.channels + LANES - 1) / LANES * LANES | LANES;  // an odd number of vectors
+            // From one tile to the next: odd numbers of vectors, which do not compete in the cache.
+            const Size whole = layer.panels() * PANEL | LANES;
+            const Size step = (layer.channels + LANES - 1) / LANES * LANES | LANES;
             const Size most = std::max<Size>(1, floats / (PLACES * (step + whole)));
             const Size parts = (number() + most - 1) / most;
             for (Size part = 0; part < parts; ++part) {

@@ -70,11 +70,15 @@ class Winograd {
     }
 
     void run(const Number* x, Number* out, int threads) const {
-        const Size blocks = std::max<Size>((tiles_ + AT_ONCE - 1) / AT_ONCE, std::min<Size>(threads, tiles_));
+        const Size at_once = std::clamp<Size>((tiles_ + threads - 1) / threads, 1, tiles_at_once());
+        const Size blocks = (tiles_ + at_once * threads - 1) / (at_once * threads) * threads;
         const Size most = (tiles_ + blocks - 1) / blocks;
         const Size panels = (out_channels_ + PANEL - 1) / PANEL;
-        const Pieces values_memory(PLACES * most * channels_ * sizeof(float), threads);
-        const Pieces products_memory(PLACES * most * PANEL * sizeof(float), threads);
+        // From one tile, and from one place, to the next: odd numbers of lines, which do not compete in the cache.
+        const Size step = (channels_ + LINE - 1) / LINE * LINE | LINE;
+        const Size place_step = (most | 1) * step, product_step = (most | 1) * PANEL;
+        const Pieces values_memory(PLACES * place_step * sizeof(float), threads);
+        const Pieces products_memory(PLACES * product_step * sizeof(float), threads);
         const std::vector<Number> zeros(channels_, Number(0));
 #pragma omp parallel num_threads(threads)
         {
@@ -82,13 +86,15 @@ class Winograd {
 #pragma omp for schedule(static)
             for (Size block = 0; block < blocks; ++block) {
                 const Size first = block * tiles_ / blocks, count = (block + 1) * tiles_ / blocks - first;
-                for (Size t = 0; t < count; ++t) to_values_of(x, first + t, zeros.data(), values, t, count);
+                for (Size t = 0; t < count; ++t)
+                    to_values_of(x, first + t, zeros.data(), values + t * step, place_step);
                 for (Size panel = 0; panel < panels; ++panel) {
                     for (Size place = 0; place < PLACES; ++place)
-                        products<Float32>(count, values + place * count * channels_, channels_,
+                        products<Float32>(count, values + place * place_step, step,
                                           weights_ + (panel * PLACES + place) * channels_ * PANEL, 1, channels_, 0, 0,
-                                          places + place * count * PANEL, PANEL, PANEL, {nullptr, nullptr, 0, false});
-                    for (Size t = 0; t < count; ++t) to_results_of(places, t, count, first + t, panel, out);
+                                          places + place * product_step, PANEL, PANEL, {nullptr, nullptr, 0, false});
+                    for (Size t = 0; t < count; ++t)
+                        to_results_of(places + t * PANEL, product_step, first + t, panel, out);
                 }
             }
         }
@@ -103,7 +109,16 @@ class Winograd {
         Size down, across;             // tiles
     };
 
-    static constexpr Size AT_ONCE = 12;  // tiles, for which the weights are read once
+    static constexpr Size LINE = 64 / sizeof(float);        // numbers in a cache line
+    static constexpr Size SECOND_CACHE = 512 << 10;         // bytes, or more
+    static constexpr Size FEW_TILES = 12, MANY_TILES = 96;  // for which the weights are read once
+
+    // Many tiles where the weights of a panel do not stay in the second cache, so that they are read less often. With
+    // AVX-512 only few have been measured.
+    Size tiles_at_once() const {
+        const Size bytes = PLACES * channels_ * PANEL * sizeof(float);
+        return LANES < 16 && bytes > SECOND_CACHE ? MANY_TILES : FEW_TILES;
+    }
 
     static Size tiles(Size size) { return (size + TILE - 1) / TILE; }
 
@@ -125,8 +140,8 @@ class Winograd {
         }
     }
 
-    // The values (36, count, channels) of a tile, the one with number `t` among them.
-    void to_values_of(const Number* x, Size tile, const Number* zeros, float* values, Size t, Size count) const {
+    // The values (36, ..., channels) of a tile, `place_step` numbers from one place to the next.
+    void to_values_of(const Number* x, Size tile, const Number* zeros, float* values, Size place_step) const {
         Size found[SPAN][SPAN];
         positions<SPAN>(tile, 1, found);
         const Number* from[SPAN][SPAN];
@@ -144,23 +159,23 @@ class Winograd {
                 Vector along[SPAN], made[SPAN];
                 for (Size j = 0; j < SPAN; ++j) along[j] = columns[j][i];
                 to_values(along, made);
-                for (Size j = 0; j < SPAN; ++j)
-                    store(values + ((i * SPAN + j) * count + t) * channels_ + channel, some, made[j]);
+                for (Size j = 0; j < SPAN; ++j) store(values + (i * SPAN + j) * place_step + channel, some, made[j]);
             }
         }
     }
 
-    // The results of a tile, the one with number `t` among products (36, count, PANEL) of one panel.
-    void to_results_of(const float* all, Size t, Size count, Size tile, Size panel, Number* out) const {
+    // The results of a tile from products (36, ..., PANEL) of one panel, `place_step` numbers from one place to the
+    // next.
+    void to_results_of(const float* products, Size place_step, Size tile, Size panel, Number* out) const {
         Size found[TILE][TILE];
         positions<TILE>(tile, 0, found);
         for (Size channel = panel * PANEL; channel < std::min(out_channels_, (panel + 1) * PANEL); channel += LANES) {
             const Lanes some = lanes(out_channels_ - channel);
-            const float* of_tile = all + t * PANEL + channel % PANEL;
+            const float* of_tile = products + channel % PANEL;
             Vector columns[SPAN][TILE];
             for (Size j = 0; j < SPAN; ++j) {
                 Vector places[SPAN];
-                for (Size i = 0; i < SPAN; ++i) places[i] = load_whole(of_tile + (i * SPAN + j) * count * PANEL);
+                for (Size i = 0; i < SPAN; ++i) places[i] = load_whole(of_tile + (i * SPAN + j) * place_step);
                 to_results<TILE>(places, columns[j]);
             }
             const Vector start = load_whole(bias_ + channel);
