@@ -21,8 +21,16 @@ def add_own_data_arguments(group: 'argparse._ArgumentGroup | argparse.ArgumentPa
     group.add_argument('--image-size', type=int, metavar='N', help="longer side of images, pixels [the config's]")
 
 
+def add_no_pretrained(parser: 'argparse._ArgumentGroup | argparse.ArgumentParser') -> None:
+    parser.add_argument(
+        '--no-pretrained',
+        action='store_true',
+        help='start the backbone from random weights; with --data, with the settings for it: docs/own_data.md',
+    )
+
+
 def settings_of(arguments: argparse.Namespace) -> Settings:
-    return Settings(arguments.epochs, arguments.batch_size, arguments.lr, arguments.image_size)
+    return Settings(arguments.epochs, arguments.batch_size, arguments.lr, arguments.image_size, arguments.no_pretrained)
 
 
 def main() -> None:
@@ -32,6 +40,7 @@ def main() -> None:
     )
     parser.add_argument('config', metavar='NAME', help='the config of a detector: a name of ours, or a file')
     add_own_data_arguments(parser)
+    add_no_pretrained(parser)
     parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='the new config, .py')
     arguments = parser.parse_args()
     out: Path = arguments.out

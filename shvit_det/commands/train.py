@@ -14,7 +14,7 @@ from ..training.hook_options import LOGGERS
 from ..training.resuming import AUTO
 from ..training.train import train
 from . import cli
-from .init import SETTINGS, add_own_data_arguments, settings_of
+from .init import SETTINGS, add_no_pretrained, add_own_data_arguments, settings_of
 
 
 def write_own_config(arguments: argparse.Namespace) -> tuple[Path, list[Path]]:
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument(
         '--resume', nargs='?', const=AUTO, metavar='PATH', help='go on from PATH, or from the last checkpoint'
     )
-    parser.add_argument('--no-pretrained', action='store_true', help='start the backbone from random weights')
+    add_no_pretrained(parser)
     parser.add_argument(
         '--fast',
         action='store_true',

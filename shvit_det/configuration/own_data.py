@@ -7,6 +7,7 @@ classes of the heads, and the length, the rate and the warm-up of the training.
 import math
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from ..common.atomic_files import save_json, write_text
 from ..common.errors import UsageError
 from ..data.layouts.labels import Labels, counted
 from ..data.layouts.reading import read_labels, with_validation
+from .changing import remove_pretrained
 from .detection import Detection, class_heads, has_masks, key_of_part
 from .detector_or_classifier import task_of
-from .model_zoo import is_config
+from .model_zoo import config_file, is_config
 from .reading import SPLITS, config_path, dataset_places, load_config, name_of, type_of
 
 SMALLEST_SIDE = 64  # pixels that the backbone takes
@@ -36,12 +38,14 @@ class Settings:
         batch_size: Images in a step of one process.
         learning_rate: The rate for this batch; by default the base's, scaled to the batch.
         image_size: The longer side of the images as the model sees them, in pixels.
+        from_scratch: Start from random weights, with the settings of ``configs/_base_/from_scratch.py``.
     """
 
     epochs: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
     image_size: int | None = None
+    from_scratch: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,11 @@ def own_config(
     if not isinstance(task, Detection):
         raise UsageError(f'{base} is no detector: --data takes the config of one, such as retinanet_shvit_s1_coco')
     config.setdefault('default_scope', task.scope)
+    values = dict[str, Any]()
+    if settings.from_scratch:
+        values |= from_scratch(config)
+        remove_pretrained(config)
+        config.merge_from_dict(deepcopy(values))  # which takes _delete_ out
     model = task.build(config)
     labels = labels or with_validation(read_labels(folder))
     if has_masks(model) and not labels.has_masks:
@@ -132,7 +141,7 @@ def own_config(
     keys = [key_of_part(config, name) for name, _ in class_heads(model)]
     if not keys or None in keys:
         raise UsageError(f'{base} has a head whose number of classes is not found in the config')
-    notes, values = list(labels.lines()), dict[str, Any]()
+    notes = list(labels.lines())
     for key in keys:
         values[str(key)] = len(labels.classes)
     pipelines = changed_pipelines(config, base, settings.image_size, labels.has_masks)
@@ -235,6 +244,15 @@ def dataset_of(config: Config, base: str, split: str) -> tuple[str, Mapping[str,
     if len(places) > 1 or any(part.isdigit() for part in place.split('.')) or 'ann_file' not in dataset:
         raise UsageError(f'{base} has not one data set of COCO for {split}: --data takes a config that has')
     return place, dataset
+
+
+def from_scratch(config: Config) -> dict[str, Any]:
+    """Return what ``_base_/from_scratch.py`` sets in a config, by dotted keys."""
+    recipe = load_config(config_file('_base_/from_scratch'))
+    backbone = config.model.get('backbone') or {}
+    named = {'init_cfg', 'norm_eval', 'frozen_stages'} & set(backbone)
+    values = {f'model.backbone.{name}': recipe.model.backbone[name] for name in sorted(named)}
+    return {**values, 'optim_wrapper': recipe.optim_wrapper, 'auto_scale_lr': recipe.auto_scale_lr}
 
 
 def fit_training(config: Config, base: str, num_images: int, settings: Settings, values: dict[str, Any]) -> list[str]:

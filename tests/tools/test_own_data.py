@@ -100,12 +100,37 @@ def losses_in(output):
     return [line.partition('  loss: ')[2].split()[0] for line in output.splitlines() if '  loss: ' in line]
 
 
+def test_from_random_weights_nothing_of_a_pretrained_recipe_is_left(tmp_path):
+    layouts.voc(tmp_path / 'set')
+    base = tmp_path / 'base.py'
+    base.write_text(
+        "_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py']\n"
+        'optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0), clip_grad=None)\n'
+    )
+    for name in (str(base), 'retinanet_shvit_s1_coco'):
+        settings = Settings(epochs=2, batch_size=8, from_scratch=True)
+        made = own_config(name, str(tmp_path / 'set'), settings, tmp_path / 'annotations')
+        config = config_of(made, tmp_path / 'my.py')
+        backbone = config.model.backbone
+        assert (backbone.init_cfg, backbone.norm_eval, backbone.get('frozen_stages', -1)) == (None, False, -1)
+        assert ('frozen_stages' in backbone) == (name == str(base))
+        assert config.optim_wrapper == dict(
+            type='OptimWrapper',
+            optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+            clip_grad=dict(max_norm=10),
+        )
+        assert 'batch 8, learning rate 0.001 (0.0005 is for 4)' in made.lines[-1]
+        model = task_of(config).build(config)
+        assert all(parameter.requires_grad for parameter in model.backbone.parameters())
+        assert all(module.training for module in model.train().backbone.modules())
+
+
 @pytest.mark.slow
 def test_the_init_tool_writes_a_config_that_trains(tmp_path):
     layouts.voc(tmp_path / 'set')
-    succeeded(tool('init', 'retinanet_shvit_s1_coco', '--data', 'set', '--out', 'my.py', *SMALL[:6], cwd=tmp_path))
+    succeeded(tool('init', 'retinanet_shvit_s1_coco', '--data', 'set', '--out', 'my.py', *SMALL[:7], cwd=tmp_path))
     assert sorted(path.name for path in (tmp_path / 'my_annotations').iterdir()) == ['train.json', 'val.json']
-    output = succeeded(tool('train', 'my.py', '--no-pretrained', cwd=tmp_path))
+    output = succeeded(tool('train', 'my.py', cwd=tmp_path))
     assert 'Epoch(train) [1]' in output and (tmp_path / 'work_dirs' / 'my' / 'epoch_1.pth').is_file()
     result = tool('init', 'retinanet_shvit_s1_coco', '--data', 'set', '--out', 'my.py', cwd=tmp_path)
     assert result.returncode == 2 and result.stderr == 'error: --out is my.py: name a new file that ends with .py\n'
