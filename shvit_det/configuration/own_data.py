@@ -25,6 +25,7 @@ from .model_zoo import config_file, is_config
 from .reading import SPLITS, config_path, dataset_places, load_config, name_of, type_of
 
 SMALLEST_SIDE = 64  # pixels that the backbone takes
+SMALLEST_LEARNING = 128  # pixels from which its norms can learn from a single image: the last map has 2x2 positions
 WARM_UP_PART = 0.1  # of the iterations at most
 SIZES = ('Resize', 'RandomResize')  # transforms whose scale is the size of the images
 
@@ -117,7 +118,7 @@ def own_config(
     for option, value, least in (
         ('--epochs', settings.epochs, 1),
         ('--batch-size', settings.batch_size, 1),
-        ('--image-size', settings.image_size, SMALLEST_SIDE),
+        ('--image-size', settings.image_size, SMALLEST_LEARNING if settings.from_scratch else SMALLEST_SIDE),
     ):
         if value is not None and value < least:
             raise UsageError(f'{option} is {value}: {least} is the least')

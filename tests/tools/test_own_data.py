@@ -13,7 +13,7 @@ from shvit_det.common.errors import UsageError
 from shvit_det.configuration.detector_or_classifier import task_of
 from shvit_det.configuration.own_data import Settings, own_config
 
-SMALL = ('--epochs', '1', '--batch-size', '2', '--image-size', '64', '--no-pretrained', '--seed', '0')
+SMALL = ('--epochs', '1', '--batch-size', '2', '--image-size', '128', '--no-pretrained', '--seed', '0')
 
 
 def config_of(made, path):
@@ -107,6 +107,8 @@ def test_from_random_weights_nothing_of_a_pretrained_recipe_is_left(tmp_path):
         "_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py']\n"
         'optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0), clip_grad=None)\n'
     )
+    with pytest.raises(UsageError, match='--image-size is 127: 128 is the least'):
+        own_config(str(base), 'set', Settings(image_size=127, from_scratch=True), tmp_path)
     for name in (str(base), 'retinanet_shvit_s1_coco'):
         settings = Settings(epochs=2, batch_size=8, from_scratch=True)
         made = own_config(name, str(tmp_path / 'set'), settings, tmp_path / 'annotations')
