@@ -7,7 +7,6 @@ classes of the heads, and the length, the rate and the warm-up of the training.
 import math
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,14 @@ from ..common.atomic_files import save_json, write_text
 from ..common.errors import UsageError
 from ..data.layouts.labels import Labels, counted
 from ..data.layouts.reading import read_labels, with_validation
-from .changing import remove_pretrained
 from .detection import Detection, class_heads, has_masks, key_of_part
 from .detector_or_classifier import task_of
-from .model_zoo import config_file, is_config
+from .from_scratch import SMALLEST_SIDE as SMALLEST_FROM_SCRATCH
+from .from_scratch import apply_recipe, drop_pretrained
+from .model_zoo import is_config
 from .reading import SPLITS, config_path, dataset_places, load_config, name_of, type_of
 
 SMALLEST_SIDE = 64  # pixels that the backbone takes
-SMALLEST_LEARNING = 128  # pixels from which its norms can learn from a single image: the last map has 2x2 positions
 WARM_UP_PART = 0.1  # of the iterations at most
 SIZES = ('Resize', 'RandomResize')  # transforms whose scale is the size of the images
 
@@ -118,10 +117,15 @@ def own_config(
     for option, value, least in (
         ('--epochs', settings.epochs, 1),
         ('--batch-size', settings.batch_size, 1),
-        ('--image-size', settings.image_size, SMALLEST_LEARNING if settings.from_scratch else SMALLEST_SIDE),
+        ('--image-size', settings.image_size, SMALLEST_SIDE),
     ):
         if value is not None and value < least:
             raise UsageError(f'{option} is {value}: {least} is the least')
+    if settings.from_scratch and (settings.image_size or SMALLEST_FROM_SCRATCH) < SMALLEST_FROM_SCRATCH:
+        raise UsageError(
+            f'--image-size is {settings.image_size}: {SMALLEST_FROM_SCRATCH} is the least with --no-pretrained, since '
+            f'norms cannot learn from smaller images'
+        )
     if settings.learning_rate is not None and not 0 < settings.learning_rate < math.inf:
         raise UsageError(f'--lr is {settings.learning_rate}: a number above 0 is wanted')
     path = config_path(base)
@@ -132,10 +136,10 @@ def own_config(
     config.setdefault('default_scope', task.scope)
     values = dict[str, Any]()
     if settings.from_scratch:
-        values |= from_scratch(config)
-        remove_pretrained(config)
-        config.merge_from_dict(deepcopy(values))  # which takes _delete_ out
+        values |= drop_pretrained(config)
     model = task.build(config)
+    if settings.from_scratch:
+        values |= apply_recipe(config, model)
     labels = labels or with_validation(read_labels(folder))
     if has_masks(model) and not labels.has_masks:
         raise UsageError(no_masks(base, labels))
@@ -245,15 +249,6 @@ def dataset_of(config: Config, base: str, split: str) -> tuple[str, Mapping[str,
     if len(places) > 1 or any(part.isdigit() for part in place.split('.')) or 'ann_file' not in dataset:
         raise UsageError(f'{base} has not one data set of COCO for {split}: --data takes a config that has')
     return place, dataset
-
-
-def from_scratch(config: Config) -> dict[str, Any]:
-    """Return what ``_base_/from_scratch.py`` sets in a config, by dotted keys."""
-    recipe = load_config(config_file('_base_/from_scratch'))
-    backbone = config.model.get('backbone') or {}
-    named = {'init_cfg', 'norm_eval', 'frozen_stages'} & set(backbone)
-    values = {f'model.backbone.{name}': recipe.model.backbone[name] for name in sorted(named)}
-    return {**values, 'optim_wrapper': recipe.optim_wrapper, 'auto_scale_lr': recipe.auto_scale_lr}
 
 
 def fit_training(config: Config, base: str, num_images: int, settings: Settings, values: dict[str, Any]) -> list[str]:

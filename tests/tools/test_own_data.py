@@ -106,8 +106,9 @@ def test_from_random_weights_nothing_of_a_pretrained_recipe_is_left(tmp_path):
     base.write_text(
         "_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py']\n"
         'optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0), clip_grad=None)\n'
+        "model = dict(neck=dict(init_cfg=dict(type='Pretrained', checkpoint='neck.pth')))\n"
     )
-    with pytest.raises(UsageError, match='--image-size is 127: 128 is the least'):
+    with pytest.raises(UsageError, match='--image-size is 127: 128 is the least with --no-pretrained'):
         own_config(str(base), 'set', Settings(image_size=127, from_scratch=True), tmp_path)
     for name in (str(base), 'retinanet_shvit_s1_coco'):
         settings = Settings(epochs=2, batch_size=8, from_scratch=True)
@@ -115,7 +116,7 @@ def test_from_random_weights_nothing_of_a_pretrained_recipe_is_left(tmp_path):
         config = config_of(made, tmp_path / 'my.py')
         backbone = config.model.backbone
         assert (backbone.init_cfg, backbone.norm_eval, backbone.get('frozen_stages', -1)) == (None, False, -1)
-        assert ('frozen_stages' in backbone) == (name == str(base))
+        assert ('frozen_stages' in backbone) == (name == str(base)) and config.model.neck.get('init_cfg') is None
         assert config.optim_wrapper == dict(
             type='OptimWrapper',
             optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
