@@ -17,8 +17,9 @@ from mmengine.runner import Runner
 from ..common.errors import RunError, UsageError
 from ..data.checking.findings import short
 from ..registry import real_class
-from .cfg_options import places_in
+from .cfg_options import pasteable, places_in
 from .reading import type_of
+from .type_names import registries
 from .value_kinds import fits, parameters_of
 
 # What each method of mmengine's runner takes from the config.
@@ -128,14 +129,26 @@ def is_name(value: Any, name: str) -> bool:
 
 def unknown_type(place: str, name: str, registry: Registry) -> str:
     """Return the sentence about a name in a config that a registry does not have."""
-    known: set[str] = set()
+    sentence = f'{place} is {name!r}, but no such {registry.name.replace("_", " ")} is registered'
+    own = list(with_parents(registry))
+    if others := [each for each in registries() if name in each.module_dict and each not in own]:
+        alike = [each for each in others if each.name == registry.name]
+        if alike:
+            return (
+                f'{sentence} in default_scope: {alike[0].scope} has it: set '
+                f'{pasteable({"default_scope": alike[0].scope})}, or write {alike[0].scope}.{name}'
+            )
+        return f'{sentence}: {name} is registered as {others[0].name.replace("_", " ")}'
+    near = nearest(name.rpartition('.')[2], sorted({known for each in own for known in each.module_dict}))
+    hint = f'did you mean {near!r}?' if near else 'name the module that has it in custom_imports'
+    return f'{sentence}: {hint}'
+
+
+def with_parents(registry: Registry) -> Iterator[Registry]:
     above: Registry | None = registry
     while above is not None:
-        known |= set(above.module_dict)
+        yield above
         above = above.parent
-    near = nearest(name.rpartition('.')[2], sorted(known))
-    hint = f'did you mean {near!r}?' if near else 'name the module that has it in custom_imports'
-    return f'{place} is {name!r}, but no such {registry.name.replace("_", " ")} is registered: {hint}'
 
 
 def nearest(name: str, known: Sequence[str]) -> str | None:

@@ -221,7 +221,9 @@ def warn_if_new(config: Config, key: str) -> None:
                     f'--cfg-options {key}: the config has no {part!r} there: did you mean {near[0]!r}? A key that is '
                     f'really new goes into a config file'
                 )
-            print_log(f'--cfg-options {key}: the config has no {part!r} there, it is added', 'current', 30)
+            names = [str(name) for name in node if name not in ('type', '_scope_')] if isinstance(node, Mapping) else []
+            known = f' beside {", ".join(names)}' if names else ''
+            print_log(f'--cfg-options {key}: the config has no {part!r} there, it is added{known}', 'current', 30)
             return
         node = node[int(part)] if part.isdigit() and not isinstance(node, Mapping | Config) else node[part]
 

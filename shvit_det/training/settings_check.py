@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import (
     DATA_SAMPLERS,
+    DATASETS,
     FUNCTIONS,
     HOOKS,
     LOG_PROCESSORS,
@@ -25,7 +26,7 @@ from torch.distributed import Backend
 from ..common.errors import UsageError
 from ..configuration.build_errors import dicts_in, unknown_key, unknown_type, wrong_kind
 from ..configuration.cfg_options import places_in
-from ..configuration.reading import dataset_tree, type_of
+from ..configuration.reading import dataset_places, dataset_tree, type_of
 from ..configuration.type_names import class_of, registered
 from ..configuration.value_kinds import fits, parameters_of
 
@@ -60,6 +61,8 @@ KEYS = {
         'dcn_offset_lr_mult',
     ),
 }
+# The same of a data set, where mmdet's own classes read it.
+FILTER_KEYS = ('filter_empty_gt', 'min_size', 'bbox_min_size')
 # What backends of the visualizer import at their first use.
 BACKEND_PACKAGES = dict(
     TensorboardVisBackend='tensorboard',
@@ -184,6 +187,25 @@ def hooks_of(config: Config) -> Iterator[tuple[str, Mapping, type]]:
                 yield place, node, kind
 
 
+def check_keys(config: Config, splits: Sequence[str]) -> None:
+    """Check the keys of data sets and evaluators that are looked up, so that a wrong one does nothing or misleads.
+
+    Raises:
+        UsageError: Naming the first wrong one.
+    """
+    for split in splits:
+        for place, dataset in dataset_places(config, split):
+            kind, settings = class_of(DATASETS, dataset), dataset.get('filter_cfg')
+            method = getattr(kind, 'filter_data', None)
+            if method is not None and method.__module__.startswith('mmdet.') and isinstance(settings, Mapping):
+                for name in set(settings) - set(FILTER_KEYS):
+                    raise UsageError(unknown_key(f'{place}.filter_cfg', name, type_of(dataset), FILTER_KEYS))
+        for place, node in dicts_in(config.get(f'{split}_evaluator'), f'{split}_evaluator'):
+            metric = class_of(METRICS, node)
+            if metric is not None and 'metrics' in node and 'metrics' not in parameters_of(metric):
+                raise UsageError(unknown_key(place, 'metrics', type_of(node), list(parameters_of(metric))))
+
+
 def check_hooks(config: Config) -> None:
     """Check priorities, and the arguments that ``CheckpointHook`` takes unseen for ``Runner.save_checkpoint``.
 
@@ -233,5 +255,6 @@ def check_settings(config: Config, splits: Sequence[str]) -> None:
         list(dataset_tree(config, split))  # raises
     check_values(config, splits)
     check_names(config, splits)
+    check_keys(config, splits)
     check_hooks(config)
     check_texts(config, splits)

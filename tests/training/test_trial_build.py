@@ -127,6 +127,22 @@ def test_an_unknown_type_in_what_is_added(options, place, near, config):
     assert sentence.startswith(f'{place} is ') and near in sentence
 
 
+def test_a_type_of_another_scope_names_the_scope(config):
+    sentence = refused(config, {'default_scope': 'mmpretrain'})
+    assert "'CocoDataset'" in sentence and 'default_scope=mmdet' in sentence
+
+
+def test_a_metric_with_the_key_of_an_evaluator(config):
+    sentence = refused(config, {'val_evaluator.metrics': 'segm'})
+    assert sentence == "val_evaluator.metrics: CocoMetric has no argument 'metrics': did you mean 'metric'?"
+
+
+@pytest.mark.parametrize('key, hint', [('min_sise', "did you mean 'min_size'?"), ('crowd', 'it takes filter_empty_gt')])
+def test_an_unknown_key_of_a_filter(key, hint, config):
+    sentence = refused(config, {f'{LOADER}dataset.filter_cfg.{key}': 8})
+    assert sentence.startswith(f'{LOADER}dataset.filter_cfg.{key}: CocoDataset has no argument') and hint in sentence
+
+
 WRONG_ARGUMENTS: dict[str, str | None] = {
     f'{OPTIMIZER}lrr': 'lr',
     'train_cfg.max_epoch': 'max_epochs',
