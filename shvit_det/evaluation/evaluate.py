@@ -2,6 +2,7 @@
 
 import glob
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..common.errors import UsageError
 from ..common.output_paths import check_output_folder, may_write, nearest_folder
 from ..configuration.test_time_augmentation import set_tta_pipeline, with_tta
 from ..deployment import check_deployable, deploy
+from ..prediction.overlap import Finishing, spare_threads
 from ..prediction.predict import DEFAULT_SCORE
 from ..runtimes.onnx_runtimes import is_exported
 from ..training.build_runner import built_runner, config_of_run
@@ -110,7 +112,11 @@ def evaluate(
     first_images = task.check_data(config, checked, ('test',))
     try_first_batch(task, config, with_tta(config, checked) if tta else checked, ('test',), first_images)
 
-    with built_runner(config, log=log) as runner:
+    for folder, what, option in ((show_dir, 'pictures', '--show-dir'), (report, 'the report', '--report')):
+        if folder is not None:
+            check_output_folder(Path(folder), f'the folder of {what}', option)
+
+    with built_runner(config, log=log) as runner, ExitStack() as stack:
         if exported is not None:
             runner.model = exported
         else:
@@ -122,20 +128,20 @@ def evaluate(
             runner.model = with_tta(config, model)
         dump = prediction_dump(task.dump_type, out) if out is not None else None
         if show_dir is not None:
-            check_output_folder(Path(show_dir), 'the folder of pictures', '--show-dir')
             hooks = config.get('default_hooks') or {}
             score = (hooks.get('visualization') or {}).get('score_thr', DEFAULT_SCORE)
-            runner.register_hook(PictureHook(Path(show_dir), score))
+            drawing = stack.enter_context(Finishing(spare_threads()))
+            runner.register_hook(PictureHook(Path(show_dir), score, drawing))
         recorded = []
         if report is not None:
             from .report import record_results, write_report  # which need mmdet
 
-            check_output_folder(Path(report), 'the folder of the report', '--report')
             recorded = record_results(runner.test_evaluator, runner.test_dataloader.dataset)
         if dump is not None:
             runner.test_loop.evaluator = DumpingEvaluator(dump, runner.test_evaluator)
         try:
             results: dict[str, float] = runner.test()
+            stack.close()  # all pictures are there
         except BaseException:
             if dump is not None and dump.results and is_main_process():
                 partial = save_partial(dump.results, Path(dump.out_file_path))

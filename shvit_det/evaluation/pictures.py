@@ -3,7 +3,8 @@
 import copy
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ..common.errors import RunError
-from ..prediction.drawing import Picture, class_colors, draw, draw_lines
+from ..prediction.drawing import Picture, class_colors, draw, draw_lines, shown_names
 from ..prediction.image_reader import to_picture
 from ..prediction.inputs import Input, output_name, unique_names
+from ..prediction.overlap import Finishing
 from ..prediction.prediction_run import encode
 
 
@@ -31,10 +33,11 @@ class PictureHook(Hook):
     Args:
         folder: Where the pictures go.
         score: Detections with a lower score are left out.
+        drawing: Draws and writes while the next images are predicted; after the test, its block has to end.
     """
 
-    def __init__(self, folder: Path, score: float) -> None:
-        self.folder, self.score = folder, score
+    def __init__(self, folder: Path, score: float, drawing: Finishing) -> None:
+        self.folder, self.score, self.drawing = folder, score, drawing
 
     def before_test(self, runner: Runner) -> None:
         places = list(places_in(runner.test_dataloader.dataset))
@@ -43,6 +46,8 @@ class PictureHook(Hook):
         common = os.path.commonpath([path.parent for path in paths])
         names = [path.parent.relative_to(common) / output_name(Input(str(path))) for path in paths]
         targets = [self.folder / name for name in unique_names(names)]
+        for classes in {tuple(dataset.metainfo.get('classes') or ()) for dataset, _ in places}:
+            shown_names(classes)  # which may log, once, and not in several threads
         self.places = {key_of(info): each for info, each in zip(infos, zip(places, targets, strict=True), strict=True)}
 
     def after_test_iter(
@@ -51,19 +56,33 @@ class PictureHook(Hook):
         for number, sample in enumerate(outputs or ()):
             (dataset, index), target = self.places[key_of(sample)]
             if 'pred_label' in sample:
-                picture = draw_labels(data_batch['inputs'][number], sample, dataset.metainfo.get('classes') or ())
-            elif 'pred_instances' not in sample:  # of panoptic segmentation, as mmdet draws it
+                inputs, classes = data_batch['inputs'][number].cpu(), dataset.metainfo.get('classes') or ()
+                drawn, size = partial(draw_labels, inputs, sample.cpu(), classes), inputs.nbytes
+            elif 'pred_instances' not in sample:  # of panoptic segmentation, as mmdet draws it, in no other thread
                 image = to_picture(load(dataset, index)['img'])[..., ::-1].copy()
                 runner.visualizer.add_datasample(target.name, image, sample, out_file=str(target))
                 continue
             else:
-                picture = draw_detections(load(dataset, index), sample, self.score, dataset.metainfo)
-            try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                # under its name at once: two processes may both have the last image, and draw the same
-                target.write_bytes(encode(picture, target.suffix))
-            except OSError as error:
-                raise RunError(f'cannot write {target}: {error.strerror}') from error
+                found = sample.pred_instances
+                found = found[found.scores >= self.score].cpu().numpy()
+                drawn = partial(draw_detections, dataset, index, found)
+                size = getattr(found.get('masks'), 'nbytes', 0)
+            self.drawing.add(drawn, partial(write_picture, target), lambda _: None, size)
+
+
+def write_picture(target: Path, draw: Callable[[], Picture]) -> None:
+    """Write what ``draw`` returns into a file.
+
+    Raises:
+        RunError: If it cannot be written.
+    """
+    content = encode(draw(), target.suffix)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # under its name at once: two processes may both have the last image, and draw the same
+        target.write_bytes(content)
+    except OSError as error:
+        raise RunError(f'cannot write {target}: {error.strerror}') from error
 
 
 def places_in(dataset: Any) -> Iterator[tuple[Any, int]]:
@@ -98,13 +117,12 @@ def load(dataset: Any, index: int) -> dict[str, Any]:
     return loaded
 
 
-def draw_detections(loaded: dict[str, Any], sample: Any, score: float, metainfo: dict[str, Any]) -> Picture:
-    """Return a loaded image with its detections, and with its annotations on the left where the pipeline loads them."""
+def draw_detections(dataset: Any, index: int, found: Any) -> Picture:
+    """Return an image of a data set with what was found in it, and with its annotations on the left if it has some."""
+    loaded, metainfo = load(dataset, index), dataset.metainfo
     picture = to_picture(loaded['img'])
     names = metainfo.get('classes', ())
     colors = class_colors(metainfo.get('palette'), max(len(names), 1))
-    found = sample.pred_instances
-    found = found[found.scores >= score].cpu().numpy()
     detections = draw(picture, found.bboxes, found.labels, found.scores, found.get('masks'), names, colors)
     if 'gt_bboxes' not in loaded:
         return detections

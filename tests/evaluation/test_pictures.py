@@ -1,6 +1,7 @@
 """The pictures of a test show what the model saw, each in a file of its own."""
 
 import json
+from threading import Event
 from types import SimpleNamespace
 
 import cv2
@@ -12,7 +13,7 @@ from mmdet.datasets import ConcatDataset
 from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
-from mmengine.structures import PixelData
+from mmengine.structures import InstanceData, PixelData
 from paths import MASK_RCNN
 from PIL import Image
 
@@ -21,6 +22,7 @@ from shvit_det.configuration.detection import Detection
 from shvit_det.data.sample import draw_sample
 from shvit_det.evaluation.evaluate import evaluate
 from shvit_det.evaluation.pictures import PictureHook
+from shvit_det.prediction.overlap import Finishing
 
 pytestmark = pytest.mark.slow
 
@@ -142,7 +144,7 @@ def test_other_results_are_drawn_by_mmdet(tmp_path):
     visualizer = DetLocalVisualizer()
     visualizer.dataset_meta = dict(classes=CLASSES, palette=[(250, 0, 0)] * 3)
     runner = SimpleNamespace(test_dataloader=SimpleNamespace(dataset=dataset), visualizer=visualizer)
-    hook = PictureHook(tmp_path / 'pictures', 0.3)
+    hook = PictureHook(tmp_path / 'pictures', 0.3, Finishing(0))
     hook.before_test(runner)
     sample = DetDataSample(metainfo={key: dataset.get_data_info(0)[key] for key in ('img_path', 'img_id')})
     classes = torch.full((1, HEIGHT, WIDTH), len(CLASSES))
@@ -156,11 +158,29 @@ def test_other_results_are_drawn_by_mmdet(tmp_path):
     assert changed[11:19, 11:29].mean() > 20 > 5 > changed[:, :7].mean()
 
 
+def test_the_next_images_are_predicted_while_pictures_are_drawn(tmp_path):
+    predicted = Event()
+
+    def load_when_predicted(entry):
+        assert predicted.wait(20)
+        return dict(entry, img=np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+
+    dataset = coco_dataset(write_set(tmp_path / 'data'), pipeline=[load_when_predicted])
+    with Finishing(1) as drawing:
+        hook = PictureHook(tmp_path / 'pictures', 0.3, drawing)
+        hook.before_test(SimpleNamespace(test_dataloader=SimpleNamespace(dataset=dataset)))
+        sample = DetDataSample(metainfo={key: dataset.get_data_info(0)[key] for key in ('img_path', 'img_id')})
+        sample.pred_instances = InstanceData(bboxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0))
+        hook.after_test_iter(None, 0, None, [sample])
+        predicted.set()
+    assert [path.name for path in (tmp_path / 'pictures').iterdir()] == ['3.jpg']
+
+
 def test_images_of_two_data_sets_have_places_of_their_own(tmp_path):
     """With the same names and ids in both."""
     sets = [coco_dataset(write_set(tmp_path / name), pipeline=[]) for name in ('first', 'second')]
     dataset = ConcatDataset(sets)
-    hook = PictureHook(tmp_path / 'pictures', 0.3)
+    hook = PictureHook(tmp_path / 'pictures', 0.3, Finishing(0))
     hook.before_test(SimpleNamespace(test_dataloader=SimpleNamespace(dataset=dataset)))
     targets = sorted(str(target.relative_to(tmp_path / 'pictures')) for _, target in hook.places.values())
     assert targets == [f'{name}/images/{number}.jpg' for name in ('first', 'second') for number in (3, 5, 8, 9)]

@@ -124,7 +124,7 @@ NEEDS = {
     r'python tools/predict\.py photographs/ --out': "the authors' weights, which are downloaded",
     r'python tools/benchmark\.py .*(shvit:s4|_coco\.py)': 'minutes of a machine that does nothing else',
     r'python tests/support/soak\.py': 'two hours',
-    r'python tools/dev/time_choices\.py': 'minutes of a machine that does nothing else',
+    r'python tools/dev/time_(choices|overlap)\.py': 'minutes of a machine that does nothing else',
     r'python tools/compare_export\.py (?!CONFIG)': 'the photographs or trained weights, and minutes of an idle machine',
     r'mim ': 'openmim, which clashes with newer setuptools; tests/project/test_packaging.py has what mim looks for',
     r'(python -m )?pip ': 'a network; it changes the environment',

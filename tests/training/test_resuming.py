@@ -222,18 +222,20 @@ def test_what_is_ignored_or_used_otherwise_stays_so(number):
     def use(*arguments) -> None:
         raise AssertionError('not called')
 
-    for handler in (signal.SIG_IGN, use):
-        before = signal.signal(number, handler)
-        try:
+    original = signal.getsignal(number)  # SIGHUP is ignored under nohup
+    try:
+        for handler in (signal.SIG_IGN, use):
+            signal.signal(number, handler)
             with listening():
                 assert signal.getsignal(number) == handler
-        finally:
-            signal.signal(number, before)
-    with listening() as outer, listening() as inner:
-        inner.can_save = True
-        os.kill(os.getpid(), number)
-        assert inner.first == number and not outer.first
-    assert signal.getsignal(number) == signal.SIG_DFL
+        signal.signal(number, signal.SIG_DFL)
+        with listening() as outer, listening() as inner:
+            inner.can_save = True
+            os.kill(os.getpid(), number)
+            assert inner.first == number and not outer.first
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, original)
 
 
 @pytest.mark.parametrize('keep', [1, 2])
