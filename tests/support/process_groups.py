@@ -64,6 +64,7 @@ def train_in_group(folder: Path, hook: SignalAt, loading: dict, errors: Path) ->
     os.setpgid(0, 0)
     forkserver._forkserver._forkserver_pid = None  # the server of the tests is none of this run's
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which is ignored if the tests run under nohup
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT, 0o644), 2)
     sys.stderr = os.fdopen(2, 'w', buffering=1, closefd=False)
 
