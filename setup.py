@@ -35,8 +35,11 @@ class BuildPackage(build_py):
     def run(self) -> None:
         super().run()
         if MACHINE:
+            folder = ROOT / KERNELS if self.editable_mode else Path(self.build_lib) / KERNELS
             try:
-                building.build_libraries(ROOT / KERNELS if self.editable_mode else Path(self.build_lib) / KERNELS)
+                if not self.editable_mode:
+                    building.copy_libraries(folder)
+                building.build_libraries(folder)
             except building.CannotBuildError as error:
                 print(f'no kernels were compiled, deployed models will be slower: {error}', file=sys.stderr)
         if self.editable_mode:  # the checkout is the package then, and these files are found beside it

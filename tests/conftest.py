@@ -1,5 +1,6 @@
 """Shared by all tests: one torch thread, and the folders with real photographs where they are there."""
 
+import gc
 import logging
 import os
 from collections import Counter
@@ -32,6 +33,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if slow := item.get_closest_marker('slow'):
             seconds[item.path] += slow.args[0] if slow.args else USUAL_SECONDS
     items.sort(key=lambda item: -seconds[item.path])
+
+
+def pytest_collection_finish() -> None:
+    """Let the searches for garbage that mmengine starts for each data set pass over what has been imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope='module', autouse=True)

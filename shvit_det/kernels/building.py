@@ -120,10 +120,24 @@ def build_libraries(folder: Path = FOLDER) -> list[Path]:
         raise CannotBuildError(f'{error.strerror or error}: {folder}') from error
 
 
+def copy_libraries(folder: Path) -> None:
+    """Copy the libraries that have been compiled beside the sources, and are not older, for :func:`build_libraries`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in INSTRUCTION_SETS[machine_of_libraries()]:
+        if _is_current(library_path(name)):
+            shutil.copy(library_path(name), folder)
+
+
+def _is_current(library: Path) -> bool:
+    digest = digest_of_sources()
+    assert digest is not None
+    return library.is_file() and digest.encode() in library.read_bytes()
+
+
 def _build(name: str, flags: tuple[str, ...], compiler: list[str], folder: Path) -> Path:
     library, digest = library_path(name, folder), digest_of_sources()
     assert digest is not None
-    if library.is_file() and digest.encode() in library.read_bytes():
+    if _is_current(library):
         return library
     with tempfile.TemporaryDirectory(dir=folder) as beside:
         objects = Path(beside)

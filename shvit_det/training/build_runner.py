@@ -19,6 +19,7 @@ from mmengine.visualization import Visualizer
 
 from ..common.errors import RunError, UsageError
 from ..common.output_paths import check_output_folder
+from ..compat.formatted_configs import formatted_once
 from ..configuration.build_errors import raise_refusal
 from ..configuration.changing import set_data_root
 from ..configuration.detector_or_classifier import task_of
@@ -128,10 +129,11 @@ def built_runner(config: Config, checkpoints: Path | None = None, log: Sequence[
         check_output_folder(work_dir, 'the work dir', '--work-dir')
         if checkpoints not in (None, work_dir):
             check_output_folder(checkpoints, 'the folder of checkpoints', 'default_hooks.checkpoint.out_dir')
-        runner = RUNNERS.build(config)
-        for line in filter(None, lines):
-            print_log(line, 'current')
-        yield runner
+        with formatted_once():
+            runner = RUNNERS.build(config)
+            for line in filter(None, lines):
+                print_log(line, 'current')
+            yield runner
     except Exception as error:
         ran_first_hooks = runner is not None and getattr(runner, 'ran_first_hooks', True)  # only our runner tells
         if ran_first_hooks and isinstance(error, UsageError):

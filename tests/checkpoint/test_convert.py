@@ -1,15 +1,13 @@
 """Conversions come back bit by bit, and publishing leaves nothing but the weights and what they mean."""
 
 import hashlib
-import subprocess
-import sys
 from functools import cache
 
 import checkpoint_files as files
 import golden
 import pytest
 import torch
-from paths import ROOT
+from processes import tool
 from safetensors.torch import load_file
 
 from shvit_det import SHViT, UsageError, load_checkpoint
@@ -136,11 +134,8 @@ def test_what_cannot_be_converted_is_named(arguments, words, tmp_path):
 
 def test_the_tool_converts_and_says_what_it_did(tmp_path):
     torch.save(files.official_release(classifier('official')), tmp_path / 'shvit_s1.pth')
-    tool = [sys.executable, ROOT / 'tools' / 'convert_checkpoint.py']
-    result = subprocess.run(
-        [*tool, 'shvit_s1.pth', 's1.safetensors', '--to', 'timm', '--publish'],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    options = ('--to', 'timm', '--publish')
+    result = tool('convert_checkpoint', 'shvit_s1.pth', 's1.safetensors', *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     path = next(tmp_path.glob('s1-????????.safetensors'))
     line = result.stdout.splitlines()[-1]
@@ -149,7 +144,5 @@ def test_the_tool_converts_and_says_what_it_did(tmp_path):
     assert {name: list(value.shape) for name, value in load_file(path).items()} == shapes('timm')
 
     (tmp_path / 'page.pth').write_text('<html>')
-    result = subprocess.run(
-        [*tool, 'page.pth', 'b.pth', '--to', 'ours'], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
+    result = tool('convert_checkpoint', 'page.pth', 'b.pth', '--to', 'ours', cwd=tmp_path)
     assert result.returncode == 2 and result.stderr.startswith('error: page.pth') and 'Traceback' not in result.stderr

@@ -13,12 +13,26 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.config import config as config_module
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from shvit_det import UsageError, on_import
 from shvit_det.checkpoint.reading import read_content
+from shvit_det.compat.formatted_configs import formatted, formatted_once
 from shvit_det.compat.torch_load import classes_allowed
+
+
+def test_a_config_is_formatted_once():
+    config = Config(dict(a=dict(type='A', numbers=[1, 2]), b='text'))
+    before, text = config_module.FormatCode, config.pretty_text
+    with formatted_once():
+        done = formatted.cache_info().misses
+        assert [config.pretty_text for _ in range(3)] == [text] * 3
+        assert formatted.cache_info().misses == done + 1
+        config.a.numbers = [3]
+        assert '3' in config.pretty_text and '1' not in config.pretty_text
+    assert config_module.FormatCode is before
 
 
 def saved(content: object) -> io.BytesIO:
@@ -159,6 +173,7 @@ import torch, torch.distributed.tensor, torch._dynamo
 before = set(torch.serialization.get_safe_globals())
 import shvit_det, mmdet.models
 from mmengine.config import Config
+from mmengine.config import config as config_module
 assert set(torch.serialization.get_safe_globals()) == before
 """
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)

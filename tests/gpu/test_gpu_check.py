@@ -8,29 +8,53 @@ from importlib.metadata import distribution
 import pytest
 from packaging.requirements import Requirement
 from paths import ROOT
+from processes import tool
 
-SCRIPT = str(ROOT / 'tools' / 'dev' / 'gpu_check.py')
-
-
-@pytest.mark.slow(120)
-def test_every_part_of_the_rehearsal_ends_well(tmp_path):
-    command = [sys.executable, SCRIPT, '--out', tmp_path, '--device', 'cpu', '--tiny', '--seconds', '1200']
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    summary = json.loads((tmp_path / 'summary.json').read_text())
-    assert done.returncode == 0, summary
-    assert {each['how'] for each in summary.values()} == {'done'} and len(summary) == 8
-    found = {name: json.loads((tmp_path / f'{name}.json').read_text()) for name in summary}
-    assert all(each['largest_relative_difference'] == 0 for each in found['losses'].values())  # the CPU and itself
-    assert all(each['share_found_again'] > 0.9 for name, each in found['prediction'].items() if '16' not in name)
-    assert {each['batch'] for each in found['training'].values()} == {2}
-    assert found['backbones']['batch 1, float32']['subjects'] and found['detectors']['mask_rcnn']['subjects']
+SCRIPT = ROOT / 'tools' / 'dev' / 'gpu_check.py'
+REHEARSAL = ('--device', 'cpu', '--tiny')
 
 
-def test_a_part_that_takes_too_long_is_stopped_and_the_next_one_is_named(tmp_path):
-    command = [sys.executable, SCRIPT, '--out', tmp_path, '--device', 'cpu', '--tiny', '--seconds', '6']
+def check_losses(found):
+    assert all(each['largest_relative_difference'] == 0 for each in found.values())  # the CPU and itself
+
+
+def check_prediction(found):
+    assert all(each['share_found_again'] > 0.9 for name, each in found.items() if '16' not in name)
+
+
+def check_training(found):
+    assert {each['batch'] for each in found.values()} == {2}
+
+
+PARTS = dict(
+    environment=lambda found: found['packages'],
+    losses=check_losses,
+    prediction=check_prediction,
+    training=check_training,
+    detectors=lambda found: found['mask_rcnn']['subjects'],
+    backbones=lambda found: found['batch 1, float32']['subjects'],
+    tests=lambda found: found['output'],
+    resuming=lambda found: found['output'],
+)
+
+
+@pytest.mark.slow(15)
+@pytest.mark.parametrize('name', PARTS)
+def test_every_part_of_the_rehearsal_ends_well(name, tmp_path):
+    result = tool(SCRIPT, '--part', name, '--out', tmp_path, *REHEARSAL, cwd=tmp_path, timeout=600)
+    assert result.returncode == 0, result.stderr
+    text = (tmp_path / f'{name}.json').read_text()
+    assert '"error":' not in text, text
+    check = PARTS[name]
+    check(json.loads(text))
+
+
+@pytest.mark.slow
+def test_a_part_that_takes_too_long_is_stopped_and_the_next_ones_are_named(tmp_path):
+    command = [sys.executable, str(SCRIPT), '--out', str(tmp_path), *REHEARSAL, '--seconds', '6']
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     ends = {name: each['how'] for name, each in json.loads((tmp_path / 'summary.json').read_text()).items()}
-    assert done.returncode == 1
+    assert done.returncode == 1 and list(ends) == list(PARTS)
     assert ends['training'] == 'no time left' and set(ends.values()) <= {
         'done',
         'stopped: it took too long',

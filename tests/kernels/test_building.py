@@ -67,6 +67,16 @@ def test_without_a_compiler(monkeypatch, tmp_path):
 
 
 @linux
+@needs_libraries
+def test_a_wheel_takes_what_has_been_compiled_from_the_same_sources(monkeypatch, tmp_path):
+    building.copy_libraries(tmp_path / 'taken')
+    assert {path.name for path in (tmp_path / 'taken').iterdir()} == {library_path(name).name for name in COMPILED}
+    monkeypatch.setattr(building, 'digest_of_sources', lambda: 'of other sources')
+    building.copy_libraries(tmp_path / 'stale')
+    assert not list((tmp_path / 'stale').iterdir())
+
+
+@linux
 def test_another_kind_of_machine(compiler, monkeypatch, tmp_path):
     compiler('exit 1')
     monkeypatch.setattr(building, 'INSTRUCTION_SETS', {'s390x': {}})

@@ -5,6 +5,7 @@ exit status.
 """
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import resource
@@ -34,6 +35,10 @@ context.set_forkserver_preload(
         'shvit_det.prediction.predict',
         'shvit_det.export.comparison',
         'shvit_det.export.detector_export',
+        'mmdet.engine',
+        'mmdet.visualization',
+        'matplotlib.pyplot',
+        'torch.utils.cpp_extension',  # mmengine's record of the environment
     ]
 )
 
@@ -54,8 +59,10 @@ class Result:
 
 
 def _main(path: str, arguments: list[str], cwd: str, output: str, errors: str, environment: dict[str, str]) -> None:
+    gc.freeze()  # what the server has imported is no garbage, and need not be searched
     os.chdir(cwd)
     os.environ.update(environment)
+    sys.path[:0] = filter(None, environment.get('PYTHONPATH', '').split(os.pathsep))
     if limit := environment.get('FILE_LIMIT'):  # the largest file, in bytes; a stand-in for a disk that is full
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     if disk := environment.get('DISK'):  # with KEEP, what is on it in the end is copied there
@@ -85,13 +92,18 @@ class Running:
     """A tool that runs. Its return code is negative if a signal ended it, like that of a subprocess."""
 
     def __init__(
-        self, name: str, *arguments: object, cwd: Path, environment: dict[str, str] | None = None, label: str = ''
+        self,
+        name: str | Path,
+        *arguments: object,
+        cwd: Path,
+        environment: dict[str, str] | None = None,
+        label: str = '',
     ) -> None:
         self._what = f'{name} {arguments}'
         self._files = [cwd.parent / f'{cwd.name}{label}.{kind}' for kind in ('stdout', 'stderr')]
         for file in self._files:
             file.unlink(missing_ok=True)
-        path = str(ROOT / 'tools' / f'{name}.py')
+        path = str(name if isinstance(name, Path) else ROOT / 'tools' / f'{name}.py')
         self._process = context.Process(
             target=_main,
             args=(path, [str(a) for a in arguments], str(cwd), *map(str, self._files), environment or {}),
@@ -132,9 +144,11 @@ class Running:
         return Result(self._process.exitcode or 0, output, errors)
 
 
-def tool(name: str, *arguments: object, cwd: Path, timeout: float = 300) -> Result:
-    """Run ``tools/NAME.py`` with the arguments in a folder and return how it ended and what it printed."""
-    return Running(name, *arguments, cwd=cwd).finish(timeout)
+def tool(
+    name: str | Path, *arguments: object, cwd: Path, timeout: float = 300, environment: dict[str, str] | None = None
+) -> Result:
+    """Run ``tools/NAME.py`` or another script in a folder; return how it ended and what it printed."""
+    return Running(name, *arguments, cwd=cwd, environment=environment).finish(timeout)
 
 
 def together(name: str, *arguments: object, cwd: Path, count: int = 2) -> list[Running]:
