@@ -58,7 +58,8 @@ def plot_curves(work_dir: Path, losses: dict[str, Curve], scores: dict[str, Curv
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout='constrained')
+    figure = Figure(figsize=(10, 4))
+    figure.subplots_adjust(left=0.07, right=0.98, bottom=0.13, top=0.92)  # matplotlib's own layouts draw all twice
     loss_axes, score_axes = figure.subplots(1, 2, sharex=True)
     for axes, curves in ((loss_axes, losses), (score_axes, scores)):
         for name, points in curves.items():
