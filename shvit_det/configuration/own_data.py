@@ -5,7 +5,7 @@ classes of the heads, and the length, the rate and the warm-up of the training.
 """
 
 import math
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from ..common.atomic_files import save_json, write_text
 from ..common.errors import UsageError
 from ..data.layouts.labels import Labels, counted
 from ..data.layouts.reading import read_labels, with_validation
+from .config_text import Variable, lines_of, nested
 from .detection import Detection, class_heads, has_masks, key_of_part
 from .detector_or_classifier import task_of
 from .from_scratch import SMALLEST_SIDE as SMALLEST_FROM_SCRATCH
@@ -174,10 +175,6 @@ def default_base(labels: Labels) -> str:
     return 'mask_rcnn_shvit_s1_coco' if labels.has_masks else 'retinanet_shvit_s1_coco'
 
 
-class Variable(str):
-    """A name in the config that is written."""
-
-
 def no_masks(base: str, labels: Labels) -> str:
     without, number = labels.without_outline()
     boxes = name_of(base).replace('mask_rcnn', 'retinanet')
@@ -318,38 +315,3 @@ def changed_pipelines(config: Config, base: str, size: int | None, has_masks: bo
         if pipeline != before:
             pipelines[f'{split}_pipeline'] = pipeline
     return pipelines
-
-
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return dotted keys as nested dicts."""
-    tree: dict[str, Any] = {}
-    for key, value in values.items():
-        *parts, last = key.split('.')
-        node = tree
-        for part in parts:
-            node = node.setdefault(part, {})
-        node[last] = value
-    return tree
-
-
-def lines_of(value: Any) -> str:
-    """Return a value as it is written in a config; a list of dicts has one in each line."""
-    if isinstance(value, list) and all(isinstance(each, Mapping) for each in value):
-        return '[\n' + ''.join(f'    {text_of(each)},\n' for each in value) + ']'
-    return text_of(value)
-
-
-def text_of(value: Any) -> str:
-    """Return a value as it is written in a config: dicts as calls where their keys allow it."""
-    if isinstance(value, Variable):
-        return str(value)
-    if isinstance(value, MutableMapping):
-        items = {key: each for key, each in value.items() if (key, each) != ('_scope_', 'mmdet')}  # the default
-        if all(str(key).isidentifier() for key in items):
-            return f'dict({", ".join(f"{key}={text_of(each)}" for key, each in items.items())})'
-        return '{' + ', '.join(f'{key!r}: {text_of(each)}' for key, each in items.items()) + '}'
-    if isinstance(value, list):
-        return f'[{", ".join(map(text_of, value))}]'
-    if isinstance(value, tuple):
-        return f'({", ".join(map(text_of, value))}{"," * (len(value) == 1)})'
-    return repr(value)

@@ -14,17 +14,13 @@ from pycocotools.cocoeval import COCOeval
 from ..common.atomic_files import write_text
 from ..common.errors import RunError
 from . import html_page as html
+from .coco_evaluation import SIZES, average_precisions, average_recalls, coco_evaluation, precision_by_recall
 from .detection_errors import (
     KINDS,
     RIGHT,
-    SIZES,
-    average_precisions,
-    average_recalls,
     calibration,
-    coco_evaluation,
     confusions,
     costs,
-    precision_by_recall,
     recall_by_size,
     score_curve,
 )

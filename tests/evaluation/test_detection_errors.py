@@ -8,17 +8,19 @@ import pytest
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-from shvit_det.evaluation.detection_errors import (
-    KINDS,
+from shvit_det.evaluation.coco_evaluation import (
     average_precisions,
     average_recalls,
-    calibration,
     coco_evaluation,
+    precision_by_recall,
+)
+from shvit_det.evaluation.detection_errors import (
+    KINDS,
+    calibration,
     confusions,
     costs,
     errors,
     matches,
-    precision_by_recall,
     recall_by_size,
     score_curve,
 )
