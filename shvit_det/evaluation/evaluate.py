@@ -11,7 +11,7 @@ from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 
-from ..checkpoint import check_checkpoint, load_checkpoint
+from ..checkpoint import check_checkpoint, load_content
 from ..common.atomic_files import PART
 from ..common.errors import UsageError
 from ..common.output_paths import check_output_folder, may_write, nearest_folder
@@ -104,6 +104,7 @@ def evaluate(
     result_files = task.set_format_only(config, Path(config.work_dir)) if format_only else []
     if deployed:
         check_deployable(checked)
+    content = None
     if exported is None:
         content = check_checkpoint(checked, checkpoint)
         task.check_checkpoint_classes(config, content, checkpoint, ('test',))
@@ -120,7 +121,8 @@ def evaluate(
         if exported is not None:
             runner.model = exported
         else:
-            load_checkpoint(runner.model, checkpoint)
+            load_content(runner.model, content, checkpoint)
+            content = None  # the weights have been copied
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if deployed:
             runner.model = model = deploy(model, dtype=getattr(torch, dtype) if dtype else None)
