@@ -120,6 +120,15 @@ def test_the_forms_of_data_yaml(tmp_path, yaml):
     assert labels.classes == CLASSES and counts(labels) == {'train': (4, 6), 'val': (2, 2)}
 
 
+@pytest.mark.parametrize('order', ['images/{}', '{}/images', 'images'])
+def test_a_data_yaml_without_folders_takes_the_usual_ones(tmp_path, order):
+    """As supervision writes it; a lone ``images`` has no split of its own."""
+    layouts.yolo(tmp_path, yaml='names: [disc, box]\nnc: 2', order=order)
+    assert counts(read_labels(tmp_path)) == (
+        {'train': (6, 8)} if order == 'images' else {'train': (4, 6), 'val': (2, 2)}
+    )
+
+
 def test_label_studio_yolo_has_no_data_yaml(tmp_path):
     layouts.yolo(tmp_path)
     (tmp_path / 'data.yaml').unlink()
@@ -220,13 +229,18 @@ def test_what_is_no_data_set_is_refused_in_one_sentence(tmp_path, name, message)
         ('names: 3', 'neither a list nor a dict'),
         ('names: {a: 1, 2: b}', 'other keys than 0 to 1'),
         ('names: [a, a]', 'a name twice: a'),
-        ('names: [disc, box]', 'names no pictures'),
         ('names: [disc, box]\ntrain: nowhere', 'names nowhere, and there is no'),
     ],
 )
 def test_a_data_yaml_that_says_nothing_usable_is_refused(tmp_path, text, message):
     layouts.yolo(tmp_path, yaml=text)
     with pytest.raises(UsageError, match=message):
+        read_labels(tmp_path)
+
+
+def test_a_data_yaml_without_pictures_is_refused(tmp_path):
+    (tmp_path / 'data.yaml').write_text('names: [disc, box]')
+    with pytest.raises(UsageError, match='names no pictures'):
         read_labels(tmp_path)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from ...common.errors import UsageError, first_line
-from .labels import PICTURES, Labels, Losses, SplitBuilder, labels_of, pictures_in
+from .labels import PICTURES, Labels, Losses, SplitBuilder, labels_of, pictures_in, split_folders
 
 KEYS = {'train': ('train',), 'val': ('val', 'valid', 'validation'), 'test': ('test',)}
 NAMES_ALONE = 'classes.txt'  # what Label Studio writes in place of data.yaml
@@ -59,6 +59,8 @@ def read(folder: Path) -> Labels:
         settings: Mapping[str, Any] = {'names': names, 'train': 'images'}
     else:
         settings = read_yaml(path)
+        if not any(settings.get(key) for keys in KEYS.values() for key in keys):
+            settings = {**settings, **usual_places(path.parent)}
     classes = class_names(settings['names'], path)
     losses, notes = Losses(), list[str]()
     has_keypoints = 'kpt_shape' in settings
@@ -80,8 +82,20 @@ def read(folder: Path) -> Labels:
         report_labels_alone(pictures, losses)
         builders.append(builder)
     if not builders:
-        raise UsageError(f'{path} names no pictures: it needs train: FOLDER')
+        raise UsageError(f'{path} names no pictures, and there is no folder images beside it: it needs train: FOLDER')
     return labels_of(builders, 'yolo', classes, notes)
+
+
+def usual_places(folder: Path) -> dict[str, str]:
+    """Return the folders of pictures that are usual, by split, for a ``data.yaml`` that names none, as supervision's.
+
+    They are ``train/images`` and so on, ``images/train`` and so on, or ``images``.
+    """
+    images = folder / 'images'
+    places = {name: path / 'images' for name, path in split_folders(folder).items() if (path / 'images').is_dir()}
+    if not places and images.is_dir():
+        places = split_folders(images) or {'train': images}
+    return {name: path.relative_to(folder).as_posix() for name, path in places.items()}
 
 
 def class_names(names: Any, path: Path) -> list[str]:
