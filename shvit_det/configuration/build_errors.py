@@ -134,9 +134,10 @@ def unknown_type(place: str, name: str, registry: Registry) -> str:
     if others := [each for each in registries() if name in each.module_dict and each not in own]:
         alike = [each for each in others if each.name == registry.name]
         if alike:
+            scope = alike[0].scope
             return (
-                f'{sentence} in default_scope: {alike[0].scope} has it: set '
-                f'{pasteable({"default_scope": alike[0].scope})}, or write {alike[0].scope}.{name}'
+                f'{sentence} in the scope of this config: {scope} has it: write {scope}.{name}, or for all names set '
+                f'{pasteable({"default_scope": scope})}'
             )
         return f'{sentence}: {name} is registered as {others[0].name.replace("_", " ")}'
     near = nearest(name.rpartition('.')[2], sorted({known for each in own for known in each.module_dict}))
