@@ -31,6 +31,8 @@ from mmengine.utils import get_installed_path
 import shvit_det
 from shvit_det.configuration.data_check import check_data
 from shvit_det.configuration.detector_or_classifier import task_of
+from shvit_det.configuration.reading import load_config
+from shvit_det.training.trial_build import check_parts
 
 COMMANDS = [command for page in pages() for command in commands_of(page) if 'NAME' not in command.text]
 TOOLS = [
@@ -287,6 +289,15 @@ def test_the_config_for_data_of_your_own_builds(training_blocks, tmp_path):
         dataset = config[f'{split}_dataloader'].dataset
         assert dataset.data_root == 'data/mine/' and dataset.data_prefix.img == 'images/'
     assert config.test_evaluator.ann_file == config.val_evaluator.ann_file == 'data/mine/annotations/val.json'
+
+
+def test_the_config_that_counts_steps_passes_the_checks_before_a_run(training_blocks, tmp_path):
+    lines = training_blocks['nuclei_20_minutes.py'].replace("'./", f"'{ROOT}/configs/")
+    (tmp_path / 'steps.py').write_text(lines)
+    config = load_config(str(tmp_path / 'steps.py'))
+    check_parts(config, task_of(config).build(config), ('train', 'val'))
+    assert config.train_cfg == dict(type='IterBasedTrainLoop', max_iters=380, val_interval=380)
+    assert [schedule.get('end') for schedule in config.param_scheduler] == [76, None]
 
 
 def test_the_lines_that_make_coco_files_of_masks_run(training_blocks, tmp_path, monkeypatch):
