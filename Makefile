@@ -9,8 +9,9 @@ KERNELS := $(VENV)/kernels-ready
 DEMO := work_dirs/demo
 SITE := build/docs
 
-# One process more than processors, since many tests wait for a tool that they have started.
-PYTEST = $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --max-worker-restart 0 \
+# One process more than processors, since many tests wait for a tool that they have started. OpenMP's threads that wait
+# would otherwise take time from those that work.
+PYTEST = OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --max-worker-restart 0 \
     --numprocesses $$($(BIN)/python -c 'import os; print(min(4, os.cpu_count() + 1))')
 
 .PHONY: setup demo test check lint docs

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import Registry, build_from_cfg
 from mmengine.registry.build_functions import build_scheduler_from_cfg
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from ..common.errors import RunError, UsageError
 from ..data.checking.findings import short
@@ -191,7 +192,7 @@ def innermost(
         kind = last.f_globals.get(called[1])
         if kind is not None and called[2] not in (None, '.__init__'):
             kind = getattr(kind, called[2][1:], None)
-    return part, tree, kind
+    return part, tree, DataLoader if kind is None and part.endswith(OF_A_SPLIT[0]) else kind
 
 
 def class_built_in(frame: FrameType) -> Any:

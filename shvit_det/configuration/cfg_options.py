@@ -31,13 +31,18 @@ FORMER = {
     'log_config': 'default_hooks.logger',
     'evaluation.interval': 'train_cfg.val_interval',
     'evaluation.metric': 'val_evaluator.metric',
+    'evaluation.save_best': 'default_hooks.checkpoint.save_best',
     'data.samples_per_gpu': 'train_dataloader.batch_size',
     'data.workers_per_gpu': 'train_dataloader.num_workers',
     'data.train': 'train_dataloader.dataset',
     'data.val': 'val_dataloader.dataset',
     'data.test': 'test_dataloader.dataset',
+    'optimizer': 'optim_wrapper.optimizer',
     'optimizer_config.grad_clip': 'optim_wrapper.clip_grad',
     'lr_config': 'param_scheduler.1',
+    'runner.max_epochs': 'train_cfg.max_epochs',
+    'runner.max_iters': 'train_cfg.max_iters',
+    'total_epochs': 'train_cfg.max_epochs',
     'seed': 'randomness.seed',
 }
 OURS = ('shvit_det', 'mmdet', 'mmpretrain', 'mmcv', 'mmengine')

@@ -88,6 +88,8 @@ def coco_sets(task: Task, config: Config, splits: Sequence[str]) -> list[CocoSet
         elif scoring.split not in scored_by.splits:
             scored_by.splits.append(scoring.split)
         scored_by.keys.append(f'{scoring.key}.ann_file')
+        if _computes_scores(scoring) and not scoring.name:
+            scored_by.use |= Use(needs_objects=True)
     return found
 
 

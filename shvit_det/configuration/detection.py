@@ -22,6 +22,7 @@ from .coco_set_checks import FirstImages, check_before_run, draw_sample_set
 from .evaluators import average_precisions, check_reported, coco_scorings, format_results, select_scores
 from .reading import named_classes, type_of
 from .task import Task, table_of_numbers
+from .unread_settings import check_model_settings, warn_of_moving, warn_of_normalization
 
 COLUMNS = {  # of a table, by the name of the first score: COCO's and LVIS's
     'mAP': {'mAP': 'AP', 'mAP_50': 'AP50', 'mAP_75': 'AP75', 'mAP_s': 'APs', 'mAP_m': 'APm', 'mAP_l': 'APl'},
@@ -52,9 +53,13 @@ class Detection(Task):
         """Compare the number of classes of data and heads, and the precision with what the evaluators can take.
 
         Raises:
-            UsageError: If the numbers differ, or predictions would be of a type that numpy lacks.
+            UsageError: If the numbers differ, or predictions would be of a type that numpy lacks, or no part of the
+                model reads a key of its ``train_cfg`` or ``test_cfg``.
         """
         check_mixing(config)
+        check_model_settings(config, model)
+        warn_of_moving(config, splits)
+        warn_of_normalization(config, splits)
         for split in splits:
             if config[f'{split}_cfg'].get('fp16') and not torch.cuda.is_available():
                 raise UsageError(

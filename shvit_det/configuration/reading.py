@@ -15,6 +15,7 @@ from ..common.errors import UsageError
 from ..data.checking.findings import short
 from .cfg_options import merge_options
 from .model_zoo import PREFIX, config_names, is_config
+from .names_at_top import check_names_at_top
 from .reading_errors import import_error, is_file, reading_error
 from .type_names import use_names
 from .value_kinds import check_kinds
@@ -98,6 +99,7 @@ def change_and_check(config: Config, options: Mapping[str, Any] | None) -> None:
         wants_value = parameter.default not in (None, inspect.Parameter.empty)
         if wants_value and name != 'default_scope' and name in config and config[name] is None:
             config.pop(name)
+    check_names_at_top(config)
     check_kinds(config)
 
 

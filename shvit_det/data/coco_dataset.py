@@ -23,7 +23,7 @@ from ..registry import DATASETS, register
 from .checking.annotation_file import Use, read_annotations
 from .checking.cleaning import clean
 from .checking.content_checks import check_content
-from .checking.findings import KINDS, as_phrase, count_by_kind, errors_among, refusal
+from .checking.findings import KINDS, as_phrase, count_by_kind, errors_among, refusal, short
 from .checking.image_checks import DecodeSettings, inspect_image
 from .checking.image_presence import is_local
 from .checking.object_counts import count_objects
@@ -64,7 +64,15 @@ class CheckedCocoDataset(CocoDataset):
     def full_init(self) -> None:
         if self._fully_initialized:
             return
-        super().full_init()
+        try:
+            super().full_init()
+        except IndexError as error:
+            if not isinstance(self._indices, Sequence):
+                raise
+            number = len(self.data_list)
+            raise UsageError(
+                f'indices of the data set are {short(self._indices)}, and it has {number} images'
+            ) from error
         self.num_unusable_in_a_row = 0
         # shared with the workers of a data loader, so that each image is reported once
         self.reported = torch.zeros(len(self), dtype=torch.bool).share_memory_()

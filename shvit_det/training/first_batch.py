@@ -36,6 +36,7 @@ from .trial_build import own_instances
 DRAWS = 3  # of each image, since transforms are random
 LONGEST_SIDE = 256  # pixels to which an image is made smaller for the model, which may be large and the processor slow
 MOST: dict[str, float] = dict(score_thr=0.0, nms_pre=100, max_per_img=20)  # what predictions of the trial have at most
+MOST_SETTINGS, LONGEST_TEXT = 4, 120  # of a dict that a message repeats
 FROM_META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
 
 
@@ -222,12 +223,23 @@ def failure(error: Exception, config: Config, part: str, path: str) -> str:
     texts = [(place, value) for place, value in places_in(tree, part) if isinstance(value, str)]
     if len(named := [each for each in texts if re.search(rf'(?<!\w){re.escape(each[1])}(?!\w)', reason)]) == 1:
         what += f', with {named[0][0]}={named[0][1]!r},'
-    lacking = re.search(r"^(?:KeyError|AttributeError): .*'(\w+)'$", reason)
+    elif len(of_owner) == 1 and (settings := settings_of(dict(dicts_in(tree, part))[of_owner[0][0]])):
+        what += f', with {settings},'
+    absent = re.search(r"^(?:KeyError|AttributeError): .*'(\w+)'$|img_metas?(?:\.get\(|\[)'(\w+)'", reason)
+    lacking = (absent[1] or absent[2]) if absent else ''
     hint = ''
-    if part == 'model' and lacking and lacking[1] in ('bboxes', 'labels', 'masks'):
-        hint = f', since the pipeline loads no {lacking[1]}: LoadAnnotations has with_bbox, with_label and with_mask'
-    elif part.endswith('dataloader') and lacking and lacking[1].startswith('gt_'):
+    if part == 'model' and lacking in ('bboxes', 'labels', 'masks'):
+        hint = f', since the pipeline loads no {lacking}: LoadAnnotations has with_bbox, with_label and with_mask'
+    elif part.endswith('dataloader') and lacking.startswith('gt_'):
         hint = ', since the pipeline loads no such annotations: LoadAnnotations has with_bbox, with_label and with_mask'
-    elif not part.endswith('dataloader') and lacking and lacking[1] in FROM_META_KEYS:
+    elif not part.endswith('dataloader') and lacking in FROM_META_KEYS:
         hint = ': name it in meta_keys of PackDetInputs'
+        hint += ', and have a Resize before it' if lacking == 'scale_factor' else ''
     return f'{what} fails in a trial with {path}: {reason}{hint}'
+
+
+def settings_of(node: Mapping[str, Any]) -> str:
+    """Return the settings of a dict that may be to blame, as text; none if they are many or long."""
+    found = {key: value for key, value in node.items() if key not in ('type', 'ann_file') and str(key)[:1] != '_'}
+    text = ', '.join(f'{key}={value!r}' for key, value in found.items())
+    return text if len(found) <= MOST_SETTINGS and len(text) <= LONGEST_TEXT else ''

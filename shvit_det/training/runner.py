@@ -29,6 +29,7 @@ from ..common.atomic_files import partial_path, publish
 from ..common.errors import RunError, UsageError
 from ..configuration.changing import remove_pretrained, use_checked_datasets
 from ..configuration.coco_set_checks import draw_sample_set
+from ..data.layouts.labels import counted
 from ..registry import RUNNERS, register
 from .hooks.termination import Terminated, listening
 from .loader_workers import guard_workers
@@ -40,6 +41,7 @@ from .seeding import with_seeded_samples
 
 WORKER_SETTINGS = ('persistent_workers', 'prefetch_factor', 'timeout', 'multiprocessing_context')
 MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
+NO_IMAGE = 'train_dataloader has no image: look at times, indices and the like of its data sets'
 LONG_MESSAGES = ('System environment', 'Config:', 'Hooks will be executed', 'paramwise_options')
 
 
@@ -208,10 +210,9 @@ class SHViTRunner(Runner):
         per_process = self._randomness_cfg.get('diff_rank_seed', False)
         loader: Any = self.build_dataloader(config, seed=self.seed, diff_rank_seed=per_process)
         if len(loader) == 0:
-            raise UsageError(
-                f'the {len(loader.dataset)} training images make no whole batch of '
-                f'{loader.batch_size}: lower train_dataloader.batch_size'
-            )
+            images, size = len(loader.dataset), getattr(loader.batch_sampler, 'batch_size', loader.batch_size)
+            reason = f'make no whole batch of {size}: lower train_dataloader.batch_size, or leave drop_last out'
+            raise UsageError(f'{counted(images, "training image")} {reason}' if images else NO_IMAGE)
         if isinstance(loop, dict) and ('type' in loop) == ('by_epoch' in loop):
             raise UsageError('train_cfg says by type or by by_epoch which loop it is for: give one of them')
         self._train_dataloader = with_seeded_samples(loader, self.seed)

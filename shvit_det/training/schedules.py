@@ -4,12 +4,13 @@ A schedule of mmengine computes each value from the one before, so that it has t
 """
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.optim import OptimWrapper
-from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
+from mmengine.optim.scheduler.param_scheduler import INF, _ParamScheduler
 
+from ..data.layouts.labels import counted
 from .optimizer_state import INITIAL
 
 POSITION = ('base_values', 'last_step', '_global_step', '_last_value', 'verbose')
@@ -51,6 +52,26 @@ def stretched(
             found[index][name] = length[unit] - offset
             lines.append(f'param_scheduler.{index}.{name}: {value} -> {length[unit] - offset}, to end with the run')
     return found, lines
+
+
+def without_effect(schedules: Any, length: Mapping[str, int]) -> Iterator[str]:
+    """Yield a sentence about each part of the schedules that comes after the end of the run.
+
+    Args:
+        schedules: The schedules of one optimizer.
+        length: The length of the run, by ``'epoch'`` and ``'step'``.
+    """
+    for number, each in enumerate(schedules if isinstance(schedules, list) else ()):
+        unit = 'epoch' if each.by_epoch else 'step'
+        place, last = f'param_scheduler.{number} ({type(each).__name__})', length[unit]
+        late = [str(milestone) for milestone in sorted(getattr(each, 'milestones', ())) if milestone >= last]
+        if late:
+            yield f'{place}: the run ends after {counted(last, unit)}, before the milestones {", ".join(late)}'
+        elif hasattr(each, 'start_factor') and last < each.end < INF:
+            yield (
+                f'{place}: the run ends after {counted(last, unit)}, before the {counted(each.end, unit)} in which the '
+                f'learning rate comes to its full value'
+            )
 
 
 def settings_of_schedule(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,10 @@ import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 
+from mmcv.image.io import supported_backends
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
+from mmengine.logging import HistoryBuffer
 from mmengine.registry import (
     DATA_SAMPLERS,
     DATASETS,
@@ -24,7 +26,7 @@ from mmengine.runner import Priority, Runner, get_priority
 from torch.distributed import Backend
 
 from ..common.errors import UsageError
-from ..configuration.build_errors import dicts_in, unknown_key, unknown_type, wrong_kind
+from ..configuration.build_errors import dicts_in, nearest, unknown_key, unknown_type, wrong_kind
 from ..configuration.cfg_options import places_in
 from ..configuration.reading import dataset_places, dataset_tree, type_of
 from ..configuration.type_names import class_of, registered
@@ -82,6 +84,7 @@ SWITCHES = (
     'randomness.deterministic',
     'randomness.diff_rank_seed',
 )
+WINDOWS = ('epoch', 'global')  # of the log's averages
 HOOK_PARTS = ('default_hooks', 'custom_hooks')
 NO_ARGUMENTS = ('type', 'priority', '_scope_')
 OF_TRAINING = ('train_cfg', 'auto_scale_lr', 'optim_wrapper')
@@ -151,6 +154,23 @@ def check_values(config: Config, splits: Sequence[str]) -> None:
             )
 
 
+def check_statistics(config: Config) -> None:
+    """Check ``custom_cfg`` of the log, which mmengine reads when it writes the first line.
+
+    Raises:
+        UsageError: Naming the first wrong window or method.
+    """
+    methods = list(HistoryBuffer()._statistics_methods)
+    for place, node in dicts_in(config.get('log_processor'), 'log_processor'):
+        size, method = node.get('window_size'), node.get('method_name')
+        if isinstance(size, str) and size not in WINDOWS:
+            near = nearest(size, WINDOWS)
+            raise UsageError(f'{place}.window_size is {size!r}: it takes a number, {" or ".join(WINDOWS)}'
+                             f'{f": did you mean {near!r}?" if near else ""}')  # fmt: skip
+        if method is not None and method not in methods:
+            raise UsageError(f'{place}.method_name is {method!r}: choose from {", ".join(methods)}')
+
+
 def check_names(config: Config, splits: Sequence[str]) -> None:
     """Check the names that mmengine looks up late, or without noticing that they are not there.
 
@@ -194,6 +214,11 @@ def check_keys(config: Config, splits: Sequence[str]) -> None:
         UsageError: Naming the first wrong one.
     """
     for split in splits:
+        for place, node in dicts_in(config.get(f'{split}_dataloader'), f'{split}_dataloader'):
+            backend = node.get('imdecode_backend')
+            if backend not in (None, *supported_backends):
+                known = ', '.join(supported_backends)
+                raise UsageError(f'{place}.imdecode_backend is {backend!r}: choose from {known}')
         for place, dataset in dataset_places(config, split):
             kind, settings = class_of(DATASETS, dataset), dataset.get('filter_cfg')
             method = getattr(kind, 'filter_data', None)
@@ -254,6 +279,7 @@ def check_settings(config: Config, splits: Sequence[str]) -> None:
     for split in splits:
         list(dataset_tree(config, split))  # raises
     check_values(config, splits)
+    check_statistics(config)
     check_names(config, splits)
     check_keys(config, splits)
     check_hooks(config)

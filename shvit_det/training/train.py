@@ -16,6 +16,7 @@ from ..configuration.cfg_options import pasteable
 from ..configuration.changing import enable_auto_scale_lr, remove_pretrained
 from ..configuration.reading import pretrained_parts, splits_of
 from ..configuration.task import Task
+from ..configuration.unread_settings import check_optimizer_keys
 from .build_runner import NO_ROOM, built_runner, config_of_run
 from .curves import loss_curves, plot_curves, score_curves, validation_losses
 from .fast_options import enable_amp, enable_fast
@@ -214,6 +215,7 @@ def check_before_training(
     """
     splits = [split for split in splits_of(config) if split != 'test']
     model = task.build(config)
+    check_optimizer_keys(config, model)
     check_parts(config, model, splits)
     task.check_model(config, model, splits)
     lines, content = [], None

@@ -1,6 +1,7 @@
 """The checks of data in COCO's form: each fault is found, named and repaired in a copy."""
 
 import copy
+import gzip
 import json
 import os
 import zlib
@@ -76,7 +77,8 @@ def test_a_fault_is_found_and_repaired_in_a_copy(fault, tmp_path):
     assert len(after) == num_left
     left = errors_among(cleaned.left)
     assert all(finding.repair == Repair.NONE for finding in left)
-    assert not left or kind in ('file', 'classes', 'category_invalid', 'category_id_duplicate', 'no_objects')
+    beyond_repair = [name for name, each in KINDS.items() if each.repair == Repair.NONE]
+    assert not left or kind in (*beyond_repair, 'category_invalid', 'category_id_duplicate')
     if KINDS[kind].repair == Repair.KEEP:
         assert not cleaned.is_changed
     elif KINDS[kind].repair != Repair.NONE:
@@ -246,6 +248,52 @@ def test_images_may_lie_in_subfolders(tmp_path):
     assert [finding.index for finding in missing] == [2, 3, 4] and 'b/2 does not exist' in missing[0].message
 
 
+def test_what_is_no_file_is_missing(tmp_path):
+    content = coco_content()
+    write_set(tmp_path)
+    names = [entry['file_name'] for entry in content['images']]
+    for name in names[:2]:
+        (tmp_path / 'images' / name).unlink()
+    (tmp_path / 'images' / names[0]).mkdir()
+    (tmp_path / 'images' / names[1]).symlink_to(tmp_path / 'elsewhere.jpg')
+    (tmp_path / 'linked.jpg').touch()
+    (tmp_path / 'images' / names[2]).unlink()
+    (tmp_path / 'images' / names[2]).symlink_to(tmp_path / 'linked.jpg')
+    messages = [finding.message for finding in check_presence(content, tmp_path / 'images')]
+    assert [message.split(' is ')[1] for message in messages] == ['a folder', 'a link to nothing']
+
+
+@pytest.mark.parametrize(
+    'data, words',
+    [
+        (b'\xef\xbb\xbf{}', 'it begins with a byte-order mark'),
+        ('{}'.encode('utf-16'), 'it is text in UTF-16'),
+        (gzip.compress(b'{}'), 'it is compressed'),
+        (b'version https://git-lfs.github.com/spec/v1', 'it is a pointer of Git LFS'),
+    ],
+)
+def test_files_of_other_kinds_are_named(data, words, tmp_path):
+    (tmp_path / 'a.json').write_bytes(data)
+    with pytest.raises(UsageError, match=f'a.json is not COCO JSON: {words}'):
+        read_annotations(tmp_path / 'a.json')
+
+
+def test_boxes_that_are_fractions_are_named():
+    content = changed(lambda content: [entry.update(bbox=[0.1, 0.2, 0.3, 0.4]) for entry in content['annotations']])
+    assert any('seem to be fractions of the width' in finding.message for finding in check(content))
+
+
+def test_boxes_that_reach_far_out_of_small_pieces_of_images_stay_as_they_are():
+    """As cut-out pieces of large images have them: not all would be right by another convention."""
+
+    def cut(content):
+        for number, entry in enumerate(content['annotations']):
+            entry['bbox'] = [0.7 * WIDTH, 0.7 * HEIGHT, WIDTH, HEIGHT] if number % 2 else [20, 15, 5, 5]
+
+    kinds = {finding.kind for finding in check(changed(cut), Use())}
+    assert 'box_overhanging' in kinds and 'box_layout' not in kinds
+
+
 @pytest.mark.parametrize(
     'prefix, folder, words',
     [
@@ -272,6 +320,8 @@ def test_another_extension_and_an_empty_folder_are_named(tmp_path):
     write_set(tmp_path)
     (finding,) = check_presence(content, tmp_path / 'images')
     assert '3.jpg there, with another extension' in finding.message
+    (finding,) = check_presence(changed(rewritten('images', 'file_name', write='{} '.format)), tmp_path / 'images')
+    assert "'3.jpg ' begins or ends with a space, and the file '3.jpg' does not" in finding.message
     (tmp_path / 'empty').mkdir()
     (finding,) = check_presence(content, tmp_path / 'empty')
     assert 'is empty' in finding.message

@@ -57,6 +57,22 @@ def both(*changes):
     return change
 
 
+def boxes_as(convert):
+    """Return a change that writes all boxes by another convention, those of large objects at the far corner."""
+
+    def change(content):
+        for each in content['annotations']:
+            x, y, width, height = 0.65 * WIDTH, 0.65 * HEIGHT, WIDTH / 3, HEIGHT / 3
+            each['bbox'] = convert(x, y, width, height)
+
+    return change
+
+
+def polygons_as_fractions(content):
+    for each in content['annotations']:
+        each['segmentation'] = [[number / 100 for number in SQUARE]]
+
+
 SQUARE = [1, 1, 9, 1, 9, 9, 1, 9]
 
 
@@ -187,6 +203,9 @@ FAULTS = {
     'thin box': ('box_thin', annotation(0, bbox=[1, 2, 0.5, 4]), ALL),
     'box outside': ('box_outside', annotation(0, bbox=[WIDTH, 2, 5, 4]), 5),
     'box overhanging': ('box_overhanging', annotation(0, bbox=[-5, 2, 15, 100]), ALL),
+    'boxes as corners': ('box_layout', boxes_as(lambda x, y, w, h: [x, y, x + w, y + h]), ALL),
+    'boxes as centres': ('box_layout', boxes_as(lambda x, y, w, h: [x + w / 2, y + h / 2, w, h]), ALL),
+    'polygons as fractions': ('mask_layout', polygons_as_fractions, ALL),
     'no area': ('area_invalid', annotation(0, area=...), ALL),
     'area NaN': ('area_invalid', annotation(0, area=math.nan), ALL),
     'area 0': ('area_not_positive', annotation(0, area=0), ALL),

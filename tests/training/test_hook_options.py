@@ -198,3 +198,24 @@ def test_an_end_on_another_day_has_its_date():
     late = datetime(2026, 1, 31, 23, 0)
     assert outlook(runner, 60, 30, late) == 'a step takes 60 s: the last one ends at about 23:30'
     assert outlook(runner, 60, 90, late).endswith('ends at about 00:30 on 2026-02-01')
+
+
+LATE = {
+    'milestones': ([dict(type='MultiStepLR', milestones=[2, 3, 8])], '3 epochs, before the milestones 3, 8'),
+    'in steps': ([dict(type='MultiStepLR', milestones=[1, 9], convert_to_iter_based=True)], 'the milestones 27'),
+    'warm-up': ([dict(type='LinearLR', start_factor=0.1, end=50, by_epoch=False)], '9 steps, before the 50 steps'),
+}
+IN_TIME = [
+    dict(type='MultiStepLR', milestones=[1, 2]),
+    dict(type='LinearLR', start_factor=0.1, end=9, by_epoch=False),
+    dict(type='CosineAnnealingLR', T_max=3, end=3),
+]
+
+
+@pytest.mark.parametrize('schedules, words', [*LATE.values(), (IN_TIME, None)])
+def test_what_a_schedule_does_after_the_end_is_said(schedules, words, tmp_path):
+    hook = dict(type='RunSummaryHook')
+    run(tmp_path, hooks=[hook], max_epochs=3, param_scheduler=schedules).train()
+    text = next(tmp_path.glob('*/*.log')).read_text()
+    said = [line for line in text.splitlines() if 'the run ends after' in line]
+    assert said == [] if words is None else len(said) == 1 and words in said[0]

@@ -26,7 +26,7 @@ class Use:
         masks: Masks are loaded or scored.
         polygons_only: Run lengths are ignored (``poly2mask=False``).
         evaluated: The evaluator reads the file too.
-        needs_objects: A file without any object would leave nothing to train on.
+        needs_objects: A file without any object would leave nothing to train on or to score.
         min_size: Smaller images are left out of training, in pixels.
     """
 
@@ -44,6 +44,17 @@ class Use:
             self.needs_objects or other.needs_objects,
             max(self.min_size, other.min_size),
         )
+
+
+# What other files begin with.
+OTHER_FILES = {
+    b'\xef\xbb\xbf': 'it begins with a byte-order mark, which pycocotools does not read: save it as UTF-8 without BOM',
+    b'\xff\xfe': 'it is text in UTF-16: save it as UTF-8',
+    b'\xfe\xff': 'it is text in UTF-16: save it as UTF-8',
+    b'\x1f\x8b': 'it is compressed: unpack it with gunzip',
+    b'PK\x03\x04': 'it is a zip archive: unpack it',
+    b'version https://git-lfs': 'it is a pointer of Git LFS: get the file with git lfs pull',
+}
 
 
 class NotCocoError(UsageError):
@@ -82,6 +93,9 @@ def parse_annotations(data: bytes, path: Path, images_only: bool = False) -> dic
     Raises:
         NotCocoError: If it is not JSON in UTF-8, or lacks one of the three lists.
     """
+    for beginning, what in OTHER_FILES.items():
+        if data.startswith(beginning):
+            raise NotCocoError(f'{path} is not COCO JSON: {what}')
     try:
         # not json.loads(data), which takes UTF-16 and byte-order marks too: pycocotools does not
         with collector_paused():

@@ -12,8 +12,10 @@ from typing import Any
 from ...common.garbage_collection import collector_paused
 from .annotation_checks import check_annotations
 from .annotation_file import Use, have_ids, is_file_name, is_hashable, size_of
+from .box_layout import are_fractions, check_box_layout
 from .casting import cast_content
 from .findings import KINDS, Finding, errors_among, short
+from .mask_checks import check_masks_lie_in_boxes
 from .object_counts import count_objects, reason_not_used
 
 ORDER = {kind: number for number, kind in enumerate(KINDS)}
@@ -56,6 +58,8 @@ def cast_and_check(
             for finding in more:  # an id may be cast because another one was
                 forms.setdefault((finding.kind, finding.index), finding)
         if not errors_among(findings):
+            findings += check_box_layout(content, findings, path)
+            findings += check_masks_lie_in_boxes(content, path) if use.masks else ()
             findings += _check_objects(content, use, path, classes)
         findings += _check_unused(content, classes)
     return content, sorted([*forms.values(), *findings], key=lambda finding: ORDER[finding.kind])
@@ -182,7 +186,9 @@ def _check_objects(
     """Look whether there is an object to train on or to score, in content without errors."""
     if not content['annotations']:
         if use.needs_objects and content['images']:
-            yield Finding('no_objects', f'{path} has no annotations, and a detector needs objects to train on')
+            yield Finding(
+                'no_objects', f'{path} has no annotations, and a detector needs objects to train on or to be scored'
+            )
         return
     reason = reason_not_used(content, classes, use.min_size)
     if all(map(reason, content['annotations'])):  # mostly this ends at the first
@@ -192,6 +198,8 @@ def _check_objects(
             message += (
                 ': if these are single objects, whose masks a program exported as RLE, set iscrowd to 0 in the file'
             )
+        elif are_fractions(content):
+            message += ': the boxes seem to be fractions of the width and the height, where COCO has pixels'
         yield Finding('no_objects', message)
 
 

@@ -50,6 +50,10 @@ KINDS: dict[str, FindingKind] = {
     'classes': FindingKind('error', 'classes of the config that are not the categories of the file', Repair.NONE),
     'no_objects': FindingKind('error', 'an annotation file without an object to train on or to score', Repair.NONE),
     'no_images': FindingKind('error', 'an annotation file of whose images not one is found', Repair.NONE),
+    'box_layout': FindingKind(
+        'error', 'boxes that are corners or centres, where COCO has `[x, y, width, height]`', Repair.NONE
+    ),
+    'mask_layout': FindingKind('error', 'polygons that lie outside the boxes of most objects', Repair.NONE),
     # the data sets together
     'evaluator': FindingKind('error', 'an evaluator that scores other data than are predicted', Repair.NONE),
     'leaked_image': FindingKind('warning', 'an image for evaluation that is trained on too', Repair.KEEP),

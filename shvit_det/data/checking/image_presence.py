@@ -53,11 +53,12 @@ def check_presence(content: Mapping[str, Any], folder: Path) -> list[Finding]:
     present: set[str] = set()
     for parent in {os.path.split(path)[0] for path in paths.values()}:
         with contextlib.suppress(OSError):  # its images are then looked for one by one
-            present.update(entry.path for entry in os.scandir(parent))
+            present.update(entry.path for entry in os.scandir(parent) if entry.is_file())
     findings = []
     for index, path in paths.items():
-        if path not in present and not _exists(Path(path)):
-            kind, text = BACKSLASH if has_backslashes(folder, names[index]) else ('image_missing', 'does not exist')
+        if path not in present and not _exists(Path(path), file=True):
+            backslashes = has_backslashes(folder, names[index])
+            kind, text = BACKSLASH if backslashes else ('image_missing', _why_missing(Path(path)))
             findings.append(image_finding(kind, text, index, content, Path(path)))
     return unless_none_is_found(findings, names, folder)
 
@@ -110,13 +111,24 @@ def _where(name: str, folder: Path, entries: Sequence[os.DirEntry]) -> str | Non
             prefix = name[: -len('/'.join(parts[length:]))]
             return f'{listed} is the file {found}: take {prefix!r} off each file_name'
     stem = Path(parts[-1]).stem if parts else ''
+    if name != name.strip() and _exists(folder / name.strip()):
+        return f'{listed} begins or ends with a space, and the file {name.strip()!r} does not: correct each file_name'
     alike = next((entry.name for entry in entries if Path(entry.name).stem == stem), None)
     return alike and f'{listed} is {alike} there, with another extension: correct each file_name'
 
 
-def _exists(path: Path) -> bool:
+def _why_missing(path: Path) -> str:
+    with contextlib.suppress(OSError):  # the file system does not take such a name
+        if path.is_dir():
+            return 'is a folder'
+        if path.is_symlink():
+            return 'is a link to nothing'
+    return 'does not exist'
+
+
+def _exists(path: Path, file: bool = False) -> bool:
     try:
-        return path.exists()
+        return path.is_file() if file else path.exists()
     except OSError:  # the file system does not take such a name
         return False
 

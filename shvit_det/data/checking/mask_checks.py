@@ -5,15 +5,17 @@ into whatever the memory held.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .annotation_file import LARGEST_SIDE, Use
-from .findings import Fault, short
+from .annotation_file import LARGEST_SIDE, Use, annotations_of
+from .findings import Fault, Finding, short
 
+MOST_COMPARED, SMALLEST_OVERLAP = 1000, 0.1
 LONGEST_COUNT = 7  # characters of one count in a compressed RLE, of 5 bits each
 
 
@@ -105,3 +107,32 @@ def counts_of_rle(counts: Any) -> NDArray[np.int64] | None:
     values -= np.where(codes[ends] & 16, 1 << (5 * lengths), 0)
     values[1::2], values[2::2] = np.cumsum(values[1::2]), np.cumsum(values[2::2])
     return values if values.min() >= 0 else None
+
+
+def check_masks_lie_in_boxes(content: Mapping[str, Any], path: Path) -> Iterator[Finding]:
+    """Compare some polygons with the boxes of their objects, in content without errors: both must be in pixels."""
+    with_polygons = [
+        entry
+        for entry in annotations_of(content).values()
+        if type(entry.get('segmentation')) is list and entry['segmentation'] and not entry.get('iscrowd')
+    ]
+    compared = with_polygons[:: max(1, len(with_polygons) // MOST_COMPARED)]
+    apart = [entry for entry in compared if _overlap(entry['segmentation'], entry['bbox']) < SMALLEST_OVERLAP]
+    if len(apart) > max(1, len(compared) // 2):
+        numbers = [number for entry in apart for polygon in entry['segmentation'] for number in polygon]
+        hint = ': the polygons seem to be fractions of the width and the height' if max(numbers) <= 1 else ''
+        yield Finding(
+            'mask_layout',
+            f'{path}: the polygons of {len(apart)} of {len(compared)} objects lie outside their boxes{hint}',
+        )
+
+
+def _overlap(polygons: Sequence[Sequence[float]], box: Sequence[float]) -> float:
+    """Return the intersection over union of a box and the box around polygons."""
+    x, y, width, height = box
+    xs = [number for polygon in polygons for number in polygon[::2]]
+    ys = [number for polygon in polygons for number in polygon[1::2]]
+    left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
+    common = max(0, min(right, x + width) - max(left, x)) * max(0, min(bottom, y + height) - max(top, y))
+    union = width * height + (right - left) * (bottom - top) - common
+    return common / union if union > 0 else 1

@@ -14,6 +14,7 @@ from ...common.durations import duration
 from ...data.checking.findings import short
 from ...data.layouts.labels import counted
 from ...registry import HOOKS, register
+from ..schedules import without_effect
 
 WARM_UP = 2  # steps that are slower than those after them
 MEASURED = 10
@@ -36,6 +37,9 @@ class RunSummaryHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         runner.logger.info(summary(runner))
+        length = dict(epoch=runner.max_epochs, step=runner.max_iters)
+        for sentence in without_effect(runner.param_schedulers, length):
+            runner.logger.warning(sentence)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None, outputs: dict | None = None
