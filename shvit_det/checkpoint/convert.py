@@ -47,16 +47,17 @@ def convert_checkpoint(source: str | Path, target: str | Path, to: str, publish:
             its name. Otherwise a ``.pth`` in our form or the authors' keeps optimizer, log and arguments as they are.
 
     Raises:
-        UsageError: If the source cannot be read or is no SHViT, or the target cannot be written.
+        UsageError: If the source cannot be read or is no SHViT, or the target cannot be written or is the source.
     """
     target = Path(target)
     if to not in TARGETS:
         raise UsageError(f'unknown target {to!r}: choose from {", ".join(TARGETS)}')
     if target.suffix not in SUFFIXES:
         raise UsageError(f'the new file has to end in one of {", ".join(SUFFIXES)}, but got {target}')
-    check_output_file(target)
+    path = find_checkpoint(source)
+    check_output_file(target, inputs=[path])
 
-    content = read_content(find_checkpoint(source))
+    content = read_content(path)
     weights = weights_of(content, str(source))
     if not any(name.startswith('backbone.patch_embed.') for name in weights.tensors):
         raise UsageError(f'{source} holds no SHViT: its first tensor is {next(iter(weights.tensors))!r}')

@@ -73,6 +73,10 @@ def find_checkpoint(source: str | Path, sha256: str | None = None) -> Path:
         path = hub_file(str(source))
     else:
         path = Path(os.path.expanduser(source))  # noqa: PTH111  # pathlib's raises where there is no such home folder
+        if os.path.isdir(path):  # noqa: PTH112  # as above
+            newest = max(path.glob('*.pth'), key=os.path.getmtime, default=None)  # type: ignore[type-var]
+            example = '' if newest is None else f', {newest} for instance'
+            raise UsageError(f'{source} is a folder: name a checkpoint in it{example}')
         if not is_file(path):
             kind = ' (URLs have to start with http:// or https://)' if re.match(r'\w\w+:/', str(source)) else ''
             raise UsageError(f'no such checkpoint: {source}{kind}')

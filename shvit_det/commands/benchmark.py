@@ -1,7 +1,7 @@
 """Time a detector by part, or backbones: python tools/benchmark.py CONFIG [CHECKPOINT] [--against OTHER ...]"""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from ..common.atomic_files import saving
 from ..common.devices import find_device
 from ..common.errors import UsageError, keeping
 from ..common.measurement_records import save_record
+from ..common.output_paths import check_output_file
 from ..configuration.cfg_options import add_cfg_options
 from ..timing.benchmark import benchmark
 from ..timing.picture import save_picture
@@ -89,7 +90,8 @@ def main() -> None:
         tf32=arguments.tf32 and arguments.tf32 == 'on',
         **conditions,
     )
-    _check_outputs(arguments.json, arguments.markdown, arguments.plot)
+    sources = [arguments.config, *arguments.against, arguments.checkpoint]
+    _check_outputs(arguments.json, arguments.markdown, arguments.plot, sources)
 
     def save(record: Record) -> None:
         cli.show_progress('')
@@ -111,17 +113,15 @@ def main() -> None:
     )
 
 
-def _check_outputs(json: str | None, markdown: str | None, plot: str | None) -> None:
+def _check_outputs(json: str | None, markdown: str | None, plot: str | None, inputs: Sequence[str | None]) -> None:
     """See that the results can be written, before anything is measured.
 
     Raises:
-        UsageError: If a folder does not exist, a file is a folder, or the picture is no ``.png``.
+        UsageError: If a folder does not exist, a file is a folder or an input, or the picture is no ``.png``.
     """
-    for path in filter(None, (json, markdown, plot)):
-        if not Path(path).parent.is_dir():
-            raise UsageError(f'cannot write {path}: there is no folder {Path(path).parent}')
-        if Path(path).is_dir():
-            raise UsageError(f'cannot write {path}: it is a folder')
+    for path, option in ((json, '--json'), (markdown, '--markdown'), (plot, '--plot')):
+        if path is not None:
+            check_output_file(path, option, inputs)
     if plot is not None and Path(plot).suffix.lower() != '.png':
         raise UsageError(f'--plot takes a file that ends in .png, but got {plot}')
 

@@ -2,19 +2,23 @@
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from .errors import UsageError
 
 
-def check_output_file(path: str | Path, option: str = '') -> None:
-    """Raise ``UsageError`` if a file cannot be written: it is a folder, or its own folder does not exist."""
+def check_output_file(path: str | Path, option: str = '', inputs: Iterable[str | Path | None] = ()) -> None:
+    """Raise ``UsageError`` if a file cannot be written, as a folder or one in no folder, or is one of the inputs."""
     path = Path(path)
     named = f' for {option}' if option else ''
     if not path.parent.is_dir():
         raise UsageError(f'cannot write {path}: there is no such folder{named}: {path.parent}')
     if path.is_dir():
         raise UsageError(f'cannot write {path}: it is a folder')
+    for source in inputs:
+        if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
+            raise UsageError(f'{path} is the file to be read, and would be written over: name another one{named}')
 
 
 def check_output_folder(folder: Path, what: str, option: str) -> None:

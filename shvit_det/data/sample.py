@@ -157,8 +157,8 @@ def _refuse_to_replace(root: Path, marker: dict[str, Any], force: bool) -> None:
     )
     if differences and not force:
         raise UsageError(
-            f'{root} holds a sample set drawn with {differences}; choose another folder, or replace that set with '
-            f'force=True (--force)'
+            f'{root} holds a sample set drawn with {differences}; choose another folder, or replace that set: '
+            f'--force of make-sample, force=True in Python'
         )
 
 

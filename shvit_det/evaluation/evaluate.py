@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
@@ -15,6 +16,7 @@ from ..checkpoint import check_checkpoint, load_content
 from ..common.atomic_files import PART
 from ..common.errors import UsageError
 from ..common.output_paths import check_output_folder, may_write, nearest_folder
+from ..configuration.reading import datasets_of, path_within
 from ..configuration.test_time_augmentation import set_tta_pipeline, with_tta
 from ..deployment import check_deployable, deploy
 from ..prediction.overlap import Finishing, spare_threads
@@ -113,10 +115,10 @@ def evaluate(
     first_images = task.check_data(config, checked, ('test',))
     try_first_batch(task, config, with_tta(config, checked) if tta else checked, ('test',), first_images)
 
+    check_pictures_elsewhere(config, show_dir)
     for folder, what, option in ((show_dir, 'pictures', '--show-dir'), (report, 'the report', '--report')):
         if folder is not None:
             check_output_folder(Path(folder), f'the folder of {what}', option)
-
     with built_runner(config, log=log) as runner, ExitStack() as stack:
         if exported is not None:
             runner.model = exported
@@ -163,3 +165,13 @@ def evaluate(
         for name in result_files:
             print_log(f'Result files: {name}.*.json', 'current')
     return results
+
+
+def check_pictures_elsewhere(config: Config, show_dir: str | None) -> None:
+    """Raise ``UsageError`` if pictures of the test would replace the images of the test, which have their names."""
+    for dataset in datasets_of(config, 'test') if show_dir is not None else ():
+        prefix = dataset.get('data_prefix') or {}
+        inner = prefix.get('img', prefix.get('img_path', '')) if isinstance(prefix, Mapping) else prefix
+        folder = path_within(dataset, inner or '')
+        if Path(folder).resolve() == Path(str(show_dir)).resolve():
+            raise UsageError(f'--show-dir is {show_dir}, where the images of the test are: name another folder')

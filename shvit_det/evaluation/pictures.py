@@ -46,6 +46,8 @@ class PictureHook(Hook):
         common = os.path.commonpath([path.parent for path in paths])
         names = [path.parent.relative_to(common) / output_name(Input(str(path))) for path in paths]
         targets = [self.folder / name for name in unique_names(names)]
+        if overwritten := {path.resolve() for path in paths} & {target.resolve() for target in targets}:
+            raise RunError(f'{min(overwritten)} is an image of the test, and its picture would replace it')
         for classes in {tuple(dataset.metainfo.get('classes') or ()) for dataset, _ in places}:
             shown_names(classes)  # which may log, once, and not in several threads
         self.places = {key_of(info): each for info, each in zip(infos, zip(places, targets, strict=True), strict=True)}

@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 
 from ..common.atomic_files import saving
 from ..common.errors import UsageError
+from ..common.output_paths import check_output_file
 from ..configuration.changing import remove_pretrained
 from ..configuration.detection import Detection, predicting_part
 from ..configuration.detector_or_classifier import task_of
@@ -58,8 +59,8 @@ def export_detector(
     path = Path(out or Path(checkpoint).with_suffix(suffix).name)
     if path.suffix != suffix:
         raise UsageError(f'--to {to} writes a file that ends in {suffix}, but --out is {path}')
-    if not path.parent.is_dir():
-        raise UsageError(f'no such folder for --out: {path.parent}')
+    for written in (path, path.with_suffix('.bin')) if to == 'openvino' else (path,):  # OpenVINO's weights
+        check_output_file(written, '--out', inputs=[config_path, checkpoint])
     for package in ('onnx', *(['openvino'] if to == 'openvino' else [])):
         require(package, f'--to {to}')
 

@@ -119,6 +119,7 @@ def test_publishing_strips_all_but_weights_and_meta_and_adds_the_hash(tmp_path):
         (('a.pth', 'b.onnx', 'ours'), ['.safetensors', 'b.onnx']),
         (('a.pth', 'nowhere/b.pth', 'ours'), ['no such folder']),
         (('a.pth', 'b.pth', 'torchvision'), ["'torchvision'", 'ours, timm, official']),
+        (('a.pth', 'a.pth', 'timm'), ['a.pth is the file to be read, and would be written over']),
         (('other.pth', 'b.pth', 'ours'), ['holds no SHViT', "'fc.weight'"]),
     ],
 )

@@ -81,6 +81,9 @@ def test_where_nothing_can_be_written(tmp_path):
         check_output_file(tmp_path / 'nowhere' / 'a.json', '--json')
     with pytest.raises(UsageError, match='it is a folder'):
         check_output_file(tmp_path)
+    (tmp_path / 'link').symlink_to(tmp_path / 'file')
+    with pytest.raises(UsageError, match=r'file is the file to be read, and would be written over: .*--json'):
+        check_output_file(tmp_path / 'file', '--json', [None, 'nowhere', tmp_path / 'link'])
     with pytest.raises(UsageError, match=r'cannot write into the work dir .*\(Not a directory\).*--work-dir'):
         check_output_folder(tmp_path / 'file' / 'a', 'the work dir', '--work-dir')
     assert nearest_folder(tmp_path / 'x' / 'y') == tmp_path and may_write(tmp_path)

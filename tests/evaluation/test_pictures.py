@@ -18,6 +18,7 @@ from paths import MASK_RCNN
 from PIL import Image
 
 from shvit_det import UsageError
+from shvit_det.common.errors import RunError
 from shvit_det.configuration.detection import Detection
 from shvit_det.data.sample import draw_sample
 from shvit_det.evaluation.evaluate import evaluate
@@ -83,6 +84,30 @@ def test_every_image_has_a_picture_of_its_own_that_shows_it(drawn, data):
         assert np.abs(right_half(pictures[name]) - image).mean() < 4
         truth = pictures[name][:, :576].astype(int)
         assert np.abs(truth - pictures[name][:, 576:]).mean() > 2
+
+
+@pytest.mark.parametrize(
+    ('folder', 'error', 'words'),
+    [
+        ('val2017', UsageError, 'where the images of the test are: name another folder'),
+        ('elsewhere', RunError, r'data/val2017/.*\.jpg is an image of the test, and its picture would replace it'),
+    ],
+)
+def test_images_of_the_test_are_not_replaced(folder, error, words, weights, data, tmp_path):
+    (data / 'elsewhere').symlink_to(data / 'val2017')
+    shown = data / folder
+    if folder == 'elsewhere':  # the names in the file begin with a folder, so that pictures would lie in val2017 itself
+        file = data / 'annotations' / 'instances_val2017.json'
+        content = json.loads(file.read_text())
+        for image in content['images']:
+            image['file_name'] = f'val2017/{image["file_name"]}'
+        file.write_text(json.dumps(content))
+    prefix = {'test_dataloader.dataset.data_prefix.img': ''} if folder == 'elsewhere' else {}
+    before = {path: path.read_bytes() for path in data.rglob('*') if path.is_file()}
+    with pytest.raises(error, match=words):
+        evaluate(str(MASK_RCNN), weights, data_root=str(data), work_dir=str(tmp_path / 'work'), show_dir=str(shown),
+                 cfg_options=prefix)  # fmt: skip
+    assert {path: path.read_bytes() for path in data.rglob('*') if path.is_file()} == before
 
 
 def test_an_image_is_not_turned_where_the_pipeline_does_not_turn_it(drawn, data):

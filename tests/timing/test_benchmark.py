@@ -384,7 +384,7 @@ def test_the_tool_prints_and_writes(folder):
         (['shvit:s1', '--only', 'neck'], "it has no part 'neck'"),
         ([TINY_RETINANET, '--only', 'nose'], "has no part 'nose': choose from preprocess, backbone"),
         (['shvit:s1', '--device', 'abacus'], "unknown device 'abacus'"),
-        (['shvit:s1', '--json', 'no/such/folder.json'], 'there is no folder no/such'),
+        (['shvit:s1', '--json', 'no/such/folder.json'], 'there is no such folder for --json: no/such'),
         (['shvit:s1', '--plot', 'plot.svg'], 'ends in .png'),
         (['shvit:s1', 'missing.pth'], 'missing.pth'),
         (['shvit:s1', '--images', '.'], 'shvit:s1 is a backbone alone'),

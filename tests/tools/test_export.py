@@ -187,7 +187,7 @@ MISTAKES = {
     'no folder': (
         'export',
         [TINY_MASK_RCNN, 'mask.pth', '--to', 'onnx', '--out', 'no/a.onnx'],
-        'no such folder for --out: no',
+        'there is no such folder for --out: no',
     ),
     'another suffix': (
         'export',

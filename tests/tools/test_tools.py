@@ -270,6 +270,7 @@ CLASSES = 'metainfo.classes=(cat,dog,bird,fish,horse)'
 MISTAKES = {
     'no such config': ('train', ['nowhere.py'], ['no such config', 'nowhere.py']),
     'no such checkpoint': ('test', [MASK_RCNN, 'nowhere.pth'], ['no such checkpoint', 'nowhere.pth']),
+    'a folder for a checkpoint': ('test', [MASK_RCNN, '{empty}'], ['is a folder: name a checkpoint in it']),
     'not a checkpoint': ('test', [MASK_RCNN, '{sample}/sample.json'], ['cannot be read as a checkpoint']),
     'checkpoint of another model': ('test', [RETINANET, '{checkpoint}'], ['another model', 'epoch_2.pth']),
     'resume with a checkpoint of another model': ('train', [RETINANET, '--resume', '{checkpoint}'], ['another model']),

@@ -29,6 +29,8 @@ def read_labels(folder: str | Path, layout: str = AUTO) -> Labels:
         UsageError: If there is no such folder, no layout is recognised, or nothing in it can be used.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise UsageError(f'{folder} is a file: name the folder of the data set')
     if not folder.is_dir():
         raise UsageError(f'no such folder of a data set: {folder}')
     try:
