@@ -27,6 +27,7 @@ from .reading import SPLITS, config_path, dataset_places, load_config, name_of, 
 
 SMALLEST_SIDE = 64  # pixels that the backbone takes
 WARM_UP_PART = 0.1  # of the iterations at most
+SHORTEST_RISE = 2  # steps or epochs: mmengine's linear schedules begin in the first and reach the end in the last
 SIZES = ('Resize', 'RandomResize')  # transforms whose scale is the size of the images
 
 
@@ -262,7 +263,8 @@ def fit_training(config: Config, base: str, num_images: int, settings: Settings,
         values['train_cfg.val_interval'] = epochs
     schedules = config.get('param_scheduler') or []
     schedules = schedules if isinstance(schedules, list) else [schedules]
-    values['param_scheduler'] = [fitted(each, epochs, former, per_epoch) for each in schedules]
+    changed = [fitted(each, epochs, former, per_epoch) for each in schedules]
+    values['param_scheduler'] = [each for each in changed if not stays_at_its_start(each, per_epoch)]
     optimizer = config.optim_wrapper.get('optimizer') or {}
     base_batch = (config.get('auto_scale_lr') or {}).get('base_batch_size')
     rate = settings.learning_rate
@@ -280,7 +282,7 @@ def fitted(schedule: Mapping[str, Any], epochs: int, former: int, per_epoch: int
     changed = dict(schedule)
     if not changed.get('by_epoch', True):
         if changed.get('end', 0) and changed.get('begin', 0) == 0:
-            changed['end'] = min(changed['end'], max(1, int(WARM_UP_PART * epochs * per_epoch)))
+            changed['end'] = min(changed['end'], max(SHORTEST_RISE, int(WARM_UP_PART * epochs * per_epoch)))
         return changed
     for key in ('begin', 'end', 'T_max', 'total_steps'):
         if isinstance(changed.get(key), int) and 0 < changed[key] <= former:
@@ -289,6 +291,15 @@ def fitted(schedule: Mapping[str, Any], epochs: int, former: int, per_epoch: int
         moved = {round(each * epochs / former) for each in changed['milestones']}
         changed['milestones'] = sorted(each for each in moved if 0 < each < epochs)
     return changed
+
+
+def stays_at_its_start(schedule: Mapping[str, Any], per_epoch: int) -> bool:
+    """Tell whether a warm-up has become too short to reach the full rate."""
+    end = schedule.get('end')
+    if 'start_factor' not in schedule or end is None:
+        return False
+    length = end - schedule.get('begin', 0)
+    return length * (per_epoch if schedule.get('convert_to_iter_based') else 1) < SHORTEST_RISE
 
 
 def changed_pipelines(config: Config, base: str, size: int | None, has_masks: bool) -> dict[str, Any]:

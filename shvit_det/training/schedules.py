@@ -15,6 +15,7 @@ from .optimizer_state import INITIAL
 
 POSITION = ('base_values', 'last_step', '_global_step', '_last_value', 'verbose')
 PLATEAU_POSITION = ('best', 'num_bad_epochs', 'cooldown_counter')  # of schedules that wait for scores to improve
+SHORTEST_RISE = 2  # epochs or steps of a linear schedule: in the first it begins, and in the last it ends
 LENGTHS = ('end', 'T_max', 'total_steps')  # settings that mostly stand for the length of the run
 
 
@@ -67,6 +68,9 @@ def without_effect(schedules: Any, length: Mapping[str, int]) -> Iterator[str]:
         late = [str(milestone) for milestone in sorted(getattr(each, 'milestones', ())) if milestone >= last]
         if late:
             yield f'{place}: the run ends after {counted(last, unit)}, before the milestones {", ".join(late)}'
+        elif hasattr(each, 'start_factor') and each.end - each.begin < SHORTEST_RISE:
+            lasts = counted(each.end - each.begin, unit)
+            yield f'{place} lasts {lasts}, and the rate stays at start_factor: let end be {each.begin + 2} or more'
         elif hasattr(each, 'start_factor') and last < each.end < INF:
             yield (
                 f'{place}: the run ends after {counted(last, unit)}, before the {counted(each.end, unit)} in which the '

@@ -4,14 +4,17 @@ import json
 
 import layouts
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.registry import PARAM_SCHEDULERS
 from paths import MASK_RCNN
 from processes import tool
 from tool_runs import RETINANET, succeeded
 
 from shvit_det.common.errors import UsageError
 from shvit_det.configuration.detector_or_classifier import task_of
-from shvit_det.configuration.own_data import Settings, own_config
+from shvit_det.configuration.own_data import Settings, fit_training, own_config
+from shvit_det.configuration.reading import load_config
 
 SMALL = ('--epochs', '1', '--batch-size', '2', '--image-size', '128', '--no-pretrained', '--seed', '0')
 
@@ -56,6 +59,28 @@ def test_schedule_warm_up_and_rate_follow_epochs_and_batch(tmp_path):
     for split in ('train', 'val', 'test'):
         (resize,) = (each for each in config[f'{split}_dataloader'].dataset.pipeline if each.type == 'Resize')
         assert resize.scale == (96, 96)
+
+
+@pytest.mark.parametrize(('epochs', 'steps'), [(2, 1), (2, 9), (12, 4), (30, 500)])
+def test_every_warm_up_comes_to_the_full_rate(epochs, steps):
+    """A linear schedule of mmengine with one step keeps the first rate, a thousandth, for the whole run."""
+    schedules = [
+        dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
+        dict(type='LinearLR', start_factor=0.001, begin=0, end=3),
+        dict(type='LinearLR', start_factor=0.001, begin=0, end=1, convert_to_iter_based=True),
+    ]
+    config = load_config('retinanet_shvit_s1_coco', dict(param_scheduler=schedules))
+    values = {}
+    fit_training(config, 'retinanet_shvit_s1_coco', 2 * steps, Settings(epochs=epochs, batch_size=2), values)
+    for schedule in values['param_scheduler']:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        length = dict(epoch_length=steps) if schedule.get('convert_to_iter_based') else {}
+        built = PARAM_SCHEDULERS.build(dict(schedule, optimizer=optimizer, **length))
+        for _ in range(epochs if built.by_epoch else epochs * steps):
+            optimizer.step()
+            built.step()
+        assert optimizer.param_groups[0]['lr'] == pytest.approx(1), schedule
+    assert len(values['param_scheduler']) == 1 + (epochs > 4) + (steps > 1)
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,10 @@ def test_an_end_on_another_day_has_its_date():
 LATE = {
     'milestones': ([dict(type='MultiStepLR', milestones=[2, 3, 8])], '3 epochs, before the milestones 3, 8'),
     'in steps': ([dict(type='MultiStepLR', milestones=[1, 9], convert_to_iter_based=True)], 'the milestones 27'),
+    'a warm-up of one step': (
+        [dict(type='LinearLR', start_factor=0.1, end=1, by_epoch=False)],
+        'lasts 1 step, and the rate stays at start_factor: let end be 2 or more',
+    ),
     'warm-up': ([dict(type='LinearLR', start_factor=0.1, end=50, by_epoch=False)], '9 steps, before the 50 steps'),
 }
 IN_TIME = [
@@ -217,5 +221,5 @@ def test_what_a_schedule_does_after_the_end_is_said(schedules, words, tmp_path):
     hook = dict(type='RunSummaryHook')
     run(tmp_path, hooks=[hook], max_epochs=3, param_scheduler=schedules).train()
     text = next(tmp_path.glob('*/*.log')).read_text()
-    said = [line for line in text.splitlines() if 'the run ends after' in line]
+    said = [line for line in text.splitlines() if 'param_scheduler.0 (' in line]
     assert said == [] if words is None else len(said) == 1 and words in said[0]
