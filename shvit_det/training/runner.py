@@ -41,7 +41,6 @@ from .seeding import with_seeded_samples
 
 WORKER_SETTINGS = ('persistent_workers', 'prefetch_factor', 'timeout', 'multiprocessing_context')
 MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
-NO_IMAGE = 'train_dataloader has no image: look at times, indices and the like of its data sets'
 LONG_MESSAGES = ('System environment', 'Config:', 'Hooks will be executed', 'paramwise_options')
 
 
@@ -211,8 +210,12 @@ class SHViTRunner(Runner):
         loader: Any = self.build_dataloader(config, seed=self.seed, diff_rank_seed=per_process)
         if len(loader) == 0:
             images, size = len(loader.dataset), getattr(loader.batch_sampler, 'batch_size', loader.batch_size)
-            reason = f'make no whole batch of {size}: lower train_dataloader.batch_size, or leave drop_last out'
-            raise UsageError(f'{counted(images, "training image")} {reason}' if images else NO_IMAGE)
+            if not images:
+                raise UsageError('train_dataloader has no image: look at times, indices and the like of its data sets')
+            raise UsageError(
+                f'{counted(images, "training image")} make no whole batch of {size}: lower '
+                f'train_dataloader.batch_size, or leave drop_last out'
+            )
         if isinstance(loop, dict) and ('type' in loop) == ('by_epoch' in loop):
             raise UsageError('train_cfg says by type or by by_epoch which loop it is for: give one of them')
         self._train_dataloader = with_seeded_samples(loader, self.seed)
