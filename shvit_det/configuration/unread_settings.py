@@ -76,10 +76,17 @@ def untyped_keys(node: Any, place: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def own_modules(model: nn.Module) -> frozenset[str]:
-    """Return the names of the Python modules that have a model's classes, and of those that its parts share."""
-    classes = {kind for module in model.modules() for kind in type(module).__mro__}
-    own = {kind.__module__ for kind in classes if not kind.__module__.startswith(('torch.', 'builtins'))}
-    return frozenset(own | {name for name in sys.modules if name.startswith(SHARED)})
+    """Return the names of the Python modules that may read a model's settings.
+
+    Those are the modules of the classes that have settings, with all of a package that is not mmdet, and what mmdet's
+    classes share.
+    """
+    parts = [module for module in model.modules() if any(hasattr(module, name) for name in MODEL_PARTS)]
+    own = {kind.__module__ for module in parts for kind in type(module).__mro__}
+    packages = {name.partition('.')[0] for name in own} - {'builtins', 'torch', 'mmengine', 'mmcv', 'mmdet'}
+    return frozenset(
+        own | {name for name in sys.modules if name.partition('.')[0] in packages or name.startswith(SHARED)}
+    )
 
 
 @functools.cache
@@ -140,8 +147,8 @@ def warn_of_moving(config: Config, splits: Sequence[str]) -> None:
 
 def warn_of_normalization(config: Config, splits: Sequence[str]) -> None:
     """Log images that are normalized twice, or by numbers for images with values from 0 to 1."""
-    parts = [config.get('data_preprocessor'), (config.get('model') or {}).get('data_preprocessor')]
-    mean, deviation = ((next(filter(None, parts), None) or {}).get(name) for name in ('mean', 'std'))
+    preprocessor = (config.get('model') or {}).get('data_preprocessor') or {}
+    mean, deviation = preprocessor.get('mean'), preprocessor.get('std')
     if not isinstance(mean, Sequence) or not isinstance(deviation, Sequence) or not any(mean):
         return
     if max(*mean, *deviation) <= UNIT:

@@ -268,9 +268,10 @@ def test_what_is_no_file_is_missing(tmp_path):
     [
         (b'\xef\xbb\xbf{}', 'it begins with a byte-order mark'),
         ('{}'.encode('utf-16'), 'it is text in UTF-16'),
-        (gzip.compress(b'{}'), 'it is compressed'),
+        (gzip.compress(b'{}', mtime=0), 'it is compressed'),
         (b'version https://git-lfs.github.com/spec/v1', 'it is a pointer of Git LFS'),
     ],
+    ids=['BOM', 'UTF-16', 'gzip', 'LFS'],
 )
 def test_files_of_other_kinds_are_named(data, words, tmp_path):
     (tmp_path / 'a.json').write_bytes(data)
