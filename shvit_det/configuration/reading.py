@@ -89,6 +89,7 @@ def change_and_check(config: Config, options: Mapping[str, Any] | None) -> None:
     Raises:
         UsageError: If an option has no effect or does not fit, or a value is of the wrong kind.
     """
+    check_names_at_top(config)
     merge_options(config, options)
     for split in SPLITS:
         if isinstance(config.get(f'{split}_evaluator'), tuple):  # mmengine takes lists
@@ -99,7 +100,6 @@ def change_and_check(config: Config, options: Mapping[str, Any] | None) -> None:
         wants_value = parameter.default not in (None, inspect.Parameter.empty)
         if wants_value and name != 'default_scope' and name in config and config[name] is None:
             config.pop(name)
-    check_names_at_top(config)
     check_kinds(config)
 
 
