@@ -192,7 +192,7 @@ def innermost(
         kind = last.f_globals.get(called[1])
         if kind is not None and called[2] not in (None, '.__init__'):
             kind = getattr(kind, called[2][1:], None)
-    return part, tree, DataLoader if kind is None and part.endswith(OF_A_SPLIT[0]) else kind
+    return part, tree, DataLoader if kind is None and part.endswith('dataloader') else kind
 
 
 def class_built_in(frame: FrameType) -> Any:

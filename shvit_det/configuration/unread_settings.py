@@ -44,11 +44,12 @@ def check_model_settings(config: Config, model: nn.Module) -> None:
     Raises:
         UsageError: If no source of the model has the name of a key.
     """
+    known = keys_read(model)
     for place, part in dicts_in(config.get('model'), 'model'):
         for name in MODEL_PARTS:
             for key, siblings in untyped_keys(part.get(name), f'{place}.{name}'):
                 last = key.rpartition('.')[2]
-                if last not in HISTORICAL and last not in keys_read(model):
+                if last not in HISTORICAL and last not in known:
                     near = nearest(last, (*siblings, *USUAL))
                     hint = f'did you mean {near!r}?' if near else 'leave it out'
                     raise UsageError(f'nothing in {type(model).__name__} reads {key}: {hint}')

@@ -10,12 +10,12 @@ from typing import Any
 from mmengine.optim import OptimWrapper
 from mmengine.optim.scheduler.param_scheduler import INF, _ParamScheduler
 
+from ..configuration.own_data import SHORTEST_RISE
 from ..data.layouts.labels import counted
 from .optimizer_state import INITIAL
 
 POSITION = ('base_values', 'last_step', '_global_step', '_last_value', 'verbose')
 PLATEAU_POSITION = ('best', 'num_bad_epochs', 'cooldown_counter')  # of schedules that wait for scores to improve
-SHORTEST_RISE = 2  # epochs or steps of a linear schedule: in the first it begins, and in the last it ends
 LENGTHS = ('end', 'T_max', 'total_steps')  # settings that mostly stand for the length of the run
 
 

@@ -657,6 +657,26 @@ REFUSED = {
     ),
     'a part of an epoch': (['train_cfg = dict(max_epochs=1.5)'], '1.5'),
     'half precision': (['val_cfg = dict(fp16=True)'], 'fp16 needs a GPU'),
+    'a window of the log': (
+        ["log_processor = dict(custom_cfg=[dict(data_src='loss', method_name='mean', window_size='globall')])"],
+        "custom_cfg.0.window_size is 'globall': it takes a number, epoch or global: did you mean 'global'?",
+    ),
+    'a method of the log': (
+        ["log_processor = dict(custom_cfg=[dict(data_src='loss', method_name='average')])"],
+        "method_name is 'average': choose from ",
+    ),
+    'indices that no image has': (
+        ['train_dataloader = dict(dataset=dict(indices=[0, 99]))'],
+        'indices of the data set are [0, 99], and it has 4 images',
+    ),
+    'no time through the images': (
+        [
+            "train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=0, "
+            'dataset={{_base_.train_dataloader.dataset}}))'
+        ],
+        'train_dataloader has no image: look at times',
+    ),
+    'a number of workers as text': (["train_dataloader = dict(num_workers='2')"], "num_workers is the text '2'"),
     'more images than there are': (['train_dataloader = dict(batch_size=9, drop_last=True)'], 'lower'),
 }
 

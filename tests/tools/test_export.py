@@ -213,6 +213,13 @@ def test_a_mistake_ends_in_one_sentence(mistake, work):
     assert set(work.rglob('*')) == before
 
 
+def test_weights_of_openvino_do_not_replace_the_checkpoint(tmp_path):
+    (tmp_path / 'mask.bin').write_bytes(b'weights')
+    with pytest.raises(UsageError, match=r'mask\.bin is the file to be read, and would be written over'):
+        export_detector(str(TINY_MASK_RCNN), str(tmp_path / 'mask.bin'), 'openvino', str(tmp_path / 'mask.xml'))
+    assert (tmp_path / 'mask.bin').read_bytes() == b'weights'
+
+
 @pytest.mark.parametrize('to, package', [('onnx', 'onnx'), ('openvino', 'openvino')])
 def test_a_missing_package_is_named(to, package, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnx', sys)
