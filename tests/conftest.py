@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import fewer_chores
 import golden
 import pytest
 import torch
@@ -23,6 +24,7 @@ settings.register_profile('no deadline', deadline=None)  # a busy machine is no 
 settings.load_profile('no deadline')
 USUAL_SECONDS = 3  # of a slow test whose mark says nothing else
 torch.set_num_threads(1)
+fewer_chores.leave_out()
 os.environ['OMP_NUM_THREADS'] = '1'  # for the tools that run as processes
 
 

@@ -154,8 +154,8 @@ def _paint_mask(canvas: Picture, original: Picture, crop: Crop, paint: Color, fa
         size = (part.shape[1] * factor, part.shape[0] * factor)
         part = (cv2.resize(part * 255, size, interpolation=cv2.INTER_LINEAR) > 127).astype(np.uint8)
     where = np.s_[top * factor : bottom * factor, left * factor : right * factor]
-    inside = part.astype(bool)
-    canvas[where][inside] = ((1 - OPACITY) * original[where][inside] + OPACITY * np.array(paint)).astype(np.uint8)
+    tinted = (1 - OPACITY) * np.arange(256)[None, :, None] + OPACITY * np.array(paint)  # of every value of a channel
+    cv2.copyTo(cv2.LUT(original[where], tinted.astype(np.uint8)), part, canvas[where])
     outlines, _ = cv2.findContours(part, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     offset = (left * factor, top * factor)
     cv2.drawContours(canvas, outlines, -1, paint, max(1, round(style.line * 0.75)), cv2.LINE_AA, offset=offset)

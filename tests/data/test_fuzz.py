@@ -39,8 +39,8 @@ from shvit_det.data.coco_dataset import BAD_DATA, CheckedCocoDataset, CheckedLoa
 
 pytestmark = pytest.mark.slow
 
-NUM_CONTENTS, NUM_BYTES, NUM_IMAGES = 1500, 400, 600
-NUM_REAL_CONTENTS, NUM_REAL_BYTES, NUM_REAL_IMAGES = 150, 50, 100  # of each data set; they are larger
+NUM_CONTENTS, NUM_BYTES, NUM_IMAGES = 1000, 400, 600
+NUM_REAL_CONTENTS, NUM_REAL_BYTES, NUM_REAL_IMAGES = 100, 50, 100  # of each data set; they are larger
 TIMES = int(os.environ.get('SHVIT_DET_FUZZ_TIMES', '1'))
 HUNG_S = 300 * TIMES  # a hang in C code ends only with the process
 REAL = {'coco_mini': 'instances_val2017.json', 'nuclei': 'instances_val.json'}

@@ -11,6 +11,7 @@ model = dict(
         mask_roi_extractor=dict(out_channels=16),
         mask_head=dict(in_channels=16, conv_out_channels=16, num_convs=1),
     ),
+    test_cfg=dict(rcnn=dict(max_per_img=20)),
 )
 train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False)
 val_dataloader = dict(num_workers=0, persistent_workers=False)

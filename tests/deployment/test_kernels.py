@@ -290,7 +290,9 @@ def test_scores_may_be_large(ran):
 
 @needs_kernels
 @pytest.mark.parametrize('dtype', DTYPES)
-@pytest.mark.parametrize('arch', ['s1', 's2', 's3', 's4'])
+@pytest.mark.parametrize(
+    'arch, threads', [('s1', 1), ('s1', 2), ('s1', 3), ('s2', 2), ('s3', 1), ('s4', 3)], indirect=['threads']
+)
 def test_backbones_run_by_them_alone(ran, threads, arch, dtype):
     torch.manual_seed(0)
     trained = SHViT(arch)

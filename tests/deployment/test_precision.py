@@ -70,6 +70,7 @@ def cascade():
     """A small Cascade Mask R-CNN with random weights."""
     register_all_modules()
     config = Config.fromfile(CASCADE)
+    config.merge_from_dict({'model.test_cfg.rpn.max_per_img': 50, 'model.test_cfg.rcnn.max_per_img': 10})
     torch.manual_seed(0)
     model = MODELS.build(config.model).eval()
     randomise_norms(model)

@@ -307,14 +307,14 @@ def test_a_video_that_opencv_loses_is_told(tmp_path):
     assert (tmp_path / 'clip.mp4').read_text() == 'before' and len(list(tmp_path.iterdir())) == 1
 
 
-def started(weights, pictures, folder, copies, **environment):
+def started(weights, pictures, folder, copies, *options, **environment):
     """Start the tool on copies of the pictures, into ``run``."""
     (folder / 'in').mkdir()
     (folder / 'run').mkdir()
     for number in range(copies):
         shutil.copy(pictures[number % 5], folder / 'in' / f'{number:04}.png')
     arguments = ('in', '--weights', weights, '--out', 'run', '--score', 0, '--device', 'cpu', '--no-deploy')
-    return Running('predict', *arguments, cwd=folder, environment=environment)
+    return Running('predict', *arguments, *options, cwd=folder, environment=environment)
 
 
 def test_a_request_to_end_keeps_what_is_done(weights, pictures, tmp_path):
@@ -339,7 +339,8 @@ def test_a_process_that_is_killed_leaves_its_parts(weights, pictures, tmp_path):
 
 
 def test_a_file_that_may_not_grow_holds_the_first_results(weights, pictures, tmp_path):
-    ended = started(weights, pictures, tmp_path, 30, FILE_LIMIT='600000').finish()
+    many = ('--cfg-options', 'model.test_cfg.rcnn.max_per_img=100')  # so that no picture is larger than the results
+    ended = started(weights, pictures, tmp_path, 30, *many, FILE_LIMIT='600000').finish()
     assert ended.returncode == 1 and 'Traceback' not in ended.stderr
     sentence = ended.stderr.splitlines()[-1]
     assert sentence.startswith('error: cannot write run/predictions.json.part: File too large; ')

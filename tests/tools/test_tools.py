@@ -133,6 +133,7 @@ def test_the_configs_for_coco_train_as_they_are(detector, coco, tmp_path):
         f'{split}_dataloader.dataset.pipeline.{place}.scale=(160,96)' for split, place in (('train', 2), ('val', 1))
     ]
     shorter = ['train_cfg.max_epochs=1', 'train_dataloader.dataset.indices=2', 'val_dataloader.dataset.indices=2']
+    shorter += ['model.test_cfg.rcnn.max_per_img=5'] if detector == 'mask_rcnn' else []
     options = ('--data-root', coco, '--no-pretrained', '--cfg-options', *shorter, *smaller)
     output = succeeded(tool('train', config, *options, cwd=tmp_path))
     assert 'Epoch(train) [1][1/1]' in output and output.splitlines()[-2].endswith('epoch_1.pth')

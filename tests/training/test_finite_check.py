@@ -268,7 +268,7 @@ def test_images_without_objects_with_five_hundred_tiny_and_huge_train(config, tm
 
     With norms that learn, 64x64 alone leaves one value per channel at stride 64, of which no norm can be taken.
     """
-    data_set(tmp_path / 'extremes', {(192, 160): 0, (640, 480): 500, (64, 64): 1, (1600, 1200): 3})
+    data_set(tmp_path / 'extremes', {(192, 160): 0, (640, 480): 500, (64, 64): 1, (1280, 960): 3})
     (tmp_path / 'run').mkdir()
     options = ('train_cfg.max_epochs=1', 'train_dataloader.batch_size=1', 'train_cfg.val_interval=9',
                'train_dataloader.dataset.filter_cfg=None', 'model.backbone.norm_eval=True')  # fmt: skip

@@ -19,7 +19,7 @@ from checkpoint_files import TINY
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from paths import ROOT
-from processes import together
+from processes import Result, together
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -352,20 +352,21 @@ def test_a_test_by_two_processes_draws_every_image_or_refuses_them_all(sample, t
     torch.save(dict(state_dict=Detection().build(config).state_dict()), tmp_path / 'a.pth')
     data = shutil.copytree(sample, tmp_path / 'data')
     images = sorted((data / 'val2017').iterdir())
-    command = torchrun('--standalone', '--nproc-per-node', 2, ROOT / 'tools' / 'test.py', DATA / 'tiny_retinanet.py')
 
-    def tested(work_dir: str) -> subprocess.CompletedProcess[str]:
+    def tested(work_dir: str) -> list[Result]:
         options = ['a.pth', '--data-root', 'data', '--work-dir', work_dir, '--show-dir', f'{work_dir}/shown']
         options += ['--cfg-options', 'bad_data=skip']
-        return subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        processes = together('test', DATA / 'tiny_retinanet.py', *options, cwd=tmp_path)
+        return [process.finish() for process in processes]
 
-    assert tested('drawn').returncode == 0
+    assert [result.returncode for result in tested('drawn')] == [0, 0]
     shown = [path.name for path in sorted((tmp_path / 'drawn' / 'shown').iterdir())]
     assert shown == [image.name for image in images]
     for image in images:
         image.write_bytes(b'<html>')
-    result = tested('refused')
-    assert result.returncode != 0 and 'error: not one of the 5 images can be used' in result.stderr
+    results = tested('refused')
+    assert all(result.returncode == 2 for result in results), results
+    assert 'error: not one of the 5 images can be used' in results[0].stderr
     assert not (tmp_path / 'refused').exists()
 
 
