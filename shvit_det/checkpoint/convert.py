@@ -15,7 +15,7 @@ from ..common.errors import UsageError
 from ..common.output_paths import check_output_file
 from .fetch import find_checkpoint, hash_of
 from .key_renaming import AVERAGES, BACKBONE, count_by_part, ours_to_timm, part_of, timm_to_official
-from .loading import weights_of
+from .loading import of_teacher, weights_of
 from .reading import read_content
 
 TARGETS = ('ours', 'timm', 'official')
@@ -58,7 +58,7 @@ def convert_checkpoint(source: str | Path, target: str | Path, to: str, publish:
     check_output_file(target, inputs=[path])
 
     content = read_content(path)
-    weights = weights_of(content, str(source))
+    weights = of_teacher(weights_of(content, str(source)))
     if not any(name.startswith('backbone.patch_embed.') for name in weights.tensors):
         raise UsageError(f'{source} holds no SHViT: its first tensor is {next(iter(weights.tensors))!r}')
     new_keys = _keys_for(to, weights.tensors)

@@ -81,7 +81,7 @@ def match_content(
 ) -> tuple[Matching, Weights]:
     """Return which tensors would be loaded, and from what; it refuses what :func:`load_checkpoint` refuses."""
     own = tensors_of(_without_wrapper(model))
-    weights = for_both_branches(weights_of(content, source), own)
+    weights = for_branches(weights_of(content, source), own)
     result = match_keys(weights.tensors, own)
     if strict:
         refused = result
@@ -96,13 +96,30 @@ def match_content(
     return result, weights
 
 
-def for_both_branches(weights: Weights, own: Iterable[str]) -> Weights:
-    """Return weights for student and teacher if a model has both and the file is of a detector without; as in mmdet."""
-    if {part_of(key) for key in own} != set(BRANCHES) or any(key.startswith(BRANCHES) for key in weights.tensors):
+def for_branches(weights: Weights, own: Iterable[str]) -> Weights:
+    """Return weights for the branches that a model has.
+
+    A file of a detector without any is for student and teacher alike, as in mmdet; for a model without any, the teacher
+    is taken from a file that has both.
+    """
+    if {part_of(key) for key in own} == set(BRANCHES) and not has_branches(weights.tensors):
+        both = {f'{branch}.{key}': value for branch in BRANCHES for key, value in weights.tensors.items()}
+        return replace(weights, tensors=both)
+    return weights if {part_of(key) for key in own} == set(BRANCHES) else of_teacher(weights)
+
+
+def of_teacher(weights: Weights) -> Weights:
+    """Return the weights of the teacher, which predicts; of a file without branches, all weights."""
+    if not has_branches(weights.tensors):
         return weights
-    return replace(
-        weights, tensors={f'{branch}.{key}': value for branch in BRANCHES for key, value in weights.tensors.items()}
-    )
+    prefix = 'teacher.'
+    tensors = {key.removeprefix(prefix): value for key, value in weights.tensors.items() if key.startswith(prefix)}
+    return replace(weights, form=f'{weights.form} of a student and its teacher, of which the teacher', tensors=tensors)
+
+
+def has_branches(keys: Iterable[str]) -> bool:
+    """Tell whether the keys are those of a semi-supervised detector."""
+    return {part_of(key) for key in keys} == set(BRANCHES)
 
 
 def without_branch(key: str) -> str:

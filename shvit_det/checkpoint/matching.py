@@ -98,6 +98,16 @@ def mismatch_reason(result: Matching, weights: Mapping[str, Tensor]) -> str:
             f'for the backbone alone, name it as model.backbone.init_cfg.checkpoint'
         )
     first = (result.missing + result.mismatched + result.unexpected)[0]
+    if not (result.missing or result.unexpected) and all(
+        part_of(key) not in ('backbone', 'neck') and weights[key].shape[1:] == result.model_tensors[key].shape[1:]
+        for key in result.mismatched
+    ):
+        lengths = len(weights[first]), len(result.model_tensors[first])
+        return (
+            f'{len(result.mismatched)} tensors have another length, as with another number of classes: '
+            f'{first} has {lengths[0]} in the file and {lengths[1]} in this one; set num_classes as it was there, or '
+            'start a new run from all that fits, with --cfg-options load_from=FILE'
+        )
     return (
         f'of the {len(result.model_tensors)} tensors of this one, {len(result.missing)} are missing in the file and '
         f'{len(result.mismatched)} have another shape, and {len(result.unexpected)} of the file are left over '

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..common.errors import UsageError
+from ..common.wrong_contents import wrong_content
 from ..compat.torch_load import classes_allowed
 
 TENSOR_KINDS = (Tensor, nn.Parameter, nn.Buffer)
@@ -72,13 +73,10 @@ def head_of(path: Path) -> bytes:
 
 def wrong_kind(head: bytes) -> str | None:
     """Return why a file is no checkpoint, from its first bytes, for what often has a checkpoint's name; else None."""
-    start = head.lstrip()[:60].lower()
     if not head:
         return 'it is empty'
-    if start.startswith((b'<!doctype', b'<html', b'<?xml')):
-        return 'it is a web page, so that the download went wrong'
-    if start.startswith(b'version https://git-lfs'):
-        return 'it is a pointer of Git LFS and not the file itself: run `git lfs pull` where it came from'
+    if (content := wrong_content(head)) is not None:
+        return f'it {content}'
     if head[257:262] == b'ustar':
         return "it is a tar archive, a form that torch gave up: save it again with today's torch"
     return None

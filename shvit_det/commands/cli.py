@@ -5,8 +5,9 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import pairwise
 
 import torch
 from torch import distributed
@@ -69,6 +70,18 @@ def limit_threads() -> None:
         )
 
 
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Check that no argument is empty, which would be read as one that was left out, or as the present folder.
+
+    Raises:
+        UsageError: If one is.
+    """
+    for before, argument in pairwise(['the name of the tool', *arguments]):
+        if not argument or (argument.startswith('--') and argument.find('=') == len(argument) - 1):
+            place = f'after {before}' if not argument else f'of {argument[:-1]}'
+            raise UsageError(f'the argument {place} is empty: is a variable of the shell not set?')
+
+
 def show_progress(text: str) -> None:
     """Replace the last line of a terminal; where stderr is a file, nothing is written."""
     if sys.stderr.isatty():
@@ -89,6 +102,7 @@ def run(main: Callable[[], None]) -> None:
             stream.reconfigure(errors='backslashreplace')  # names of classes and files, in an ASCII locale
     limit_threads()
     try:
+        check_arguments(sys.argv[1:])
         with listening():
             main()
         leave_process_group()

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from .errors import first_line
+from .wrong_contents import wrong_content
 
 ORIENTATION = 0x0112  # the tag in EXIF
 SUBFILE_TYPE = 0x00FE  # the tag in a TIFF
@@ -79,6 +80,10 @@ def find_fault(path: Path) -> ImageFault | None:
             image.load()
     except MemoryError:
         raise
+    except UnidentifiedImageError as error:
+        with path.open('rb') as file:
+            content = wrong_content(file.read(512))
+        return decoding_fault(error) if content is None else ImageFault('unreadable', content)
     except Exception as error:  # decoders raise what they like on damaged bytes
         return decoding_fault(error)
     return None

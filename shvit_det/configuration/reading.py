@@ -3,6 +3,7 @@
 import inspect
 import os
 from collections.abc import Iterator, Mapping, MutableMapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,15 @@ def config_path(named: str) -> str:
         return named
     if is_config(named) and os.sep not in named:
         return f'{PREFIX}{named.removesuffix(".py")}.py'
-    ours = '' if os.sep in named else f'; ours are {", ".join(config_names())}'
-    raise UsageError(f'no such config: {named}{ours}')
+    file = Path(named)
+    if os.sep not in named:
+        hint = f'; ours are {", ".join(config_names())}'
+    elif is_config(file.name):
+        hint = f'; ours of this name needs no folder: {file.stem}'
+    else:
+        near = get_close_matches(file.name, [each.name for each in file.parent.glob('*.py')], 1)
+        hint = f': did you mean {file.with_name(near[0])}?' if near else ''
+    raise UsageError(f'no such config: {named}{hint}')
 
 
 def import_custom_modules(config: Config, path: str) -> None:

@@ -245,6 +245,7 @@ def to_picture(image: NDArray[Any]) -> Picture:
 
     Values of another range than 0 to 255 are scaled by the largest one.
     """
+    image = np.asarray(image)  # also of a masked array, whose mask means nothing here
     largest = image.max(initial=0)
     if image.dtype != np.uint8 and largest > 0 and (largest > 255 or (image.dtype.kind == 'f' and largest <= 1)):
         image = image * (255 / largest)

@@ -21,6 +21,7 @@ IMPLEMENTATION = ('fused', 'foreach', 'capturable', 'differentiable')  # how a s
 LATER = ('maximize', 'decoupled_weight_decay')  # settings that groups saved by older releases of torch lack
 ALIKE = {'Adam', 'AdamW'}  # optimizers with the same moments
 INITIAL = 'initial_'  # begins the name under which a schedule keeps the value that it starts from
+LIMITS = ('max_', 'min_')  # begin those of the values between which OneCycleLR moves
 
 Settings = dict[str, Any]
 
@@ -32,7 +33,8 @@ def settings_of(groups: Sequence[Mapping[str, Any]]) -> list[Settings]:
 
 def planned(settings: Mapping[str, Any]) -> Settings:
     """Return what the config says of a group: of values that a schedule changes, those that it starts from."""
-    names = [name for name in settings if not name.startswith(INITIAL) and name not in IMPLEMENTATION]
+    of_schedules = {prefix + name for prefix in (INITIAL, *LIMITS) for name in settings}
+    names = [name for name in settings if name not in of_schedules and name not in IMPLEMENTATION]
     plan = {name: settings.get(f'{INITIAL}{name}', settings[name]) for name in names}
     if 'betas' in plan:
         first, second = plan['betas']

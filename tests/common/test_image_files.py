@@ -25,8 +25,10 @@ def test_a_truncated_image_is_noticed_in_every_format(suffix, tmp_path):
 def test_files_that_are_no_images_have_faults_of_their_own(tmp_path):
     (tmp_path / 'empty.png').touch()
     (tmp_path / 'text.jpg').write_text('no image')
-    found = {name: find_fault(tmp_path / name) for name in ('empty.png', 'text.jpg', 'nowhere.jpg', '.')}
-    assert [fault.kind for fault in found.values()] == ['empty', 'unknown_format', 'missing', 'unreadable']
+    (tmp_path / 'page.png').write_text('<!DOCTYPE html><html>404</html>')
+    found = {name: find_fault(tmp_path / name) for name in ('empty.png', 'text.jpg', 'nowhere.jpg', '.', 'page.png')}
+    kinds = ['empty', 'unknown_format', 'missing', 'unreadable', 'unreadable']
+    assert [fault.kind for fault in found.values()] == kinds and 'is a web page' in found['page.png'].message
     assert found['empty.png'].message == 'has zero bytes' and found['.'].message == 'is no file'
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from shvit_det import deploy, load_checkpoint
 from shvit_det.checkpoint import check_checkpoint
+from shvit_det.checkpoint.convert import convert_checkpoint
 from shvit_det.configuration.changing import remove_pretrained
 from shvit_det.configuration.detection import Detection, predicting_part
 from shvit_det.configuration.reading import load_config, pretrained_parts
@@ -67,6 +68,19 @@ def test_a_plain_checkpoint_is_for_both_branches(checkpoints):
     torch.testing.assert_close(dict(model.student.state_dict()), plain, rtol=0, atol=0)
     _, other = semi(**{'model.detector.bbox_head.num_classes': 7})
     check_checkpoint(other, checkpoints / 'plain.pth', new_classes=True)
+
+
+def test_a_plain_detector_and_a_conversion_take_the_teacher(checkpoints, tmp_path):
+    content = torch.load(checkpoints / 'semi.pth')
+    state = {name: value + 1 if name.startswith('student.') else value for name, value in content['state_dict'].items()}
+    torch.save(dict(state_dict=state), tmp_path / 'semi.pth')
+    model = Detection().build(load_config(PLAIN))
+    load_checkpoint(model, tmp_path / 'semi.pth')
+    teacher = {name.removeprefix('teacher.'): value for name, value in state.items() if name.startswith('teacher.')}
+    torch.testing.assert_close(dict(model.state_dict()), teacher, rtol=0, atol=0)
+    done = convert_checkpoint(tmp_path / 'semi.pth', tmp_path / 'plain.pth', 'ours')
+    assert done.count == len(teacher) and 'the teacher' in done.form
+    torch.testing.assert_close(torch.load(done.path)['state_dict'], teacher, rtol=0, atol=0)
 
 
 def test_the_teacher_and_frozen_stages_stay_frozen_and_rates_decay_in_the_backbone():

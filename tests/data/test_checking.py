@@ -270,8 +270,9 @@ def test_what_is_no_file_is_missing(tmp_path):
         ('{}'.encode('utf-16'), 'it is text in UTF-16'),
         (gzip.compress(b'{}', mtime=0), 'it is compressed'),
         (b'version https://git-lfs.github.com/spec/v1', 'it is a pointer of Git LFS'),
+        (b'\n<!DOCTYPE html><html>', 'it is a web page'),
     ],
-    ids=['BOM', 'UTF-16', 'gzip', 'LFS'],
+    ids=['BOM', 'UTF-16', 'gzip', 'LFS', 'web page'],
 )
 def test_files_of_other_kinds_are_named(data, words, tmp_path):
     (tmp_path / 'a.json').write_bytes(data)

@@ -220,7 +220,7 @@ def test_two_nodes_train_together(trained, sample):
     torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nnodes', '2', '--nproc-per-node', '1']
     torchrun += ['--rdzv-backend', 'c10d', '--rdzv-endpoint', place, '--rdzv-id', 'test']
     torchrun += ['--local-addr', '127.0.0.1']  # otherwise the name of the machine, which not every network resolves
-    train = [ROOT / 'tools' / 'train.py', MASK_RCNN, '--fast', '--work-dir', 'two', '--data-root', sample]
+    train = [ROOT / 'tools' / 'train.py', MASK_RCNN, '--fast', '--work-dir', 'two', '--data-root', sample, '--seed', 0]
     command = [str(part) for part in (*torchrun, *train, '--cfg-options', 'train_cfg.max_epochs=1')]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     nodes = [subprocess.Popen(command, cwd=folder, **pipes) for _ in range(2)]
@@ -228,7 +228,7 @@ def test_two_nodes_train_together(trained, sample):
     for node, (_, errors) in zip(nodes, outputs, strict=True):
         assert node.returncode == 0, errors[-3000:]
         assert 'Grad strides do not match' not in errors
-    assert any('AP50' in output for output, _ in outputs)
+    assert any('AP50' in output for output, _ in outputs), outputs
     logs = [path.read_text() for path in (folder / 'two').glob('*/*.log')]
     assert any('Epoch(train) [1][2/2]' in log for log in logs)  # eight images in batches of two on two processes
 
@@ -270,6 +270,10 @@ def test_interrupting_leaves_the_last_checkpoint_and_says_how_to_go_on(trained, 
 CLASSES = 'metainfo.classes=(cat,dog,bird,fish,horse)'
 MISTAKES = {
     'no such config': ('train', ['nowhere.py'], ['no such config', 'nowhere.py']),
+    'a config in another folder': ('train', ['a/retinanet_shvit_s1_coco.py'], ['no folder: retinanet_shvit_s1_coco']),
+    'a config whose name is misspelt': ('train', [RETINANET.with_name('tiny_retina.py')], ['did you mean', RETINANET.name]),
+    'an empty argument': ('train', [RETINANET, '--resume', ''], ['the argument after --resume is empty']),
+    'an empty value': ('test', [RETINANET, 'a.pth', '--work-dir='], ['the argument of --work-dir is empty']),
     'no such checkpoint': ('test', [MASK_RCNN, 'nowhere.pth'], ['no such checkpoint', 'nowhere.pth']),
     'a folder for a checkpoint': ('test', [MASK_RCNN, '{empty}'], ['is a folder: name a checkpoint in it']),
     'not a checkpoint': ('test', [MASK_RCNN, '{sample}/sample.json'], ['cannot be read as a checkpoint']),

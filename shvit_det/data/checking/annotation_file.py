@@ -9,6 +9,7 @@ from typing import Any
 
 from ...common.errors import UsageError
 from ...common.garbage_collection import collector_paused
+from ...common.wrong_contents import wrong_content
 
 SECTIONS = ('images', 'annotations', 'categories')
 WHERE_TO_GET_DATA = (
@@ -53,7 +54,6 @@ OTHER_FILES = {
     b'\xfe\xff': 'it is text in UTF-16: save it as UTF-8',
     b'\x1f\x8b': 'it is compressed: unpack it with gunzip',
     b'PK\x03\x04': 'it is a zip archive: unpack it',
-    b'version https://git-lfs': 'it is a pointer of Git LFS: get the file with git lfs pull',
 }
 
 
@@ -96,6 +96,8 @@ def parse_annotations(data: bytes, path: Path, images_only: bool = False) -> dic
     for beginning, what in OTHER_FILES.items():
         if data.startswith(beginning):
             raise NotCocoError(f'{path} is not COCO JSON: {what}')
+    if (content := wrong_content(data[:512])) is not None:
+        raise NotCocoError(f'{path} is not COCO JSON: it {content}')
     try:
         # not json.loads(data), which takes UTF-16 and byte-order marks too: pycocotools does not
         with collector_paused():

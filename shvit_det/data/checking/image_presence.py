@@ -86,15 +86,15 @@ def unless_none_is_found(findings: list[Finding], names: Mapping[int, str], fold
     others = [finding for finding in findings if finding.kind != 'image_missing']
     if not names or len(findings) - len(others) < len(names):
         return findings
+    looked_for = list(names.values())[:NAMES_TO_LOOK_FOR]
     entries: list[os.DirEntry] = []
     has = 'cannot be listed'
     with contextlib.suppress(OSError), os.scandir(folder) as listing:
         entries = list(itertools.islice(listing, ENTRIES_TO_LOOK_AT))
-        has = f'holds {entries[0].name}' if entries else 'is empty'
-    looked_for = list(names.values())[:NAMES_TO_LOOK_FOR]
+        has = f'holds {entries[0].name}, but not {looked_for[0]!r}' if entries else 'is empty'
     cause = next(filter(None, (_where(name, folder, entries) for name in looked_for)), None)
     if cause is None:
-        cause = f'the folder {has}, but not {looked_for[0]!r}: name another with data_prefix.img or --data-root DIR'
+        cause = f'the folder {has}: name another with data_prefix.img or --data-root DIR'
     return [Finding('no_images', f'not one of the {len(names)} images is in {folder}: {cause}'), *others]
 
 
