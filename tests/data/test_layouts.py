@@ -136,6 +136,24 @@ def test_label_studio_yolo_has_no_data_yaml(tmp_path):
     assert counts(read_labels(tmp_path)) == {'train': (6, 8)}
 
 
+def test_darknet_has_an_obj_data_and_labels_beside_the_pictures(tmp_path):
+    """As CVAT writes it, with paths that begin with a folder which is not in the archive."""
+    layouts.yolo(tmp_path)
+    (tmp_path / 'data.yaml').unlink()
+    for split in ('train', 'val'):
+        (tmp_path / 'images' / split).rename(tmp_path / f'obj_{split}_data')
+        for path in (tmp_path / 'labels' / split).glob('*.txt'):
+            path.rename(tmp_path / f'obj_{split}_data' / path.name)
+        pictures = sorted((tmp_path / f'obj_{split}_data').glob('*.jpg'))
+        (tmp_path / f'{split}.txt').write_text('\n'.join(f'data/obj_{split}_data/{path.name}' for path in pictures))
+    (tmp_path / 'obj.names').write_text('disc\nbox\n')
+    (tmp_path / 'obj.data').write_text(
+        'classes = 2\ntrain = data/train.txt\nvalid = data/val.txt\nnames = data/obj.names\nbackup = backup/\n'
+    )
+    labels = read_labels(tmp_path)
+    assert (labels.layout, labels.classes, counts(labels)) == ('yolo', CLASSES, {'train': (4, 6), 'val': (2, 2)})
+
+
 def test_what_is_broken_in_yolo_is_named_and_counted(tmp_path):
     layouts.yolo(tmp_path)
     (tmp_path / 'images' / 'train' / 'train1.jpg').write_bytes(b'no picture')
@@ -168,6 +186,14 @@ def test_voc_is_read_by_its_lists(tmp_path):
     assert boxes_and_names(labels.splits['val'], labels.classes)[:2] == list(zip(LEFT_TOP_SIZE, CLASSES, strict=True))
     text = said(labels)
     assert 'which no list in ImageSets/Main names: 1 (5.xml)' in text and 'val.txt lists' in text and '(7)' in text
+
+
+def test_lists_of_voc_may_have_other_names_of_the_splits(tmp_path):
+    lists = layouts.voc(tmp_path) / 'ImageSets' / 'Main'
+    (lists / 'train.txt').rename(lists / 'train2017.txt')
+    (lists / 'val.txt').rename(lists / 'Validation.txt')
+    (lists / 'train_train.txt').write_text('1 1\n')  # of the class train, as in VOC 2007
+    assert counts(read_labels(tmp_path)) == {'train': (3, 6), 'val': (2, 4)}
 
 
 def test_difficult_objects_are_ignored_and_the_first_pixel_of_voc_itself_is_one(tmp_path):

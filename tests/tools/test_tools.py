@@ -271,7 +271,7 @@ CLASSES = 'metainfo.classes=(cat,dog,bird,fish,horse)'
 MISTAKES = {
     'no such config': ('train', ['nowhere.py'], ['no such config', 'nowhere.py']),
     'a config in another folder': ('train', ['a/retinanet_shvit_s1_coco.py'], ['no folder: retinanet_shvit_s1_coco']),
-    'a config whose name is misspelt': ('train', [RETINANET.with_name('tiny_retina.py')], ['did you mean', RETINANET.name]),
+    'a config whose name is misspelt': ('train', [RETINANET.with_name('tiny_retina.py')], [RETINANET.name + '?']),
     'an empty argument': ('train', [RETINANET, '--resume', ''], ['the argument after --resume is empty']),
     'an empty value': ('test', [RETINANET, 'a.pth', '--work-dir='], ['the argument of --work-dir is empty']),
     'no such checkpoint': ('test', [MASK_RCNN, 'nowhere.pth'], ['no such checkpoint', 'nowhere.pth']),

@@ -123,6 +123,11 @@ def pictures_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob('*') if path.suffix.lower() in PICTURES and path.is_file())
 
 
+def split_of_list(name: str) -> str | None:
+    """Return the split that the name of a list says, also with a year as in ``train2017``; None if it says none."""
+    return SPLIT_NAMES.get(name.lower().rstrip('0123456789'))
+
+
 def split_folders(folder: Path) -> dict[str, Path]:
     """Return the folders whose names are those of splits: ``train``, ``valid`` or ``val``, ``test``.
 

@@ -11,8 +11,8 @@ from .labels import Labels, Split, content_of, counted
 AUTO = 'auto'
 LAYOUTS: dict[str, ModuleType] = {'yolo': yolo, 'voc': voc, 'coco': coco, 'labelme': labelme}  # in the order of trial
 WANTED = (
-    'COCO (_annotations.coco.json in train and valid, or annotations/instances_*.json), YOLO (data.yaml), Pascal VOC '
-    '(Annotations/*.xml) or LabelMe (a JSON file beside each picture)'
+    'COCO (_annotations.coco.json in train and valid, or annotations/instances_*.json), YOLO (data.yaml or obj.data), '
+    'Pascal VOC (Annotations/*.xml) or LabelMe (a JSON file beside each picture)'
 )
 VAL_PART = 0.2  # of the pictures, where nobody has divided them
 SEED = 0

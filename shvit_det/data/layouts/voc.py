@@ -4,7 +4,17 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from ...common.errors import UsageError, first_line
-from .labels import PICTURES, SPLIT_NAMES, Labels, Losses, SplitBuilder, labels_of, pictures_in, split_folders
+from .labels import (
+    PICTURES,
+    SPLIT_NAMES,
+    Labels,
+    Losses,
+    SplitBuilder,
+    labels_of,
+    pictures_in,
+    split_folders,
+    split_of_list,
+)
 
 LISTS = Path('ImageSets', 'Main')
 ANNOTATIONS, IMAGES = 'Annotations', 'JPEGImages'
@@ -50,8 +60,8 @@ def read(folder: Path) -> Labels:
 
 def listed(folder: Path, files: list[Path], losses: Losses) -> dict[str, list[Path]]:
     """Return the XML files by split, as the lists in ``ImageSets/Main`` say; without lists all are for training."""
-    lists = {name: folder / LISTS / f'{name}.txt' for name in ('train', 'val', 'test')}
-    lists = {name: path for name, path in lists.items() if path.is_file()}
+    named = [(split_of_list(path.stem), path) for path in sorted((folder / LISTS).glob('*.txt'), reverse=True)]
+    lists = {name: path for name, path in named if name is not None}  # of two, that with the shorter name
     both = folder / LISTS / 'trainval.txt'
     if 'train' not in lists and both.is_file():
         lists = {'train': both, **{name: path for name, path in lists.items() if name == 'test'}}

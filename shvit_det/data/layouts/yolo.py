@@ -1,5 +1,7 @@
 """YOLO's layout: a ``data.yaml``, and beside the folders of images those of text files with boxes or polygons.
 
+Darknet, the first YOLO, has an ``obj.data`` in place of it, and its text files beside the images.
+
 A line has the class and either the centre, width and height of a box or the corners of a polygon, as parts of the width
 and height of the picture.
 """
@@ -13,7 +15,7 @@ from typing import Any
 import yaml
 
 from ...common.errors import UsageError, first_line
-from .labels import PICTURES, Labels, Losses, SplitBuilder, labels_of, pictures_in, split_folders
+from .labels import PICTURES, Labels, Losses, SplitBuilder, labels_of, pictures_in, split_folders, split_of_list
 
 KEYS = {'train': ('train',), 'val': ('val', 'valid', 'validation'), 'test': ('test',)}
 NAMES_ALONE = 'classes.txt'  # what Label Studio writes in place of data.yaml
@@ -29,6 +31,9 @@ def settings_file(folder: Path) -> Path | None:
         with suppress(UsageError):  # of another program
             if 'names' in read_yaml(path):
                 return path
+    for path in sorted(folder.glob('*.data')):
+        if 'names' in read_darknet(path):
+            return path
     names = folder / NAMES_ALONE
     return names if names.is_file() and (folder / 'labels').is_dir() else None
 
@@ -45,11 +50,25 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
     return content if isinstance(content, Mapping) else {}
 
 
+def read_darknet(path: Path) -> dict[str, Any]:
+    """Return what darknet's ``obj.data`` says, under the keys of a ``data.yaml``."""
+    lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
+    values = {key.strip(): value.strip() for key, equals, value in (line.partition('=') for line in lines) if equals}
+    settings: dict[str, Any] = {}
+    for key, value in values.items():
+        if (split := split_of_list(key)) is not None:
+            settings[split] = value
+    names = next((each for each in places_of(values.get('names', ''), path, path.parent) if each.is_file()), None)
+    if names is not None:
+        settings['names'] = list(filter(None, map(str.strip, names.read_text(encoding='utf-8').splitlines())))
+    return settings
+
+
 def read(folder: Path) -> Labels:
     """Read a data set of YOLO.
 
     Raises:
-        UsageError: If it has no ``data.yaml``, or that names no classes or what does not exist.
+        UsageError: If it has no ``data.yaml`` or ``obj.data``, or that names no classes or what does not exist.
     """
     path = settings_file(folder)
     if path is None:
@@ -58,7 +77,7 @@ def read(folder: Path) -> Labels:
         names = [line.strip() for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
         settings: Mapping[str, Any] = {'names': names, 'train': 'images'}
     else:
-        settings = read_yaml(path)
+        settings = read_darknet(path) if path.suffix == '.data' else read_yaml(path)
         if not any(settings.get(key) for keys in KEYS.values() for key in keys):
             settings = {**settings, **usual_places(path.parent)}
     classes = class_names(settings['names'], path)
@@ -111,12 +130,18 @@ def class_names(names: Any, path: Path) -> list[str]:
     return texts
 
 
+def places_of(place: str, path: Path, root: Path) -> list[Path]:
+    """Return where something may be that a file of settings names."""
+    places = [root / place, path.parent / place]
+    if place.startswith(('../', 'data/')):  # as Roboflow and CVAT write paths, which are those of another folder
+        places.append(path.parent / place.partition('/')[2])
+    return places
+
+
 def pictures_at(place: str, path: Path, settings: Mapping[str, Any], losses: Losses) -> list[Path]:
     """Return the pictures of a folder, or of a text file that lists them, as ``data.yaml`` names it."""
     root = path.parent / str(settings.get('path') or '')
-    tried = [root / place, path.parent / place]
-    if place.startswith('../'):  # of Roboflow, whose paths are those of another folder
-        tried.append(path.parent / place[3:])
+    tried = places_of(place, path, root)
     found = next((each for each in tried if each.exists()), None)
     if found is None:
         raise UsageError(f'{path} names {place}, and there is no {" or ".join(map(str, dict.fromkeys(tried)))}')
