@@ -7,7 +7,7 @@ def wrong_content(head: bytes) -> str | None:
     The two are what a download leaves: the web page of an error or a login, and the stand-in of Git LFS.
     """
     start = head.lstrip()[:60].lower()
-    if start.startswith((b'<!doctype', b'<html', b'<?xml')):
+    if start.startswith((b'<!doctype', b'<html', b'<?xml')) and b'<svg' not in head.lower():
         return 'is a web page, so that the download went wrong'
     if start.startswith(b'version https://git-lfs'):
         return 'is a pointer of Git LFS and not the file itself: run `git lfs pull` where it came from'

@@ -26,9 +26,11 @@ def test_files_that_are_no_images_have_faults_of_their_own(tmp_path):
     (tmp_path / 'empty.png').touch()
     (tmp_path / 'text.jpg').write_text('no image')
     (tmp_path / 'page.png').write_text('<!DOCTYPE html><html>404</html>')
+    (tmp_path / 'drawing.png').write_text('<?xml version="1.0"?><svg></svg>')
     found = {name: find_fault(tmp_path / name) for name in ('empty.png', 'text.jpg', 'nowhere.jpg', '.', 'page.png')}
     kinds = ['empty', 'unknown_format', 'missing', 'unreadable', 'unreadable']
     assert [fault.kind for fault in found.values()] == kinds and 'is a web page' in found['page.png'].message
+    assert find_fault(tmp_path / 'drawing.png').kind == 'unknown_format'
     assert found['empty.png'].message == 'has zero bytes' and found['.'].message == 'is no file'
 
 
