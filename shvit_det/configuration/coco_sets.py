@@ -138,11 +138,14 @@ def _use_of(task: Task, dataset: Mapping, scored: Sequence[Scoring], trained: bo
     """Return what a config does with the annotation file of a dataset dict: train on it, or score it by metrics."""
     with_mask = [each for each in task.transforms_of(dataset, LoadAnnotations) if each.get('with_mask', False)]
     coco = [scoring for scoring in scored if scoring.is_coco]
-    filter_cfg = (dataset.get('filter_cfg') or {}) if trained else {}
+    filter_cfg = dataset.get('filter_cfg') or {}
+    min_size = filter_cfg.get('min_size', 0)
+    if not isinstance(min_size, int | float):
+        raise UsageError(f'filter_cfg.min_size of a data set is {min_size!r}: it takes a number of pixels')
     return Use(
         masks=bool(with_mask) or any('segm' in scoring.scored for scoring in coco),
         polygons_only=any(not transform.get('poly2mask', True) for transform in with_mask),
         evaluated=any(map(_computes_scores, coco)),
-        needs_objects=bool(filter_cfg.get('filter_empty_gt', False)),
-        min_size=filter_cfg.get('min_size', 0),
+        needs_objects=trained and bool(filter_cfg.get('filter_empty_gt', False)),
+        min_size=min_size if trained else 0,
     )

@@ -252,6 +252,10 @@ def named_classes(dataset: Mapping, kind: Any) -> tuple[str, ...] | None:
             f'metainfo.classes of a data set, {short(metainfo.get("classes"))}, has the name {strange[0]!r}: write no '
             f'empty lines and no byte-order mark into a file of names'
         )
+    names = classes or ()
+    twice = [each for number, each in enumerate(names) if each in names[:number]]
+    if twice and not hasattr(kind, '_compat_classes'):  # ImageNet has two cranes
+        raise UsageError(f'metainfo.classes of a data set names {twice[0]!r} twice: each class has one name')
     return None if classes is None else tuple(classes)
 
 

@@ -87,8 +87,10 @@ def check_clipping(wrapper: Any) -> None:
         if name not in known:
             raise UsageError(unknown_key(place, name, clip.__name__, known))
     parameter = nn.Parameter(torch.zeros(1))
-    parameter.grad = torch.zeros(1)
+    parameter.grad = torch.ones(1)
     try:
         clip([parameter], **settings)
     except (TypeError, ValueError) as error:
         raise UsageError(f'{place} is {settings}, which {clip.__name__} refuses: {error}') from error
+    if not parameter.grad.item() > 0:
+        raise UsageError(f'{place} is {settings}, with which a gradient of 1 becomes {parameter.grad.item():.3g}')

@@ -306,6 +306,7 @@ def test_classes_are_read_as_mmengine_reads_them(tmp_path):
         (dict(metainfo=dict(classes=5)), '5, which is neither'),
         (dict(metainfo=dict(classes={'a', 'b'})), 'neither a list'),
         (dict(metainfo=dict(classes='.')), r"classes of a data set is '\.': .*directory"),
+        (dict(metainfo=dict(classes=('disc', 'box', 'disc'))), "names 'disc' twice"),
         (dict(metainfo=dict(CLASSES=('disc',))), r'nothing reads CLASSES .*metainfo=dict\(classes='),
         (dict(metainfo=dict(class_names=['disc'])), 'nothing reads class_names'),
         (dict(classes=('disc',)), r'takes no classes: write metainfo=dict\(classes='),

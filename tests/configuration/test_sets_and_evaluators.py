@@ -221,6 +221,7 @@ def test_images_that_are_scored_and_not_predicted_are_said(changes, is_said, dat
         (dict(data_prefix=dict(img=['images/', 'more/'])), ['dataset.data_prefix.img', 'ConcatDataset']),
         (dict(ann_file='nowhere.json'), ['no annotation file', 'nowhere.json']),
         (dict(ann_file=7), ['dataset.ann_file is 7']),
+        (dict(filter_cfg=dict(min_size='32')), ["filter_cfg.min_size of a data set is '32'"]),
     ],
 )
 def test_every_file_that_a_data_set_names_is_looked_for(changes, words, data, task, tmp_path):

@@ -222,6 +222,12 @@ def test_a_wrong_value_is_named(place, config):
     assert refused(config, {place: value}).startswith((f'{place} is {value!r}', f'{place} is the {kind} {value!r}'))
 
 
+@pytest.mark.parametrize('value, becomes', [(-1, -1), (0, 0)])
+def test_a_gradient_that_would_be_turned_or_lost(value, becomes, config):
+    sentence = refused(config, {f'{CLIP}max_norm': value})
+    assert sentence.startswith('optim_wrapper.clip_grad is') and sentence.endswith(f'a gradient of 1 becomes {becomes}')
+
+
 WRONG_SCHEDULES: list[tuple[dict, str]] = [
     (dict(type='MultiStepLR', milestones=8), 'param_scheduler.0.milestones is the number 8'),
     (dict(type='MultiStepLR', milestones='8, 11'), "param_scheduler.0.milestones is the text '8, 11'"),

@@ -35,7 +35,7 @@ class Use:
     polygons_only: bool = False
     evaluated: bool = False
     needs_objects: bool = False
-    min_size: int = 0
+    min_size: float = 0
 
     def __or__(self, other: 'Use') -> 'Use':
         return Use(

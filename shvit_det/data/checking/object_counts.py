@@ -39,7 +39,7 @@ class ObjectCounts:
         return phrase + (f' (not: {left_out})' if left_out else '')
 
 
-def count_objects(content: Mapping[str, Any], classes: Sequence[str] | None, min_size: int = 0) -> ObjectCounts:
+def count_objects(content: Mapping[str, Any], classes: Sequence[str] | None, min_size: float = 0) -> ObjectCounts:
     """Count the objects of content without errors; arguments as for :func:`reason_not_used`."""
     entries = annotations_of(content).values()
     reasons = Counter(map(reason_not_used(content, classes, min_size), entries))
@@ -48,7 +48,7 @@ def count_objects(content: Mapping[str, Any], classes: Sequence[str] | None, min
     return ObjectCounts(len(content['annotations']), crowd, dict(reasons))  # type: ignore[arg-type]
 
 
-def reason_not_used(content: Mapping[str, Any], classes: Sequence[str] | None, min_size: int = 0) -> Reason:
+def reason_not_used(content: Mapping[str, Any], classes: Sequence[str] | None, min_size: float = 0) -> Reason:
     """Return the function that tells why an object of content without errors is neither trained on nor scored, or None.
 
     Args:
