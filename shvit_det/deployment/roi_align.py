@@ -14,7 +14,7 @@ from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from torch import Tensor, nn
 
 from ..compat.mmcv_ops.roi_average import roi_average
-from ..kernels.functions import Kernels
+from ..kernels.kernel_functions import Kernels
 from ..models.unmodified import is_unmodified
 from .backends.backend_choice import HALF, Backend
 from .backends.deployed_layer import DeployedLayer, own_kernels, runs_eagerly

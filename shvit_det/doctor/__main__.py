@@ -10,7 +10,7 @@ from pathlib import Path
 from ..common.dependencies import PACKAGES
 from . import machine, packages, use
 from .finding import Finding, Status
-from .probing import Outcome, probe
+from .probe_process import Outcome, probe
 
 # In the order of the report; each name is that of its line.
 CHECKS: dict[str, Callable[[Mapping[str, Outcome]], Iterable[Finding]]] = {

@@ -12,7 +12,7 @@ from ..common.dependencies import release
 from ..common.output_paths import may_write, nearest_folder
 from ..common.processors import usable_processors
 from .finding import Finding, Status, replace
-from .probing import Outcome
+from .probe_process import Outcome
 
 DRIVER = Path('/proc/driver/nvidia/version')
 DEVICES = Path('/dev')

@@ -7,7 +7,7 @@ from importlib import metadata
 
 from ..common.dependencies import PACKAGES, PYTHON, Package, fits, release
 from .finding import Finding, Status, pip, replace
-from .probing import Outcome
+from .probe_process import Outcome
 
 OPENMMLAB = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain')
 BY_NAME = {package.name: package for package in PACKAGES}

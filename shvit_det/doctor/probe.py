@@ -28,7 +28,7 @@ def main(steps: list[str]) -> None:
 
 
 def take(step: str) -> dict[str, Any]:
-    """Return the fields of :class:`.probing.Outcome`."""
+    """Return the fields of :class:`.probe_process.Outcome`."""
     outcome: dict[str, Any] = {'facts': {}, 'error': '', 'missing': None}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')

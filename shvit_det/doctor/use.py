@@ -8,7 +8,7 @@ from pathlib import Path
 from ..common.dependencies import CHECKOUT, PACKAGES
 from .finding import Finding, Status, pip, replace
 from .packages import BY_NAME
-from .probing import Outcome
+from .probe_process import Outcome
 
 
 def install_everything() -> str:

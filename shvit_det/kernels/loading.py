@@ -10,7 +10,7 @@ from pathlib import Path
 from mmengine.logging import print_log
 
 from .building import INSTRUCTION_SETS, digest_of_sources, library_path
-from .functions import Kernels
+from .kernel_functions import Kernels
 
 SWITCH = 'SHVIT_DET_NATIVE'  # 0 turns the kernels off; the name of an instruction set, avx2 for instance, chooses it
 ON, OFF = '1', '0'

@@ -13,7 +13,7 @@ from shvit_det import SHViT, deploy, kernels
 from shvit_det.deployment.backbone import FusedSHViT
 from shvit_det.deployment.layers import FusedSqueezeExcite
 from shvit_det.kernels.execution_plan import ExecutionPlan
-from shvit_det.kernels.functions import Kernels
+from shvit_det.kernels.kernel_functions import Kernels
 from shvit_det.kernels.memory import new_map
 from shvit_det.kernels.packed_weights import pack_convolution
 from shvit_det.kernels.steps import StepKind, make_step

@@ -16,7 +16,7 @@ from shvit_det.deployment.backends.convolutions import FusedConv, FusedPointwise
 from shvit_det.deployment.backends.deployed_layer import DeployedLayer
 from shvit_det.deployment.backends.winograd import WinogradConv, WinogradTransposedConv
 from shvit_det.deployment.layers import FusedAttention, FusedSqueezeExcite
-from shvit_det.kernels import functions
+from shvit_det.kernels import kernel_functions
 from shvit_det.models.layers import SingleHeadAttention, SqueezeExcite
 
 pytestmark = pytest.mark.slow
@@ -56,7 +56,7 @@ def ran(monkeypatch):
         'transposed_winograd',
         'squeeze_excite',
     ):
-        monkeypatch.setattr(functions.Kernels, name, noting(name, getattr(functions.Kernels, name)))
+        monkeypatch.setattr(kernel_functions.Kernels, name, noting(name, getattr(kernel_functions.Kernels, name)))
     return names
 
 
@@ -150,7 +150,7 @@ def test_transposed_convolutions_by_winograds_way(
     monkeypatch.setattr(winograd, 'MIN_CHANNELS', 1)
     monkeypatch.setattr(winograd, 'MIN_PIXELS', 1)
     if threads == 2:  # some tiles at a time
-        monkeypatch.setattr(functions, 'WINOGRAD_MEMORY', 1 << 16)
+        monkeypatch.setattr(kernel_functions, 'WINOGRAD_MEMORY', 1 << 16)
     torch.manual_seed(threads)
     weight = numbers(channels, out_channels, kernel, kernel, dtype=dtype) / channels**0.5
     layer = WinogradTransposedConv(

@@ -22,7 +22,7 @@ from shvit_det import deploy, kernels
 from shvit_det.compat.mmcv_ops.roi_average import roi_average
 from shvit_det.deployment import roi_align as module
 from shvit_det.deployment.roi_align import ChannelsLastRoIAlign, pooled_regions, replace_roi_layers
-from shvit_det.kernels.functions import Kernels
+from shvit_det.kernels.kernel_functions import Kernels
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from deployed_models import TINY, backbone
 
 from shvit_det import deploy, kernels
 from shvit_det.deployment import layer_backends
-from shvit_det.kernels.functions import Kernels
+from shvit_det.kernels.kernel_functions import Kernels
 from shvit_det.kernels.steps import StepKind
 
 

@@ -11,7 +11,7 @@ from shvit_det.common.dependencies import PACKAGES, fits, release
 from shvit_det.doctor import __main__ as doctor
 from shvit_det.doctor import machine, packages, use
 from shvit_det.doctor.finding import Finding, Status
-from shvit_det.doctor.probing import Outcome
+from shvit_det.doctor.probe_process import Outcome
 
 Usage = namedtuple('Usage', 'total used free')
 GIB = 2**30

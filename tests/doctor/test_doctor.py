@@ -18,7 +18,7 @@ from shvit_det.common.dependencies import PACKAGES, fits
 from shvit_det.doctor import __main__ as doctor
 from shvit_det.doctor import packages, use
 from shvit_det.doctor.finding import Status
-from shvit_det.doctor.probing import STEPS, probe
+from shvit_det.doctor.probe_process import STEPS, probe
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shvit_det.common.dependencies import PACKAGES
-from shvit_det.doctor.probing import STEPS, Outcome
+from shvit_det.doctor.probe_process import STEPS, Outcome
 
 ROOT = Path(__file__).parents[2]
 TORCH = {'version': '2.11.0', 'threads': 1, 'cuda': '13.0', 'hip': None, 'cache': '/'}

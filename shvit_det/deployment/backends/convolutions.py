@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...kernels.functions import FEW_CHANNELS
+from ...kernels.kernel_functions import FEW_CHANNELS
 from ...kernels.packed_weights import PackedWeights, pack_convolution, pack_depthwise, pack_transposed
 from . import int8
 from .backend_choice import Backend

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ... import kernels
 from ...common.errors import UsageError
 from ...kernels.execution_plan import CannotPlanError, PlannedMap
-from ...kernels.functions import Kernels
+from ...kernels.kernel_functions import Kernels
 from ...kernels.packed_weights import PackedWeights, pack_convolution
 from .backend_choice import Backend, Choice, InputRange, Processor, choose_backend, say_if_slow, this_processor
 
