@@ -95,7 +95,7 @@ def softnms(
     table = np.stack([*corners, extent[0] * extent[1], wide_scores.cpu().numpy()])
     x1, y1, x2, y2, area, score = table
     index = np.arange(len(boxes))
-    smallest = max(offset, np.finfo(table.dtype).tiny)
+    smallest = max(float(offset), float(np.finfo(table.dtype).tiny))
     num_picked, num_left = 0, len(boxes)
     while num_picked < num_left:
         best = num_picked + score[num_picked:num_left].argmax()

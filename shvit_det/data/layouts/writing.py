@@ -143,7 +143,7 @@ def outline_of(each: Mapping[str, Any], size: tuple[int, int], place: str, losse
         parts = mask
     if len(parts) > 1:
         losses.add('outlines of several parts, joined by lines', place)
-    joined = np.array(parts[0], np.float64).reshape(-1, 2)
+    joined: NDArray[np.float64] = np.array(parts[0], np.float64).reshape(-1, 2)
     for part in parts[1:]:
         points = np.array(part, np.float64).reshape(-1, 2)
         distances = np.linalg.norm(joined[:, None] - points[None], axis=2)
