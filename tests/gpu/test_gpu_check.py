@@ -62,6 +62,7 @@ def test_a_part_that_takes_too_long_is_stopped_and_the_next_ones_are_named(tmp_p
     }
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason='the list is for Python 3.12, and 3.10 has older releases')
 def test_the_list_of_wheels_has_all_that_the_packages_need():
     text = (ROOT / 'tools' / 'dev' / 'gpu_wheels.txt').read_text()
     listed = {line for line in text.splitlines() if not line.startswith('#')}
