@@ -102,10 +102,12 @@ def for_branches(weights: Weights, own: Iterable[str]) -> Weights:
     A file of a detector without any is for student and teacher alike, as in mmdet; for a model without any, the teacher
     is taken from a file that has both.
     """
-    if {part_of(key) for key in own} == set(BRANCHES) and not has_branches(weights.tensors):
-        both = {f'{branch}.{key}': value for branch in BRANCHES for key, value in weights.tensors.items()}
-        return replace(weights, tensors=both)
-    return weights if {part_of(key) for key in own} == set(BRANCHES) else of_teacher(weights)
+    if not has_branches(own):
+        return of_teacher(weights)
+    if has_branches(weights.tensors):
+        return weights
+    both = {f'{branch}.{key}': value for branch in BRANCHES for key, value in weights.tensors.items()}
+    return replace(weights, tensors=both)
 
 
 def of_teacher(weights: Weights) -> Weights:

@@ -93,4 +93,5 @@ def check_clipping(wrapper: Any) -> None:
     except (TypeError, ValueError) as error:
         raise UsageError(f'{place} is {settings}, which {clip.__name__} refuses: {error}') from error
     if not parameter.grad.item() > 0:
-        raise UsageError(f'{place} is {settings}, with which a gradient of 1 becomes {parameter.grad.item():.3g}')
+        value = parameter.grad.item()
+        raise UsageError(f'{place} is {settings}, with which a gradient of 1 becomes {value:.3g}: set a limit above 0')

@@ -152,6 +152,9 @@ def test_darknet_has_an_obj_data_and_labels_beside_the_pictures(tmp_path):
     )
     labels = read_labels(tmp_path)
     assert (labels.layout, labels.classes, counts(labels)) == ('yolo', CLASSES, {'train': (4, 6), 'val': (2, 2)})
+    (tmp_path / 'obj.names').unlink()
+    with pytest.raises(UsageError, match=r'obj\.data names data/obj\.names, which does not exist'):
+        read_labels(tmp_path)
 
 
 def test_what_is_broken_in_yolo_is_named_and_counted(tmp_path):

@@ -51,15 +51,21 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
 
 
 def read_darknet(path: Path) -> dict[str, Any]:
-    """Return what darknet's ``obj.data`` says, under the keys of a ``data.yaml``."""
+    """Return what darknet's ``obj.data`` says, under the keys of a ``data.yaml``.
+
+    Raises:
+        UsageError: If it names a file of classes that does not exist.
+    """
     lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
     values = {key.strip(): value.strip() for key, equals, value in (line.partition('=') for line in lines) if equals}
     settings: dict[str, Any] = {}
     for key, value in values.items():
         if (split := split_of_list(key)) is not None:
             settings[split] = value
-    names = next((each for each in places_of(values.get('names', ''), path, path.parent) if each.is_file()), None)
-    if names is not None:
+    if 'names' in values:
+        names = next((each for each in places_of(values['names'], path, path.parent) if each.is_file()), None)
+        if names is None:
+            raise UsageError(f'{path} names {values["names"]}, which does not exist')
         settings['names'] = list(filter(None, map(str.strip, names.read_text(encoding='utf-8').splitlines())))
     return settings
 
@@ -72,7 +78,7 @@ def read(folder: Path) -> Labels:
     """
     path = settings_file(folder)
     if path is None:
-        raise UsageError(f'{folder} has no data.yaml with the names of the classes')
+        raise UsageError(f'{folder} has no data.yaml or obj.data with the names of the classes')
     if path.name == NAMES_ALONE:
         names = [line.strip() for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
         settings: Mapping[str, Any] = {'names': names, 'train': 'images'}
@@ -223,7 +229,7 @@ def numbers_of(line: str, num_classes: int, has_keypoints: bool) -> list[float] 
     if len(values) != 5 and not has_keypoints and (len(values) < 7 or len(values) % 2 == 0):
         return 'neither four numbers nor the corners of a polygon after the class'
     if not (len(values) >= 5 and values[0].is_integer() and 0 <= values[0] < num_classes):
-        return 'a class that data.yaml does not name'
+        return 'a class that has no name'
     coordinates = values[1:5] if has_keypoints else values[1:]
     if not all(-SLACK <= value <= 1 + SLACK for value in coordinates):
         return 'coordinates that are no parts of the width and height, 0 to 1'
