@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 import torch
 
@@ -64,7 +65,8 @@ def main() -> None:
     )
     predicted = done.inputs - done.failed
     print(f'{predicted} of {done.inputs} predicted, {done.objects} objects with a score of {arguments.score:g} or more')
-    print(f'Pictures: {done.out / FOLDER}   Results: {done.out / FILE}')
+    out = Path(arguments.out)
+    print(f'Pictures: {out / FOLDER}   Results: {out / FILE}')
     for line in done.labels:
         print(line)
     if done.failed:

@@ -109,12 +109,7 @@ class ResultsFile:
 
 
 class PartFile:
-    """A file whose end is written again and again, without a buffer, which would fail once more when it is closed.
-
-    Args:
-        path: The file.
-        start: What it begins with.
-    """
+    """A file whose end is written again and again, without a buffer, which would fail once more when it is closed."""
 
     def __init__(self, path: Path, start: bytes) -> None:
         self.path, self.start = path, len(start)

@@ -1,8 +1,6 @@
 """A checkpoint as a detector for inference: its config, its weights, the names and colours of its classes."""
 
-import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,39 +9,22 @@ from mmengine import registry
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import Registry
-from torch import nn
 
 from ..checkpoint import find_checkpoint, load_content
 from ..checkpoint.reading import read_content
 from ..checkpoint.stored_config import stored_classes, stored_config, stored_data_meta
 from ..common.errors import UsageError
+from ..common.log import warn
 from ..configuration.detector_or_classifier import task_of
 from ..configuration.reading import change_and_check, inference_split, load_config, named_classes
 from ..configuration.task import Task
 from ..configuration.test_time_augmentation import with_tta
-from ..deployment import check_deployable, deploy
+from ..deployment import deploy
 from .drawing import Color, class_colors
 
 SCOPES = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'shvit_det')
 EVALUATED = ('dtype', 'warp_mode')  # arguments whose text mmpretrain (of a transform) and mmdet (of a tracker) evaluate
 DATA = ('metainfo',)  # the key of a dataset from whose content nothing is built
-
-
-@dataclass(frozen=True)
-class Detector:
-    """A detector for inference.
-
-    Args:
-        model: In eval mode, on its device.
-        config: The config that it was built from.
-        classes: The names of the classes by label; empty if neither the checkpoint nor the config has them.
-        colors: A colour for each class.
-    """
-
-    model: Any
-    config: Config
-    classes: tuple[str, ...]
-    colors: tuple[Color, ...]
 
 
 def load_detector(
@@ -53,8 +34,12 @@ def load_detector(
     device: torch.device,
     deployed: bool,
     tta: bool = False,
-) -> Detector:
+) -> tuple[Any, Config, tuple[str, ...], tuple[Color, ...]]:
     """Build the detector of a checkpoint; see :class:`shvit_det.Predictor` for the arguments.
+
+    Returns:
+        The model in eval mode, its config, the names of the classes by label, which are none if neither the checkpoint
+        nor the config has them, and a colour for each.
 
     Raises:
         UsageError: If the file cannot be found or read, has no config, or does not fit its config.
@@ -71,15 +56,18 @@ def load_detector(
         check_types(config, weights)
     model = task.build(config)
     if difference := task.checkpoint_class_difference(config, content, str(weights), ('test',)):
-        print_log(f'{difference}; the names in the file are used', 'current', logging.WARNING)
+        warn(f'{difference}; the names in the file are used')
     load_content(model, content, str(weights))
     model.eval().requires_grad_(False).to(device)
     if deployed:
-        model = deployed_if_possible(model)
+        try:
+            model = deploy(model)
+        except UsageError as error:
+            print_log(f'predicting with the model as it is: {error}', 'current')
     if tta:
         model = with_tta(config, model)
-    classes, palette = classes_and_palette(content, config, task)
-    return Detector(model, config, classes, class_colors(palette, max(len(classes), 1)))
+    classes = classes_of(content, config, task)
+    return model, config, classes, class_colors(stored_data_meta(content).get('palette'), len(classes))
 
 
 def config_of_checkpoint(content: Any, weights: str | Path, options: Mapping[str, Any] | None) -> Config:
@@ -154,21 +142,10 @@ def strings_in(node: Any, name: str = '') -> Iterator[tuple[str, str]]:
             yield from strings_in(value, name)
 
 
-def deployed_if_possible(model: nn.Module) -> nn.Module:
-    """Return the deployed form of a model; if it has none, the model itself, and the log says so."""
-    try:
-        check_deployable(model)
-    except UsageError as error:
-        print_log(f'predicting with the model as it is: {error}', 'current')
-        return model
-    deployed: nn.Module = deploy(model)
-    return deployed
-
-
-def classes_and_palette(content: Any, config: Config, task: Task) -> tuple[tuple[str, ...], Any]:
-    """Return the names of the classes, from the checkpoint or else from the config, and the checkpoint's palette."""
+def classes_of(content: Any, config: Config, task: Task) -> tuple[str, ...]:
+    """Return the names of the classes, from the checkpoint or else from the config."""
     classes = stored_classes(content)
     if classes is None:
         splits = [split] if (split := inference_split(config)) else []
         classes = next((found for _, d, kind in task.datasets(config, splits) if (found := named_classes(d, kind))), ())
-    return classes, stored_data_meta(content).get('palette')
+    return classes

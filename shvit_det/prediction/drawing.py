@@ -5,25 +5,23 @@ lines and letters grow with the picture, and a label moves to where it covers no
 """
 
 import colorsys
-import logging
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import matplotlib
 import numpy as np
 from matplotlib.font_manager import findSystemFonts
 from matplotlib.ft2font import FT2Font
-from mmengine.logging import print_log
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from ..common.log import warn
 from .masks import Crop, crop_of
 
 Picture = NDArray[np.uint8]  # (H, W, 3), blue, green, red
@@ -42,8 +40,7 @@ FONT_FILE = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf' / 'DejaVuSans.ttf
 UNUSUAL = re.compile('bold|black|italic|oblique|light|thin|heavy|condensed|mono', re.IGNORECASE)  # styles of fonts
 
 
-@dataclass(frozen=True)
-class Style:
+class Style(NamedTuple):
     """The width of lines and the height of letters, in pixels."""
 
     line: int
@@ -63,7 +60,8 @@ class Style:
 
 
 def class_colors(palette: Any, number: int) -> tuple[Color, ...]:
-    """Return a colour for each of ``number`` classes: the palette's if it has enough, else hues far from each other."""
+    """Return a colour for each class, at least one: the palette's if it has enough, else hues far from each other."""
+    number = max(number, 1)
     if isinstance(palette, Sequence) and not isinstance(palette, str) and len(palette) >= number:
         try:
             return tuple((int(red), int(green), int(blue)) for red, green, blue in palette[:number])
@@ -103,9 +101,7 @@ def draw(
     """
     factor = max(1, math.ceil(SMALL / max(picture.shape[:2])))
     height, width = (side * factor for side in picture.shape[:2])
-    canvas = picture.copy()
-    if factor > 1:
-        canvas = cv2.resize(picture, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
+    canvas = cv2.resize(picture, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
     style = Style.of(height, width, boxes * factor)
     rectangles = np.rint(boxes * factor).clip(0, np.array([width, height, width, height]) - 1).astype(int)
     paints = [tuple(reversed(colors[int(label) % len(colors)])) for label in labels]
@@ -210,11 +206,9 @@ def shown_names(names: tuple[str, ...]) -> tuple[str, ...]:
     without_font = {label: name for label, name in enumerate(printable) if font_file(name) is None}
     if without_font:
         number, label = len(without_font), next(iter(without_font))
-        print_log(
+        warn(
             f'no font here has the letters of {number} of the {len(names)} class names, {names[label]!r} for instance, '
-            f'which is drawn as "class {label}": install a font of that script, such as Noto Sans, to see the names',
-            'current',
-            logging.WARNING,
+            f'which is drawn as "class {label}": install a font of that script, such as Noto Sans, to see the names'
         )
     return tuple(f'class {label}' if label in without_font else name for label, name in enumerate(printable))
 

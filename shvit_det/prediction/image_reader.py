@@ -1,6 +1,5 @@
 """Images read by the test pipeline of a config, and the errors of single images as a reason in a few words."""
 
-import logging
 import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,13 +11,13 @@ import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ..common.errors import UsageError
 from ..common.image_files import find_fault, is_nearly_black, pages_of
+from ..common.log import warn
 from ..configuration.reading import inference_pipeline, type_of
 from ..configuration.test_time_augmentation import tta_pipeline
 from ..data.checking.image_checks import DecodeSettings
@@ -36,9 +35,7 @@ HEIC = re.compile(rb'....ftyp(hei|hev|mif|msf)', re.DOTALL)  # how such a file b
 class ImageReader:
     """The test pipeline of a config without its annotations, for files, for arrays and for images of Pillow's.
 
-    Args:
-        config: A config with a pipeline for new images.
-        tta: Whether to make several views of each image; an item then has lists of inputs and samples.
+    With ``tta`` it makes several views of each image, and an item has lists of inputs and samples.
 
     Raises:
         UsageError: If the config has no pipeline, or one that cannot be built.
@@ -54,13 +51,16 @@ class ImageReader:
         try:
             steps = without_annotations(tta_pipeline(config) if tta else inference_pipeline(config))
             loader = dict(steps[0])
-            of_arrays = {key: loader[key] for key in ('to_float32',) if key in loader}
+            of_arrays = dict(type='LoadImageFromNDArray', to_float32=loader.get('to_float32', False))
             with DefaultScope.overwrite_default_scope('mmdet'):
                 self.of_files = Compose(steps).transforms
-                self.of_arrays = Compose([dict(type='LoadImageFromNDArray', **of_arrays), *steps[1:]]).transforms
+                self.of_arrays = Compose([of_arrays, *steps[1:]]).transforms
         except (RuntimeError, KeyError, AttributeError, TypeError, IndexError) as error:
             raise UsageError(f'the config has no test pipeline that can be built: {error}') from error
-        self.is_thread_safe = all(is_thread_safe(type(step)) for step in self.of_files)
+        kinds = [type(step) for step in self.of_files]
+        self.is_thread_safe = all(  # known to keep nothing between two images, so that several threads may share them
+            kind.__name__ in THREAD_SAFE and kind.__module__.startswith(('mmcv.', 'mmdet.')) for kind in kinds
+        )
         self.settings = DecodeSettings(loader.get('color_type', 'color'), loader.get('imdecode_backend', 'cv2'))
         self.uses_opencv = type_of(loader) == 'LoadImageFromFile' and self.settings.backend in ('cv2', None)
 
@@ -76,12 +76,8 @@ class ImageReader:
         """Return the pixels that the pipeline loads, and the item that the whole pipeline makes of them.
 
         Results are in the coordinates of these pixels: mmcv turns an image upright by its EXIF orientation, unless the
-        config says otherwise.
-
-        Args:
-            image: The image.
-            number: What becomes its ``img_id``.
-            whole: Whether to go through the whole pipeline; if not, the item is that of the step that loads the image.
+        config says otherwise. ``number`` becomes the ``img_id``. If not ``whole``, the item is that of the step that
+        loads the image.
 
         Raises:
             UsageError: If the image cannot be read completely; the sentence does not name it.
@@ -156,7 +152,7 @@ class ImageReader:
         elif fault is not None:
             raise UsageError(f'it {fault.message}')
         if (count := len(pages_of(path))) > 1:
-            print_log(f'{path} has {count} pages or frames: the first is predicted', 'current', logging.WARNING)
+            warn(f'{path} has {count} pages or frames: the first is predicted')
         if fault is None and self.uses_opencv and not cv2.haveImageReader(str(path)):
             with Image.open(path) as image:
                 image.load()
@@ -193,11 +189,6 @@ class ImageReader:
         return picture
 
 
-def is_thread_safe(step: type) -> bool:
-    """Tell whether a step is known to keep nothing between two images, so that several threads may share it."""
-    return step.__name__ in THREAD_SAFE and step.__module__.startswith(('mmcv.', 'mmdet.'))
-
-
 def without_annotations(steps: Sequence[Any]) -> list[Any]:
     """Return the steps of a pipeline, those within ``TestTimeAug`` too, without those that load annotations."""
     kept = []
@@ -213,11 +204,9 @@ def without_annotations(steps: Sequence[Any]) -> list[Any]:
 def warn_if_nearly_black(name: str | Path, loaded: Picture, deep: Callable[[], NDArray[Any] | None]) -> None:
     """Log a warning for an image of more than 8 bits of which the pipeline loads nearly nothing."""
     if is_nearly_black(loaded, deep):
-        print_log(
+        warn(
             f'{name} has more than 8 bits and small values: the upper 8 bits, which are read in training and here, are '
-            f'nearly black; if the model was trained on brighter images, scale it to 8 bits as they were',
-            'current',
-            logging.WARNING,
+            f'nearly black; if the model was trained on brighter images, scale it to 8 bits as they were'
         )
 
 

@@ -1,6 +1,5 @@
 """The pictures, videos and cameras that a user names, and the names of their drawings."""
 
-import logging
 import os
 import re
 import shlex
@@ -11,10 +10,10 @@ from glob import escape, glob, has_magic
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from mmengine.logging import print_log
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..common.errors import UsageError
+from ..common.log import warn
 
 PICTURES = (
     *IMG_EXTENSIONS, '.jpe', '.jfif', '.mpo', '.apng', '.avif', '.dib', '.exr', '.gif', '.hdr', '.heic', '.heif',
@@ -31,13 +30,9 @@ STREAM = re.compile(r'\d+|(rtsps?|rtmp|rtp|udp|tcp|srt)://.*', re.IGNORECASE)  #
 
 @dataclass(frozen=True)
 class Input:
-    """A picture, a video, or a live stream.
+    """A picture, a video, or a live stream."""
 
-    Args:
-        source: A path, a URL or the number of a camera, as the user named it.
-    """
-
-    source: str
+    source: str  # a path, a URL or the number of a camera, as the user named it
 
     @property
     def is_url(self) -> bool:
@@ -114,11 +109,10 @@ def media(
 ) -> list[str]:
     """Return the files among the paths that have one of the endings, sorted, and log how many others there are.
 
-    Args:
-        paths: Files and folders; hidden ones are left out without a word.
-        name: What the user named.
-        if_none: The error if there is no such file.
-        endings: In small letters; None for any.
+    Hidden ones are left out without a word. ``endings`` is None for any.
+
+    Raises:
+        UsageError: ``if_none``, if there is no such file.
     """
     shown = [path for path in paths if path.name[:1] != '.']
     files = [path for path in shown if path.is_file()]
@@ -133,7 +127,7 @@ def media(
     if not found:
         raise UsageError(f'{if_none}{left_out and f"; it has {left_out}"}')
     if left_out:
-        print_log(f'{name}: not predicted: {left_out}', 'current', logging.WARNING)
+        warn(f'{name}: not predicted: {left_out}')
     return sorted(map(str, found))
 
 

@@ -26,15 +26,9 @@ def check_labels(layout: str | None, out: Path) -> None:
 
 
 def save_labels(results: Path, classes: Sequence[str], layout: str) -> list[str]:
-    """Write the pictures of a file of results with their objects as a data set in a folder beside it.
+    """Write the pictures of a file of results as a data set in a folder beside it; return lines for the user.
 
-    Args:
-        results: The file in COCO's format. Frames, pages and downloads in it, which are no files, are left out.
-        classes: The names of the classes by label.
-        layout: That of the data set, and the name of its folder.
-
-    Returns:
-        Lines for the user.
+    Frames, pages and downloads in the results, which are no files, are left out. The folder has the name of the layout.
 
     Raises:
         UsageError: If it cannot be written.

@@ -82,12 +82,7 @@ def crop_of(masks: Any, index: int) -> Crop:
 
 
 def cropped(mask: Mask, left: int = 0, top: int = 0) -> Crop:
-    """Return the part of a mask around its object.
-
-    Args:
-        mask: Of a picture or a tile.
-        left: Where the tile begins in the picture, with ``top``.
-    """
+    """Return the part of a mask around its object; a mask of a tile begins at ``left`` and ``top`` of the picture."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return Crop(np.zeros((0, 0), np.bool_), left, top)
@@ -109,7 +104,5 @@ def rle_of(crop: Crop, size: tuple[int, int]) -> dict[str, Any]:
 
 def polygons_of_crop(crop: Crop) -> list[list[float]]:
     """Return the outlines of a mask, each [x, y, x, y, ...] in pixels of the picture; holes are filled."""
-    if not crop.mask.size:
-        return []
     polygons = polygons_of_part(crop.mask.astype(np.uint8), (crop.left, crop.top), '', Losses())
     return [[round(value, 2) for value in polygon] for polygon in polygons]

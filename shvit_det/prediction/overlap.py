@@ -39,16 +39,12 @@ def read_ahead(
     pool = ThreadPoolExecutor(max(1, threads), 'reading')
     try:
         for number, (key, image) in enumerate(items):
-            if threads and isinstance(image, str | Path):
-                pending.append((key, pool.submit(read, image, number).result))
-                if len(pending) > threads:
-                    yield pending.popleft()
-                continue
-            while pending:
+            most = threads if isinstance(image, str | Path) else 0
+            result = pool.submit(read, image, number).result if most else partial(read, image, number)
+            pending.append((key, result))
+            while len(pending) > most:
                 yield pending.popleft()
-            yield key, partial(read, image, number)
-        while pending:
-            yield pending.popleft()
+        yield from pending
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # a file that hangs keeps no results from being saved
 
@@ -56,11 +52,8 @@ def read_ahead(
 class Finishing:
     """A ``with`` block whose predictions are drawn and kept by threads, while it goes on with the next ones.
 
-    Several are drawn at a time. They are kept one after another, in their order, and none after one that could not be.
-    The end of the block waits for all, also after an error.
-
-    Args:
-        threads: How many draw; 0 draws and keeps each at once.
+    Several are drawn at a time; without threads each is drawn and kept at once. They are kept one after another, in
+    their order, and none after one that could not be. The end of the block waits for all, also after an error.
     """
 
     def __init__(self, threads: int) -> None:

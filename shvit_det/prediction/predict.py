@@ -3,9 +3,8 @@
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from ..common.errors import RunError, UsageError, keeping
 from .coco_results import ResultsFile
@@ -18,25 +17,14 @@ from .video import LiveReader
 DEFAULT_SCORE = 0.3
 
 
-@dataclass
-class Summary:
-    """The end of a run.
+class Summary(NamedTuple):
+    """The end of a run."""
 
-    Args:
-        out: The folder of the results.
-        inputs: How many pictures and videos were named.
-        failed: How many of them could not be read or predicted.
-        kinds: How many of those failed for one kind of reason, by its name.
-        objects: How many objects were found.
-        labels: Lines about the data set that was written.
-    """
-
-    out: Path
-    inputs: int
-    failed: int = 0
-    objects: int = 0
-    labels: list[str] = field(default_factory=list)
-    kinds: Mapping[str, int] = field(default_factory=dict)
+    inputs: int  # pictures and videos that were named
+    failed: int  # those of them that could not be read or predicted
+    kinds: Mapping[str, int]  # how many of those failed for one kind of reason, by its name
+    objects: int
+    labels: list[str]  # lines about the data set that was written
 
 
 def predict(
@@ -112,7 +100,7 @@ def predict(
         with keeping(lambda: [str(file.path)]):
             lines = save_labels(file.path, predictor.classes, labels)
     kinds = Counter(map(kind_of, run.failed.values()))
-    return Summary(folder, len(inputs), len(run.failed), file.num_annotations, lines, kinds)
+    return Summary(len(inputs), len(run.failed), kinds, file.num_annotations, lines)
 
 
 def check_targets(inputs: Sequence[Input], targets: Sequence[Path]) -> None:

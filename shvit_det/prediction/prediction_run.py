@@ -27,41 +27,26 @@ from .video import LiveReader, VideoReader, VideoWriter, ending_at_interrupt
 MAX_DOWNLOAD = 1 << 30  # bytes
 JPEG_QUALITY = 95
 FOLDER, FILE = 'pictures', 'predictions.json'
-Place = tuple[Path, Callable[[Picture], None]]  # of a drawing, and what writes it there
+Place = tuple[Path, Callable[[Any], None]]  # of a drawing, and what writes it there
 Opened = tuple[Iterable[tuple[int, Picture]], int | None, Callable[[int], Place]]  # numbered frames, how many, places
 
 
 @dataclass
 class Run:
-    """One run over all inputs.
-
-    Args:
-        predictor: The predictor.
-        file: The file of results.
-        score: Detections with a lower score are left out.
-        inputs: What is predicted.
-        targets: The file for the drawing of each input.
-        stream: Where progress and failures are shown.
-        live: The frames of the input that is a camera or a live stream.
-        failed: Why inputs could not be read or predicted, by their indices.
-        done: How many inputs are predicted.
-        num_frames: How many frames of videos, and pages of pictures, are predicted.
-        with_pages: The indices of pictures that have several pages or frames.
-        opened: What closes the local files of pictures that are being predicted, by their indices.
-    """
+    """One run over all inputs."""
 
     predictor: Predictor
     file: ResultsFile
-    score: float
+    score: float  # detections with a lower one are left out
     inputs: Sequence[Input]
-    targets: Sequence[Path]
-    stream: TextIO
-    live: LiveReader | None = None
-    failed: dict[int, str] = field(default_factory=dict)
+    targets: Sequence[Path]  # the file for the drawing of each input
+    stream: TextIO  # where progress and failures are shown
+    live: LiveReader | None  # the frames of the input that is a camera or a live stream
+    failed: dict[int, str] = field(default_factory=dict)  # why inputs could not be predicted, by their indices
     done: int = 0
-    num_frames: int = 0
-    with_pages: list[int] = field(default_factory=list)
-    opened: dict[int, ExitStack] = field(default_factory=dict)
+    num_frames: int = 0  # of videos, and pages of pictures
+    with_pages: list[int] = field(default_factory=list)  # the indices of pictures of several pages or frames
+    opened: dict[int, ExitStack] = field(default_factory=dict)  # closes local files that are being predicted, by index
 
     def so_far(self) -> str:
         """Return how much is done and where the results are: the end of a sentence on why the run ended."""
@@ -89,7 +74,7 @@ class Run:
                     self.opened.pop(index).close()
                     draw = partial(self._drawing, prediction, target.suffix)
                     image = dict(id=index + 1, file_name=self.inputs[index].name)
-                    keep = partial(self._keep, prediction, image, target, partial(save_picture, target))
+                    keep = partial(self._keep, prediction, image, (target, partial(save_picture, target)))
                     finishing.add(draw, keep, partial(count, index), size_of(prediction))
         finally:
             for stack in self.opened.values():
@@ -107,7 +92,7 @@ class Run:
                     number = len(self.inputs) + self.num_frames + 1  # after those of the pictures
                     image = dict(id=number, file_name=item.name, frame_index=prediction.key)
                     draw = partial(self._drawing, prediction)
-                    reason = self._keep(prediction, image, *place_of(prediction.key), draw)
+                    reason = self._keep(prediction, image, place_of(prediction.key), draw)
                     if reason is not None:
                         reasons.append(f'frame {prediction.key}: {reason}')
                     else:
@@ -122,27 +107,25 @@ class Run:
     @contextmanager
     def _opened(self, path: Path, index: int) -> Iterator[Opened]:
         """Open a video, or a picture with several pages, whose drawings go into a folder of its name."""
-        target = self.targets[index]
-        if self.inputs[index].is_live:
+        item, target = self.inputs[index], self.targets[index]
+        if item.is_live:
             assert self.live is not None
-            writer = VideoWriter(target, self.live.rate, is_live=True)
-            print(f'{self.inputs[index].name} is predicted until Ctrl-C', file=self.stream, flush=True)
-            with ending_at_interrupt(self.live), writer:
-                yield self.live, None, lambda number: (target, partial(writer.add_as, number))
-            return
-        if self.inputs[index].is_video:
+            print(f'{item.name} is predicted until Ctrl-C', file=self.stream, flush=True)
+            with ending_at_interrupt(self.live), VideoWriter(target, self.live.rate, is_live=True) as writer:
+                yield self.live, None, lambda number: (target, partial(writer.add, number=number))
+        elif item.is_video:
             reader = VideoReader(path)
             with VideoWriter(target, reader.rate) as writer:
                 yield enumerate(reader), reader.declared, lambda _: (target, writer.add)
-            return
-        numbers, folder = pages_of(path), target.with_suffix('')
-        folder.mkdir(exist_ok=True)
+        else:
+            numbers, folder = pages_of(path), target.with_suffix('')
+            folder.mkdir(exist_ok=True)
 
-        def place_of(number: int) -> Place:
-            drawing = folder / f'{number:0{len(str(numbers[-1]))}}{target.suffix}'
-            return drawing, lambda picture: save_picture(drawing, encode(picture, drawing.suffix))
+            def place_of(number: int) -> Place:
+                drawing = folder / f'{number:0{len(str(numbers[-1]))}}{target.suffix}'
+                return drawing, lambda picture: save_picture(drawing, encode(picture, drawing.suffix))
 
-        yield zip(numbers, self.predictor.reader.pages(path, numbers), strict=False), len(numbers), place_of
+            yield zip(numbers, self.predictor.reader.pages(path, numbers), strict=False), len(numbers), place_of
 
     def _drawing(self, prediction: Prediction, suffix: str | None = None) -> Any:
         """Return the drawing of a prediction, or the content of a file with a suffix; None if there is no result."""
@@ -151,14 +134,7 @@ class Run:
         picture = self.predictor.draw(prediction.picture, prediction.result, self.score)
         return picture if suffix is None else encode(picture, suffix)
 
-    def _keep(
-        self,
-        prediction: Prediction,
-        image: dict[str, Any],
-        target: Path,
-        save: Callable[[Any], None],
-        draw: Callable[[], Any],
-    ) -> str | None:
+    def _keep(self, prediction: Prediction, image: dict[str, Any], place: Place, draw: Callable[[], Any]) -> str | None:
         """Save a prediction's drawing and add it to the results; return why it failed, None if it did not.
 
         Raises:
@@ -168,6 +144,7 @@ class Run:
         if prediction.picture is None or prediction.error is not None:
             return prediction.error
         height, width = prediction.picture.shape[:2]
+        target, save = place
         name = target.relative_to(self.file.path.parent / FOLDER).as_posix()
         try:
             save(draw())
@@ -185,12 +162,12 @@ class Run:
             try:
                 with ExitStack() as stack:
                     path = stack.enter_context(self._local(self.inputs[index]))
-                    if len(pages_of(path)) == 1:
-                        self.opened[index] = stack.pop_all()
-                        yield index, path
+                    if len(pages_of(path)) > 1:
+                        self.with_pages.append(index)
+                        progress.advance()
                         continue
-                self.with_pages.append(index)
-                progress.advance()
+                    self.opened[index] = stack.pop_all()
+                yield index, path
             except UsageError as error:
                 self._count(index, str(error), progress)
                 progress.advance()

@@ -1,19 +1,18 @@
 """The class that users import: a checkpoint as a function from images to detections."""
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
-from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 
 from ..common.devices import find_device
 from ..common.errors import UsageError
+from ..common.log import warn
 from .detector_loading import load_detector
 from .drawing import Picture, draw
 from .image_reader import ImageReader, Source, is_out_of_memory, reason_of, to_picture
@@ -91,13 +90,9 @@ class Predictor:
             raise UsageError(f'tile has to be at least {SMALLEST} pixels, but got {tile}')
         self.batch, self.tile = batch, tile
         self.device = find_device(device)
-        self.detector = load_detector(weights, config, cfg_options, self.device, deploy, tta)
-        self.reader = ImageReader(self.detector.config, tta)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the classes by label."""
-        return self.detector.classes
+        loaded = load_detector(weights, config, cfg_options, self.device, deploy, tta)
+        self.model, self.config, self.classes, self.colors = loaded
+        self.reader = ImageReader(self.config, tta)
 
     def __call__(self, images: Source | Sequence[Source], rgb: bool = False) -> Any:
         """Predict one picture, or a list of them.
@@ -113,8 +108,7 @@ class Predictor:
         Raises:
             UsageError: If one cannot be read or predicted; it names the first such.
         """
-        single = not isinstance(images, list | tuple)
-        sources: list[Any] = [images] if single else list(cast(Sequence, images))
+        sources: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
         if rgb:
             sources = [blue_first(source) for source in sources]
         results: list[Any] = [None] * len(sources)
@@ -125,7 +119,7 @@ class Predictor:
                 name = source if isinstance(source, str | Path) else f'{kind} {done.key}'
                 raise UsageError(f'{name}: {done.error}')
             results[done.key] = done.result
-        return results[0] if single else results
+        return results if isinstance(images, list | tuple) else results[0]
 
     def stream(self, items: Iterable[tuple[Any, Source]], files_stay: bool = False) -> Iterator[Prediction]:
         """Predict pictures as they come, in batches, and hold no more than a few of them.
@@ -140,7 +134,8 @@ class Predictor:
             all have one size, or with tiles.
         """
         if self.tile is None:
-            yield from self._stream(items, self._reading_threads() if files_stay else 0)
+            threads = spare_threads() if files_stay else 0
+            yield from self._stream(items, threads if self.reader.is_thread_safe else min(1, threads))
         else:
             for number, (key, image) in enumerate(items):
                 yield self._in_tiles(key, image, number, self.tile)
@@ -164,10 +159,6 @@ class Predictor:
         meta = dict(img_id=number, img_path=path, ori_shape=size, img_shape=size, scale_factor=(1.0, 1.0))
         return Prediction(key, picture, DetDataSample(metainfo=meta, pred_instances=found.merged()))
 
-    def _reading_threads(self) -> int:
-        """Return how many threads may read pictures: one at most if the pipeline has steps of a user's own."""
-        return spare_threads() if self.reader.is_thread_safe else min(1, spare_threads())
-
     def _stream(self, items: Iterable[tuple[Any, Source]], threads: int = 0) -> Iterator[Prediction]:
         """Predict pictures as they are; see :meth:`stream`."""
         waiting: dict[tuple[int, ...], list[tuple[Any, Picture, dict]]] = {}
@@ -188,17 +179,17 @@ class Predictor:
     def _predict(self, pending: list[tuple[Any, Picture, dict]]) -> Iterator[Prediction]:
         """Predict a batch: the key, the picture and the pipeline's item of each; after an error, one by one."""
         items = [item for _, _, item in pending]
-        reason = None
+        done: list[Prediction] = []
         try:
             with torch.no_grad(), DefaultScope.overwrite_default_scope('mmdet'):
-                results = self.detector.model.test_step(pseudo_collate(items))
+                results = self.model.test_step(pseudo_collate(items))
             done = [
                 Prediction(key, picture, result.cpu())
                 for (key, picture, _), result in zip(pending, results, strict=True)
             ]
         except Exception as error:  # a user's own model may raise anything, and the other pictures go on
             reason, lacks_memory = reason_of(error), is_out_of_memory(error)
-        if reason is None:
+        if done:
             yield from done
             return
         # here the traceback is gone, and with it the memory that its frames held
@@ -213,11 +204,7 @@ class Predictor:
             return
         if lacks_memory:
             self.batch = max(1, len(pending) // 2)
-            print_log(
-                f'{len(pending)} pictures at once need more memory than {self.device} has: going on with {self.batch}',
-                'current',
-                logging.WARNING,
-            )
+            warn(f'{len(pending)} pictures at once need more memory than {self.device} has: going on with {self.batch}')
         for one in pending:
             yield from self._predict([one])
 
@@ -238,8 +225,8 @@ class Predictor:
         picture = to_picture(image) if isinstance(image, np.ndarray) else self.reader.load(image)
         found = result.pred_instances
         found = found[found.scores >= score].numpy()
-        masks = found.masks if 'masks' in found else None
-        drawn = draw(picture, found.bboxes, found.labels, found.scores, masks, self.classes, self.detector.colors)
+        masks = found.get('masks')
+        drawn = draw(picture, found.bboxes, found.labels, found.scores, masks, self.classes, self.colors)
         return blue_first(drawn) if rgb else drawn  # which swaps the two
 
     def to_supervision(self, result: Any) -> Any:

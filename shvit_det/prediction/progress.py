@@ -17,11 +17,7 @@ CLEAR_LINE = '\r\033[K'
 class Progress:
     """Shows progress as one line that changes on a terminal, and as a line every ten seconds in a log file.
 
-    Args:
-        total: How many there are; None if that is not known.
-        noun: What they are, in the plural.
-        stream: Where it is shown.
-        clock: Returns the time in seconds.
+    ``total`` is None if it is not known, and ``noun`` says in the plural what is counted.
     """
 
     def __init__(

@@ -42,11 +42,7 @@ def starts_of(length: int, side: int) -> list[int]:
 
 
 class FoundInTiles:
-    """The objects found in the tiles of a picture.
-
-    Args:
-        size: Height and width of the picture.
-    """
+    """The objects found in the tiles of a picture of a height and width."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
@@ -78,11 +74,11 @@ class FoundInTiles:
 
         is_cut = self._is_cut()
         boxes, scores, labels, crops = [], [], [], []
-        for first, *others in self._groups(is_cut):
-            parts = [first, *others] if is_cut[first] else [first]
+        for views in self._groups(is_cut):
+            parts = views if is_cut[views[0]] else views[:1]
             boxes.append(np.concatenate([self.boxes[parts, :2].min(0), self.boxes[parts, 2:].max(0)]))
-            scores.append(self.scores[[first, *others]].max())
-            labels.append(self.labels[first])
+            scores.append(self.scores[views].max())
+            labels.append(self.labels[views[0]])
             if self.crops is not None:
                 crops.append(joined([self.crops[part] for part in parts]))
         order = np.argsort(-np.array(scores), kind='stable')

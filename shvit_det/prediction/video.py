@@ -43,6 +43,19 @@ def without_log() -> Iterator[None]:
             del os.environ[FFMPEG_LOG]
 
 
+def first_frame(capture: cv2.VideoCapture, sentence: str) -> Picture:
+    """Return the first frame of a video or a stream; if it has none, a sentence says so.
+
+    Raises:
+        UsageError: The sentence.
+    """
+    found, frame = capture.read() if capture.isOpened() else (False, None)
+    if not found:
+        capture.release()
+        raise UsageError(sentence)
+    return frame  # type: ignore[return-value]  # OpenCV's annotations do not know the type of the pixels
+
+
 def rate_of(capture: cv2.VideoCapture) -> float:
     """Return the frames a second that a video declares, or what is usual."""
     rate = capture.get(cv2.CAP_PROP_FPS)
@@ -59,10 +72,7 @@ class VideoReader:
     def __init__(self, path: Path) -> None:
         with without_log():
             self.capture = cv2.VideoCapture(str(path))
-        self.first = self.capture.read()[1] if self.capture.isOpened() else None
-        if self.first is None:
-            self.capture.release()
-            raise UsageError('it cannot be read as a video')
+        self.first = first_frame(self.capture, 'it cannot be read as a video')
         self.rate = rate_of(self.capture)
         declared = self.capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.declared = int(declared) if math.isfinite(declared) and declared > 0 else None
@@ -73,13 +83,12 @@ class VideoReader:
         Raises:
             UsageError: After the last one, if there are much fewer than the file declares.
         """
-        frame, count = self.first, 0
+        found, frame, count = True, self.first, 0
         try:
-            while frame is not None:
-                yield frame  # type: ignore[misc]  # OpenCV's annotations do not know the type of the pixels
+            while found:
+                yield frame
                 count += 1
-                found, following = self.capture.read()
-                frame = following if found else None
+                found, frame = self.capture.read()  # type: ignore[assignment]
         finally:
             self.capture.release()
         if self.declared is not None and count < COMPLETE * self.declared:
@@ -87,13 +96,9 @@ class VideoReader:
 
 
 class LiveReader:
-    """The frames of a camera or a live stream: whenever one is asked for, the latest.
+    """The frames of a camera, whose number is the source, or a live stream: whenever one is asked for, the latest.
 
     A thread reads them, so that no frame is late where predicting takes longer than the time between two.
-
-    Args:
-        source: A URL, or the number of a camera.
-        name: What it is called in an error.
 
     Raises:
         UsageError: If it cannot be opened, or gives no frame.
@@ -106,12 +111,8 @@ class LiveReader:
                 self.capture = cv2.VideoCapture(int(source))
             else:
                 self.capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, timeouts)
-        found, frame = self.capture.read() if self.capture.isOpened() else (False, None)
-        if not found:
-            self.capture.release()
-            what = f'camera {name}, which is also no file,' if source.isdecimal() else name
-            raise UsageError(f'{what} cannot be opened, or gives no picture')
-        self.latest: Picture | None = frame  # type: ignore[assignment]  # OpenCV does not know the type of the pixels
+        what = f'camera {name}, which is also no file,' if source.isdecimal() else name
+        self.latest: Picture | None = first_frame(self.capture, f'{what} cannot be opened, or gives no picture')
         self.rate = rate_of(self.capture)
         self.is_stopped = self.has_ended = False
         self.changed = threading.Condition()
@@ -171,12 +172,7 @@ def ending_at_interrupt(reader: LiveReader) -> Iterator[None]:
 
 
 class H264Writer:
-    """What ``cv2.VideoWriter`` is, for H.264 by PyAV.
-
-    Args:
-        path: The file.
-        rate: Frames a second.
-        size: Width and height, which are even.
+    """What ``cv2.VideoWriter`` is, for H.264 by PyAV; width and height are even.
 
     Raises:
         ImportError, ValueError: If PyAV is not installed, or lacks this encoder.
@@ -214,12 +210,8 @@ class H264Writer:
 class VideoWriter:
     """An mp4 file, which gets its name at the end of a ``with`` block.
 
-    If another error than ``UsageError``, which is one of the frames' source, ends the block, the file is deleted.
-
-    Args:
-        path: The file.
-        rate: Frames a second.
-        is_live: Whether the frames are those of a stream without an end: then the file stays whatever ends the block.
+    If another error than ``UsageError``, which is one of the frames' source, ends the block, the file is deleted. Only
+    that of a live stream, which has no end, stays whatever ends the block.
 
     Raises:
         UsageError: At the end of the block, if the file lacks frames: OpenCV does not report a full disk.
@@ -230,10 +222,12 @@ class VideoWriter:
         self.part = path.with_name(f'.part-{path.name}')  # OpenCV chooses the format by the suffix
         self.writer: cv2.VideoWriter | H264Writer | None = None
         self.count = 0
-        self.last: Picture | None = None  # of numbered frames
+        self.last: Picture | None = None
 
-    def add(self, frame: Picture) -> None:
-        """Write a frame without a last odd row or column, which H.264 cannot have; the first one sets the size.
+    def add(self, frame: Picture, number: int = 0) -> None:
+        """Write a frame, and before it the last one again for each number that is missing before that of the frame.
+
+        A last odd row or column is left out, which H.264 cannot have. The first frame sets the size.
 
         Raises:
             UsageError: If the file cannot be written.
@@ -241,19 +235,11 @@ class VideoWriter:
         height, width = (side // 2 * 2 for side in frame.shape[:2])
         if self.writer is None:
             self.writer = self._open(width, height)
-        self.writer.write(np.ascontiguousarray(frame[:height, :width]))
-        self.count += 1
-
-    def add_as(self, number: int, frame: Picture) -> None:
-        """Write a frame of a number, and the one before it as often as there are numbers between them.
-
-        Raises:
-            UsageError: If the file cannot be written.
-        """
-        while self.last is not None and self.count < number:
-            self.add(self.last)
-        self.add(frame)
-        self.last = frame
+        missing = [] if self.last is None else [self.last] * (number - self.count)
+        self.last = np.ascontiguousarray(frame[:height, :width])
+        for each in (*missing, self.last):
+            self.writer.write(each)
+            self.count += 1
 
     def _open(self, width: int, height: int) -> cv2.VideoWriter | H264Writer:
         try:
@@ -264,15 +250,11 @@ class VideoWriter:
             with without_log():  # of an encoder that is not there
                 writer = cv2.VideoWriter(str(self.part), cv2.VideoWriter.fourcc(*codec), self.rate, (width, height))
             if writer.isOpened():
-                break
-        else:
-            raise UsageError(f'OpenCV cannot write the video {self.path} of {width}x{height} pixels')
-        if codec == 'mp4v':
-            print_log(
-                f'{self.path} is MPEG-4 part 2, which browsers do not play: pip install av for H.264',
-                'current',
-            )
-        return writer
+                if codec == 'mp4v':
+                    sentence = f'{self.path} is MPEG-4 part 2, which browsers do not play: pip install av for H.264'
+                    print_log(sentence, 'current')
+                return writer
+        raise UsageError(f'OpenCV cannot write the video {self.path} of {width}x{height} pixels')
 
     def __enter__(self) -> 'VideoWriter':
         return self

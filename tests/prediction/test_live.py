@@ -89,7 +89,7 @@ def test_a_stream_that_ends_gives_its_last_picture():
 def test_a_video_has_a_frame_for_every_number(tmp_path):
     with VideoWriter(tmp_path / 'a.mp4', 10, is_live=True) as writer:
         for number in (0, 1, 5):
-            writer.add_as(number, grey(40 * number))
+            writer.add(grey(40 * number), number)
     video = cv2.VideoCapture(str(tmp_path / 'a.mp4'))
     values = [value_of(video.read()[1]) for _ in range(6)]
     assert values == pytest.approx([0, 40, 40, 40, 40, 200], abs=6) and not video.read()[0]

@@ -5,7 +5,6 @@ import json
 from collections import defaultdict
 from pathlib import Path
 from threading import Event
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -37,7 +36,7 @@ class Fake(Predictor):
     def __init__(self, during=lambda number: None):
         self.batch, self.tile, self.device = 1, None, torch.device('cpu')
         self.during = during
-        self.detector = SimpleNamespace(model=self, classes=('a',), colors=((0, 0, 255),))
+        self.model, self.classes, self.colors = self, ('a',), ((0, 0, 255),)
         self.reader = ImageReader(Config(dict(test_dataloader=dict(dataset=dict(pipeline=STEPS)))))
 
     def test_step(self, data):

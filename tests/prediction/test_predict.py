@@ -81,7 +81,7 @@ def test_predictions_are_those_of_the_test_tool(options, folder, weights):
     succeeded(tool('test', MASK_RCNN, weights, *options, '--out', out, '--work-dir', 'test', cwd=folder))
     tested = pickle.loads((folder / out).read_bytes())
     predictor = Predictor(weights, device='cpu', deploy=bool(options))
-    assert is_deployed(predictor.detector.model) == bool(options)
+    assert is_deployed(predictor.model) == bool(options)
     assert len(tested) == 4
     for expected in tested:
         found = predictor(folder / expected['img_path']).pred_instances
@@ -517,7 +517,7 @@ def test_a_detector_without_our_parts_is_predicted_as_it_is(images, tmp_path, lo
     torch.save(dict(meta=meta, state_dict=model.state_dict()), tmp_path / 'r18.pth')
     predictor = Predictor(tmp_path / 'r18.pth', device='cpu')
     assert 'predicting with the model as it is: only a SHViT' in log.text
-    assert predictor.classes == ('a', 'b', 'c', 'd', 'e') and not is_deployed(predictor.detector.model)
+    assert predictor.classes == ('a', 'b', 'c', 'd', 'e') and not is_deployed(predictor.model)
     assert predictor(images[0]).pred_instances.bboxes.shape[1] == 4
 
 
@@ -576,7 +576,7 @@ def test_text_in_a_config_is_no_code(weights, images, tmp_path):
     content['meta'].update(cfg=config.pretty_text)
     content['meta'].pop('dataset_meta')  # else the names are those
     torch.save(content, tmp_path / 'a.pth')
-    assert Predictor(tmp_path / 'a.pth', device='cpu').detector.config.test_dataloader.dataset.data_root == folder
+    assert Predictor(tmp_path / 'a.pth', device='cpu').config.test_dataloader.dataset.data_root == folder
     done = predict(
         [str(images[0])], str(tmp_path / 'a.pth'), str(tmp_path), score=0, device='cpu', stream=io.StringIO()
     )

@@ -5,7 +5,6 @@ With --model the detector itself predicts, on the processors that also read and 
 """
 
 import argparse
-import dataclasses
 import tempfile
 import time
 from pathlib import Path
@@ -77,7 +76,7 @@ def main() -> None:
         torch.save(build_random_detector(load_config(CONFIG), CONFIG).state_dict(), weights)
         predictor = Predictor(weights, CONFIG, 'cpu')
         if not arguments.model:
-            predictor.detector = dataclasses.replace(predictor.detector, model=Waiting(arguments.ms / 1000))
+            predictor.model = Waiting(arguments.ms / 1000)
         seconds: dict[int, list[float]] = {0: [], overlap.MOST_THREADS: []}
         for number in range(arguments.rounds + 1):
             for threads, times in seconds.items():
