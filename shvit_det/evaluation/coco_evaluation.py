@@ -29,8 +29,7 @@ def coco_evaluation(
         truth: The annotations.
         results: In COCO's form: ``image_id``, ``category_id``, ``score``, ``bbox``, and ``segmentation`` for masks.
         kind: ``'bbox'`` or ``'segm'``.
-        categories: The ids of the classes that are scored.
-        images: The ids of the images that are scored.
+        categories, images: The ids of those that are scored.
         max_detections: How many detections of a class in an image count.
     """
     with contextlib.redirect_stdout(io.StringIO()):

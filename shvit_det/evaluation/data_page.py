@@ -10,15 +10,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import set_random_seed
 
-from ..common.atomic_files import write_text
-from ..common.errors import RunError, UsageError
+from ..common.errors import UsageError
 from ..common.output_paths import check_output_folder
 from ..configuration.build_errors import raise_refusal
 from ..configuration.changing import set_data_root, use_checked_datasets
@@ -28,14 +26,13 @@ from ..configuration.own_data import Settings, default_base, own_config
 from ..configuration.reading import load_config, name_of
 from ..data.layouts.labels import counted
 from ..data.layouts.reading import read_labels, with_validation
-from ..prediction.drawing import Picture, class_colors, draw
+from ..prediction.drawing import draw
 from ..prediction.image_reader import to_picture
 from . import html_page as html
-from .data_statistics import OBJECT_BINS, RATIO_BINS, SIDE_BINS, Statistics, counts, side_names, statistics
-from .pictures import places_in
+from .data_statistics import OBJECT_BINS, RATIO_BINS, SIDE_BINS, Statistics, counts, statistics
+from .pictures import arrays_of, names_and_colors, places_in
 
 LONGEST_SIDE = 640  # pixels of a picture in the page
-PAGE = 'index.html'
 
 
 def browse(
@@ -95,26 +92,19 @@ def _write_page(config: Config, name: str, notes: list[str], out: str, number: i
     check_output_folder(Path(out), 'the folder of the page', '--out')
     set_random_seed(seed)
     dataset = _built(config, task.scope)
-    cards = [_card(dataset, int(index)) for index in _spread(len(dataset), number)]
-    path = Path(out) / PAGE
-    title = f'Training data of {name}'
-    body = [
-        f'<h1>{escape(title)}</h1>',
+    cards = [_card(dataset, index) for index in html.spread(len(dataset), number)]
+    inner = {id(each): each for each, _ in places_in(dataset)}  # the innermost data sets, each once
+    parts = [
         *(html.paragraph(note, soft=True) for note in notes),
-        '<nav aria-label="Parts of the page"><a href="#pictures">Pictures</a>'
-        '<a href="#statistics">Statistics</a></nav>',
+        html.links({'pictures': 'Pictures', 'statistics': 'Statistics'}, 'Parts of the page'),
         '<h2 id="pictures">Pictures</h2>',
         html.paragraph(f'{len(cards)} of {len(dataset)} images as the pipeline hands them to the model, seed {seed}.'),
         f'<div class="cards">{"".join(cards)}</div>',
         '<h2 id="statistics">Statistics</h2>',
         html.paragraph('Of the annotations, before any augmentation; sizes and ratios are those of the boxes.'),
-        *(_section(each, number) for number, each in enumerate(_inner(dataset))),
+        *(_section(each, number) for number, each in enumerate(inner.values())),
     ]
-    try:
-        write_text(path, html.document(title, '\n'.join(body)))
-    except OSError as error:
-        raise RunError(f'cannot write {path}: {error.strerror}') from error
-    return path
+    return html.write_page(Path(out), f'Training data of {name}', parts)
 
 
 def _built(config: Config, scope: str) -> Any:
@@ -126,16 +116,6 @@ def _built(config: Config, scope: str) -> Any:
             raise_refusal(error, config, key, f'cannot build {key} of this config: ')
 
 
-def _spread(length: int, number: int) -> list[int]:
-    """Return indices at equal distances."""
-    return sorted(set(np.linspace(0, length - 1, min(length, number)).round().astype(int).tolist()))
-
-
-def _inner(dataset: Any) -> list[Any]:
-    """Return the innermost data sets, each once."""
-    return list({id(each): each for each, _ in places_in(dataset)}.values())
-
-
 def _card(dataset: Any, index: int) -> str:
     sample = dataset[index]
     inputs = sample.get('inputs') if isinstance(sample, Mapping) else None
@@ -145,28 +125,13 @@ def _card(dataset: Any, index: int) -> str:
             'be shown'
         )
     objects = sample['data_samples'].gt_instances
-    boxes = np.asarray(getattr(objects.bboxes, 'tensor', objects.bboxes), float).reshape(-1, 4)
-    masks = objects.masks.to_ndarray().astype(bool) if 'masks' in objects else None
-    picture = to_picture(inputs.permute(1, 2, 0).numpy())
-    names = dataset.metainfo.get('classes') or ()
-    colors = class_colors(dataset.metainfo.get('palette'), max(len(names), 1))
-    factor = min(1, LONGEST_SIDE / max(picture.shape[:2]))
-    if factor < 1:
-        picture, masks = _smaller(picture, masks, factor)
-    drawn = draw(picture, boxes * factor, objects.labels.numpy(), None, masks, names, colors)
+    boxes, masks = arrays_of(objects.bboxes, objects.get('masks'))
+    picture, masks, factor = html.fitting(to_picture(inputs.permute(1, 2, 0).numpy()), masks, LONGEST_SIDE)
+    drawn = draw(picture, boxes * factor, objects.labels.numpy(), None, masks, *names_and_colors(dataset))
     name = Path(sample['data_samples'].get('img_path') or f'{index}').name
     height, width = inputs.shape[1:]
-    text = f'{name}, {width} x {height}, {len(boxes)} object{"s" * (len(boxes) != 1)}'
-    return f'<figure>{html.image(drawn, text)}<figcaption>{escape(text)}</figcaption></figure>'
-
-
-def _smaller(picture: Picture, masks: Any, factor: float) -> tuple[Picture, Any]:
-    size = tuple(max(1, round(side * factor)) for side in picture.shape[1::-1])
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
-    if masks is None:
-        return small, None
-    resized = [cv2.resize(each.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for each in masks]
-    return small, np.array(resized).reshape(-1, size[1], size[0])
+    text = f'{name}, {width} x {height}, {counted(len(boxes), "object")}'
+    return html.image(drawn, text, text)
 
 
 def _section(dataset: Any, number: int) -> str:
@@ -175,43 +140,37 @@ def _section(dataset: Any, number: int) -> str:
     names = list(dataset.metainfo.get('classes') or ())
     source = Path(getattr(dataset, 'ann_file', '') or f'data set {number + 1}').name
     text = (
-        f'{found.num_images} images with {len(found.label)} objects of {counted(len(names), "class")}; '
-        f'{found.num_empty} images have no object. Crowds and ignored objects, {found.num_ignored}, are not counted. '
-        f'The data set hands over {len(dataset)} of these images.'
+        f'{len(found.per_image)} images with {len(found.label)} objects of {counted(len(names), "class")}; '
+        f'{(found.per_image == 0).sum()} images have no object. Crowds and ignored objects, {found.num_ignored}, are '
+        f'not counted. The data set hands over {len(dataset)} of these images.'
     )
-    parts = [f'<h3>{escape(source)}</h3>', html.paragraph(text)]
+    top = f'<h3>{escape(source)}</h3>{html.paragraph(text)}'
     if not len(found.label):
-        return ''.join(parts)
-    per_class = np.bincount(found.label, minlength=len(names))
-    rows = [_class_row(found, label, name, int(per_class[label])) for label, name in enumerate(names)]
-    charts = {
-        'Objects per image': (list(OBJECT_BINS), counts(found.per_image, list(OBJECT_BINS.values()))),
-        'Size: side of a square of the same area, pixels': (side_names(), counts(found.side, SIDE_BINS)),
-        'Aspect ratio, width to height': (
-            list(RATIO_BINS),
-            counts(found.width / found.height.clip(1e-6), list(RATIO_BINS.values())),
-        ),
+        return top
+    rows = [_class_row(found, label, name) for label, name in enumerate(names)]
+    charts: dict[str, tuple[Mapping[str, float], Any]] = {
+        'Objects per image': (OBJECT_BINS, found.per_image),
+        'Size: side of a square of the same area, pixels': (SIDE_BINS, found.side),
+        'Aspect ratio, width to height': (RATIO_BINS, found.ratio),
     }
     figures = [
         f'<figure><figcaption>{escape(title)}</figcaption>'
-        + html.bars([(name, count, str(count)) for name, count in zip(bins, values, strict=True)])
+        + html.bars([(name, count, str(count)) for name, count in counts(values, bins).items()])
         + '</figure>'
         for title, (bins, values) in charts.items()
     ]
-    figures.append(html.heat_map(found.positions.tolist(), 'Where the centres of objects lie in their images'))
+    figures.append(html.heat_map(found.positions, 'Where the centres of objects lie in their images'))
     head = ['class', 'objects', 'share', 'images', 'median size', 'median ratio']
-    return (
-        ''.join(parts)
-        + html.table(head, rows, 'Classes', is_sorted=True)
-        + f'<div class="charts">{"".join(figures)}</div>'
-    )
+    table = html.table(head, rows, 'Classes', is_sorted=True)
+    return f'{top}{table}<div class="charts">{"".join(figures)}</div>'
 
 
-def _class_row(found: Statistics, label: int, name: str, count: int) -> list[str]:
+def _class_row(found: Statistics, label: int, name: str) -> list[str]:
     own = found.label == label
-    images = len(np.unique(np.repeat(np.arange(found.num_images), found.per_image)[own]))
+    count = int(own.sum())
     if not count:
         return [name, '0', *[html.number(None)] * 4]
-    ratio = np.median(found.width[own] / found.height[own].clip(1e-6))
+    images = len(np.unique(np.repeat(np.arange(len(found.per_image)), found.per_image)[own]))
     share = f'{100 * count / len(found.label):.1f}%'
-    return [name, str(count), share, str(images), html.number(float(np.median(found.side[own])), 0), f'{ratio:.2f}']
+    size, ratio = (float(np.median(values[own])) for values in (found.side, found.ratio))
+    return [name, str(count), share, str(images), html.number(size, 0), html.number(ratio, 2)]

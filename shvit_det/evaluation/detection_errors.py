@@ -17,8 +17,15 @@ from .coco_evaluation import SIZES
 FOUND_IOU = 0.5  # from which on a detection is at its object
 NEAR_IOU = 0.1  # below which it is on the background
 RIGHT = 'right'
-KINDS = ('class', 'localisation', 'both', 'duplicate', 'background', 'missed')
 MISSED = 'missed'
+KINDS = {
+    'class': 'at an object of another class (IoU 0.5 or more)',
+    'localisation': 'near an object of its class, but not at it (IoU 0.1 to 0.5)',
+    'both': 'near an object of another class, and not at it',
+    'duplicate': 'at an object that a detection with a higher score has found',
+    'background': 'near no object (IoU below 0.1)',
+    MISSED: 'an object that nothing has found',
+}
 SIZE_LIMITS = (32**2, 96**2)  # pixels of an object's area
 RECALLS = np.linspace(0, 1, 101)  # where COCO reads precision
 NUM_BINS = 10  # of scores, for calibration
@@ -26,56 +33,41 @@ NUM_BINS = 10  # of scores, for calibration
 
 @dataclass(frozen=True)
 class Matches:
-    """Detections and the objects that they belong to, over all images; crowds and what lies on them are left out.
+    """D detections and the G objects that they belong to, over all images; crowds and what lies on them are left out.
 
-    Attributes:
-        image, label, score: Of each detection, in the order of images and falling scores: the index of the image, the
-            index of the class, the score.
-        source: The index of the detection in the results.
-        truth: The object that it found, or -1.
-        same_iou, same_truth: The largest IoU with an object of its class, and this object.
-        other_iou, other_truth: The same with objects of other classes.
-        truth_image, truth_label, truth_area, truth_id: Of each object: image, class, area in pixels, and the id of its
-            annotation.
-        overlaps: For every image the IoU of its detections with its objects.
-
-    Shapes:
-        those of detections (D,), those of objects (G,), an entry of ``overlaps`` (d, g).
+    Detections are in the order of images and falling scores, objects in that of images.
     """
 
+    # Of each detection, (D,)
     image: NDArray[Any]
     label: NDArray[Any]
     score: NDArray[Any]
-    source: NDArray[Any]
-    truth: NDArray[Any]
-    same_iou: NDArray[Any]
-    same_truth: NDArray[Any]
-    other_iou: NDArray[Any]
+    source: NDArray[Any]  # its place in the results
+    truth: NDArray[Any]  # the object that it found, or -1
+    same_iou: NDArray[Any]  # the largest IoU with an object of its class
+    same_truth: NDArray[Any]  # this object, or -1
+    other_iou: NDArray[Any]  # the same with objects of other classes
     other_truth: NDArray[Any]
+    # Of each object, (G,)
     truth_image: NDArray[Any]
     truth_label: NDArray[Any]
-    truth_area: NDArray[Any]
-    truth_id: NDArray[Any]
+    truth_area: NDArray[Any]  # in pixels
+    truth_id: NDArray[Any]  # of its annotation
+    # For every image the IoU of its detections with its objects, (d, g)
     overlaps: tuple[NDArray[Any], ...]
 
 
 @dataclass(frozen=True)
 class Errors:
-    """The kind of every detection that is taken, and of every object.
+    """The kind of every detection that is taken, and of every object."""
 
-    Attributes:
-        kind: Of a detection: ``'right'``, one of ``KINDS``, or ``''`` for one below the score.
-        target: The object that an error of class or place is about, or that was found or found twice; else -1.
-        truth_kind: Of an object: ``'right'``, ``'missed'``, or the kind of the error that is about it.
-    """
-
-    kind: NDArray[Any]
-    target: NDArray[Any]
-    truth_kind: NDArray[Any]
+    kind: NDArray[Any]  # of a detection: ``'right'``, one of ``KINDS``, or ``''`` for one below the score
+    target: NDArray[Any]  # the object that it found, or that its error of class or place is about; else -1
+    truth_kind: NDArray[Any]  # of an object: ``'right'``, ``'missed'``, or the kind of the error that is about it
 
     def count(self, kind: str) -> int:
         """Return how often a kind of error occurs."""
-        return int((self.truth_kind == kind).sum() if kind == MISSED else (self.kind == kind).sum())
+        return int(((self.truth_kind if kind == MISSED else self.kind) == kind).sum())
 
 
 @dataclass(frozen=True)
@@ -93,68 +85,6 @@ class ScoreCurve:
         return int(self.f1.argmax()) if len(self.f1) and self.f1.max() > 0 else None
 
 
-def matches(evaluator: COCOeval) -> Matches:
-    """Return which detection found which object at an IoU of 0.5, and how close the others came.
-
-    Args:
-        evaluator: From :func:`.coco_evaluation`.
-    """
-    params = evaluator.params
-    first = int(np.flatnonzero(np.isclose(params.iouThrs, FOUND_IOU))[0])
-    by_image: dict[int, list[dict[str, Any]]] = {}
-    for entry in evaluator.evalImgs:
-        if entry is not None and entry['aRng'] == params.areaRng[0]:
-            by_image.setdefault(entry['image_id'], []).append(entry)
-    labels = {category: label for label, category in enumerate(params.catIds)}
-    columns: dict[str, list[Any]] = {name: [] for name in Matches.__dataclass_fields__}
-    num_truths = 0
-    for number, image in enumerate(params.imgIds):
-        entries = by_image.get(image, [])
-        objects = [
-            evaluator.cocoGt.anns[id]
-            for entry in entries
-            for id, ignored in zip(entry['gtIds'], entry['gtIgnore'], strict=True)
-            if not ignored
-        ]
-        places = {each['id']: place + num_truths for place, each in enumerate(objects)}
-        found = [
-            (
-                score,
-                labels[entry['category_id']],
-                evaluator.cocoDt.anns[id],
-                places.get(int(match), -1) if match else -1,
-            )
-            for entry in entries
-            for id, score, match, ignored in zip(
-                entry['dtIds'], entry['dtScores'], entry['dtMatches'][first], entry['dtIgnore'][first], strict=True
-            )
-            if not ignored
-        ]
-        found.sort(key=lambda each: -each[0])
-        overlap = _overlap(evaluator, [each[2] for each in found], objects)
-        of_truths = np.array([labels[each['category_id']] for each in objects], int)
-        same = np.array([each[1] for each in found], int)[:, None] == of_truths
-        for name, where in (('same', same), ('other', ~same)):
-            values = np.where(where, overlap, -1)
-            best = values.argmax(1) if len(objects) else np.zeros(len(found), int)
-            iou = values.max(1, initial=-1).clip(0)
-            columns[f'{name}_iou'].append(iou)
-            columns[f'{name}_truth'].append(np.where(iou > 0, best + num_truths, -1))
-        columns['image'].append(np.full(len(found), number))
-        columns['label'].append(np.array([each[1] for each in found], int))
-        columns['score'].append(np.array([each[0] for each in found], float))
-        columns['source'].append(np.array([each[2]['id'] - 1 for each in found], int))  # loadRes counts from 1
-        columns['truth'].append(np.array([each[3] for each in found], int))
-        columns['truth_image'].append(np.full(len(objects), number))
-        columns['truth_label'].append(of_truths)
-        columns['truth_area'].append(np.array([each['area'] for each in objects], float))
-        columns['truth_id'].append(np.array([each['id'] for each in objects], int))
-        columns['overlaps'].append(overlap)
-        num_truths += len(objects)
-    overlaps = tuple(columns.pop('overlaps'))
-    return Matches(overlaps=overlaps, **{name: np.concatenate(parts) for name, parts in columns.items()})
-
-
 def _overlap(evaluator: COCOeval, found: list[dict[str, Any]], objects: list[dict[str, Any]]) -> NDArray[Any]:
     """Return the IoU of detections with objects, of boxes or masks as they are scored."""
     if not found or not objects:
@@ -167,13 +97,76 @@ def _overlap(evaluator: COCOeval, found: list[dict[str, Any]], objects: list[dic
     return np.asarray(mask_utils.iou(*shapes, [0] * len(objects)))
 
 
+def _nearest(overlap: NDArray[Any], first: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the largest overlap in each row and its object, counted from ``first``; 0 and -1 if there is none."""
+    padded = np.pad(overlap, ((0, 0), (1, 0)))
+    place = padded.argmax(axis=1)
+    return padded.max(axis=1), np.where(place > 0, place - 1 + first, -1)
+
+
+def matches(evaluator: COCOeval) -> Matches:
+    """Return which detection found which object at an IoU of 0.5, and how close the others came."""
+    params = evaluator.params
+    first = int(np.flatnonzero(np.isclose(params.iouThrs, FOUND_IOU))[0])
+    by_image: dict[int, list[dict[str, Any]]] = {}
+    for entry in evaluator.evalImgs:
+        if entry is not None and entry['aRng'] == params.areaRng[0]:
+            by_image.setdefault(entry['image_id'], []).append(entry)
+    detections: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
+    truth, nearest, overlaps = list[int](), [], []
+    for image in params.imgIds:
+        entries = by_image.get(image, [])
+        own = [
+            evaluator.cocoGt.anns[id]
+            for entry in entries
+            for id, ignored in zip(entry['gtIds'], entry['gtIgnore'], strict=True)
+            if not ignored
+        ]
+        places = {each['id']: place for place, each in enumerate(own, start=len(objects))}
+        matched = [
+            (evaluator.cocoDt.anns[id], places.get(int(match), -1) if match else -1)
+            for entry in entries
+            for id, match, ignored in zip(
+                entry['dtIds'], entry['dtMatches'][first], entry['dtIgnore'][first], strict=True
+            )
+            if not ignored
+        ]
+        matched.sort(key=lambda each: -each[0]['score'])
+        found = [each for each, _ in matched]
+        overlap = _overlap(evaluator, found, own)
+        is_same = np.equal.outer(*([each['category_id'] for each in group] for group in (found, own)))
+        nearest.append([column for where in (is_same, ~is_same) for column in _nearest(overlap * where, len(objects))])
+        truth += [place for _, place in matched]
+        detections += found
+        objects += own
+        overlaps.append(overlap)
+    same_iou, same_truth, other_iou, other_truth = map(np.concatenate, zip(*nearest, strict=True))
+    images, labels = ({id: number for number, id in enumerate(ids)} for ids in (params.imgIds, params.catIds))
+    return Matches(
+        image=np.array([images[each['image_id']] for each in detections], int),
+        label=np.array([labels[each['category_id']] for each in detections], int),
+        score=np.array([each['score'] for each in detections], float),
+        source=np.array([each['id'] - 1 for each in detections], int),  # loadRes counts from 1
+        truth=np.array(truth, int),
+        same_iou=same_iou,
+        same_truth=same_truth,
+        other_iou=other_iou,
+        other_truth=other_truth,
+        truth_image=np.array([images[each['image_id']] for each in objects], int),
+        truth_label=np.array([labels[each['category_id']] for each in objects], int),
+        truth_area=np.array([each['area'] for each in objects], float),
+        truth_id=np.array([each['id'] for each in objects], int),
+        overlaps=tuple(overlaps),
+    )
+
+
 def errors(found: Matches, min_score: float = 0.0) -> Errors:
     """Return the kind of every detection with at least a score, and of every object.
 
-    A detection that found no object is, in this order: near an object of its class but not at it (``localisation``), at
-    one of another class (``class``), at one that a better detection has found (``duplicate``), near nothing
-    (``background``), or near one of another class (``both``). ``missed`` is an object that no detection found, and that
-    no error of class or localisation is about.
+    Of a detection that found no object, the first kind that fits counts: ``localisation``, ``class``, ``duplicate``,
+    ``background``, or else ``both``. ``missed`` is an object that no detection found, and that no error of class or
+    localisation is about.
     """
     taken = found.score >= min_score
     conditions = [
@@ -200,14 +193,8 @@ def average_precision_50(
 ) -> float:
     """Return the mean AP of the classes that have objects, as COCO computes it; 1 if no class has any.
 
-    Args:
-        label: The class of each detection.
-        score: Its score.
-        is_right: Whether it found an object.
-        num_objects: Of each class.
-
     Shapes:
-        the first three (D,), ``num_objects`` (C,)
+        of each detection (D,), ``num_objects`` of each class (C,)
     """
     values = []
     for number in np.flatnonzero(num_objects > 0):
@@ -269,14 +256,15 @@ def confusions(found: Matches, num_classes: int, min_score: float) -> NDArray[An
         (C + 1, C + 1): the true class by the predicted; the last row is the background, the last column *missed*.
     """
     table = np.zeros((num_classes + 1, num_classes + 1), int)
-    detection, truth = 0, 0
-    for overlap in found.overlaps:
-        num_found, num_objects = overlap.shape
-        labels = found.label[detection : detection + num_found]
-        taken = found.score[detection : detection + num_found] >= min_score
-        truths = found.truth_label[truth : truth + num_objects]
-        free_found, free_truths = taken.copy(), np.ones(num_objects, bool)
-        rows, columns = np.nonzero((overlap >= FOUND_IOU) & taken[:, None])
+    detections, objects = np.cumsum([overlap.shape for overlap in found.overlaps], axis=0)[:-1].T
+    per_image = (
+        np.split(found.label, detections),
+        np.split(found.score, detections),
+        np.split(found.truth_label, objects),
+    )
+    for overlap, labels, scores, truths in zip(found.overlaps, *per_image, strict=True):
+        free_found, free_truths = scores >= min_score, np.ones(len(truths), bool)
+        rows, columns = np.nonzero((overlap >= FOUND_IOU) & free_found[:, None])
         is_same = labels[rows] == truths[columns]
         for place in np.lexsort((~is_same, -overlap[rows, columns])):
             row, column = rows[place], columns[place]
@@ -285,7 +273,6 @@ def confusions(found: Matches, num_classes: int, min_score: float) -> NDArray[An
                 table[truths[column], labels[row]] += 1
         np.add.at(table[num_classes], labels[free_found], 1)
         np.add.at(table[:, num_classes], truths[free_truths], 1)
-        detection, truth = detection + num_found, truth + num_objects
     return table
 
 
@@ -295,13 +282,11 @@ def calibration(found: Matches) -> tuple[list[tuple[float, float, int]], float |
     The mean of the absolute differences is weighted by the counts (the expected calibration error); None without any
     detection. Tenths without a detection are left out.
     """
-    bins = (found.score * NUM_BINS).astype(int).clip(0, NUM_BINS - 1)
-    rows = []
-    for number in np.unique(bins):
-        own = bins == number
-        rows.append((float(found.score[own].mean()), float((found.truth[own] >= 0).mean()), int(own.sum())))
-    if not rows:
+    if not len(found.score):
         return [], None
+    bins = (found.score * NUM_BINS).astype(int).clip(0, NUM_BINS - 1)
+    own = [bins == number for number in np.unique(bins)]
+    rows = [(float(found.score[each].mean()), float((found.truth[each] >= 0).mean()), int(each.sum())) for each in own]
     return rows, sum(abs(score - right) * count for score, right, count in rows) / len(bins)
 
 

@@ -1,21 +1,22 @@
 """The pictures of a test with the most errors, ground truth and prediction side by side, and what is wrong in each."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as mask_utils
+from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ..data.layouts.labels import counted
 from ..prediction.drawing import Color, Picture, draw, shown_names
 from ..prediction.image_reader import to_picture
 from ..prediction.predict import DEFAULT_SCORE
 from . import html_page as html
-from .detection_errors import KINDS, MISSED, RIGHT, Errors, Matches, errors, matches, score_curve
+from .detection_errors import KINDS, MISSED, RIGHT, Errors, Matches, ScoreCurve, errors, matches, score_curve
 from .pictures import load, places_in
 
 COLORS: dict[str, Color] = {
@@ -77,32 +78,21 @@ document.addEventListener('keydown', (event) => {
 
 @dataclass(frozen=True)
 class Analysis:
-    """What the parts of a section are made of.
-
-    Attributes:
-        evaluator: pycocotools' evaluation.
-        kind: ``'bbox'`` or ``'segm'``.
-        names: Of the classes.
-        found: The matches.
-        score: The lowest score of the detections that are counted and drawn.
-        is_best: Whether this score has the highest F1; else no detection found an object.
-        errors: Those of detections with at least this score.
-    """
+    """What the parts of a section are made of."""
 
     evaluator: COCOeval
-    kind: str
-    names: list[str]
+    names: list[str]  # of the classes
     found: Matches
-    score: float
-    is_best: bool
-    errors: Errors
+    curve: ScoreCurve  # of all classes
+    score: float  # the lowest of the detections that are counted and drawn: the best of the curve if it has one
+    errors: Errors  # of detections with at least this score
 
     @classmethod
-    def of(cls, evaluator: COCOeval, kind: str, names: list[str]) -> 'Analysis':
+    def of(cls, evaluator: COCOeval, names: list[str]) -> 'Analysis':
         found = matches(evaluator)
         curve = score_curve(found)
         score = DEFAULT_SCORE if curve.best is None else float(curve.score[curve.best])
-        return cls(evaluator, kind, names, found, score, curve.best is not None, errors(found, score))
+        return cls(evaluator, names, found, curve, score, errors(found, score))
 
 
 def color_of(kind: str) -> str:
@@ -121,15 +111,14 @@ def gallery(dataset: Any, analysis: Analysis, results: list[dict[str, Any]]) -> 
     chosen = choose_pictures(items, len(analysis.names))
     if not chosen:
         return html.paragraph(f'There is no error at a score of {analysis.score:.2f}.')
-    infos: dict[Any, tuple[Any, int, str]] = {}
+    places: dict[Any, tuple[Any, int]] = {}
     for inner, index in places_in(dataset):
-        info = inner.get_data_info(index)
-        infos.setdefault(info['img_id'], (inner, index, info['img_path']))
+        places.setdefault(inner.get_data_info(index)['img_id'], (inner, index))
     ids = analysis.evaluator.params.imgIds
     cards = [
-        _card(analysis, results, number, items[number], *infos[ids[number]])
+        _card(analysis, results, number, items[number], *places[ids[number]])
         for number in chosen
-        if ids[number] in infos
+        if ids[number] in places
     ]
     present = {kind for number in chosen for kind, _, _ in items[number]}
     classes = {label for number in chosen for _, labels, _ in items[number] for label in labels}
@@ -188,73 +177,49 @@ def choose_pictures(items: dict[int, list[Item]], num_classes: int) -> list[int]
 
 
 def _card(
-    analysis: Analysis,
-    results: list[dict[str, Any]],
-    number: int,
-    items: list[Item],
-    dataset: Any,
-    index: int,
-    path: str,
+    analysis: Analysis, results: list[dict[str, Any]], number: int, items: list[Item], dataset: Any, index: int
 ) -> str:
-    found = analysis.found
-    picture = to_picture(load(dataset, index)['img'])
-    objects = np.flatnonzero(found.truth_image == number)
+    found, coco, names = analysis.found, analysis.evaluator.cocoGt, shown_names(tuple(analysis.names))
+    truths = np.flatnonzero(found.truth_image == number)
     detections = np.flatnonzero((found.image == number) & (analysis.errors.kind != ''))
-    truth = [analysis.evaluator.cocoGt.anns[found.truth_id[place]] for place in objects]
     sides = {
-        'truth': _drawn(
-            picture, analysis, truth, found.truth_label[objects], analysis.errors.truth_kind[objects], None
+        'truth': (
+            [coco.anns[id] for id in found.truth_id[truths]],
+            analysis.errors.truth_kind[truths],
+            [names[label] for label in found.truth_label[truths]],
         ),
-        'prediction': _drawn(
-            picture,
-            analysis,
-            [results[found.source[place]] for place in detections],
-            found.label[detections],
+        'prediction': (
+            [results[place] for place in found.source[detections]],
             analysis.errors.kind[detections],
-            found.score[detections],
+            [f'{names[found.label[place]]} {found.score[place]:.2f}' for place in detections],
         ),
     }
-    name = Path(path).name
+    name = Path(dataset.get_data_info(index)['img_path']).name
+    picture = to_picture(load(dataset, index)['img'])
     pair = ''.join(
-        f'<figure>{html.image(side, f"{what} of {name}")}<figcaption>{what}</figcaption></figure>'
-        for what, side in sides.items()
+        html.image(_drawn(picture, coco, *objects), what, f'{what} of {name}') for what, objects in sides.items()
     )
     lines = ''.join(
         f'<li data-kind="{kind}" data-classes="{" ".join(map(str, labels))}">{dot(kind)}{kind}: {escape(text)}</li>'
         for kind, labels, text in items
     )
-    errors_text = f'{len(items)} error{"s" * (len(items) > 1)}'
     return (
-        f'<article class="picture" tabindex="-1"><h4>{escape(name)}, {errors_text}</h4>'
+        f'<article class="picture" tabindex="-1"><h4>{escape(name)}, {counted(len(items), "error")}</h4>'
         f'<div class="pair">{pair}</div><ul>{lines}</ul></article>\n'
     )
 
 
 def _drawn(
-    picture: Picture,
-    analysis: Analysis,
-    objects: list[dict[str, Any]],
-    labels: NDArray[Any],
-    kinds: NDArray[Any],
-    scores: NDArray[Any] | None,
+    picture: Picture, coco: COCO, objects: list[dict[str, Any]], kinds: NDArray[Any], texts: list[str]
 ) -> Picture:
     """Return a picture, not larger than the page needs, with objects in COCO's form in the colours of their kinds."""
-    factor = min(1, LONGEST_SIDE / max(picture.shape[:2]))
-    size = tuple(max(1, round(side * factor)) for side in picture.shape[1::-1])
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8) if factor < 1 else picture
+    masks: Iterable[Any] | None = None
+    if any(each.get('segmentation') for each in objects):
+        none = np.zeros(picture.shape[:2])
+        masks = (coco.annToMask(each) if each.get('segmentation') else none for each in objects)
+    small, masks, factor = html.fitting(picture, masks, LONGEST_SIDE)
     boxes = np.array([each['bbox'] for each in objects], float).reshape(-1, 4) * factor
     boxes[:, 2:] += boxes[:, :2]
-    masks = None
-    if any(each.get('segmentation') for each in objects):
-        masks = np.zeros((len(objects), size[1], size[0]), bool)
-        for place, each in enumerate(objects):
-            if each.get('segmentation'):
-                whole = mask_utils.decode(analysis.evaluator.cocoGt.annToRLE(each))
-                masks[place] = cv2.resize(whole, size, interpolation=cv2.INTER_NEAREST) > 0
-    known = shown_names(tuple(analysis.names))
-    texts = [known[label] for label in labels]
-    if scores is not None:
-        texts = [f'{text} {score:.2f}' for text, score in zip(texts, scores, strict=True)]
     if len(texts) > MOST_LABELS:
         is_shown = (kinds != RIGHT) & ((kinds != RIGHT).sum() <= MOST_LABELS)
         texts = [text if shown else '' for text, shown in zip(texts, is_shown, strict=True)]

@@ -1,6 +1,7 @@
 """The evaluation behind ``tools/test.py``."""
 
 import glob
+import pickle
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.evaluator import DumpResults, Evaluator
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 
 from ..checkpoint import check_checkpoint, load_content
-from ..common.atomic_files import PART
+from ..common.atomic_files import PART, saving
 from ..common.errors import UsageError
 from ..common.output_paths import check_output_folder, may_write, nearest_folder
 from ..configuration.reading import datasets_of, path_within
@@ -26,7 +28,52 @@ from ..training.build_runner import built_runner, config_of_run
 from ..training.first_batch import try_first_batch
 from ..training.trial_build import check_parts
 from .pictures import PictureHook
-from .prediction_dump import DumpingEvaluator, prediction_dump, save_partial
+
+
+class DumpingEvaluator(Evaluator):
+    """Writes all predictions of a test, as ``kind`` collects them, into a pickle file before ``scorer`` scores them.
+
+    An older file stays until this one is complete.
+    """
+
+    def __init__(self, kind: type[DumpResults], out: str, scorer: Evaluator) -> None:
+        self.dump, self.out, self.scorer = kind(out_file_path=out), out, scorer
+        self.dump.compute_metrics = self._save
+        super().__init__(self.dump)
+
+    def process(self, data_samples: Sequence[Any], data_batch: Any = None) -> None:
+        super().process(data_samples, data_batch)
+        self.scorer.process(data_samples, data_batch)
+
+    def evaluate(self, size: int) -> dict[str, Any]:
+        super().evaluate(size)
+        scores: dict[str, Any] = self.scorer.evaluate(size)
+        return scores
+
+    def _save(self, results: list) -> dict:
+        save_predictions(results, Path(self.out))
+        print_log(f'Results has been saved to {self.out}.', 'current')
+        return {}
+
+    def save_partial(self) -> None:
+        """Write the predictions of a test that ended early, if there are any, into ``NAME.partial.pkl``."""
+        results, path = self.dump.results, Path(self.out)
+        if results and is_main_process():
+            partial = path.with_name(f'{path.stem}.partial{path.suffix}')
+            save_predictions(results, partial)
+            print_log(f'The test ended early; the {len(results)} predictions until then: {partial}', 'current')
+
+
+def save_predictions(results: Any, path: Path) -> None:
+    """Write predictions as mmengine does.
+
+    Raises:
+        UsageError: If they cannot be written.
+    """
+    with saving(path) as part:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open('wb') as file:
+            pickle.dump(results, file, protocol=2)
 
 
 def evaluate(
@@ -130,7 +177,6 @@ def evaluate(
             runner.model = model = deploy(model, dtype=getattr(torch, dtype) if dtype else None)
         if tta:
             runner.model = with_tta(config, model)
-        dump = prediction_dump(task.dump_type, out) if out is not None else None
         if show_dir is not None:
             hooks = config.get('default_hooks') or {}
             score = (hooks.get('visualization') or {}).get('score_thr', DEFAULT_SCORE)
@@ -141,15 +187,15 @@ def evaluate(
             from .report import record_results, write_report  # which need mmdet
 
             recorded = record_results(runner.test_evaluator, runner.test_dataloader.dataset)
-        if dump is not None:
-            runner.test_loop.evaluator = DumpingEvaluator(dump, runner.test_evaluator)
+        dump = None
+        if out is not None:
+            runner.test_loop.evaluator = dump = DumpingEvaluator(task.dump_type, out, runner.test_evaluator)
         try:
             results: dict[str, float] = runner.test()
             stack.close()  # all pictures are there
         except BaseException:
-            if dump is not None and dump.results and is_main_process():
-                partial = save_partial(dump.results, Path(dump.out_file_path))
-                print_log(f'The test ended early; the {len(dump.results)} predictions until then: {partial}', 'current')
+            if dump is not None:
+                dump.save_partial()
             raise
     if is_main_process():
         if report is not None:

@@ -1,14 +1,17 @@
 """Pages that open from disk: one file with its style, pictures and script in it; charts are SVG."""
 
 import base64
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 from numpy.typing import NDArray
 
+from ..common.atomic_files import write_text
+from ..common.errors import RunError
 from ..prediction.drawing import Picture
 
 Values = Sequence[float] | NDArray[Any]
@@ -60,12 +63,11 @@ svg .mark { stroke: var(--soft); stroke-dasharray: 2 3; }
 .dot { display: inline-block; width: .7rem; height: .7rem; border-radius: 50%; margin-right: .35rem;
   border: 1px solid var(--ground); vertical-align: baseline; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 16rem), 1fr)); gap: 1rem; }
-.cards img { display: block; width: 100%; height: auto; border-radius: .25rem; }
+.cards img, .picture img { display: block; width: 100%; height: auto; border-radius: .25rem; }
 .picture { border: 1px solid var(--line); border-radius: .5rem; padding: .6rem; margin: 1rem 0; scroll-margin-top: 1rem;
   background: var(--panel); }
 .picture h4 { margin: 0 0 .4rem; font-size: 1rem; overflow-wrap: anywhere; }
 .picture .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: .6rem; }
-.picture img { display: block; width: 100%; height: auto; border-radius: .25rem; }
 .picture ul { margin: .5rem 0 0; padding: 0; list-style: none; font-size: .9rem; max-height: 12rem; overflow-y: auto; }
 .meanings { list-style: none; padding: 0; margin: .5rem 0; max-width: 46rem; }
 [hidden] { display: none !important; }
@@ -93,20 +95,42 @@ for (const table of document.querySelectorAll('table.sorted')) {
   });
 }
 """
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+<link rel="icon" href="data:,">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>{title}</h1>
+{body}
+<script>{script}</script>
+</body>
+</html>
+"""
 DASHES = ('', '6 3', '2 2', '8 2 2 2')
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 340, 220, 34, 10, 8, 34  # of a chart, in its own units
+MOST_POINTS = 300  # of a curve: no screen shows more
+JPEG_QUALITY = 82
 
 
-def document(title: str, body: str, script: str = '') -> str:
-    """Return a whole page. It may load nothing: its policy allows what is in the file alone."""
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n'
-        f'<body>\n{body}\n<script>{SORTING}{script}</script>\n</body>\n</html>\n'
-    )
+def write_page(folder: Path, title: str, parts: Iterable[str], script: str = '') -> Path:
+    """Write ``index.html`` and return its path. The page may load nothing: its policy allows the file alone.
+
+    Raises:
+        RunError: If it cannot be written.
+    """
+    path, body = folder / 'index.html', '\n'.join(filter(None, parts))
+    try:
+        write_text(path, PAGE.format(title=escape(title), body=body, style=STYLE, script=SORTING + script))
+    except OSError as error:
+        raise RunError(f'cannot write {path}: {error.strerror}') from error
+    return path
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -114,55 +138,60 @@ def number(value: float | None, digits: int = 3) -> str:
     return '\N{EN DASH}' if value is None else f'{value:.{digits}f}'
 
 
+def share(part: float, whole: float) -> str:
+    """Return a share of a number as it is shown, a dash for that of 0."""
+    return number(part / whole if whole else None, 2)
+
+
 def paragraph(text: str, soft: bool = False) -> str:
     return f'<p{" class=soft" if soft else ""}>{escape(text)}</p>'
 
 
+def links(targets: Mapping[str, str], label: str) -> str:
+    """Return links to parts of the page: their titles by their ids."""
+    inner = ''.join(f'<a href="#{id}">{escape(title)}</a>' for id, title in targets.items())
+    return f'<nav aria-label="{escape(label)}">{inner}</nav>'
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], label: str, is_sorted: bool = False) -> str:
-    """Return a table that scrolls by itself where it is wider than the page; the first cell names the row."""
-    titles = ''.join(f'<th scope="col">{escape(title)}</th>' for title in head)
-    lines = [
-        f'<tr><th scope="row" title="{escape(first)}">{escape(first)}</th>'
-        + ''.join(f'<td>{escape(cell)}</td>' for cell in rest)
-        + '</tr>'
-        for first, *rest in rows
-    ]
-    kind = ' class="sorted"' if is_sorted else ''
-    inner = f'<table{kind}>\n<thead><tr>{titles}</tr></thead>\n<tbody>\n' + '\n'.join(lines) + '\n</tbody>\n</table>'
-    return scrolling(inner, label)
-
-
-def scrolling(inner: str, label: str) -> str:
-    """Return a part of a page that scrolls sideways by itself, also with the keyboard."""
-    return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">{inner}</div>'
+    """Return a table; the first cell names the row."""
+    cells = [(first, ''.join(f'<td>{escape(cell)}</td>' for cell in rest)) for first, *rest in rows]
+    return _scrolling_table(head, cells, label, 'sorted' if is_sorted else '')
 
 
 def matrix(names: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[int]], label: str) -> str:
     """Return a table of counts, in which a cell is the darker the larger its share of the row is."""
-    head = '<th></th>' + ''.join(f'<th scope="col" title="{escape(name)}">{escape(name)}</th>' for name in columns)
-    lines = []
+    rows = []
     for name, row in zip(names, values, strict=True):
-        total = max(sum(row), 1)
         cells = (
-            f'<td style="--share:{value / total:.2f}" title="{escape(name)} as {escape(column)}: {value}">'
+            f'<td style="--share:{value / max(sum(row), 1):.2f}" title="{escape(name)} as {escape(column)}: {value}">'
             f'{value or ""}</td>'
             for column, value in zip(columns, row, strict=True)
         )
-        lines.append(f'<tr><th scope="row" title="{escape(name)}">{escape(name)}</th>{"".join(cells)}</tr>')
-    inner = f'<table class="matrix"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
-    return scrolling(inner, label)
+        rows.append((name, ''.join(cells)))
+    return _scrolling_table(['', *columns], rows, label, 'matrix')
 
 
-def heat_map(values: Sequence[Sequence[int]], title: str) -> str:
+def _scrolling_table(head: Sequence[str], rows: Iterable[tuple[str, str]], label: str, kind: str) -> str:
+    """Return a table that scrolls sideways by itself, also with the keyboard; ``rows`` are names and further cells."""
+    titles = ''.join(f'<th scope="col" title="{escape(title)}">{escape(title)}</th>' for title in head)
+    lines = '\n'.join(
+        f'<tr><th scope="row" title="{escape(name)}">{escape(name)}</th>{cells}</tr>' for name, cells in rows
+    )
+    return (
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}"><table class="{kind}">\n'
+        f'<thead><tr>{titles}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table></div>'
+    )
+
+
+def heat_map(values: NDArray[Any], title: str) -> str:
     """Return counts on a grid as a figure, the darker the more; an image lies upright in it."""
-    most = max(1, *(value for row in values for value in row))
+    most, (height, width) = values.max(initial=1), values.shape
     cells = ''.join(
         f'<rect x="{column}" y="{row}" width="1" height="1" style="fill:rgba(var(--heat), {value / most:.2f})"/>'
-        for row, line in enumerate(values)
-        for column, value in enumerate(line)
+        for (row, column), value in np.ndenumerate(values)
         if value
     )
-    height, width = len(values), len(values[0])
     frame = f'<rect width="{width}" height="{height}" style="fill:none;stroke:var(--line);stroke-width:.1"/>'
     drawing = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">{cells}{frame}</svg>'
     return f'<figure><figcaption>{escape(title)}</figcaption>{drawing}</figure>'
@@ -187,13 +216,11 @@ def chart(
     mark: float | None = None,
     points: bool = False,
 ) -> str:
-    """Return curves as a figure with axes from 0 to 1.
+    """Return curves as a figure with axes from 0 to 1, whose names are ``across`` and ``up``.
 
     Args:
         lines: The values across and up, by the name of the curve.
         title: What is shown, for those who hear the page too.
-        across: The name of the axis to the right.
-        up: The name of the axis upwards.
         mark: Where a vertical line stands.
         points: Draw a dot at each value too.
     """
@@ -226,16 +253,31 @@ def chart(
     return f'<figure>{drawing}{legend}<figcaption>{escape(title)}; upwards: {escape(up)}</figcaption></figure>'
 
 
-def thinned(xs: Values, ys: Values, most: int = 300) -> list[tuple[float, float]]:
+def thinned(xs: Values, ys: Values) -> list[tuple[float, float]]:
     """Return the points of a curve, not more than a screen shows."""
-    step = max(1, (len(xs) - 1) / (most - 1))
-    chosen = sorted({round(place * step) for place in range(math.ceil((len(xs) - 1) / step) + 1)} if len(xs) else ())
-    return [(float(xs[place]), float(ys[place])) for place in chosen if place < len(xs)]
+    return [(float(xs[place]), float(ys[place])) for place in spread(len(xs), MOST_POINTS)]
 
 
-def image(picture: Picture, alt: str, quality: int = 82) -> str:
-    """Return a picture (blue, green, red) within the page."""
-    content = cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+def spread(length: int, most: int) -> list[int]:
+    """Return indices at equal distances, from the first to the last."""
+    return np.linspace(0, length - 1, min(length, most)).round().astype(int).tolist()
+
+
+def fitting(picture: Picture, masks: Iterable[Any] | None, longest: int) -> tuple[Picture, Any, float]:
+    """Return a picture and masks in it, their longer side at most some pixels, and by which factor they are smaller."""
+    factor = min(1, longest / max(picture.shape[:2]))
+    size = tuple(max(1, round(side * factor)) for side in picture.shape[1::-1])
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
+    if masks is None:
+        return small, None, factor
+    resized = [cv2.resize(np.asarray(mask, np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for mask in masks]
+    return small, np.array(resized, bool).reshape(-1, size[1], size[0]), factor
+
+
+def image(picture: Picture, caption: str, alt: str) -> str:
+    """Return a picture (blue, green, red) as a figure; ``alt`` is for those who hear the page."""
+    content = cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
     height, width = picture.shape[:2]
     data = base64.b64encode(content).decode()
-    return f'<img src="data:image/jpeg;base64,{data}" width="{width}" height="{height}" alt="{escape(alt)}">'
+    drawing = f'<img src="data:image/jpeg;base64,{data}" width="{width}" height="{height}" alt="{escape(alt)}">'
+    return f'<figure>{drawing}<figcaption>{escape(caption)}</figcaption></figure>'

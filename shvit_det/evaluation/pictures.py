@@ -1,7 +1,6 @@
 """Pictures of a test: what the pipeline loaded, with the ground truth on the left and the predictions on the right."""
 
 import copy
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -12,11 +11,12 @@ import numpy as np
 from mmcv.transforms import LoadAnnotations
 from mmengine.dataset import Compose
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.runner import Runner
+from numpy.typing import NDArray
 
 from ..common.errors import RunError
-from ..prediction.drawing import Picture, class_colors, draw, draw_lines, shown_names
+from ..common.log import warn
+from ..prediction.drawing import Color, Picture, class_colors, draw, draw_lines, shown_names
 from ..prediction.image_reader import to_picture
 from ..prediction.inputs import Input, output_name, unique_names
 from ..prediction.overlap import Finishing
@@ -30,10 +30,7 @@ class PictureHook(Hook):
     that the run has passed over, and gives images of one name in two folders the same file. Here the data set loads the
     image once more, as it did for the model.
 
-    Args:
-        folder: Where the pictures go.
-        score: Detections with a lower score are left out.
-        drawing: Draws and writes while the next images are predicted; after the test, its block has to end.
+    ``drawing`` draws and writes while the next images are predicted. After the test, its block has to end.
     """
 
     def __init__(self, folder: Path, score: float, drawing: Finishing) -> None:
@@ -48,7 +45,7 @@ class PictureHook(Hook):
         targets = [self.folder / name for name in unique_names(names)]
         if overwritten := {path.resolve() for path in paths} & {target.resolve() for target in targets}:
             raise RunError(f'{min(overwritten)} is an image of the test, and its picture would replace it')
-        for classes in {tuple(dataset.metainfo.get('classes') or ()) for dataset, _ in places}:
+        for classes in {names_and_colors(dataset)[0] for dataset, _ in places}:
             shown_names(classes)  # which may log, once, and not in several threads
         self.places = {key_of(info): each for info, each in zip(infos, zip(places, targets, strict=True), strict=True)}
 
@@ -58,8 +55,8 @@ class PictureHook(Hook):
         for number, sample in enumerate(outputs or ()):
             (dataset, index), target = self.places[key_of(sample)]
             if 'pred_label' in sample:
-                inputs, classes = data_batch['inputs'][number].cpu(), dataset.metainfo.get('classes') or ()
-                drawn, size = partial(draw_labels, inputs, sample.cpu(), classes), inputs.nbytes
+                inputs, (names, _) = data_batch['inputs'][number].cpu(), names_and_colors(dataset)
+                drawn, size = partial(draw_labels, inputs, sample.cpu(), names), inputs.nbytes
             elif 'pred_instances' not in sample:  # of panoptic segmentation, as mmdet draws it, in no other thread
                 image = to_picture(load(dataset, index)['img'])[..., ::-1].copy()
                 runner.visualizer.add_datasample(target.name, image, sample, out_file=str(target))
@@ -119,32 +116,40 @@ def load(dataset: Any, index: int) -> dict[str, Any]:
     return loaded
 
 
+def names_and_colors(dataset: Any) -> tuple[tuple[str, ...], tuple[Color, ...]]:
+    """Return the names of the classes of a data set, and a colour for each."""
+    names = tuple(dataset.metainfo.get('classes') or ())
+    return names, class_colors(dataset.metainfo.get('palette'), len(names))
+
+
+def arrays_of(boxes: Any, masks: Any) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Return boxes and masks, if there are any, in mmdet's classes as arrays."""
+    array = np.asarray(getattr(boxes, 'tensor', boxes)).reshape(-1, 4)
+    return array, None if masks is None else masks.to_ndarray().astype(bool)
+
+
 def draw_detections(dataset: Any, index: int, found: Any) -> Picture:
     """Return an image of a data set with what was found in it, and with its annotations on the left if it has some."""
-    loaded, metainfo = load(dataset, index), dataset.metainfo
+    loaded, classes = load(dataset, index), names_and_colors(dataset)
     picture = to_picture(loaded['img'])
-    names = metainfo.get('classes', ())
-    colors = class_colors(metainfo.get('palette'), max(len(names), 1))
-    detections = draw(picture, found.bboxes, found.labels, found.scores, found.get('masks'), names, colors)
+    detections = draw(picture, found.bboxes, found.labels, found.scores, found.get('masks'), *classes)
     if 'gt_bboxes' not in loaded:
         return detections
-    counted = ~np.asarray(loaded['gt_ignore_flags'], bool)
-    boxes = np.asarray(getattr(loaded['gt_bboxes'], 'tensor', loaded['gt_bboxes']))[counted]
-    masks = loaded['gt_masks'].to_ndarray().astype(bool)[counted] if 'gt_masks' in loaded else None
+    boxes, masks = arrays_of(loaded['gt_bboxes'], loaded.get('gt_masks'))
     if masks is not None and masks.shape[1:] != picture.shape[:2]:
-        message = f'{loaded["img_path"]} is not as large as listed, and its masks are not drawn'
-        print_log(message, 'current', logging.WARNING)
+        warn(f'{loaded["img_path"]} is not as large as listed, and its masks are not drawn')
         masks = None
-    truth = draw(picture, boxes, loaded['gt_bboxes_labels'][counted], None, masks, names, colors)
-    return np.hstack([truth, detections])
+    counted = ~np.asarray(loaded['gt_ignore_flags'], bool)
+    labels, masks = loaded['gt_bboxes_labels'][counted], None if masks is None else masks[counted]
+    return np.hstack([draw(picture, boxes[counted], labels, None, masks, *classes), detections])
 
 
-def draw_labels(inputs: Any, sample: Any, classes: Sequence[str]) -> Picture:
+def draw_labels(inputs: Any, sample: Any, names: Sequence[str]) -> Picture:
     """Return a classifier's input with the true and the predicted label and its score."""
     lines = []
     for what, labels in (('ground truth', sample.get('gt_label')), ('predicted', sample.pred_label)):
         for label in [] if labels is None else labels.flatten().tolist():
-            name = classes[label] if label < len(classes) else f'class {label}'
+            name = names[label] if label < len(names) else f'class {label}'
             score = f' {sample.pred_score[label]:.2f}' if what == 'predicted' and 'pred_score' in sample else ''
             lines.append(f'{what}: {name}{score}')
     return draw_lines(to_picture(inputs.permute(1, 2, 0).cpu().numpy()), lines)

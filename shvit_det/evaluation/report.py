@@ -11,31 +11,12 @@ from mmdet.evaluation import CocoMetric, LVISMetric, MultiDatasetsEvaluator
 from mmengine.evaluator import Evaluator
 from pycocotools.cocoeval import COCOeval
 
-from ..common.atomic_files import write_text
-from ..common.errors import RunError
 from . import html_page as html
-from .coco_evaluation import SIZES, average_precisions, average_recalls, coco_evaluation, precision_by_recall
-from .detection_errors import (
-    KINDS,
-    RIGHT,
-    calibration,
-    confusions,
-    costs,
-    recall_by_size,
-    score_curve,
-)
+from .coco_evaluation import average_precisions, average_recalls, coco_evaluation, precision_by_recall
+from .detection_errors import KINDS, RIGHT, calibration, confusions, costs, recall_by_size, score_curve
 from .error_pictures import FILTERING, Analysis, color_of, dot, gallery
 
-PAGE = 'index.html'
 NOUNS = {'bbox': 'box', 'segm': 'mask'}
-MEANINGS = {
-    'class': 'at an object of another class (IoU 0.5 or more)',
-    'localisation': 'near an object of its class, but not at it (IoU 0.1 to 0.5)',
-    'both': 'near an object of another class, and not at it',
-    'duplicate': 'at an object that a detection with a higher score has found',
-    'background': 'near no object (IoU below 0.1)',
-    'missed': 'an object that nothing has found',
-}
 MOST_CLASSES = 20  # in the confusion matrix
 MOST_CONFUSIONS = 15
 
@@ -75,21 +56,13 @@ def write_report(scored: Sequence[ScoredSet], folder: Path, config: str, checkpo
     Raises:
         RunError: If it cannot be written.
     """
-    title = f'Test of {Path(checkpoint).name}'
     several = len(scored) > 1
-    links = ''.join(f'<a href="#set{number}">{escape(each.name)}</a>' for number, each in enumerate(scored))
     parts = [
-        f'<h1>{escape(title)}</h1>',
         html.paragraph(f'Config {config}, checkpoint {checkpoint}.', soft=True),
-        f'<nav aria-label="Data sets">{links}</nav>' if several else '',
+        html.links({f'set{number}': each.name for number, each in enumerate(scored)}, 'Data sets') if several else '',
         *(_section(each, number, several) for number, each in enumerate(scored)),
     ]
-    path = folder / PAGE
-    try:
-        write_text(path, html.document(title, '\n'.join(filter(None, parts)), FILTERING))
-    except OSError as error:
-        raise RunError(f'cannot write {path}: {error.strerror}') from error
-    return path
+    return html.write_page(folder, f'Test of {Path(checkpoint).name}', parts, FILTERING)
 
 
 def coco_results(results: Sequence[dict[str, Any]], categories: Sequence[int], kind: str) -> list[dict[str, Any]]:
@@ -111,18 +84,14 @@ def coco_results(results: Sequence[dict[str, Any]], categories: Sequence[int], k
 
 def _section(scored: ScoredSet, number: int, has_title: bool) -> str:
     metric = scored.metric
-    kinds = [kind for kind in NOUNS if kind in metric.metrics]
-    found = {kind: coco_results(scored.results, metric.cat_ids, kind) for kind in kinds}
+    coco, most = metric._coco_api, sorted(metric.proposal_nums)
+    found = {kind: coco_results(scored.results, metric.cat_ids, kind) for kind in NOUNS if kind in metric.metrics}
     evaluations = {
-        kind: coco_evaluation(
-            metric._coco_api, found[kind], kind, metric.cat_ids, metric.img_ids, sorted(metric.proposal_nums)
-        )
-        for kind in kinds
+        kind: coco_evaluation(coco, results, kind, metric.cat_ids, metric.img_ids, most)
+        for kind, results in found.items()
     }
-    kind = kinds[0]
-    names = [metric._coco_api.cats[category]['name'] for category in evaluations[kind].params.catIds]
-    analysis = Analysis.of(evaluations[kind], kind, names)
-    pictures = gallery(scored.dataset, analysis, found[kind])
+    kind, first = next(iter(evaluations.items()))
+    analysis = Analysis.of(first, [coco.cats[category]['name'] for category in first.params.catIds])
     parts = {
         'scores': ('Scores', _scores(evaluations, analysis)),
         'errors': ('Kinds of error', _errors(analysis)),
@@ -131,33 +100,29 @@ def _section(scored: ScoredSet, number: int, has_title: bool) -> str:
         'confusions': ('Confusions', _confusions(analysis)),
         'sizes': ('Sizes', _sizes(analysis)),
         'calibration': ('Calibration', _calibration(analysis)),
-        'pictures': ('Worst pictures', pictures),
+        'pictures': ('Worst pictures', gallery(scored.dataset, analysis, found[kind])),
     }
-    links = ''.join(f'<a href="#{key}{number}">{title}</a>' for key, (title, _) in parts.items())
-    title = f'<h2 id="set{number}">{escape(scored.name)}</h2>' if has_title else ''
-    level = 'h3' if has_title else 'h2'
-    label = f'Parts of {escape(scored.name)}' if has_title else 'Parts of the page'
+    head, label, level = '', 'Parts of the page', 'h2'
+    if has_title:
+        head, label, level = f'<h2 id="set{number}">{escape(scored.name)}</h2>', f'Parts of {scored.name}', 'h3'
+    links = html.links({f'{key}{number}': title for key, (title, _) in parts.items()}, label)
     body = ''.join(
         f'<section><{level} id="{key}{number}">{title}</{level}>{text}</section>\n'
         for key, (title, text) in parts.items()
     )
-    return f'{title}<nav aria-label="{label}">{links}</nav>\n{body}'
+    return f'{head}{links}\n{body}'
 
 
 def _scores(evaluations: dict[str, COCOeval], analysis: Analysis) -> str:
-    rows, columns = [], list[str]()
-    for kind, evaluator in evaluations.items():
-        values = average_precisions(evaluator)
-        columns = list(values)
-        rows.append([NOUNS[kind], *map(html.number, values.values())])
-    found = analysis.found
+    precisions = {kind: average_precisions(evaluator) for kind, evaluator in evaluations.items()}
+    rows = [[NOUNS[kind], *map(html.number, values.values())] for kind, values in precisions.items()]
+    columns = next(iter(precisions.values()))
+    params, curve = analysis.evaluator.params, analysis.curve
     counts = (
-        f'{len(analysis.evaluator.params.imgIds)} images with {len(found.truth_id)} objects of {len(analysis.names)} '
-        f'classes. All that follows is about {"boxes" if analysis.kind == "bbox" else "masks"}.'
+        f'{len(params.imgIds)} images with {len(analysis.found.truth_id)} objects of {len(analysis.names)} classes. '
+        f'All that follows is about {"boxes" if params.iouType == "bbox" else "masks"}.'
     )
-    if analysis.is_best:
-        curve = score_curve(found)
-        best = curve.best
+    if (best := curve.best) is not None:
         advice = (
             f'The best threshold is a score of {analysis.score:.2f}: then F1 is highest, {curve.f1[best]:.3f}; of the '
             f'detections {curve.precision[best]:.0%} are right (precision), and of the objects '
@@ -176,7 +141,8 @@ def _errors(analysis: Analysis) -> str:
         f'lowest score on (as in TIDE); the kinds do not add up.'
     )
     items = ''.join(
-        f'<li>{dot(kind)}<b>{kind}</b>, {analysis.errors.count(kind)}: {MEANINGS[kind]}</li>' for kind in KINDS
+        f'<li>{dot(kind)}<b>{kind}</b>, {analysis.errors.count(kind)}: {meaning}</li>'
+        for kind, meaning in KINDS.items()
     )
     right = int((analysis.errors.kind == RIGHT).sum())
     counted = f'With a score of {analysis.score:.2f} or more, {right} detections are right, and there are these errors:'
@@ -191,13 +157,10 @@ def _errors(analysis: Analysis) -> str:
 def _curves(analysis: Analysis) -> str:
     recalls = np.linspace(0, 1, 101)
     precision = {name: (recalls, values) for name, values in precision_by_recall(analysis.evaluator).items()}
-    curve = score_curve(analysis.found)
-    by_score = {
-        'precision': (curve.score, curve.precision),
-        'recall': (curve.score, curve.recall),
-        'F1': (curve.score, curve.f1),
-    }
-    mark = analysis.score if analysis.is_best else None
+    curve = analysis.curve
+    shares = {'precision': curve.precision, 'recall': curve.recall, 'F1': curve.f1}
+    by_score = {name: (curve.score, values) for name, values in shares.items()}
+    mark = None if curve.best is None else analysis.score
     charts = [
         html.chart(precision, 'Precision by recall, mean of the classes', 'recall', 'precision'),
         html.chart(by_score, 'All classes by the lowest score that is taken', 'score', 'share', mark=mark),
@@ -212,18 +175,19 @@ def _classes(evaluations: dict[str, COCOeval], analysis: Analysis) -> str:
     for label, name in enumerate(analysis.names):
         objects = found.truth_label == label
         detections = (found.label == label) & (found.score >= analysis.score)
-        right = int((analysis.errors.kind[detections] == RIGHT).sum())
+        right = (analysis.errors.kind[detections] == RIGHT).sum()
         curve = score_curve(found, label)
+        best, f1 = (None, None) if curve.best is None else (curve.score[curve.best], curve.f1[curve.best])
         rows.append(
             [
                 name,
-                str(int(objects.sum())),
+                str(objects.sum()),
                 *(html.number(average_precisions(each, label)['AP']) for each in evaluations.values()),
                 html.number(average_precisions(analysis.evaluator, label)['AP50']),
-                html.number(right / detections.sum() if detections.any() else None, 2),
-                html.number(right / objects.sum() if objects.any() else None, 2),
-                html.number(None if curve.best is None else curve.score[curve.best], 2),
-                html.number(None if curve.best is None else curve.f1[curve.best], 2),
+                html.share(right, detections.sum()),
+                html.share(right, objects.sum()),
+                html.number(best, 2),
+                html.number(f1, 2),
             ]
         )
     text = f'Precision and recall are those at a score of {analysis.score:.2f}. The titles sort the table.'
@@ -249,10 +213,10 @@ def _confusions(analysis: Analysis) -> str:
         'Confusion matrix',
     )
     between = wrong[:-1, :-1]
-    pairs = [place for place in np.argsort(-between, axis=None, kind='stable')[:MOST_CONFUSIONS]]
+    most_first = np.argsort(-between, axis=None, kind='stable')[:MOST_CONFUSIONS]
     rows = [
         (f'{names[true]} as {names[taken]}', int(between[true, taken]), str(between[true, taken]))
-        for true, taken in (np.unravel_index(place, between.shape) for place in pairs)
+        for true, taken in zip(*np.unravel_index(most_first, between.shape), strict=True)
         if between[true, taken]
     ]
     most = html.paragraph('The most frequent confusions of two classes:') + html.bars(rows) if rows else ''
@@ -261,16 +225,9 @@ def _confusions(analysis: Analysis) -> str:
 
 def _sizes(analysis: Analysis) -> str:
     precision, recall = average_precisions(analysis.evaluator), average_recalls(analysis.evaluator)
-    by_size = recall_by_size(analysis.found, analysis.score)
     rows = [
-        [
-            size,
-            str(by_size[size][0]),
-            html.number(precision[f'AP {size}']),
-            html.number(recall[size]),
-            html.number(by_size[size][1] / by_size[size][0] if by_size[size][0] else None, 2),
-        ]
-        for size in SIZES
+        [size, str(count), html.number(precision[f'AP {size}']), html.number(recall[size]), html.share(found, count)]
+        for size, (count, found) in recall_by_size(analysis.found, analysis.score).items()
     ]
     text = (
         'Small is an area below 32 x 32 pixels, large one from 96 x 96 pixels on. AP and AR are means over IoU 0.50 to '

@@ -14,7 +14,7 @@ from tool_runs import succeeded
 from shvit_det.common.errors import RunError, UsageError
 from shvit_det.data.sample import draw_sample
 from shvit_det.evaluation.data_page import browse
-from shvit_det.evaluation.data_statistics import GRID, counts, side_names, statistics
+from shvit_det.evaluation.data_statistics import GRID, SIDE_BINS, counts, statistics
 
 
 def info(*objects, width=100, height=50):
@@ -30,10 +30,10 @@ def test_statistics_of_known_objects():
             info(([200, 0, 300, 10], 1, 0), width=100),  # the centre lies outside
         ]
     )
-    assert (found.num_images, found.num_empty, found.num_ignored) == (3, 1, 1)
+    assert found.num_ignored == 1
     assert found.per_image.tolist() == [2, 0, 1] and found.label.tolist() == [1, 0, 1]
     assert found.side.tolist() == pytest.approx([20, 10, np.sqrt(1000)])
-    assert found.image_sizes.tolist() == [[100, 50]] * 3
+    assert found.ratio.tolist() == pytest.approx([1 / 4, 1, 10])
     places = {tuple(place) for place in np.argwhere(found.positions).tolist()}
     assert places == {(int(GRID * 0.4), 0), (int(GRID * 0.9), int(GRID * 0.95)), (int(GRID * 0.1), GRID - 1)}
     assert found.positions.sum() == 3
@@ -41,13 +41,13 @@ def test_statistics_of_known_objects():
 
 def test_statistics_of_nothing():
     found = statistics([])
-    assert (found.num_images, found.num_empty, len(found.side)) == (0, 0, 0)
+    assert len(found.per_image) == len(found.side) == found.num_ignored == 0
 
 
 def test_bins_begin_at_their_first_value():
-    assert counts(np.array([0, 7.9, 8, 16, 9999]), (0, 8, 16)) == [2, 1, 2]
-    assert counts(np.array([]), (0, 8, 16)) == [0, 0, 0]
-    assert side_names()[:2] == ['0 to 8', '8 to 16'] and side_names()[-1] == '512 and more'
+    assert counts(np.array([0, 7.9, 8, 16, 9999]), dict(a=0, b=8, c=16)) == dict(a=2, b=1, c=2)
+    assert counts(np.array([]), dict(a=0, b=8, c=16)) == dict(a=0, b=0, c=0)
+    assert all(int(name.split()[0]) == start for name, start in SIDE_BINS.items())
 
 
 @pytest.fixture
