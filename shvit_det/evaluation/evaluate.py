@@ -65,11 +65,7 @@ class DumpingEvaluator(Evaluator):
 
 
 def save_predictions(results: Any, path: Path) -> None:
-    """Write predictions as mmengine does.
-
-    Raises:
-        UsageError: If they cannot be written.
-    """
+    """Write predictions as mmengine does, or raise ``UsageError``."""
     with saving(path) as part:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open('wb') as file:

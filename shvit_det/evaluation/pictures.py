@@ -70,11 +70,7 @@ class PictureHook(Hook):
 
 
 def write_picture(target: Path, draw: Callable[[], Picture]) -> None:
-    """Write what ``draw`` returns into a file.
-
-    Raises:
-        RunError: If it cannot be written.
-    """
+    """Write what ``draw`` returns into a file."""
     content = encode(draw(), target.suffix)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

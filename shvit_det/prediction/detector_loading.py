@@ -100,8 +100,7 @@ def check_types(config: Config, weights: str | Path) -> None:
 
     trees = (registry.MODELS, registry.WEIGHT_INITIALIZERS, registry.TASK_UTILS, registry.TRANSFORMS, registry.DATASETS)
     known = {name for tree in trees for name in registered_in(tree)} | set(vars(ops))
-    used = [config.model, config.get('data_preprocessor')]
-    used += [config.get(name) for name in ('test_pipeline', 'tta_pipeline', 'tta_model')]
+    used = [config.get(name) for name in ('model', 'data_preprocessor', 'test_pipeline', 'tta_pipeline', 'tta_model')]
     if split := inference_split(config):
         used.append(config[f'{split}_dataloader'].get('dataset'))
     for part in used:

@@ -65,11 +65,7 @@ class ImageReader:
         self.uses_opencv = type_of(loader) == 'LoadImageFromFile' and self.settings.backend in ('cv2', None)
 
     def load(self, image: Source) -> Picture:
-        """Return the pixels that the pipeline loads, and take no further steps.
-
-        Raises:
-            UsageError: If the image cannot be read completely; the sentence does not name it.
-        """
+        """Return the pixels that the pipeline loads, and take no further steps; errors are those of a call."""
         return self(image, whole=False)[0]
 
     def __call__(self, image: Source, number: int = 0, whole: bool = True) -> tuple[Picture, dict[str, Any]]:

@@ -109,10 +109,8 @@ def media(
 ) -> list[str]:
     """Return the files among the paths that have one of the endings, sorted, and log how many others there are.
 
-    Hidden ones are left out without a word. ``endings`` is None for any.
-
-    Raises:
-        UsageError: ``if_none``, if there is no such file.
+    Hidden ones are left out without a word. ``endings`` is None for any. If there is no file, ``UsageError`` says
+    ``if_none``.
     """
     shown = [path for path in paths if path.name[:1] != '.']
     files = [path for path in shown if path.is_file()]

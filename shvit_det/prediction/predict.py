@@ -1,5 +1,6 @@
 """The prediction behind ``tools/predict.py``: of files, folders, patterns and URLs, into a folder."""
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,9 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from ..common.errors import RunError, UsageError, keeping
+from ..data.layouts.labels import PICTURES, Labels, Split, content_of
+from ..data.layouts.writing import WRITERS, write_labels
 from .coco_results import ResultsFile
 from .inputs import Input, find_inputs, output_names
-from .label_files import check_labels, save_labels
 from .prediction_run import FILE, FOLDER, Run, kind_of
 from .predictor import Predictor
 from .video import LiveReader
@@ -25,6 +27,56 @@ class Summary(NamedTuple):
     kinds: Mapping[str, int]  # how many of those failed for one kind of reason, by its name
     objects: int
     labels: list[str]  # lines about the data set that was written
+
+
+def check_targets(inputs: Sequence[Input], targets: Sequence[Path]) -> None:
+    """Raise ``UsageError`` if what is to be read would be written over, or a folder or a file is in the way."""
+    sources = {Path(item.source).resolve() for item in inputs if not item.is_url and not item.is_live}
+    for target in targets:
+        if target.resolve() in sources:
+            raise UsageError(f'{target} would be written over, and it is to be predicted: choose another --out')
+        if target.is_dir():
+            raise UsageError(f'{target} is a folder where a file is to be written: choose another --out')
+        for folder in target.parents:
+            if folder.exists() and not folder.is_dir():
+                raise UsageError(f'{folder} is a file and no folder: choose another --out')
+
+
+def check_labels(layout: str, out: Path) -> None:
+    """Raise ``UsageError`` if no data set of a layout can be written, or there is one, which may be corrected."""
+    if layout not in WRITERS:
+        raise UsageError(f'--labels is {", ".join(WRITERS)}, but got {layout}')
+    if (out / layout).exists():
+        raise UsageError(f'{out / layout} exists, and labels in it may be corrected ones: choose another --out')
+
+
+def is_picture(image: dict[str, Any]) -> bool:
+    """Tell whether an entry of the results is a whole file that annotation tools read."""
+    item = Input(image['file_name'])
+    return not item.is_url and 'frame_index' not in image and item.path.suffix.lower() in PICTURES
+
+
+def save_labels(results: Path, classes: Sequence[str], layout: str) -> list[str]:
+    """Write the pictures of a file of results as a data set in a folder beside it; return lines for the user.
+
+    Frames, pages and downloads in the results, which are no files, are left out. The folder has the name of the layout.
+
+    Raises:
+        UsageError: If it cannot be written.
+    """
+    content = json.loads(results.read_text(encoding='utf-8'))
+    images = [image for image in content['images'] if is_picture(image)]
+    left_out = len(content['images']) - len(images)
+    lines = []
+    if left_out:
+        lines.append(f'frames, pages, downloads and pictures of other kinds, which get no labels, left out: {left_out}')
+    if not images:
+        return lines
+    kept = {image['id'] for image in images}
+    objects = [each for each in content['annotations'] if each['image_id'] in kept]
+    split = Split('train', Path(), content_of(images, objects, classes))
+    labels = Labels(results.parent, 'coco', tuple(classes), {'train': split}, (len(images), len(objects)))
+    return [*lines, *write_labels(labels, results.parent / layout, layout)]
 
 
 def predict(
@@ -71,7 +123,8 @@ def predict(
     folder = Path(out)
     targets = [folder / FOLDER / name for name in output_names(inputs)]
     check_targets(inputs, [*targets, folder / FILE])
-    check_labels(labels, folder)
+    if labels is not None:
+        check_labels(labels, folder)
     live = next((LiveReader(item.source, item.name) for item in inputs if item.is_live), None)
     predictor = Predictor(weights, config, device, deploy, batch, cfg_options, tile, tta)
     info = dict(weights=Path(weights).name, score=score, tile=tile, tta=tta)
@@ -101,20 +154,3 @@ def predict(
             lines = save_labels(file.path, predictor.classes, labels)
     kinds = Counter(map(kind_of, run.failed.values()))
     return Summary(len(inputs), len(run.failed), kinds, file.num_annotations, lines)
-
-
-def check_targets(inputs: Sequence[Input], targets: Sequence[Path]) -> None:
-    """Check that nothing that is to be read would be written over, and that no folder or file is in the way.
-
-    Raises:
-        UsageError: Naming the first.
-    """
-    sources = {Path(item.source).resolve() for item in inputs if not item.is_url and not item.is_live}
-    for target in targets:
-        if target.resolve() in sources:
-            raise UsageError(f'{target} would be written over, and it is to be predicted: choose another --out')
-        if target.is_dir():
-            raise UsageError(f'{target} is a folder where a file is to be written: choose another --out')
-        for folder in target.parents:
-            if folder.exists() and not folder.is_dir():
-                raise UsageError(f'{folder} is a file and no folder: choose another --out')

@@ -135,12 +135,7 @@ class Run:
         return picture if suffix is None else encode(picture, suffix)
 
     def _keep(self, prediction: Prediction, image: dict[str, Any], place: Place, draw: Callable[[], Any]) -> str | None:
-        """Save a prediction's drawing and add it to the results; return why it failed, None if it did not.
-
-        Raises:
-            OSError: If the disk takes no more.
-            UsageError: If a video takes no more.
-        """
+        """Save a prediction's drawing and add it to the results; return why it failed, None if it did not."""
         if prediction.picture is None or prediction.error is not None:
             return prediction.error
         height, width = prediction.picture.shape[:2]
@@ -150,7 +145,7 @@ class Run:
             save(draw())
             image = {**image, 'width': width, 'height': height, 'picture': name}
             self.file.add(image, prediction.result, self.score)
-        except (OSError, UsageError):
+        except (OSError, UsageError):  # the disk or a video takes no more
             raise
         except Exception as error:  # the result of a user's own model may be anything
             return f'its result cannot be drawn ({reason_of(error)})'
@@ -174,11 +169,7 @@ class Run:
 
     @contextmanager
     def _local(self, item: Input) -> Iterator[Path]:
-        """Give the local file of an input; a download is deleted in the end.
-
-        Raises:
-            UsageError: If it cannot be downloaded.
-        """
+        """Give the local file of an input; a download is deleted in the end."""
         if not item.is_url:
             yield Path(item.source)
             return

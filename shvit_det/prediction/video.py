@@ -44,11 +44,7 @@ def without_log() -> Iterator[None]:
 
 
 def first_frame(capture: cv2.VideoCapture, sentence: str) -> Picture:
-    """Return the first frame of a video or a stream; if it has none, a sentence says so.
-
-    Raises:
-        UsageError: The sentence.
-    """
+    """Return the first frame of a video or a stream; if it has none, raise ``UsageError`` with a sentence."""
     found, frame = capture.read() if capture.isOpened() else (False, None)
     if not found:
         capture.release()
@@ -78,11 +74,7 @@ class VideoReader:
         self.declared = int(declared) if math.isfinite(declared) and declared > 0 else None
 
     def __iter__(self) -> Iterator[Picture]:
-        """Yield the frames.
-
-        Raises:
-            UsageError: After the last one, if there are much fewer than the file declares.
-        """
+        """Yield the frames; raise ``UsageError`` after the last one if the file declares many more."""
         found, frame, count = True, self.first, 0
         try:
             while found:

@@ -13,8 +13,7 @@ from tool_runs import succeeded
 
 from shvit_det.common.errors import RunError, UsageError
 from shvit_det.data.sample import draw_sample
-from shvit_det.evaluation.data_page import browse
-from shvit_det.evaluation.data_statistics import GRID, SIDE_BINS, counts, statistics
+from shvit_det.evaluation.data_page import GRID, SIDE_BINS, browse, counts, statistics
 
 
 def info(*objects, width=100, height=50):

@@ -13,8 +13,8 @@ from pycocotools import mask as mask_utils
 from shvit_det import UsageError
 from shvit_det.data.layouts.reading import read_labels
 from shvit_det.prediction.coco_results import ResultsFile
-from shvit_det.prediction.label_files import check_labels, save_labels
 from shvit_det.prediction.masks import CroppedMasks, cropped
+from shvit_det.prediction.predict import check_labels, save_labels
 
 SIZE = (120, 160)
 CLASSES = ('star', 'disc', 'bar')
