@@ -13,6 +13,54 @@ IMAGES = b'\n], "images": [\n'
 END = b'\n]}\n'
 
 
+class PartFile:
+    """A file whose end is written again and again, without a buffer, which would fail once more when it is closed."""
+
+    def __init__(self, path: Path, start: bytes) -> None:
+        self.path, self.file = path, path.open('wb', buffering=0)
+        try:
+            self.start = self.write(start, 0)
+        except OSError:
+            self.delete()
+            raise
+
+    def write(self, content: bytes, place: int) -> int:
+        """Replace everything from a place on by some content; return where it ends."""
+        self.file.seek(place)
+        self.file.truncate()
+        remainder = memoryview(content)
+        try:
+            while remainder:
+                remainder = remainder[self.file.write(remainder) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+        return place + len(content)
+
+    def delete(self) -> None:
+        self.file.close()
+        self.path.unlink(missing_ok=True)
+
+
+def _annotation(found: Any, index: int, image_id: int, number: int, polygons: bool) -> dict[str, Any]:
+    """Return the entry of one detection."""
+    left, top, right, bottom = found.bboxes[index].tolist()
+    annotation: dict[str, Any] = dict(
+        id=number,
+        image_id=image_id,
+        category_id=int(found.labels[index]) + 1,
+        bbox=[round(value, 3) for value in (left, top, right - left, bottom - top)],
+        score=round(float(found.scores[index]), 6),
+        area=round((right - left) * (bottom - top), 3),
+        iscrowd=0,
+    )
+    if 'masks' in found:
+        crop = crop_of(found.masks, index)
+        annotation['area'] = int(crop.mask.sum())
+        outlines = polygons_of_crop(crop) if polygons else []
+        annotation['segmentation'] = outlines or rle_of(crop, found.masks.shape[1:])
+    return annotation
+
+
 class Entry(NamedTuple):
     """An image of the results: its entry, the number of annotations after it, and where both parts end after it."""
 
@@ -51,10 +99,11 @@ class ResultsFile:
         except OSError:
             self.annotations.delete()
             raise
+        self.start = Entry({}, 0, self.annotations.start, self.images.start)
 
     @property
-    def num_annotations(self) -> int:
-        return self.entries[-1].num_annotations if self.entries else 0
+    def last(self) -> Entry:
+        return self.entries[-1] if self.entries else self.start
 
     def add(self, image: dict[str, Any], result: Any, score: float) -> None:
         """Add a picture and its detections: both, or after an error neither.
@@ -66,23 +115,23 @@ class ResultsFile:
         """
         found = result.pred_instances
         found = found[found.scores >= score].numpy()
-        number, last = self.num_annotations, self.entries[-1] if self.entries else None
+        last, number = self.last, self.last.num_annotations
         lines = [
             json.dumps(_annotation(found, index, image['id'], number + index + 1, self.polygons))
             for index in range(len(found))
         ]
         text = ''.join((',\n' if number + index else '\n') + line for index, line in enumerate(lines))
-        annotations_end = self.annotations.write(text.encode(), last and last.annotations_end)
-        images_end = self.images.write(json.dumps(image).encode() + b',\n', last and last.images_end)
+        annotations_end = self.annotations.write(text.encode(), last.annotations_end)
+        images_end = self.images.write(json.dumps(image).encode() + b',\n', last.images_end)
         self.entries.append(Entry(image, number + len(lines), annotations_end, images_end))
 
     def close(self) -> None:
         """Complete the file and give it its name; without the last pictures where the disk has no room for them."""
         while True:
             images = sorted((entry.image for entry in self.entries), key=lambda image: image['id'])
-            end = self.entries[-1].annotations_end if self.entries else None
+            content = IMAGES + ',\n'.join(map(json.dumps, images)).encode() + END
             try:
-                self.annotations.write(IMAGES + ',\n'.join(map(json.dumps, images)).encode() + END, end)
+                self.annotations.write(content, self.last.annotations_end)
                 break
             except OSError:
                 if self.images.path.exists():
@@ -106,53 +155,3 @@ class ResultsFile:
         else:
             self.annotations.delete()
             self.images.delete()
-
-
-class PartFile:
-    """A file whose end is written again and again, without a buffer, which would fail once more when it is closed."""
-
-    def __init__(self, path: Path, start: bytes) -> None:
-        self.path, self.start = path, len(start)
-        self.file = path.open('wb', buffering=0)
-        try:
-            self.write(start, 0)
-        except OSError:
-            self.delete()
-            raise
-
-    def write(self, content: bytes, place: int | None) -> int:
-        """Replace everything from a place on (None: after the start) by some content; return where it ends."""
-        place = self.start if place is None else place
-        self.file.seek(place)
-        self.file.truncate()
-        remainder = memoryview(content)
-        try:
-            while remainder:
-                remainder = remainder[self.file.write(remainder) :]
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
-        return place + len(content)
-
-    def delete(self) -> None:
-        self.file.close()
-        self.path.unlink(missing_ok=True)
-
-
-def _annotation(found: Any, index: int, image_id: int, number: int, polygons: bool) -> dict[str, Any]:
-    """Return the entry of one detection."""
-    left, top, right, bottom = found.bboxes[index].tolist()
-    annotation: dict[str, Any] = dict(
-        id=number,
-        image_id=image_id,
-        category_id=int(found.labels[index]) + 1,
-        bbox=[round(value, 3) for value in (left, top, right - left, bottom - top)],
-        score=round(float(found.scores[index]), 6),
-        area=round((right - left) * (bottom - top), 3),
-        iscrowd=0,
-    )
-    if 'masks' in found:
-        crop = crop_of(found.masks, index)
-        annotation['area'] = int(crop.mask.sum())
-        outlines = polygons_of_crop(crop) if polygons else []
-        annotation['segmentation'] = outlines or rle_of(crop, found.masks.shape[1:])
-    return annotation

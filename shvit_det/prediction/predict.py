@@ -153,4 +153,4 @@ def predict(
         with keeping(lambda: [str(file.path)]):
             lines = save_labels(file.path, predictor.classes, labels)
     kinds = Counter(map(kind_of, run.failed.values()))
-    return Summary(len(inputs), len(run.failed), kinds, file.num_annotations, lines)
+    return Summary(len(inputs), len(run.failed), kinds, file.last.num_annotations, lines)
