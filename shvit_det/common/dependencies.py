@@ -71,6 +71,14 @@ def tested_releases() -> dict[str, str]:
     return found
 
 
+def version_of(distribution: str) -> str | None:
+    """Return the version of an installed distribution; None if it is not installed."""
+    try:
+        return metadata.version(distribution) or ''
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def split(requirement: str) -> tuple[str, str]:
     """Return the name and the range of a requirement, as metadata of any age write it."""
     match = re.match(r'\s*([\w.-]*)\s*\(?([^)]*)', requirement)

@@ -8,7 +8,6 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,16 @@ from typing import Any
 import torch
 
 from ..version import __version__
+from .dependencies import CHECKOUT, version_of
 from .processors import usable_processors
 
 CPUINFO = Path('/proc/cpuinfo')
 CPUFREQ = Path('/sys/devices/system/cpu')
-SOURCE_TREE = Path(__file__).parents[2]
 # As Linux names them; asimd is NEON's name on 64-bit Arm.
 INSTRUCTION_SETS = ('avx2', 'avx512f', 'avx512_bf16', 'avx512_fp16', 'avx512_vnni', 'amx_bf16', 'amx_int8')
 ARM_INSTRUCTION_SETS = {'neon': 'neon', 'asimd': 'neon', 'sve': 'sve', 'sve2': 'sve2', 'bf16': 'bf16', 'i8mm': 'i8mm'}
-REQUIRED = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain')
-OPTIONAL = ('timm', 'onnx', 'onnxruntime', 'openvino', 'executorch')
+PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'timm', 'onnx', 'onnxruntime',
+            'openvino', 'executorch')  # fmt: skip
 GPU_CLOCKS = {
     'clocks.sm': 'sm_clock_mhz',
     'clocks.max.sm': 'sm_clock_max_mhz',
@@ -51,7 +50,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         'versions': _versions(),
         # the mark of shvit_det.compat.mmcv_ops
         'mmcv_ops': 'stand-in' if hasattr(sys.modules.get('mmcv._ext'), '__stand_in__') else 'compiled',
-        'source': _source(SOURCE_TREE),
+        'source': _source(CHECKOUT),
     }
 
 
@@ -125,17 +124,12 @@ def _torch() -> dict[str, Any]:
 def _versions() -> dict[str, str | None]:
     """Return the versions by import name, with the name of the distribution where it is another (``mmcv-lite``)."""
     distributions = metadata.packages_distributions()
-    versions = {name: _version(name, distributions) for name in REQUIRED + OPTIONAL}
-    return {'shvit_det': __version__, **versions}
-
-
-def _version(name: str, distributions: Mapping[str, Sequence[str]]) -> str | None:
-    distribution, *_ = distributions.get(name, [name])
-    try:
-        version = metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
-    return version if distribution == name else f'{distribution} {version}'
+    versions: dict[str, str | None] = {'shvit_det': __version__}
+    for name in PACKAGES:
+        distribution, *_ = distributions.get(name, [name])
+        version = version_of(distribution)
+        versions[name] = f'{distribution} {version}' if version and distribution != name else version
+    return versions
 
 
 def _source(tree: Path) -> dict[str, Any] | None:

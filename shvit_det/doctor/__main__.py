@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,9 @@ from . import machine, packages, use
 from .finding import Finding, Status
 from .probe_process import Outcome, probe
 
-# In the order of the report; each name is that of its line.
+Found = list[tuple[str, Finding]]  # each with the name of its check
+
+# In the order of the report.
 CHECKS: dict[str, Callable[[Mapping[str, Outcome]], Iterable[Finding]]] = {
     'python': packages.check_python,
     **{package.name: partial(packages.check_package, package) for package in PACKAGES},
@@ -22,8 +24,8 @@ CHECKS: dict[str, Callable[[Mapping[str, Outcome]], Iterable[Finding]]] = {
     'shvit_det': use.check_import,
     'mmcv ops': use.check_ops,
     'CPU kernels': use.check_kernels,
-    'mmdet:: bases': partial(use.check_step, 'mmdet:: bases', 'bases', 'are found', ('mmengine', 'mmdet')),
-    'resuming': partial(use.check_step, 'resuming', 'resume', 'checkpoints of runs load', ('numpy', 'mmengine')),
+    'mmdet:: bases': partial(use.check_step, 'bases', 'are found', ('mmengine', 'mmdet')),
+    'resuming': partial(use.check_step, 'resume', 'checkpoints of runs load', ('numpy', 'mmengine')),
     'GPU': machine.check_gpu,
     'OpenMP threads': machine.check_threads,
     'shared memory': machine.check_shared_memory,
@@ -46,45 +48,45 @@ def main() -> None:
     sys.exit(int(is_broken(found)))
 
 
-def findings(outcomes: Mapping[str, Outcome], checks: Mapping[str, Callable] = CHECKS) -> Iterator[Finding]:
+def findings(outcomes: Mapping[str, Outcome], checks: Mapping[str, Callable] = CHECKS) -> Iterator[tuple[str, Finding]]:
     """Run the checks; one that fails itself is reported and hides no other."""
     for name, check in checks.items():
         try:
-            yield from check(outcomes)
+            for finding in check(outcomes):
+                yield name, finding
         except Exception as error:  # an installation can be broken in ways that nobody foresaw
-            yield Finding(name, Status.WARN, f'could not be checked: {type(error).__name__}: {error}')
+            yield name, Finding(Status.WARN, f'could not be checked: {type(error).__name__}: {error}')
 
 
-def as_text(found: Sequence[Finding]) -> str:
+def as_text(found: Found) -> str:
     """Write a line for each finding, the command that repairs it below, and a summary."""
-    width = max(len(finding.name) for finding in found)
+    width = max(len(name) for name, _ in found)
     lines = []
-    for finding in found:
-        lines.append(f'{finding.status.value:4}  {finding.name:{width}}  {finding.found}')
+    for name, finding in found:
+        lines.append(f'{finding.status.value:4}  {name:{width}}  {finding.found}')
         if finding.command:
             lines.append(f'{"":4}  {"":{width}}  $ {finding.command}')
     return '\n'.join([*lines, '', summary(found)])
 
 
-def as_json(found: Sequence[Finding]) -> str:
-    """Write the same as JSON."""
-    entries = [{**vars(one), 'status': one.status.value} for one in found]
+def as_json(found: Found) -> str:
+    entries = [{'name': name, **vars(finding), 'status': finding.status.value} for name, finding in found]
     return json.dumps({'broken': is_broken(found), 'findings': entries}, indent=2)
 
 
-def summary(found: Sequence[Finding]) -> str:
+def summary(found: Found) -> str:
     """Count what is broken; where much is missing, name the command that installs everything at once."""
-    broken, warned = (sum(one.status is status for one in found) for status in (Status.FAIL, Status.WARN))
+    broken, warned = (sum(finding.status is status for _, finding in found) for status in (Status.FAIL, Status.WARN))
     if not broken and not warned:
         return 'Nothing is wrong.'
     counts = f'{broken} broken, {warned} to be warned of.'
-    missing = [one for one in found if one.found == 'not installed']
-    return f'{counts} All at once:\n$ {use.install_everything()}' if len(missing) > 2 else counts
+    missing = sum(finding.found == 'not installed' for _, finding in found)
+    return f'{counts} All at once:\n$ {use.install_everything()}' if missing > 2 else counts
 
 
-def is_broken(found: Iterable[Finding]) -> bool:
+def is_broken(found: Found) -> bool:
     """Tell whether something fails; warnings do not count."""
-    return any(one.status is Status.FAIL for one in found)
+    return any(finding.status is Status.FAIL for _, finding in found)
 
 
 if __name__ == '__main__':

@@ -20,9 +20,8 @@ class Status(enum.Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report."""
+    """One line of the report, without the name of the check."""
 
-    name: str  # what was checked
     status: Status
     found: str  # what was found, in a few words
     # what repairs it, or installs what is optional; empty where nothing has to be repaired, or where the command of

@@ -4,11 +4,10 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..common.dependencies import release
+from ..common.dependencies import release, version_of
 from ..common.output_paths import may_write, nearest_folder
 from ..common.processors import usable_processors
 from .finding import Finding, Status, replace
@@ -29,16 +28,16 @@ IN_CONTAINER = (Path('/.dockerenv'), Path('/run/.containerenv'))
 def check_gpu(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
     """Check that torch can use the GPUs that are there."""
     driver, torch, gpu = installed_driver(), outcomes['torch'], outcomes['gpu']
-    found, status, command = 'no NVIDIA driver: runs on the CPU', Status.OK, ''
     if torch.error:
-        found = f'NVIDIA driver {driver}; torch cannot be asked' if driver else 'torch cannot be asked'
+        yield Finding(Status.OK, f'{f"NVIDIA driver {driver}; " if driver else ""}torch cannot be asked')
     elif gpu.error:
-        found, status, command = f'cannot be asked: {gpu.error}', Status.FAIL, install_torch('cu126')
+        yield Finding(Status.FAIL, f'cannot be asked: {gpu.error}', install_torch('cu126'))
     elif gpu.facts['available']:
-        found, status, command = _seen(torch.facts, gpu.facts, driver)
+        yield _seen(torch.facts, gpu.facts, driver)
     elif driver:
-        found, status, command = _unseen(torch.facts, gpu.facts, driver)
-    yield Finding('GPU', status, found, command)
+        yield _unseen(torch.facts, gpu.facts, driver)
+    else:
+        yield Finding(Status.OK, 'no NVIDIA driver: runs on the CPU')
 
 
 def installed_driver() -> str | None:
@@ -53,71 +52,72 @@ def installed_driver() -> str | None:
 
 def install_torch(build: str) -> str:
     """Return the command that replaces torch and torchvision by another build of the same torch."""
-    try:
-        torch = f'torch=={metadata.version("torch").partition("+")[0]}'
-    except metadata.PackageNotFoundError:
-        torch = 'torch'
+    version = version_of('torch')
+    torch = f'torch=={version.partition("+")[0]}' if version else 'torch'
     index = f'https://download.pytorch.org/whl/{build}'
     return replace(('torch', 'torchvision'), torch, 'torchvision', '--index-url', index)
 
 
-def _seen(torch: Mapping[str, Any], gpu: Mapping[str, Any], driver: str | None) -> tuple[str, Status, str]:
+def _seen(torch: Mapping[str, Any], gpu: Mapping[str, Any], driver: str | None) -> Finding:
     """Judge GPUs that torch sees: does a computation work?"""
     build = f'ROCm {torch["hip"]}' if torch['hip'] else f'CUDA {torch["cuda"]}, driver {driver or "?"}'
     names = f'{len(gpu["devices"])} x {gpu["devices"][0]}' if gpu['devices'] else 'no device'
     if not gpu['error']:
-        return f'{names}, {build}', Status.OK, ''
+        return Finding(Status.OK, f'{names}, {build}')
     # Builds for newer CUDA leave out old GPUs; cu126 is the one that has them.
     capability = ''.join(map(str, gpu.get('capability', ())))
     known = [int(name[3:]) for name in gpu.get('built_for', ()) if re.fullmatch(r'sm_\d+', name)]
     too_old = capability and known and int(capability) < min(known)
-    return f'{names}, {build}: {gpu["error"]}', Status.FAIL, install_torch('cu126' if too_old else 'cu130')
+    return Finding(Status.FAIL, f'{names}, {build}: {gpu["error"]}', install_torch('cu126' if too_old else 'cu130'))
 
 
-def _unseen(torch: Mapping[str, Any], gpu: Mapping[str, Any], driver: str) -> tuple[str, Status, str]:
+def _unseen(torch: Mapping[str, Any], gpu: Mapping[str, Any], driver: str) -> Finding:
     """Say why torch sees no GPU though there is a driver."""
     cuda = torch['cuda']
     if os.environ.get('CUDA_VISIBLE_DEVICES') in ('', '-1'):
-        return f'driver {driver}; hidden by CUDA_VISIBLE_DEVICES', Status.OK, ''
+        return Finding(Status.OK, f'driver {driver}; hidden by CUDA_VISIBLE_DEVICES')
     if torch['hip'] or not cuda:
         build = 'cu130' if release(driver) >= release(OLDEST_DRIVER[13]) else 'cu126'
-        return f'driver {driver}, but torch {torch["version"]} has no CUDA', Status.WARN, install_torch(build)
+        return Finding(Status.WARN, f'driver {driver}, but torch {torch["version"]} has no CUDA', install_torch(build))
     if not any(DEVICES.glob('nvidia[0-9]*')):
-        return f'driver {driver}, but no device here: runs on the CPU', Status.WARN, 'docker run --gpus all ...'
+        return Finding(
+            Status.WARN, f'driver {driver}, but no device here: runs on the CPU', 'docker run --gpus all ...'
+        )
     oldest = OLDEST_DRIVER.get(int(cuda.partition('.')[0]), '')
     if release(driver) < release(oldest):
         found = f'driver {driver} is too old for CUDA {cuda}, which needs {oldest}'
         older = release(driver) >= release(OLDEST_DRIVER[12])
-        return found, Status.FAIL, install_torch('cu126') if older else 'sudo apt-get install nvidia-driver-580'
-    return f'driver {driver}, CUDA {cuda}, but: {gpu["said"]}', Status.FAIL, 'sudo nvidia-modprobe -u -c=0'
+        return Finding(
+            Status.FAIL, found, install_torch('cu126') if older else 'sudo apt-get install nvidia-driver-580'
+        )
+    return Finding(Status.FAIL, f'driver {driver}, CUDA {cuda}, but: {gpu["said"]}', 'sudo nvidia-modprobe -u -c=0')
 
 
 def check_threads(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
     """Check that torch uses no more threads than there are processors for them."""
-    name, wanted = 'OpenMP threads', os.environ.get('OMP_NUM_THREADS')
+    wanted = os.environ.get('OMP_NUM_THREADS')
     cores, threads = usable_processors(), outcomes['torch'].facts.get('threads')
     command = f'export OMP_NUM_THREADS={cores}'
     if wanted is not None and not re.fullmatch(r'\s*[1-9]\d*\s*(,\s*[1-9]\d*\s*)*', wanted):
-        yield Finding(name, Status.WARN, f'OMP_NUM_THREADS={wanted!r} is no number of threads', command)
+        yield Finding(Status.WARN, f'OMP_NUM_THREADS={wanted!r} is no number of threads', command)
     elif threads is None:
-        yield Finding(name, Status.OK, f'{cores} usable cores; torch was not asked')
+        yield Finding(Status.OK, f'{cores} usable cores; torch was not asked')
     elif threads > cores:
-        yield Finding(name, Status.WARN, f'{threads} threads on {cores} usable cores slow each other down', command)
+        yield Finding(Status.WARN, f'{threads} threads on {cores} usable cores slow each other down', command)
     else:
         chosen = f' (OMP_NUM_THREADS={wanted})' if wanted is not None else ''
-        yield Finding(name, Status.OK, f'{threads} on {cores} usable cores{chosen}')
+        yield Finding(Status.OK, f'{threads} on {cores} usable cores{chosen}')
 
 
 def check_shared_memory(_: Mapping[str, Outcome]) -> Iterator[Finding]:
     """Check that there is room for the batches that loaders hand over."""
-    name = 'shared memory'
     if not SHARED_MEMORY.is_dir():
-        yield Finding(name, Status.OK, f'no {SHARED_MEMORY} on this system')
+        yield Finding(Status.OK, f'no {SHARED_MEMORY} on this system')
         return
     usage = shutil.disk_usage(SHARED_MEMORY)
     found = f'{size(usage.free)} free of {size(usage.total)} in {SHARED_MEMORY}'
     if usage.free >= SHARED_MEMORY_WANTED:
-        yield Finding(name, Status.OK, found)
+        yield Finding(Status.OK, found)
         return
     if usage.total >= SHARED_MEMORY_WANTED:
         command = f'ls -lS {SHARED_MEMORY}  # remove what ended processes left'
@@ -125,34 +125,34 @@ def check_shared_memory(_: Mapping[str, Outcome]) -> Iterator[Finding]:
         command = 'docker run --shm-size=8g ...  # or --ipc=host'
     else:
         command = f'sudo mount -o remount,size=8G {SHARED_MEMORY}'
-    yield Finding(name, Status.WARN, f'{found}: loaders may end with a bus error', command)
+    yield Finding(Status.WARN, f'{found}: loaders may end with a bus error', command)
 
 
 def check_disk(_: Mapping[str, Outcome]) -> Iterator[Finding]:
     """Check that there is room for the checkpoints of a run, which are written below the working folder."""
-    yield _free_space('disk', Path.cwd(), '--work-dir /a/larger/disk  # an option of shvit-det train')
+    yield _free_space(Path.cwd(), '--work-dir /a/larger/disk  # an option of shvit-det train')
 
 
 def check_cache(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
     """Check that weights can be downloaded to where torch wants them."""
     command, folder = 'export TORCH_HOME=/a/folder/of/yours', outcomes['torch'].facts.get('cache')
     if folder is None:
-        yield Finding('cache', Status.OK, 'not known without torch')
+        yield Finding(Status.OK, 'not known without torch')
     elif str(folder).startswith('~'):
         found = f'no home folder, so that downloads would go into a folder named ~ in {Path.cwd()}'
-        yield Finding('cache', Status.WARN, found, command)
+        yield Finding(Status.WARN, found, command)
     else:
-        yield _free_space('cache', Path(folder), command)
+        yield _free_space(Path(folder), command)
 
 
-def _free_space(name: str, folder: Path, command: str) -> Finding:
+def _free_space(folder: Path, command: str) -> Finding:
     """Report whether a folder, which need not exist yet, can be written to, and what room there is."""
     existing = nearest_folder(folder)
     if not may_write(existing):
-        return Finding(name, Status.WARN, f'{existing} cannot be written to', command)
+        return Finding(Status.WARN, f'{existing} cannot be written to', command)
     free = shutil.disk_usage(existing).free
     status = Status.FAIL if free < DISK_NEEDED else Status.WARN if free < DISK_WANTED else Status.OK
-    return Finding(name, status, f'{size(free)} free in {folder}', command if status != Status.OK else '')
+    return Finding(status, f'{size(free)} free in {folder}', command if status != Status.OK else '')
 
 
 def size(number: int) -> str:

@@ -1,11 +1,12 @@
 """Checks of the packages: is each installed, once, in a release that works, and can it be imported?"""
 
+import dataclasses
 import platform
 import re
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 
-from ..common.dependencies import PACKAGES, PYTHON, Package, fits, release
+from ..common.dependencies import PACKAGES, PYTHON, Package, fits, release, version_of
 from .finding import Finding, Status, pip, replace
 from .probe_process import Outcome
 
@@ -13,14 +14,6 @@ OPENMMLAB = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain')
 BY_NAME = {package.name: package for package in PACKAGES}
 OPTIONAL = {'mmpretrain': 'only ImageNet classification'}
 NO_DISPLAY_LIBRARIES = re.compile(r'lib(GL|gthread|SM|Xext|Xrender|xcb)\b')
-
-
-def version_of(distribution: str) -> str | None:
-    """Return the version of an installed distribution; None if it is not installed."""
-    try:
-        return metadata.version(distribution) or ''
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def installed(name: str) -> dict[str, str]:
@@ -33,17 +26,23 @@ def check_python(_: Mapping[str, Outcome]) -> Iterator[Finding]:
     """Check that this Python is one that the package is for."""
     version = platform.python_version()
     if fits(version, PYTHON):
-        yield Finding('python', Status.OK, version)
+        yield Finding(Status.OK, version)
     else:
-        yield Finding('python', Status.FAIL, f'{version}, wanted {PYTHON}', 'python3.12 -m venv .venv')
+        yield Finding(Status.FAIL, f'{version}, wanted {PYTHON}', 'python3.12 -m venv .venv')
 
 
 def check_package(package: Package, outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
     """Check one package."""
+    finding = _checked(package, outcomes)
+    if finding.command and package.name == 'torchvision' and version_of('torch'):
+        finding = dataclasses.replace(finding, command=install_torchvision())
+    yield finding
+
+
+def _checked(package: Package, outcomes: Mapping[str, Outcome]) -> Finding:
     outcome, found = outcomes[package.module], installed(package.name)
     if not found and outcome.missing == package.module:
-        yield _not_installed(package)
-        return
+        return _not_installed(package)
     described = ' and '.join(f'{name} {version}'.strip() for name, version in found.items())
     if not found:  # a source tree on the path
         described = f'{outcome.facts.get("version", "")} that was not installed by pip'.strip()
@@ -54,17 +53,16 @@ def check_package(package: Package, outcomes: Mapping[str, Outcome]) -> Iterator
     if any(version and not fits(version, wanted) for version in found.values()):
         reason = f', and it cannot be imported: {outcome.error}' if outcome.error else ''
         text = f'{described}, wanted {wanted}{reason}'
-        yield Finding(package.name, Status.FAIL, text, _install_another_release(package, found))
-    elif outcome.error:
+        return Finding(Status.FAIL, text, _install_another_release(package, found))
+    if outcome.error:
         text = f'{described} cannot be imported: {outcome.error}'
-        yield Finding(package.name, Status.FAIL, text, _repair_import(package, found, outcomes))
-    elif len(found) > 1:
+        return Finding(Status.FAIL, text, _repair_import(package, found, outcomes))
+    if len(found) > 1:
         text = f'{described} are installed over one another'
-        yield Finding(package.name, Status.WARN, text, replace(tuple(found), package.tested))
-    else:
-        tested = package.tested.partition('==')[2]
-        note = f' (tested: {tested})' if tested and not described.endswith(tested) else ''
-        yield Finding(package.name, Status.OK, described + note)
+        return Finding(Status.WARN, text, replace(tuple(found), package.tested))
+    tested = package.tested.partition('==')[2]
+    note = f' (tested: {tested})' if tested and not described.endswith(tested) else ''
+    return Finding(Status.OK, described + note)
 
 
 def check_torchvision(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
@@ -72,16 +70,16 @@ def check_torchvision(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
     torch, torchvision = version_of('torch'), version_of('torchvision')
     if not torch or not torchvision:
         return  # reported by check_package
-    name, both = 'torchvision for torch', f'torchvision {torchvision} beside torch {torch}'
+    both = f'torchvision {torchvision} beside torch {torch}'
     matches = (re.match(r'torch[ (]*==([\d.]+)', line) for line in metadata.requires('torchvision') or ())
     needs = next((match[1] for match in matches if match), '')
     (public, _, build), vision_build = torch.partition('+'), torchvision.partition('+')[2]
     if needs and release(needs) != release(public):
-        yield Finding(name, Status.FAIL, f'{both}, but it needs torch {needs}', install_torchvision())
+        yield Finding(Status.FAIL, f'{both}, but it needs torch {needs}', install_torchvision())
     elif build and vision_build and build != vision_build:
-        yield Finding(name, Status.FAIL, f'{both}: two different builds', install_torchvision())
+        yield Finding(Status.FAIL, f'{both}: two different builds', install_torchvision())
     elif not outcomes['torchvision'].error and not outcomes['torch'].error:
-        yield Finding(name, Status.OK, f'{torchvision} needs torch {needs}' if needs else f'{both}: it works')
+        yield Finding(Status.OK, f'{torchvision} needs torch {needs}' if needs else f'{both}: it works')
 
 
 def check_families(_: Mapping[str, Outcome]) -> Iterator[Finding]:
@@ -92,25 +90,25 @@ def check_families(_: Mapping[str, Outcome]) -> Iterator[Finding]:
     if forks and others:
         onedl = (BY_NAME[name].distributions[-1] for name in OPENMMLAB)
         text = f'{", ".join(others)} beside {", ".join(forks)}'
-        yield Finding('OpenMMLab or OneDL', Status.WARN, text, replace(tuple(names), *onedl))
+        yield Finding(Status.WARN, text, replace(tuple(names), *onedl))
     elif names:
-        yield Finding('OpenMMLab or OneDL', Status.OK, "OneDL's forks" if forks else 'OpenMMLab')
+        yield Finding(Status.OK, "OneDL's forks" if forks else 'OpenMMLab')
 
 
 def check_transformers(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
     """Check that mmpretrain's models can be imported: a new transformers beside pycocotools prevents it."""
-    name, error = 'mmpretrain.models', outcomes['mmpretrain.models'].error
+    error = outcomes['mmpretrain.models'].error
     if outcomes['mmpretrain'].error or outcomes['torch'].error:
         return  # reported by check_package
     transformers = version_of('transformers')
     if not error:
-        yield Finding(name, Status.OK, f'beside transformers {transformers}' if transformers else 'no transformers')
+        yield Finding(Status.OK, f'beside transformers {transformers}' if transformers else 'no transformers')
     elif transformers:
         text = f'cannot be imported beside transformers {transformers}; detectors do not need it: {error}'
-        yield Finding(name, Status.FAIL, text, pip('uninstall', '-y', 'transformers'))
+        yield Finding(Status.FAIL, text, pip('uninstall', '-y', 'transformers'))
     elif not outcomes['shvit_det'].error:
         text = f'cannot be imported; detectors do not need it: {error}'
-        yield Finding(name, Status.FAIL, text, _install_again(installed('mmpretrain')))
+        yield Finding(Status.FAIL, text, _install_again(installed('mmpretrain')))
 
 
 def install_torchvision() -> str:
@@ -126,11 +124,9 @@ def install_torchvision() -> str:
 def _not_installed(package: Package) -> Finding:
     onedl = any(name.startswith('onedl-') for module in OPENMMLAB for name in installed(module))
     command = pip('install', package.distributions[-1] if onedl and package.name in OPENMMLAB else package.tested)
-    if package.name == 'torchvision' and version_of('torch'):
-        command = install_torchvision()
     if package.name in OPTIONAL:
-        return Finding(package.name, Status.OK, f'not installed; {OPTIONAL[package.name]} needs it', command)
-    return Finding(package.name, Status.FAIL, 'not installed', command)
+        return Finding(Status.OK, f'not installed; {OPTIONAL[package.name]} needs it', command)
+    return Finding(Status.FAIL, 'not installed', command)
 
 
 def _repair_import(package: Package, found: Mapping[str, str], outcomes: Mapping[str, Outcome]) -> str:
@@ -142,8 +138,6 @@ def _repair_import(package: Package, found: Mapping[str, str], outcomes: Mapping
         return ''
     if package.name == 'opencv-python' and NO_DISPLAY_LIBRARIES.search(outcome.error):
         return replace(tuple(found), 'opencv-python-headless')
-    if package.name == 'torchvision' and version_of('torch'):
-        return install_torchvision()
     if not found:
         return pip('install', package.tested)
     if cause and cause != package.module:  # a package that it needs; pip installs that too
@@ -153,8 +147,6 @@ def _repair_import(package: Package, found: Mapping[str, str], outcomes: Mapping
 
 def _install_another_release(package: Package, found: Mapping[str, str]) -> str:
     """Return the command that replaces a release that does not work, by the same distribution if possible."""
-    if package.name == 'torchvision' and version_of('torch'):
-        return install_torchvision()
     if package.tested.partition('==')[0] in found or len(package.distributions) == 1:
         return pip('install', package.tested)
     if package.name == 'mmcv' or len(found) > 1:  # mmcv itself would be built from source

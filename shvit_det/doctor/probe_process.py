@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..common.dependencies import PACKAGES
+from .probe import STEPS as MORE_THAN_IMPORTS
 
-STEPS = (*(package.module for package in PACKAGES), 'gpu', 'shvit_det', 'ops', 'kernels', 'bases', 'resume',
-         'weights', 'mmpretrain.models')  # fmt: skip
+STEPS = tuple(dict.fromkeys([*(package.module for package in PACKAGES), *MORE_THAN_IMPORTS]))
 SOURCE = Path(__file__).with_name('probe.py')
 TIMEOUT_S = 300.0  # from a slow disk the imports of torch and mmdet take more than a minute
 

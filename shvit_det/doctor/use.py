@@ -30,28 +30,27 @@ def check_import(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
     """Check that all of the package can be imported."""
     outcome = outcomes['shvit_det']
     if not outcome.error:
-        yield Finding('shvit_det', Status.OK, f'{outcome.facts["version"]}, can be imported')
+        yield Finding(Status.OK, f'{outcome.facts["version"]}, can be imported')
     else:
         command = '' if any_broken(outcomes) else install_everything()
-        yield Finding('shvit_det', Status.FAIL, f'cannot be imported: {outcome.error}', command)
+        yield Finding(Status.FAIL, f'cannot be imported: {outcome.error}', command)
 
 
 def check_ops(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
     """Check that mmcv's ops work, and say whether they are compiled."""
     if outcomes['shvit_det'].error:
         return  # nothing can be said of them
-    name, outcome = 'mmcv ops', outcomes['ops']
+    outcome = outcomes['ops']
     lite = replace(('mmcv', 'mmcv-lite', 'onedl-mmcv'), BY_NAME['mmcv'].tested)
     unloaded = [text for text in outcomes['shvit_det'].warnings if 'compiled ops' in text]
     if outcome.error:
-        yield Finding(name, Status.FAIL, f'do not work: {outcome.error}', lite)
+        yield Finding(Status.FAIL, f'do not work: {outcome.error}', lite)
     elif outcome.facts['cuda']:
-        yield Finding(name, Status.FAIL, f'work on a CPU only: {outcome.facts["cuda"]}', lite)
+        yield Finding(Status.FAIL, f'work on a CPU only: {outcome.facts["cuda"]}', lite)
     elif unloaded:
-        yield Finding(name, Status.WARN, f'replaced by torchvision: {unloaded[0].partition(", so that")[0]}', lite)
+        yield Finding(Status.WARN, f'replaced by torchvision: {unloaded[0].partition(", so that")[0]}', lite)
     else:
-        how = 'not compiled; torchvision stands in' if outcome.facts['stand_in'] else 'compiled'
-        yield Finding(name, Status.OK, how)
+        yield Finding(Status.OK, 'not compiled; torchvision stands in' if outcome.facts['stand_in'] else 'compiled')
 
 
 def check_kernels(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
@@ -61,20 +60,18 @@ def check_kernels(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
         return
     reason = outcome.facts['reason']
     found = f'none, deployed models use oneDNN: {reason}' if reason else f'for {outcome.facts["instruction_set"]}'
-    yield Finding('CPU kernels', Status.OK, found)
+    yield Finding(Status.OK, found)
 
 
-def check_step(
-    name: str, step: str, good: str, causes: tuple[str, ...], outcomes: Mapping[str, Outcome]
-) -> Iterator[Finding]:
+def check_step(step: str, good: str, causes: tuple[str, ...], outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
     """Check that a step of the probe succeeds; where it fails, the tested releases of ``causes`` repair it."""
     if outcomes['shvit_det'].error:
         return
     if not (error := outcomes[step].error):
-        yield Finding(name, Status.OK, good)
+        yield Finding(Status.OK, good)
     else:
         command = pip('install', *(BY_NAME[cause].tested for cause in causes))
-        yield Finding(name, Status.FAIL, error, '' if any_broken(outcomes) else command)
+        yield Finding(Status.FAIL, error, '' if any_broken(outcomes) else command)
 
 
 def check_weights(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
@@ -83,13 +80,13 @@ def check_weights(outcomes: Mapping[str, Outcome]) -> Iterator[Finding]:
     if outcomes['shvit_det'].error:
         return
     if outcome.error:
-        yield Finding('weights', Status.FAIL, f'cannot be looked at: {outcome.error}')
+        yield Finding(Status.FAIL, f'cannot be looked at: {outcome.error}')
         return
     files = outcome.facts['files']
     for path, wrong in files.items():
         if wrong:
-            yield Finding('weights', Status.FAIL, f'{path}: {wrong}', f'rm {shlex.quote(path)}')
+            yield Finding(Status.FAIL, f'{path}: {wrong}', f'rm {shlex.quote(path)}')
     good = [Path(path).name for path, wrong in files.items() if not wrong]
     if good or not files:
         found = ', '.join(good) if good else f'none in {outcome.facts["folder"]}: downloaded when they are needed'
-        yield Finding('weights', Status.OK, found)
+        yield Finding(Status.OK, found)

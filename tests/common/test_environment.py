@@ -159,7 +159,7 @@ def test_other_distributions_of_a_package_are_named(tmp_path, monkeypatch):
 
 
 def test_a_package_that_is_not_installed_has_no_version(monkeypatch):
-    monkeypatch.setattr(environment, 'OPTIONAL', ('no_such_package',))
+    monkeypatch.setattr(environment, 'PACKAGES', ('no_such_package',))
     assert describe_environment(CPU)['versions']['no_such_package'] is None
 
 
@@ -176,7 +176,7 @@ def checkout(tmp_path, monkeypatch):
     (tmp_path / 'tree' / 'file.py').write_text('1')
     git(tmp_path / 'tree', 'add', '.')
     git(tmp_path / 'tree', 'commit', '-m', 'one')
-    monkeypatch.setattr(environment, 'SOURCE_TREE', tmp_path / 'tree')
+    monkeypatch.setattr(environment, 'CHECKOUT', tmp_path / 'tree')
     return tmp_path / 'tree'
 
 
@@ -190,7 +190,7 @@ def test_the_source_is_a_commit_and_its_changes(checkout):
 
 def test_a_package_inside_another_checkout_has_no_source(checkout, monkeypatch):
     (checkout / 'site-packages').mkdir()
-    monkeypatch.setattr(environment, 'SOURCE_TREE', checkout / 'site-packages')
+    monkeypatch.setattr(environment, 'CHECKOUT', checkout / 'site-packages')
     assert describe_environment(CPU)['source'] is None
 
 

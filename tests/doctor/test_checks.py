@@ -106,7 +106,7 @@ def test_two_distributions_over_one_another(site):
 
 def test_releases_newer_than_the_tested_are_said(site):
     write_metadata(site, torch='2.13.0')
-    assert package('torch', healthy()) == Finding('torch', Status.OK, '2.13.0 (tested: 2.11.0)')
+    assert package('torch', healthy()) == Finding(Status.OK, '2.13.0 (tested: 2.11.0)')
 
 
 def test_a_source_tree_on_the_path(site):
@@ -254,9 +254,7 @@ def threads(monkeypatch, tmp_path, used: int, quota: str, wanted: str | None = N
 
 
 def test_threads(monkeypatch, tmp_path):
-    assert threads(monkeypatch, tmp_path, 16, 'max 100000') == Finding(
-        'OpenMP threads', Status.OK, '16 on 16 usable cores'
-    )
+    assert threads(monkeypatch, tmp_path, 16, 'max 100000') == Finding(Status.OK, '16 on 16 usable cores')
     many = threads(monkeypatch, tmp_path, 16, '350000 100000')
     assert many.status is Status.WARN and many.command == 'export OMP_NUM_THREADS=4'
     assert threads(monkeypatch, tmp_path, 4, '350000 100000', '4').found == '4 on 4 usable cores (OMP_NUM_THREADS=4)'
@@ -308,13 +306,13 @@ def test_a_check_that_fails_itself_hides_no_other():
         raise OSError('unforeseen')
         yield
 
-    good = Finding('good', Status.OK, 'fine')
-    first, second = doctor.findings({}, {'bad': broken, 'good': lambda outcomes: [good]})
-    assert first.status is Status.WARN and 'unforeseen' in first.found and second == good
+    good = Finding(Status.OK, 'fine')
+    (name, first), second = doctor.findings({}, {'bad': broken, 'good': lambda outcomes: [good]})
+    assert name == 'bad' and first.status is Status.WARN and 'unforeseen' in first.found and second == ('good', good)
 
 
 def test_report():
-    found = [Finding('a', Status.OK, 'fine'), Finding('longer', Status.WARN, 'hm', 'mend it')]
+    found = [('a', Finding(Status.OK, 'fine')), ('longer', Finding(Status.WARN, 'hm', 'mend it'))]
     assert doctor.as_text(found).splitlines() == [
         'OK    a       fine',
         'WARN  longer  hm',
@@ -323,11 +321,10 @@ def test_report():
         '0 broken, 1 to be warned of.',
     ]
     assert not doctor.is_broken(found) and json.loads(doctor.as_json(found))['broken'] is False
-    assert doctor.is_broken([*found, Finding('c', Status.FAIL, 'bad')])
+    assert doctor.is_broken([*found, ('c', Finding(Status.FAIL, 'bad'))])
     assert doctor.as_text(found[:1]).endswith('Nothing is wrong.')
 
 
 def test_all_checks_have_findings(site):
     write_metadata(site)
-    names = [one.name for one in doctor.findings(healthy())]
-    assert sorted(set(names)) == sorted(doctor.CHECKS)
+    assert {name for name, _ in doctor.findings(healthy())} == set(doctor.CHECKS)

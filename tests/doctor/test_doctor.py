@@ -152,7 +152,7 @@ def test_setuptools_without_pkg_resources(before):
     )
     outcomes = healthy(**probe(['pkg_resources', 'bases']))
     assert 'pkg_resources' in outcomes['bases'].error  # what users see of it
-    found = {one.name: one for one in doctor.findings(outcomes)}
+    found = dict(doctor.findings(outcomes))
     assert found['setuptools'].status is Status.FAIL and "'setuptools<82'" in found['setuptools'].command
     assert found['mmdet:: bases'].status is Status.FAIL and found['mmdet:: bases'].command == ''
 
