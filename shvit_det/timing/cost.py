@@ -7,9 +7,7 @@ ones, are not counted.
 
 import math
 import weakref
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,9 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from .record import PartCost
+from .record import PartCost, no_cost
 
-aten = torch.ops.aten
+aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
 
 ALLOCATIONS = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}
 # Operations that do not read their first argument, or read only the elements that they return, or touch only the
@@ -43,16 +41,6 @@ def count_parameters(modules_by_part: Mapping[str, Sequence[nn.Module]]) -> dict
     return counts
 
 
-@dataclass
-class _Part:
-    """The counts of one part so far."""
-
-    flops: int = 0
-    moved_bytes: int = 0
-    peak_memory_bytes: int = 0
-    uncounted: Counter[str] = field(default_factory=Counter)
-
-
 class CostCounter(TorchDispatchMode):
     """Counts the cost of each part inside one ``with`` block, without any effect on the results.
 
@@ -64,7 +52,7 @@ class CostCounter(TorchDispatchMode):
     def __init__(self, current_part: Callable[[], str]) -> None:
         super().__init__()
         self._current_part = current_part
-        self._parts: dict[str, _Part] = {}
+        self._parts: dict[str, PartCost] = {}
         self._alive: dict[int, tuple[weakref.ref, int]] = {}  # storages by address, with their size
         self._alive_bytes = 0
 
@@ -73,18 +61,13 @@ class CostCounter(TorchDispatchMode):
 
         ``parameters`` is what :func:`count_parameters` returns.
         """
-        idle = {name: _Part() for name, count in parameters.items() if count and name not in self._parts}
-        return [
-            PartCost(
-                name=name,
-                parameters=parameters.get(name, 0),
-                macs=part.flops // 2,
-                moved_bytes=part.moved_bytes,
-                peak_memory_bytes=part.peak_memory_bytes,
-                uncounted=dict(part.uncounted),
-            )
-            for name, part in (self._parts | idle).items()
-        ]
+        for name, count in parameters.items():
+            if count:
+                self._part(name)['parameters'] = count
+        return list(self._parts.values())
+
+    def _part(self, name: str) -> PartCost:
+        return self._parts.setdefault(name, no_cost(name))
 
     def __torch_dispatch__(
         self,
@@ -102,28 +85,30 @@ class CostCounter(TorchDispatchMode):
         if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), DispatchKey.CompositeImplicitAutograd):
             with self:
                 return func._op_dk(DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
-        part = self._parts.setdefault(self._current_part(), _Part())
+        part = self._part(self._current_part())
         result = func(*args, **kwargs)
         self._count(part, func, args, kwargs, result)
         return result
 
-    def _count(self, part: _Part, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    def _count(
+        self, part: PartCost, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> None:
         packet = func.overloadpacket
         inputs = _tensors((args, kwargs))
         known = {_storage_address(tensor) for tensor in inputs}
         created = [tensor for tensor in _tensors(result) if _storage_address(tensor) not in known]
         for tensor in created:
             self._track(tensor)
-        part.peak_memory_bytes = max(part.peak_memory_bytes, self._alive_bytes)
+        part['peak_memory_bytes'] = max(part['peak_memory_bytes'], self._alive_bytes)
         changed = [] if torch.Tag.inplace_view in func.tags else _changed(func, args, kwargs)
         if packet in ALLOCATIONS or not (created or changed):  # a view, or a query such as a size
             return
-        part.moved_bytes += _moved_bytes(func, args, kwargs, written=created + changed)
+        part['moved_bytes'] += _moved_bytes(func, args, kwargs, written=created + changed)
         formula = FORMULAS.get(packet) or flop_registry.get(packet)
         if formula is None:
-            part.uncounted[str(packet)] += 1
+            part['uncounted'][str(packet)] = part['uncounted'].get(str(packet), 0) + 1
         else:
-            part.flops += formula(*args, **kwargs, out_val=result)
+            part['macs'] += formula(*args, **kwargs, out_val=result) // 2
 
     def _track(self, tensor: Tensor) -> None:
         """Add a tensor's storage to what is alive, once, until it is freed."""
@@ -204,18 +189,12 @@ def _embedding_bag_flops(table: Tensor, rows: Tensor, *args: Any, out_val: Any, 
     return 2 * rows.numel() * table.shape[1]
 
 
-def _packed_formulas() -> dict[Any, Callable[..., int]]:
-    """Return the formulas of the private operations that this torch has."""
-    formulas: dict[str, Callable[..., int]] = {
-        '_convolution_pointwise': _packed_flops,
-        '_convolution_pointwise_': _packed_flops,
-        '_linear_pointwise': _packed_flops,
-        '_convolution_transpose_pointwise': _packed_transposed_flops,
-    }
-    mkldnn = torch.ops.mkldnn
-    return {getattr(mkldnn, name): formula for name, formula in formulas.items() if hasattr(mkldnn, name)}
-
-
+PRIVATE_FORMULAS: dict[str, Callable[..., int]] = {  # of operations that not every torch has
+    '_convolution_pointwise': _packed_flops,
+    '_convolution_pointwise_': _packed_flops,
+    '_linear_pointwise': _packed_flops,
+    '_convolution_transpose_pointwise': _packed_transposed_flops,
+}
 # Formulas that torch's registry lacks, or that are wrong there.
 FORMULAS: dict[Any, Callable[..., int]] = {
     aten.convolution_backward: _convolution_backward_flops,
@@ -225,5 +204,5 @@ FORMULAS: dict[Any, Callable[..., int]] = {
     ],
     aten._embedding_bag: _embedding_bag_flops,
     aten._embedding_bag_forward_only: _embedding_bag_flops,
-    **_packed_formulas(),
+    **{getattr(mkldnn, name): formula for name, formula in PRIVATE_FORMULAS.items() if hasattr(mkldnn, name)},
 }

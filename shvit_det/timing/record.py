@@ -42,6 +42,11 @@ class PartCost(TypedDict):
     uncounted: dict[str, int]  # operations without a MAC formula, and how often they ran
 
 
+def no_cost(name: str, parameters: int = 0) -> PartCost:
+    """Return the cost of a part that has computed nothing so far."""
+    return PartCost(name=name, parameters=parameters, macs=0, moved_bytes=0, peak_memory_bytes=0, uncounted={})
+
+
 class Ratio(TypedDict):
     """``subject`` over ``base``, the median of one interleaved run; above 1 the subject is slower."""
 

@@ -23,15 +23,15 @@ def percent(share: float) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells by the header of their column; columns without any text are left out."""
+    """Rows of cells by the header of their column; columns without any text are left out."""
 
-    columns: Mapping[str, Sequence[str]]  # the cells of each column, all equally many
+    cells: Sequence[Mapping[str, str]]  # all rows have the same headers
     text: Sequence[str] = ()  # headers of the columns that are aligned to the left: numbers are to the right
 
     def rows(self) -> list[list[str]]:
         """Return the header and the rows of the columns that are not empty; without such columns, nothing."""
-        filled = {header: cells for header, cells in self.columns.items() if any(cells)}
-        return [list(filled), *map(list, zip(*filled.values(), strict=True))] if filled else []
+        headers = [header for header in self.cells[0] if any(row[header] for row in self.cells)] if self.cells else []
+        return [headers, *([row[header] for header in headers] for row in self.cells)] if headers else []
 
 
 Block = Table | str  # a string is a line of Markdown: a heading, a list item or a paragraph

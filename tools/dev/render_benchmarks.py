@@ -115,11 +115,11 @@ def benchmarks_block(records: Mapping[str, Record]) -> str:
         times, ratios = (columns.setdefault(f'{what}, {label}', {}) for what in ('ms/image', 'ratio'))
         times.update({subject['name']: significant(image_ms(subject)) for subject in record['subjects']})
         ratios.update({record['subjects'][0]['name']: '1', **_ratios(record)})
-    cells = {header: [column.get(name, '') for name in subjects] for header, column in columns.items()}
+    rows = [{header: column.get(name, '') for header, column in columns.items()} for name in subjects]
     lines = [
         f'- [{name}]({(RESULTS / name).as_posix()}.md): {conditions(r)}; {origin(r)}' for name, r in records.items()
     ]
-    return as_markdown([Table(cells, text=['model']), *lines])
+    return as_markdown([Table(rows, text=['model']), *lines])
 
 
 def _ratios(record: Record) -> dict[str, str]:
