@@ -1,7 +1,7 @@
 """The benchmark behind ``tools/benchmark.py``: from the names of models to a record."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
@@ -12,6 +12,7 @@ from ..common.errors import UsageError
 from .ceilings import measure_ceilings
 from .clocks import CPUClock, clock_for
 from .cost import CostCounter, count_parameters
+from .detector_parts import modules_by_part
 from .measurement import FORWARD, Key, Measurement, Meter, PartTimer, measure
 from .model_builder import build_models
 from .record import FORMAT, PartCost, PartTime, Ratio, Record, Subject
@@ -44,7 +45,7 @@ def benchmark(
     Raises:
         UsageError: If one of them cannot be built, or cannot run on such images.
     """
-    with _threads(settings.threads), _tf32(settings.tf32):
+    with _torch_set_as(settings):
         environment = describe_environment(settings.device)
         progress('measuring the ceilings of this machine')
         ceilings = {settings.dtype: measure_ceilings(settings.device, settings.dtype)}
@@ -85,26 +86,16 @@ def benchmark(
 
 
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _tf32(allowed: bool | None) -> Iterator[None]:
+def _torch_set_as(settings: Settings) -> Iterator[None]:
+    """Set torch's threads and use of TensorFloat-32 inside a ``with`` block."""
     backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [backend.allow_tf32 for backend in backends]
-    for backend, own in zip(backends, before, strict=True):
-        backend.allow_tf32 = own if allowed is None else allowed
-    try:
+    with ExitStack() as restoring:
+        restoring.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(settings.threads)
+        for backend in backends if settings.tf32 is not None else ():
+            restoring.callback(setattr, backend, 'allow_tf32', backend.allow_tf32)
+            backend.allow_tf32 = settings.tf32
         yield
-    finally:
-        for backend, own in zip(backends, before, strict=True):
-            backend.allow_tf32 = own
 
 
 def _prepare(model: TimedModel) -> dict[str, Any]:
@@ -133,15 +124,17 @@ def _cost(model: TimedModel) -> list[PartCost]:
         run()
         timer.end()
     order = model.part_order()
-    costs = sorted(counter.part_costs(count_parameters(model.modules())), key=lambda cost: order.index(cost['name']))
+    costs = sorted(
+        counter.part_costs(count_parameters(modules_by_part(model.model, model.spans))),
+        key=lambda cost: order.index(cost['name']),
+    )
     return [cost for cost in costs if model.settings.only in (None, cost['name'])]
 
 
 def _images(model: TimedModel) -> dict[str, Any]:
     if model.settings.images is not None:
         return dict(images=f'{len(model.batches) * model.settings.batch} photographs', shape=None)
-    images = model.batches[0] if model.kind == 'backbone' else model.batches[0]['inputs'][0]
-    return dict(images='synthetic', shape=list(images.shape[-2:]))
+    return dict(images='synthetic', shape=model.image_shape()[1:])
 
 
 def _subject(measurement: Measurement, facts: Mapping[str, Any]) -> Subject:

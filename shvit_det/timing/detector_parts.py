@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from ..configuration.batches import copy_containers
 from ..models.pyramid import FeaturePyramid
@@ -150,16 +151,14 @@ class RecordedCalls:
 
 def tensors_kept(value: Any) -> Any:
     """Copy the tensors on a GPU in containers: CUDA graphs overwrite their outputs in the next run."""
-    if isinstance(value, torch.Tensor):
-        return value.clone() if value.is_cuda else value
-    if isinstance(value, FeaturePyramid):
-        origin = value.origin and value.origin._replace(source=tensors_kept(value.origin.source))
-        return FeaturePyramid((tensors_kept(level) for level in value.peek()), origin)
-    if type(value) in (list, tuple):
-        return type(value)(tensors_kept(item) for item in value)
-    if type(value) is dict:
-        return {key: tensors_kept(item) for key, item in value.items()}
-    return value
+
+    def keep(leaf: Any) -> Any:
+        if isinstance(leaf, FeaturePyramid):
+            origin = leaf.origin and leaf.origin._replace(source=keep(leaf.origin.source))
+            return FeaturePyramid(map(keep, leaf.peek()), origin)
+        return leaf.clone() if isinstance(leaf, torch.Tensor) and leaf.is_cuda else leaf
+
+    return tree_map(keep, value, is_leaf=lambda node: isinstance(node, FeaturePyramid))
 
 
 def record_calls(detector: nn.Module, spans: Sequence[Span], run: Callable[[], Any]) -> dict[str, RecordedCalls]:

@@ -161,9 +161,6 @@ class Measurement:
             if time.monotonic() - start > MAX_WARMUP_SECONDS:
                 break
         self._prepare_alone = self.model.parts_alone()
-        only = self.model.settings.only
-        if only is not None and self.model.kind == 'detector':
-            self._prepare_alone = {only: self._prepare_alone[only]}
         for prepare in self._prepare_alone.values():
             meter.time(prepare())
 

@@ -34,14 +34,12 @@ RUNTIMES: dict[str, type[Runtime]] = {**onnx_runtimes.RUNTIMES, 'executorch': Ex
 
 
 def exported(name: str, backbone: nn.Module, images: torch.Tensor, threads: int, dtype: torch.dtype) -> Runtime:
-    """Return a backbone in another runtime, which computes the same on these images and takes others of this size.
+    """Return a backbone in one of ``RUNTIMES``, which computes the same on these images and takes others of this size.
 
-    Args:
-        name: One of ``RUNTIMES``.
-        backbone: In eval mode, on the CPU and in float32.
+    The backbone is in eval mode, on the CPU and in float32. ``dtype`` is that of the runtime's arithmetic.
+
+    Shapes:
         images: (B, 3, H, W).
-        threads: Of the runtime.
-        dtype: Of its arithmetic.
 
     Raises:
         UsageError: If the backbone cannot be exported, or the runtime computes something else.

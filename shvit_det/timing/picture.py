@@ -125,11 +125,8 @@ def _style(axes: Axes, grid: str) -> None:
 
 def _accuracy_points(subjects: Sequence[Subject]) -> list[Point]:
     """Return the backbones with a published AP, if there are at least two."""
-    points: list[Point] = []
-    for subject in subjects:
-        row = published_for(subject['source'])
-        if row and row.box_ap is not None:
-            points.append((subject['name'], image_ms(subject), row.box_ap))
+    rows = [(subject, published_for(subject['source'])) for subject in subjects]
+    points = [(subject['name'], image_ms(subject), row.box_ap) for subject, row in rows if row and row.box_ap]
     return points if len(points) > 1 else []
 
 

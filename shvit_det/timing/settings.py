@@ -68,10 +68,9 @@ class Settings:
             raise UsageError(f'--seconds must be above 0, but got {self.seconds:g}')
         if self.shape is not None and min(self.shape) < 32:
             raise UsageError(f'--shape must be at least 32 32, but got {self.shape[0]} {self.shape[1]}')
-        if self.flush and self.device.type != 'cuda':
-            raise UsageError('--flush-l2 is for a GPU, and this runs on the CPU')
-        if self.tf32 is not None and self.device.type != 'cuda':
-            raise UsageError('--tf32 is for a GPU, and this runs on the CPU')
+        for option, is_given in (('--flush-l2', self.flush), ('--tf32', self.tf32 is not None)):
+            if is_given and self.device.type != 'cuda':
+                raise UsageError(f'{option} is for a GPU, and this runs on the CPU')
         if self.images is not None and self.train:
             raise UsageError('--train draws its own images with objects: leave out --images')
         if self.images is not None and self.shape is not None:
@@ -82,23 +81,15 @@ class Settings:
             raise UsageError('--train excludes --fold-bn and --deploy: a folded model is not trained')
 
     def as_record(self) -> dict[str, Any]:
-        """Return the settings as they stand in a record."""
+        """Return the settings as they stand in a record, without the images."""
+        same = ('batch', 'channels_last', 'compile', 'threads', 'detections', 'fold', 'deploy', 'protocol', 'tf32')
         return dict(
+            {name: getattr(self, name) for name in same},
             mode='train' if self.train else 'predict',
-            shape=None if self.shape is None else list(self.shape),
-            batch=self.batch,
             device=str(self.device),
             dtype=dtype_name(self.dtype),
-            channels_last=self.channels_last,
-            compile=self.compile,
-            threads=self.threads,
-            detections=self.detections,
-            fold=self.fold,
-            deploy=self.deploy,
             only=None if self.only is None else [self.only],
-            protocol=self.protocol,
             flush_l2=self.flush,
-            tf32=self.tf32,
         )
 
 
@@ -129,19 +120,15 @@ def split_prefixes(named: str) -> tuple[list[str], str]:
 
 
 def _check_combination(prefixes: Sequence[str], source: str, named: str) -> None:
-    dtypes = [prefix for prefix in prefixes if prefix in DTYPES]
-    runtimes = [prefix for prefix in prefixes if prefix in RUNTIMES]
-    for several in (dtypes, runtimes):
+    for alternatives in (DTYPES, RUNTIMES, (DEPLOYED, PLAIN)):
+        several = [prefix for prefix in prefixes if prefix in alternatives]
         if len(several) > 1:
             raise UsageError(f'{named} has both {several[0]}: and {several[1]}:, leave out one')
-    if DEPLOYED in prefixes and PLAIN in prefixes:
-        raise UsageError(f'{named} cannot be both {DEPLOYED}: and {PLAIN}:, leave out one')
-    if runtimes:
-        others = [prefix for prefix in prefixes if prefix not in runtimes + dtypes]
-        if others:
-            raise UsageError(f'{named}: {runtimes[0]}: compiles and lays out by itself, leave out {others[0]}:')
+    if runtime := next((prefix for prefix in prefixes if prefix in RUNTIMES), None):
+        if others := [prefix for prefix in prefixes if prefix not in (runtime, *DTYPES)]:
+            raise UsageError(f'{named}: {runtime}: compiles and lays out by itself, leave out {others[0]}:')
         if source.partition(':')[0] not in BACKBONE_SOURCES:
-            raise UsageError(f'{named}: {runtimes[0]}: is for a backbone alone, timm:NAME or shvit:ARCH')
+            raise UsageError(f'{named}: {runtime}: is for a backbone alone, timm:NAME or shvit:ARCH')
 
 
 def settings_with(prefixes: Sequence[str], settings: Settings) -> Settings:
@@ -152,9 +139,7 @@ def settings_with(prefixes: Sequence[str], settings: Settings) -> Settings:
     Raises:
         UsageError: If the settings exclude a prefix, or a runtime is not installed.
     """
-    changes: dict[str, Any] = {}
-    for prefix in prefixes:
-        changes |= CHANGES[prefix]
+    changes = {name: value for prefix in prefixes for name, value in CHANGES[prefix].items()}
     if DEPLOYED in prefixes:
         changes['convert'] = 'dtype' in changes
     if COMPILED in prefixes and settings.compile is not None:

@@ -15,7 +15,7 @@ from ..configuration.batches import copy_containers
 from ..deployment import is_deployed
 from ..deployment.compilation import compile_parts, weights_frozen
 from .detection_count import DEFAULT_DETECTIONS, counting, detection_config, fix_detections
-from .detector_parts import RecordedCalls, Span, instrumented, modules_by_part, owners_of, record_calls, spans_of
+from .detector_parts import RecordedCalls, Span, instrumented, owners_of, record_calls, spans_of
 from .other_runtimes import exported
 from .record import UNATTRIBUTED
 from .settings import Settings, dtype_name
@@ -66,24 +66,19 @@ class TimedModel:
         """Return a function that makes one run, on the batch of this index, and returns what mmdet returns."""
         batch = copy_containers(self.batches[index % len(self.batches)])
 
-        def predict() -> Any:
-            with torch.no_grad(), self._autocast():
-                return self.model.test_step(batch)
-
         def train() -> Any:
             torch.manual_seed(index)  # regions are sampled; all models take the same ones
             with self._autocast():
                 return self.model.train_step(batch, self.optim_wrapper)
 
-        return train if self.settings.train else predict
+        return train if self.settings.train else self._predicting(lambda: self.model.test_step(batch))
 
     def first_run(self) -> None:
         """Make one run, to see that it can be made."""
         try:
             self.run()()
         except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-            images = self.batches[0] if self.kind == 'backbone' else self.batches[0]['inputs'][0]
-            size = f'{self.settings.batch} x {" x ".join(map(str, images.shape[-3:]))}, {self.settings.dtype}'
+            size = f'{self.settings.batch} x {" x ".join(map(str, self.image_shape()))}, {self.settings.dtype}'
             raise UsageError(f'{self.name} cannot run on this input ({size}): {first_line(error)}') from error
 
     def _autocast(self) -> AbstractContextManager:
@@ -105,20 +100,20 @@ class TimedModel:
         if self.settings.train or self.kind == 'backbone':
             return {}
         parts = record_calls(self.model, self.spans, self.run())
-        return {part: partial(self._prepare, parts[part]) for part in self.part_order() if part in parts}
+        wanted = [part for part in self.part_order() if part in parts and self.settings.only in (None, part)]
+        return {part: partial(self._prepare, parts[part]) for part in wanted}
 
     def _prepare(self, calls: RecordedCalls) -> Callable[[], Any]:
-        prepared = calls.prepare()
+        return self._predicting(calls.prepare())
 
-        def run() -> Any:
+    def _predicting(self, call: Callable[[], Any]) -> Callable[[], Any]:
+        """Return a function that makes a call in the way of a prediction."""
+
+        def predict() -> Any:
             with torch.no_grad(), self._autocast():
-                return prepared()
+                return call()
 
-        return run
-
-    def modules(self) -> dict[str, list[nn.Module]]:
-        """Return the modules of each part."""
-        return modules_by_part(self.model, self.spans)
+        return predict
 
     def fix_detections(self) -> None:
         """Fix the number of detections; without ``--detections`` only for random weights."""
@@ -147,6 +142,11 @@ class TimedModel:
             samples = self.run()()
         detections = [len(sample.pred_instances) for sample in samples if 'pred_instances' in sample]
         return {name: numbers for name, numbers in (('proposals', proposals), ('detections', detections)) if numbers}
+
+    def image_shape(self) -> list[int]:
+        """Return C, H, W of the images of the first batch."""
+        images = self.batches[0] if self.kind == 'backbone' else self.batches[0]['inputs'][0]
+        return list(images.shape[-3:])
 
     def input_shape(self) -> list[int]:
         """Return B, C, H, W of the first batch as the backbone gets it."""
