@@ -1,7 +1,7 @@
 """Time a detector by part, or backbones: python tools/benchmark.py CONFIG [CHECKPOINT] [--against OTHER ...]"""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,6 +20,14 @@ from ..timing.settings import COMPILE_MODES, DEFAULT_SECONDS, DTYPES, Settings, 
 from . import cli, command_line
 
 
+def save_page(record: Record, path: str) -> None:
+    with saving(path) as part:
+        part.write_text(markdown_report(record), encoding='utf-8')
+
+
+WRITERS: dict[str, Callable[[Record, str], None]] = {'json': save_record, 'markdown': save_page, 'plot': save_picture}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description='Time a detector by part, in place and alone, or backbones; nothing is downloaded.',
@@ -29,112 +37,71 @@ def main() -> None:
         'bfloat16:, float16:, and for a backbone alone onnxruntime:, openvino: or executorch:, with its BatchNorms '
         'folded; for example compiled:bfloat16:deployed:shvit:s4.',
     )
-    parser.add_argument('config', metavar='CONFIG', help='the source that is timed')
-    parser.add_argument('checkpoint', metavar='CHECKPOINT', nargs='?', help='its weights [random ones]')
-    parser.add_argument('--against', metavar='OTHER', nargs='+', default=[], help='sources to compare with, in turn')
-    parser.add_argument('--only', metavar='PART', help='measure one part alone: backbone, neck, "RPN conv", ...')
-    parser.add_argument('--train', action='store_true', help='time a training step instead of a prediction')
-    parser.add_argument(
-        '--protocol', choices=('paper',), help='512x512, BN folded, CPU batch 16, 1 thread, GPU batch 32'
-    )
-    inputs = parser.add_argument_group('input')
-    inputs.add_argument(
-        '--shape', type=int, nargs=2, metavar=('H', 'W'), help="[as the config's test pipeline resizes]"
-    )
-    inputs.add_argument('--batch', type=int, metavar='N', help='images per run [1]')
-    inputs.add_argument('--images', metavar='DIR', help="photographs, through the config's test pipeline")
-    inputs.add_argument(
-        '--detections', type=int, metavar='N', help='per image [100 with random weights, else what is found]'
-    )
-    how = parser.add_argument_group('execution')
-    how.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N [cpu]')
-    how.add_argument('--threads', type=int, metavar='N', help="threads of the CPU's kernels [torch's default]")
-    how.add_argument('--dtype', choices=DTYPES, default='float32', help='detectors by autocast, backbones converted')
-    how.add_argument('--tf32', choices=('on', 'off'), help="a GPU's TensorFloat-32 [torch's: in convolutions]")
-    how.add_argument('--channels-last', action='store_true', help='weights and images as NHWC')
-    how.add_argument('--compile', nargs='?', const='default', choices=COMPILE_MODES, help='torch.compile, its mode')
-    how.add_argument('--fold-bn', action='store_true', help='fold the BatchNorms of the backbone')
-    how.add_argument('--deploy', action='store_true', help='time SHViT in its deployed form')
-    add_cfg_options(how, 'changes of CONFIG')
-    length = parser.add_argument_group('length')
-    length.add_argument('--seconds', type=float, default=DEFAULT_SECONDS, help=f'per source [{DEFAULT_SECONDS:g}]')
-    length.add_argument(
-        '--runs', type=int, metavar='N', help='rounds, instead of seconds; ratios have intervals from 5 on'
-    )
-    length.add_argument('--flush-l2', action='store_true', help="overwrite a GPU's L2 cache before each run")
-    results = parser.add_argument_group('results')
-    results.add_argument('--json', metavar='FILE', help='everything that was measured')
-    results.add_argument('--markdown', metavar='FILE', help='the tables')
-    results.add_argument('--plot', metavar='FILE', help='a picture, .png')
-    arguments = parser.parse_args()
+    add = parser.add_argument
+    add('config', metavar='CONFIG', help='the source that is timed')
+    add('checkpoint', metavar='CHECKPOINT', nargs='?', help='its weights [random ones]')
+    add('--against', metavar='OTHER', nargs='+', default=[], help='sources to compare with, in turn')
+    add('--only', metavar='PART', help='measure one part alone: backbone, neck, "RPN conv", ...')
+    add('--train', action='store_true', help='time a training step instead of a prediction')
+    add('--protocol', choices=('paper',), help='512x512, BN folded, CPU batch 16, 1 thread, GPU batch 32')
+    add_input = parser.add_argument_group('input').add_argument
+    add_input('--shape', type=int, nargs=2, metavar=('H', 'W'), help="[as the config's test pipeline resizes]")
+    add_input('--batch', type=int, metavar='N', help='images per run [1]')
+    add_input('--images', metavar='DIR', help="photographs, through the config's test pipeline")
+    add_input('--detections', type=int, metavar='N', help='per image [100 with random weights, else what is found]')
+    execution = parser.add_argument_group('execution')
+    add_execution = execution.add_argument
+    add_execution('--device', default='cpu', help='cpu, cuda or cuda:N [cpu]')
+    add_execution('--threads', type=int, metavar='N', help="threads of the CPU's kernels [torch's default]")
+    add_execution('--dtype', choices=DTYPES, default='float32', help='detectors by autocast, backbones converted')
+    add_execution('--tf32', choices=('on', 'off'), help="a GPU's TensorFloat-32 [torch's: in convolutions]")
+    add_execution('--channels-last', action='store_true', help='weights and images as NHWC')
+    add_execution('--compile', nargs='?', const='default', choices=COMPILE_MODES, help='torch.compile, its mode')
+    add_execution('--fold-bn', dest='fold', action='store_true', help='fold the BatchNorms of the backbone')
+    add_execution('--deploy', action='store_true', help='time SHViT in its deployed form')
+    add_cfg_options(execution, 'changes of CONFIG')
+    add_length = parser.add_argument_group('length').add_argument
+    add_length('--seconds', type=float, default=DEFAULT_SECONDS, help=f'per source [{DEFAULT_SECONDS:g}]')
+    add_length('--runs', type=int, metavar='N', help='rounds, instead of seconds; ratios have intervals from 5 on')
+    add_length('--flush-l2', dest='flush', action='store_true', help="overwrite a GPU's L2 cache before each run")
+    add_result = parser.add_argument_group('results').add_argument
+    add_result('--json', metavar='FILE', help='everything that was measured')
+    add_result('--markdown', metavar='FILE', help='the tables')
+    add_result('--plot', metavar='FILE', help='a picture, .png')
+    options = vars(parser.parse_args())
+    sources = [options.pop('config'), *options.pop('against')]
+    checkpoint, cfg_options = options.pop('checkpoint'), options.pop('cfg_options')
+    outputs = {name: path for name in WRITERS if (path := options.pop(name)) is not None}
 
-    device = find_device(arguments.device)
-    asked = dict(shape=arguments.shape and tuple(arguments.shape), batch=arguments.batch, threads=arguments.threads)
-    conditions = dict(batch=1, threads=torch.get_num_threads(), fold=arguments.fold_bn, only=arguments.only)
-    if arguments.protocol == 'paper':
-        conditions.update(paper_conditions(device))
-    conditions.update({name: value for name, value in asked.items() if value is not None})
-    settings = Settings(
-        device=device,
-        dtype=DTYPES[arguments.dtype],
-        channels_last=arguments.channels_last,
-        compile=arguments.compile,
-        deploy=arguments.deploy,
-        detections=arguments.detections,
-        train=arguments.train,
-        images=arguments.images,
-        protocol=arguments.protocol,
-        runs=arguments.runs,
-        seconds=arguments.seconds,
-        flush=arguments.flush_l2,
-        tf32=arguments.tf32 and arguments.tf32 == 'on',
-        **conditions,
-    )
-    sources = [arguments.config, *arguments.against, arguments.checkpoint]
-    _check_outputs(arguments.json, arguments.markdown, arguments.plot, sources)
+    options['device'] = find_device(options['device'])
+    options['dtype'] = DTYPES[options['dtype']]
+    options['tf32'] = options['tf32'] and options['tf32'] == 'on'
+    options['shape'] = options['shape'] and tuple(options['shape'])
+    sizes = {name: options.pop(name) for name in ('shape', 'batch', 'threads')}
+    protocol = paper_conditions(options['device']) if options['protocol'] == 'paper' else {}
+    asked = {name: value for name, value in sizes.items() if value is not None}
+    settings = Settings(**{**options, 'threads': torch.get_num_threads(), **protocol, **asked})
+    for name, path in outputs.items():
+        check_output_file(path, f'--{name}', inputs=[*sources, checkpoint])
+    if (plot := outputs.get('plot')) is not None and Path(plot).suffix.lower() != '.png':
+        raise UsageError(f'--plot takes a file that ends in .png, but got {plot}')
 
     def save(record: Record) -> None:
         cli.show_progress('')
         written: list[str] = []
         print(terminal_report(record))
         with keeping(lambda: written):
-            for path in _write_outputs(record, arguments.json, arguments.markdown, arguments.plot):
+            for name, path in outputs.items():
+                WRITERS[name](record, path)
                 print(f'Written: {path}')
                 written.append(path)
 
     benchmark(
-        [arguments.config, *arguments.against],
+        sources,
         settings,
-        arguments.checkpoint,
-        arguments.cfg_options,
+        checkpoint,
+        cfg_options,
         command=command_line(),
         progress=cli.show_progress,
         save=save,
     )
-
-
-def _check_outputs(json: str | None, markdown: str | None, plot: str | None, inputs: Sequence[str | None]) -> None:
-    """See that the results can be written, before anything is measured.
-
-    Raises:
-        UsageError: If a folder does not exist, a file is a folder or an input, or the picture is no ``.png``.
-    """
-    for path, option in ((json, '--json'), (markdown, '--markdown'), (plot, '--plot')):
-        if path is not None:
-            check_output_file(path, option, inputs)
-    if plot is not None and Path(plot).suffix.lower() != '.png':
-        raise UsageError(f'--plot takes a file that ends in .png, but got {plot}')
-
-
-def _write_outputs(record: Record, json: str | None, markdown: str | None, plot: str | None) -> Iterator[str]:
-    """Write the files that were asked for and yield their paths."""
-    if json is not None:
-        save_record(record, json)
-        yield json
-    if markdown is not None:
-        with saving(markdown) as part:
-            part.write_text(markdown_report(record), encoding='utf-8')
-        yield markdown
-    if plot is not None:
-        save_picture(record, plot)
-        yield plot

@@ -11,23 +11,16 @@ def main() -> None:
         description='Write a page with training images as the pipeline of a config hands them to the model, augmented, '
         'with masks, boxes and names, and with statistics of the data set. A folder of data needs no config.'
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         'source',
         metavar='CONFIG|DIR',
         help='config file of a detector, or a data set in the layout of COCO, YOLO, Pascal VOC or LabelMe',
     )
-    parser.add_argument('--out', required=True, metavar='DIR', help='write DIR/index.html')
-    parser.add_argument('--number', type=int, default=24, metavar='N', help='images to show [%(default)s]')
-    parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the augmentation [%(default)s]')
-    parser.add_argument('--data-root', metavar='DIR', help='another folder in the same layout')
+    add('--out', required=True, metavar='DIR', help='write DIR/index.html')
+    add('--number', type=int, default=24, metavar='N', help='images to show [%(default)s]')
+    add('--seed', type=int, default=0, metavar='N', help='of the augmentation [%(default)s]')
+    add('--data-root', metavar='DIR', help='another folder in the same layout')
     add_cfg_options(parser)
-    arguments = parser.parse_args()
-    page = browse(
-        arguments.source,
-        arguments.out,
-        number=arguments.number,
-        seed=arguments.seed,
-        data_root=arguments.data_root,
-        cfg_options=arguments.cfg_options,
-    )
+    page = browse(**vars(parser.parse_args()))
     print(f'Page: {page}')

@@ -17,18 +17,17 @@ def main() -> None:
         description='Check the COCO data sets that a config would use: annotations and images. '
         'Exit status 0: no errors, 1: errors, or not all could be written, 2: the check could not run.'
     )
-    parser.add_argument('config', help='config file, or the name of a config of ours')
+    add = parser.add_argument
+    add('config', help='config file, or the name of a config of ours')
     how = parser.add_mutually_exclusive_group()
     how.add_argument('--headers-only', action='store_true', help='open every image, decode none')
     how.add_argument('--no-images', action='store_true', help='only see that the images exist')
-    parser.add_argument('--workers', type=int, metavar='N', help='threads that decode [all processors]')
-    parser.add_argument('--examples', type=int, default=3, metavar='N', help='examples of each kind [%(default)s]')
-    parser.add_argument('--json', metavar='FILE', help='write what was found into this file too')
-    parser.add_argument('--fix', metavar='DIR', help='write cleaned copies of the annotation files into this folder')
-    parser.add_argument(
-        '--allow-loss', action='store_true', help='with --fix: also if most images or objects are removed'
-    )
-    parser.add_argument('--data-root', metavar='DIR', help='another folder in the same layout')
+    add('--workers', type=int, metavar='N', help='threads that decode [all processors]')
+    add('--examples', type=int, default=3, metavar='N', help='examples of each kind [%(default)s]')
+    add('--json', metavar='FILE', help='write what was found into this file too')
+    add('--fix', metavar='DIR', help='write cleaned copies of the annotation files into this folder')
+    add('--allow-loss', action='store_true', help='with --fix: also if most images or objects are removed')
+    add('--data-root', metavar='DIR', help='another folder in the same layout')
     add_cfg_options(parser)
     arguments = parser.parse_args()
     found: list[CheckedSet] = []

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import distributed
@@ -28,20 +29,20 @@ THREADS_SET_BY = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')  # where torch looks
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that training and testing have in common."""
-    parser.add_argument('--work-dir', metavar='DIR', help='folder of logs and checkpoints [work_dirs/CONFIG]')
-    parser.add_argument('--data-root', metavar='DIR', help="another folder in the same layout, COCO's or ImageNet's")
-    parser.add_argument(
-        '--launcher', choices=LAUNCHERS, default=None, help='how the processes were started [found in the environment]'
-    )
+    add = parser.add_argument
+    add('--work-dir', metavar='DIR', help='folder of logs and checkpoints [work_dirs/CONFIG]')
+    add('--data-root', metavar='DIR', help="another folder in the same layout, COCO's or ImageNet's")
+    add('--launcher', choices=LAUNCHERS, default=None, help='how the processes were started [found in the environment]')
     add_cfg_options(parser)
-    parser.add_argument('--local-rank', '--local_rank', type=int, help=argparse.SUPPRESS)  # older launchers pass it
+    add('--local-rank', '--local_rank', type=int, help=argparse.SUPPRESS)  # older launchers pass it
 
 
-def launcher_of(arguments: argparse.Namespace) -> str:
-    """Return the launcher that was named, or the one that the environment shows."""
-    if arguments.local_rank is not None:
-        os.environ.setdefault('LOCAL_RANK', str(arguments.local_rank))
-    return find_launcher(arguments.launcher)
+def run_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments by name, with the launcher that was named, or the one that the environment shows."""
+    options = {**vars(arguments)}
+    if (local_rank := options.pop('local_rank')) is not None:
+        os.environ.setdefault('LOCAL_RANK', str(local_rank))
+    return {**options, 'launcher': find_launcher(options['launcher'])}
 
 
 def leave_process_group() -> None:

@@ -17,33 +17,30 @@ def main() -> None:
         description='Run a detector in PyTorch, plain and deployed, and exported from it on the test images of its '
         'config: compare detections, average precision and time.'
     )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='the checkpoint that the files were exported from, or random')
-    parser.add_argument('files', nargs='+', metavar='FILE', help='what tools/export.py wrote')
-    parser.add_argument('--limit', type=int, metavar='N', help='the first N images [all]')
-    parser.add_argument('--threads', type=int, default=1, help='threads of PyTorch and of the other runtimes [1]')
-    parser.add_argument('--data-root', metavar='DIR', help='another folder in the same layout')
-    parser.add_argument('--json', metavar='FILE', help='write the record into this file')
+    add = parser.add_argument
+    add('config', help='config file')
+    add('checkpoint', help='the checkpoint that the files were exported from, or random')
+    add('files', nargs='+', metavar='FILE', help='what tools/export.py wrote')
+    add('--limit', type=int, metavar='N', help='the first N images [all]')
+    add('--threads', type=int, default=1, help='threads of PyTorch and of the other runtimes [1]')
+    add('--data-root', metavar='DIR', help='another folder in the same layout')
+    add('--json', metavar='FILE', help='write the record into this file')
     add_cfg_options(parser, 'as the files were exported with')
-    arguments = parser.parse_args()
-    if arguments.json is not None and not Path(arguments.json).parent.is_dir():
-        raise UsageError(f'no such folder for --json: {Path(arguments.json).parent}')
-    if arguments.limit is not None and arguments.limit < 1:
-        raise UsageError(f'--limit has to be at least 1, but got {arguments.limit}')
+    options = vars(parser.parse_args())
+    json = options.pop('json')
+    if json is not None and not Path(json).parent.is_dir():
+        raise UsageError(f'no such folder for --json: {Path(json).parent}')
+    if options['limit'] is not None and options['limit'] < 1:
+        raise UsageError(f'--limit has to be at least 1, but got {options["limit"]}')
 
     def save(record: dict[str, Any]) -> None:
-        if arguments.json is not None:
-            save_record(record, arguments.json)
+        if json is not None:
+            save_record(record, json)
         print(comparison_table(record))
 
     compare(
-        arguments.config,
-        arguments.checkpoint,
-        arguments.files,
-        limit=arguments.limit,
-        threads=arguments.threads,
-        data_root=arguments.data_root,
-        cfg_options=arguments.cfg_options,
+        options.pop('config'),
+        **options,
         command=shlex.join(['python', 'tools/compare_export.py', *map(_without_folder, sys.argv[1:])]),
         progress=lambda line: print(line, file=sys.stderr, flush=True),
         save=save,

@@ -7,12 +7,11 @@ from ..checkpoint.convert import TARGETS, convert_checkpoint
 
 def main() -> None:
     parser = argparse.ArgumentParser(description='Convert a SHViT checkpoint between the forms of its sources.')
-    parser.add_argument('source', metavar='IN', help='any SHViT checkpoint, a file or a URL')
-    parser.add_argument('target', metavar='OUT', help='the new file: .safetensors, .pth or .bin')
-    parser.add_argument('--to', choices=TARGETS, required=True, help='whose names the new file has')
-    parser.add_argument(
-        '--publish', action='store_true', help='keep only weights and meta, and put the hash into the name'
-    )
+    add = parser.add_argument
+    add('source', metavar='IN', help='any SHViT checkpoint, a file or a URL')
+    add('target', metavar='OUT', help='the new file: .safetensors, .pth or .bin')
+    add('--to', choices=TARGETS, required=True, help='whose names the new file has')
+    add('--publish', action='store_true', help='keep only weights and meta, and put the hash into the name')
     arguments = parser.parse_args()
     done = convert_checkpoint(arguments.source, arguments.target, arguments.to, arguments.publish)
     left_out = f'; left out: {", ".join(done.left_out)}' if done.left_out else ''

@@ -14,11 +14,12 @@ def main() -> None:
         description='Read a data set in one layout and write it in another, with copies of its pictures. Nothing is '
         'left out without being named and counted.'
     )
-    parser.add_argument('source', metavar='IN', help='folder of the data set')
-    parser.add_argument('target', metavar='OUT', help='a new folder')
-    parser.add_argument(
+    add = parser.add_argument
+    add('source', metavar='IN', help='folder of the data set')
+    add('target', metavar='OUT', help='a new folder')
+    add(
         '--from', dest='layout', choices=(AUTO, *sorted(LAYOUTS)), default=AUTO, help='layout of IN [as its files show]'
     )
-    parser.add_argument('--to', choices=tuple(WRITERS), required=True, help='layout of OUT')
+    add('--to', choices=tuple(WRITERS), required=True, help='layout of OUT')
     arguments = parser.parse_args()
     print('\n'.join(convert_data(arguments.source, arguments.target, arguments.layout, arguments.to)))

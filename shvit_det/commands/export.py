@@ -17,14 +17,13 @@ def main() -> None:
         description='Write a model for another runtime. onnx and openvino: a whole RetinaNet, Faster R-CNN or Mask '
         'R-CNN, from image tensor to detections. coreml and executorch: a part of a model, for phones.'
     )
-    parser.add_argument('config', help='config file, or the name of a config of ours')
-    parser.add_argument('checkpoint', help='checkpoint file; random: weights that were not trained')
-    parser.add_argument('--to', choices=[*DETECTOR_SUFFIXES, *PHONE_SUFFIXES], required=True, help='the format')
-    parser.add_argument('--out', metavar='FILE', help='where to [named after what is written, in this folder]')
-    parser.add_argument(
-        '--part', choices=PARTS, help='for phones: what is written [the classifier, or of a detector the backbone]'
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add('config', help='config file, or the name of a config of ours')
+    add('checkpoint', help='checkpoint file; random: weights that were not trained')
+    add('--to', choices=[*DETECTOR_SUFFIXES, *PHONE_SUFFIXES], required=True, help='the format')
+    add('--out', metavar='FILE', help='where to [named after what is written, in this folder]')
+    add('--part', choices=PARTS, help='for phones: what is written [the classifier, or of a detector the backbone]')
+    add(
         '--shape',
         type=int,
         nargs=2,

@@ -12,25 +12,26 @@ SETTINGS = ('epochs', 'batch_size', 'lr', 'image_size')
 
 def add_own_data_arguments(group: 'argparse._ArgumentGroup | argparse.ArgumentParser') -> None:
     """Add the arguments of a data set and of a training on it."""
-    group.add_argument(
-        '--data', metavar='DIR', help='a data set in the layout of COCO, YOLO, Pascal VOC or LabelMe: docs/own_data.md'
-    )
-    group.add_argument('--epochs', type=int, metavar='N', help="length of the training [the config's]")
-    group.add_argument('--batch-size', type=int, metavar='N', help="images in a step [the config's]")
-    group.add_argument('--lr', type=float, metavar='X', help="learning rate [the config's, scaled to the batch]")
-    group.add_argument('--image-size', type=int, metavar='N', help="longer side of images, pixels [the config's]")
+    add = group.add_argument
+    add('--data', metavar='DIR', help='a data set in the layout of COCO, YOLO, Pascal VOC or LabelMe: docs/own_data.md')
+    add('--epochs', type=int, metavar='N', help="length of the training [the config's]")
+    add('--batch-size', type=int, metavar='N', help="images in a step [the config's]")
+    add('--lr', type=float, metavar='X', help="learning rate [the config's, scaled to the batch]")
+    add('--image-size', type=int, metavar='N', help="longer side of images, pixels [the config's]")
 
 
 def add_no_pretrained(parser: 'argparse._ArgumentGroup | argparse.ArgumentParser') -> None:
     parser.add_argument(
         '--no-pretrained',
-        action='store_true',
+        dest='pretrained',
+        action='store_false',
         help='start the backbone from random weights; with --data, with the settings for it: docs/own_data.md',
     )
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
-    return Settings(arguments.epochs, arguments.batch_size, arguments.lr, arguments.image_size, arguments.no_pretrained)
+    from_scratch = not arguments.pretrained
+    return Settings(arguments.epochs, arguments.batch_size, arguments.lr, arguments.image_size, from_scratch)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from ..data.preview import draw_preview
 from ..data.sample import draw_sample, ensure_sample
 
 
-def parse_arguments() -> argparse.Namespace:
+def main() -> None:
     parser = argparse.ArgumentParser(
         description='Draw a small data set in the format and layout of COCO: a stand-in, to try a detector on until '
         'COCO is there.',
@@ -35,30 +35,26 @@ def parse_arguments() -> argparse.Namespace:
         'a folder that is not a sample set is never replaced',
     )
     add('--preview', type=Path, metavar='PNG', help='also write a picture of val2017 with its ground truth')
-    return parser.parse_args()
-
-
-def main() -> None:
-    arguments = parse_arguments()
-    num_train, num_val, size = arguments.num_train, arguments.num_val, arguments.image_size
-    parameters = dict(num_train=num_train, num_val=num_val, image_size=size, seed=arguments.seed)
-    if arguments.preview and arguments.preview.parent not in arguments.out.parents:  # which are made
-        check_output_file(arguments.preview, '--preview')
+    options = vars(parser.parse_args())
+    out, force, preview = (options.pop(name) for name in ('out', 'force', 'preview'))
+    if preview and preview.parent not in out.parents:  # which are made
+        check_output_file(preview, '--preview')
     drawn = True
     start = time.perf_counter()
     try:
-        if arguments.force:
-            draw_sample(arguments.out, **parameters, force=True)
+        if force:
+            draw_sample(out, **options, force=True)
         else:
-            drawn = ensure_sample(arguments.out, **parameters)
+            drawn = ensure_sample(out, **options)
     except OSError as error:
         raise UsageError(f'cannot write {error.filename}: {error.strerror}') from error
     duration_s = time.perf_counter() - start
-    contents = f'{num_train} train and {num_val} val images of {size} x {size} pixels in {arguments.out}'
+    size = options['image_size']
+    contents = f'{options["num_train"]} train and {options["num_val"]} val images of {size} x {size} pixels in {out}'
     print(f'Drew {contents} in {duration_s:.1f} s.' if drawn else f'Kept {contents}.')
-    if arguments.preview:
+    if preview:
         try:
-            draw_preview(arguments.out, arguments.preview)
+            draw_preview(out, preview)
         except OSError as error:
-            raise RunError(f'cannot write {arguments.preview}: {error.strerror}; the images are kept') from error
+            raise RunError(f'cannot write {preview}: {error.strerror}; the images are kept') from error
     print('They are a stand-in for COCO, to try things on; scores on them say nothing about COCO.')
