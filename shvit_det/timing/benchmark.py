@@ -122,7 +122,6 @@ def _cost(model: TimedModel) -> list[PartCost]:
     with timer.attached(model), counter:
         timer.begin()
         run()
-        timer.end()
     order = model.part_order()
     costs = sorted(
         counter.part_costs(count_parameters(modules_by_part(model.model, model.spans))),

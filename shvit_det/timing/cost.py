@@ -70,11 +70,7 @@ class CostCounter(TorchDispatchMode):
         return self._parts.setdefault(name, no_cost(name))
 
     def __torch_dispatch__(
-        self,
-        func: OpOverload,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        self, func: OpOverload, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run one operation and count it; of an operation that torch composes of others, count those.
 

@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.structures import InstanceData
 from torch import nn
 
-from .detector_parts import RecordedCalls
+from .detector_parts import Call, replay
 
 DEFAULT_DETECTIONS = 100
 """COCO's limit per image, which gives a Mask R-CNN's mask head as much work as it can have."""
@@ -29,7 +29,7 @@ def detection_config(detector: nn.Module) -> Any | None:
     return None
 
 
-def fix_detections(detector: nn.Module, calls: RecordedCalls, number: int) -> int:
+def fix_detections(detector: nn.Module, calls: Sequence[Call], number: int) -> int:
     """Set the threshold in a detector's ``test_cfg`` so that every image of a batch has ``number`` detections.
 
     ``calls`` are those of its ``predict_by_feat`` in a prediction of the batch.
@@ -45,7 +45,7 @@ def fix_detections(detector: nn.Module, calls: RecordedCalls, number: int) -> in
 
     def count(threshold: float) -> int:
         config.score_thr = threshold
-        return _fewest(calls.prepare()())
+        return _fewest(replay(calls)())
 
     high, low = 1.0, DESCENT
     while (found := count(low)) < number and low > LOWEST_THRESHOLD:

@@ -107,6 +107,7 @@ def modules_by_part(detector: nn.Module, spans: Sequence[Span]) -> dict[str, lis
 
 
 Wrapper = Callable[[Span, Callable[..., Any]], Callable[..., Any]]
+Call = tuple[Callable[..., Any], tuple, dict[str, Any]]  # a method and its arguments
 
 
 @contextmanager
@@ -134,21 +135,6 @@ def _restore(owner: Any, method: str, previous: Any) -> None:
         setattr(owner, method, previous)
 
 
-class RecordedCalls:
-    """The calls that one part of a run consists of, with their arguments, to replay them."""
-
-    def __init__(self) -> None:
-        self._calls: list[tuple[Callable[..., Any], tuple, dict[str, Any]]] = []
-
-    def add(self, method: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> None:
-        self._calls.append((method, tensors_kept(copy_containers(args)), tensors_kept(copy_containers(kwargs))))
-
-    def prepare(self) -> Callable[[], list[Any]]:
-        """Return a function that makes the calls, once, on copies of the arguments, which are made here."""
-        calls = [(method, copy_containers(args), copy_containers(kwargs)) for method, args, kwargs in self._calls]
-        return lambda: [method(*args, **kwargs) for method, args, kwargs in calls]
-
-
 def tensors_kept(value: Any) -> Any:
     """Copy the tensors on a GPU in containers: CUDA graphs overwrite their outputs in the next run."""
 
@@ -161,15 +147,16 @@ def tensors_kept(value: Any) -> Any:
     return tree_map(keep, value, is_leaf=lambda node: isinstance(node, FeaturePyramid))
 
 
-def record_calls(detector: nn.Module, spans: Sequence[Span], run: Callable[[], Any]) -> dict[str, RecordedCalls]:
+def record_calls(detector: nn.Module, spans: Sequence[Span], run: Callable[[], Any]) -> dict[str, list[Call]]:
     """Run a detector once and return the calls of each part that can run by itself, whose spans are ``replayed``."""
-    parts: dict[str, RecordedCalls] = {}
+    parts: dict[str, list[Call]] = {}
     active: list[str] = []
 
     def recording(span: Span, method: Callable[..., Any]) -> Callable[..., Any]:
         def recorded(*args: Any, **kwargs: Any) -> Any:
             if not active:  # a call inside another part's call is repeated with that one
-                parts.setdefault(span.part, RecordedCalls()).add(method, args, kwargs)
+                call = tensors_kept(copy_containers((method, args, kwargs)))
+                parts.setdefault(span.part, []).append(call)
             active.append(span.part)
             try:
                 return method(*args, **kwargs)
@@ -181,3 +168,9 @@ def record_calls(detector: nn.Module, spans: Sequence[Span], run: Callable[[], A
     with instrumented(detector, [span for span in spans if span.replayed], recording):
         run()
     return parts
+
+
+def replay(calls: Sequence[Call]) -> Callable[[], list[Any]]:
+    """Return a function that makes the calls, once, on copies of the arguments, which are made here."""
+    copies = copy_containers(calls)
+    return lambda: [method(*args, **kwargs) for method, args, kwargs in copies]

@@ -79,7 +79,9 @@ def _named_backbone(source: str, settings: Settings, shape: Sequence[int], check
     backbone, prepared = build_backbone(source)
     weights = _load(backbone, checkpoint)
     images = [torch.rand(settings.batch, 3, *shape, generator=torch.Generator().manual_seed(0))]
-    return _timed_backbone(source, source, backbone, images, settings, None, weights, prepared)
+    return _in_form(
+        TimedModel(source, source, 'backbone', BackboneRunner(backbone), images, settings, weights, prepared)
+    )
 
 
 def _configured(
@@ -99,8 +101,9 @@ def _configured(
     name, sha256 = name_of(source), config_hash(config)
     if settings.only == 'backbone':
         images = [detector.data_preprocessor(batch, False)['inputs'] for batch in batches]
-        return _timed_backbone(name, source, detector.backbone, images, settings, sha256, weights, [])
-    prepared: list[str] = [AS_WRITTEN] if settings.plain and compute_as_written(detector) else []
+        runner = BackboneRunner(detector.backbone)
+        return _in_form(TimedModel(name, source, 'backbone', runner, images, settings, weights, [], sha256))
+    prepared = [AS_WRITTEN] if settings.plain and compute_as_written(detector) else []
     if settings.deploy and isinstance(detector.backbone, SHViT):
         dtype = settings.dtype if settings.convert else None
         detector = deploy(detector, dtype=dtype, channels_last=settings.channels_last)
@@ -113,36 +116,29 @@ def _configured(
     if settings.dtype is not torch.float32:
         prepared.append(f'{"converted" if settings.convert else "autocast"} to {dtype_name(settings.dtype)}')
     wrapper = _optim_wrapper(detector, config) if settings.train else None
-    return TimedModel(name, source, 'detector', detector, batches, settings, wrapper, sha256, weights, prepared)
+    return TimedModel(name, source, 'detector', detector, batches, settings, weights, prepared, sha256, wrapper)
 
 
-def _timed_backbone(
-    name: str,
-    source: str,
-    backbone: nn.Module,
-    images: Sequence[torch.Tensor],
-    settings: Settings,
-    sha256: str | None,
-    weights: str,
-    prepared: list[str],
-) -> TimedModel:
-    backbone.train(settings.train)
-    prepared += [AS_WRITTEN] if settings.plain and compute_as_written(backbone) else []
-    if settings.deploy and isinstance(backbone, SHViT):
-        backbone = deploy(backbone, channels_last=settings.channels_last)
+def _in_form(model: TimedModel) -> TimedModel:
+    """Return a backbone in the form that its settings name, on the device."""
+    settings, runner, prepared = model.settings, model.model, model.prepared
+    runner.train(settings.train)
+    if settings.plain and compute_as_written(runner):
+        prepared.append(AS_WRITTEN)
+    if settings.deploy and isinstance(runner.backbone, SHViT):
+        runner.backbone = deploy(runner.backbone, channels_last=settings.channels_last)
     elif settings.fold:
-        backbone, folded = fold_batch_norms(backbone, images[0][:1].cpu())
+        runner.backbone, folded = fold_batch_norms(runner.backbone, model.batches[0][:1].cpu())
         prepared += [f'{folded} BN folded'] if folded else []
     dtype = settings.dtype if settings.runtime is None else torch.float32  # a runtime converts by itself
-    model = BackboneRunner(backbone)
-    model.to(device=settings.device, dtype=dtype)
-    model.to(memory_format=_layout(settings))  # type: ignore[call-overload]  # torch's annotations lack it
-    prepared += _backends(backbone)
-    batches = [image.to(settings.device, dtype, memory_format=_layout(settings)) for image in images]
+    runner.to(settings.device, dtype).to(memory_format=_layout(settings))
+    prepared += _backends(runner)
+    model.batches = [images.to(settings.device, dtype, memory_format=_layout(settings)) for images in model.batches]
     if dtype is not torch.float32:
         prepared.append(f'converted to {dtype_name(dtype)}')
-    wrapper = OptimWrapper(torch.optim.AdamW(model.parameters(), lr=1e-4)) if settings.train else None
-    return TimedModel(name, source, 'backbone', model, batches, settings, wrapper, sha256, weights, prepared)
+    if settings.train:
+        model.optim_wrapper = OptimWrapper(torch.optim.AdamW(runner.parameters(), lr=1e-4))
+    return model
 
 
 def _load(model: nn.Module, checkpoint: str | None) -> str:

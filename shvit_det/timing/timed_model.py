@@ -15,7 +15,7 @@ from ..configuration.batches import copy_containers
 from ..deployment import is_deployed
 from ..deployment.compilation import compile_parts, weights_frozen
 from .detection_count import DEFAULT_DETECTIONS, counting, detection_config, fix_detections
-from .detector_parts import RecordedCalls, Span, instrumented, owners_of, record_calls, spans_of
+from .detector_parts import Call, Span, instrumented, owners_of, record_calls, replay, spans_of
 from .other_runtimes import exported
 from .record import UNATTRIBUTED
 from .settings import Settings, dtype_name
@@ -53,10 +53,10 @@ class TimedModel:
     model: Any  # has test_step and train_step
     batches: Sequence[Any]  # one for each run, in turn
     settings: Settings
-    optim_wrapper: OptimWrapper | None = None  # of training
+    weights: str  # 'random' or a checkpoint's file name
+    prepared: list[str]  # how the model was changed
     config_sha256: str | None = None
-    weights: str = 'random'  # or a checkpoint's file name
-    prepared: list[str] = field(default_factory=list)  # how the model was changed
+    optim_wrapper: OptimWrapper | None = None  # of training
     warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -103,8 +103,8 @@ class TimedModel:
         wanted = [part for part in self.part_order() if part in parts and self.settings.only in (None, part)]
         return {part: partial(self._prepare, parts[part]) for part in wanted}
 
-    def _prepare(self, calls: RecordedCalls) -> Callable[[], Any]:
-        return self._predicting(calls.prepare())
+    def _prepare(self, calls: Sequence[Call]) -> Callable[[], Any]:
+        return self._predicting(replay(calls))
 
     def _predicting(self, call: Callable[[], Any]) -> Callable[[], Any]:
         """Return a function that makes a call in the way of a prediction."""
