@@ -30,16 +30,12 @@ def main() -> None:
 def usage(program: str) -> str:
     """Return the list of the commands."""
     width = max(map(len, COMMANDS))
-    lines = [f'  {name:{width}}  {what}' for name, what in COMMANDS.items()]
-    return '\n'.join(
-        [
-            f'usage: {program} COMMAND ...',
-            f'       {program} COMMAND --help',
-            f'       {program} --version',
-            '',
-            'SHViT backbones for MMDetection. Commands:',
-            *lines,
-        ]
+    commands = '\n'.join(f'  {name:{width}}  {what}' for name, what in COMMANDS.items())
+    return (
+        f'usage: {program} COMMAND ...\n'
+        f'       {program} COMMAND --help\n'
+        f'       {program} --version\n\n'
+        f'SHViT backbones for MMDetection. Commands:\n{commands}'
     )
 
 

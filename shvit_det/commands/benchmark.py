@@ -96,12 +96,4 @@ def main() -> None:
                 print(f'Written: {path}')
                 written.append(path)
 
-    benchmark(
-        sources,
-        settings,
-        checkpoint,
-        cfg_options,
-        command=command_line(),
-        progress=cli.show_progress,
-        save=save,
-    )
+    benchmark(sources, settings, checkpoint, cfg_options, command=command_line(), progress=cli.show_progress, save=save)
