@@ -122,12 +122,9 @@ def _cost(model: TimedModel) -> list[PartCost]:
     with timer.attached(model), counter:
         timer.begin()
         run()
-    order = model.part_order()
-    costs = sorted(
-        counter.part_costs(count_parameters(modules_by_part(model.model, model.spans))),
-        key=lambda cost: order.index(cost['name']),
-    )
-    return [cost for cost in costs if model.settings.only in (None, cost['name'])]
+    parameters = count_parameters(modules_by_part(model.model, model.spans))
+    costs = {cost['name']: cost for cost in counter.part_costs(parameters)}
+    return [costs[part] for part in model.part_order() if part in costs and model.settings.only in (None, part)]
 
 
 def _images(model: TimedModel) -> dict[str, Any]:

@@ -79,9 +79,8 @@ def _named_backbone(source: str, settings: Settings, shape: Sequence[int], check
     backbone, prepared = build_backbone(source)
     weights = _load(backbone, checkpoint)
     images = [torch.rand(settings.batch, 3, *shape, generator=torch.Generator().manual_seed(0))]
-    return _in_form(
-        TimedModel(source, source, 'backbone', BackboneRunner(backbone), images, settings, weights, prepared)
-    )
+    runner = BackboneRunner(backbone)
+    return _in_form(TimedModel(source, source, 'backbone', runner, images, settings, weights, prepared))
 
 
 def _configured(
