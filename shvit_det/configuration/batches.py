@@ -11,23 +11,15 @@ from mmengine.structures import BaseDataElement, InstanceData
 
 from ..models.pyramid import FeaturePyramid
 
-ORIGINAL_LONG_SIDE = 640
-"""Masks are pasted into the image as it was before resizing; COCO's images are this long."""
-
-OBJECTS_PER_IMAGE = 7
-"""Ground truth in training; COCO has 7.3 objects per image."""
-
+ORIGINAL_LONG_SIDE = 640  # of COCO's images; masks are pasted into the image as it was before resizing
+OBJECTS_PER_IMAGE = 7  # ground truth in training; COCO has 7.3 objects per image
 Batch = dict[str, list[Any]]
 
 
 def synthetic_batch(shape: tuple[int, int], size: int, training: bool = False, num_classes: int = 80) -> Batch:
-    """Return a batch of noise, the same one on every call.
+    """Return a batch of ``size`` images of noise, the same one on every call.
 
-    Args:
-        shape: Height and width of the images.
-        size: Images in the batch.
-        training: Whether to add ground truth: boxes, labels and bitmap masks.
-        num_classes: Labels are below this number.
+    With ``training`` it has ground truth: boxes, labels below ``num_classes``, and bitmap masks.
     """
     random = np.random.default_rng(0)
     height, width = shape

@@ -81,9 +81,6 @@ def load_from_shvit_checkpoint(filename: str, map_location: object = None) -> di
     """Read any SHViT checkpoint, ``shvit_det:`` and a path or URL, for mmengine's own loading.
 
     mmengine loads only tensors whose names agree, which of the authors' files would be none of the backbone's.
-
-    Raises:
-        UsageError: If it cannot be fetched or read; see :func:`.checkpoint.load_checkpoint`.
     """
     from ..checkpoint.fetch import find_checkpoint
     from ..checkpoint.loading import weights_of

@@ -1,8 +1,6 @@
 """Detectors with random weights, for whatever needs a model but no training: timing, and exports made on trial."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,37 +18,24 @@ from .detector_or_classifier import task_of
 def build_random_detector(config: Config, source: str) -> Any:
     """Build the detector of a config with random weights, the same ones each time; nothing is downloaded.
 
-    Args:
-        config: The config; pretrained weights are taken out of it.
-        source: What the user named it by.
-
-    Raises:
-        UsageError: If the config has no mmdet detector, or it cannot be built.
+    Pretrained weights are taken out of the config. ``source`` is what the user named it by.
     """
     if 'model' not in config:
         raise UsageError(f'{source} has no model: this times detectors of mmdet')
     if not isinstance(task_of(config), Detection):
         raise UsageError(f'{source} has a classifier, no detector: for its backbone alone name shvit:s1 to shvit:s4')
     remove_pretrained(config, teachers=True)
-    devices = range(torch.cuda.device_count())
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(0)
         detector = Detection().build(config)
         if not isinstance(detector, BaseDetector):
             raise UsageError(f'{source} has a {type(detector).__name__}, which is no detector of mmdet')
-        with _log_only_warnings():
+        logger = MMLogger.get_current_instance()
+        level = logger.level
+        logger.setLevel(logging.WARNING)  # else mmengine logs a line for every parameter that it initializes
+        try:
             detector.init_weights()
+        finally:
+            logger.setLevel(level)
     undo_zero_init(detector)
     return detector
-
-
-@contextmanager
-def _log_only_warnings() -> Iterator[None]:
-    """Keep mmengine from logging a line for every parameter that it initializes."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

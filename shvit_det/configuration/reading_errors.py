@@ -1,19 +1,19 @@
 """What went wrong while a config was read: a phrase with the file and the line, since a config may have many bases."""
 
+import os
 import shlex
 import traceback
 from json import JSONDecodeError
 from pathlib import Path
 
+is_file = os.path.isfile  # unlike Path, False of a text that is too long for a path
 READERS = ('fromfile', '_is_lazy_import', '_file2dict', '_parse_lazy_import')  # mmengine's, with the path as `filename`
 
 
 def reading_error(error: BaseException, path: str) -> str:
-    """Return why a config could not be read, and where.
+    """Return why a config, which is Python and may raise anything, could not be read, and where.
 
-    Args:
-        error: What mmengine raised, or the config itself, which is Python and may raise anything.
-        path: The config that the user named; ``error`` may come from a base of it.
+    ``path`` is the config that the user named; the error may come from a base of it.
     """
     if isinstance(error, SyntaxError) and error.lineno is None and error.__context__ is not None:
         error = error.__context__  # mmengine raises another one, which has the line in its text only
@@ -37,14 +37,6 @@ def reading_error(error: BaseException, path: str) -> str:
     elif isinstance(error, JSONDecodeError):
         text, line = error.msg, error.lineno
     return f'{" ".join(text.split())} ({file}{f", line {line}" if line else ""})'
-
-
-def is_file(path: str) -> bool:
-    """Tell whether a text is the path of a file; False also for a text that is too long for one."""
-    try:
-        return Path(path).is_file()
-    except OSError:
-        return False
 
 
 def place_of(error: BaseException, path: str) -> tuple[str, int | None]:

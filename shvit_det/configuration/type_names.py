@@ -27,9 +27,6 @@ def use_names(config: Config) -> None:
 
     Paths become text too. What a file imports or defines at its top is removed: it is no setting, and some of it cannot
     be copied or saved.
-
-    Raises:
-        UsageError: If a class has no name by which it can be found again.
     """
     settings = config._cfg_dict
     scope = settings.get('default_scope')
@@ -55,9 +52,6 @@ def type_name(kind: Any, default_scope: str | None = None) -> Any:
     """Return the name by which mmengine finds a class or function; anything else is returned unchanged.
 
     It is the name in a registry, as configs of text have it, or else the dotted one.
-
-    Raises:
-        UsageError: If it has none, so that a config with it could not be saved.
     """
     if isinstance(kind, LazyAttr | LazyObject):
         kind = kind.build()
@@ -83,11 +77,7 @@ def registries() -> Iterator[Registry]:
 
 
 def dotted_name(kind: Any) -> str:
-    """Return the dotted name by which a class or function can be imported.
-
-    Raises:
-        UsageError: If it has none.
-    """
+    """Return the dotted name by which a class or function can be imported; without one, a config cannot be saved."""
     packages = kind.__module__.split('.')
     for length in range(len(packages), 0, -1):  # a shorter one if a function hides the module of the same name
         name = '.'.join([*packages[:length], kind.__qualname__])
@@ -99,10 +89,7 @@ def dotted_name(kind: Any) -> str:
 def class_of(registry: Registry, node: Mapping, scope: str | None = None) -> type | None:
     """Return the class that a dict of a config names, or None if there is no such class.
 
-    Args:
-        registry: Where mmengine looks for the name.
-        node: The dict.
-        scope: The project that is searched first; None for the one whose scope is set.
+    mmengine looks for the name in ``registry``, and first in the project ``scope``; None is the one that is set.
     """
     kind = node.get('type')
     if isinstance(kind, str):
