@@ -4,13 +4,13 @@ import difflib
 import inspect
 import re
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, NoReturn
 
 from mmengine.config import Config
-from mmengine.registry import Registry, build_from_cfg
+from mmengine.registry import DefaultScope, Registry, build_from_cfg
 from mmengine.registry.build_functions import build_scheduler_from_cfg
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from ..common.errors import RunError, UsageError
 from ..data.checking.findings import short
 from ..registry import real_class
-from .cfg_options import pasteable, places_in
+from .cfg_options import dicts_in, pasteable, places_in
 from .reading import type_of
 from .type_names import registries
 from .value_kinds import fits, parameters_of
@@ -48,7 +48,6 @@ PARTS = {
     'turn_on_efficient_conv_bn_eval': 'efficient_conv_bn_eval',
     '_maybe_compile': 'compile',
 }
-OF_A_SPLIT = ('dataloader', 'evaluator')
 BUILDERS: set[CodeType] = {build_from_cfg.__code__, build_scheduler_from_cfg.__code__}
 OWN_FILES = str(Path(__file__).parents[1])
 
@@ -61,6 +60,17 @@ def raise_refusal(error: Exception, config: Config, part: str = '', beginning: s
     raise UsageError(f'{beginning}{sentence}') from error
 
 
+def build_from_config(
+    registry: Registry, node: Mapping, config: Config, part: str, scope: str | None, beginning: str
+) -> Any:
+    """Build a part of a config, ``part`` by its key; ``beginning`` is that of a refusal."""
+    with DefaultScope.overwrite_default_scope(scope):
+        try:
+            return registry.build(node)
+        except Exception as error:
+            raise_refusal(error, config, part, beginning)
+
+
 def refusal_of(error: Exception, config: Config, part: str = '') -> str | None:
     """Return one sentence about an error that names the key of the config; None if it is not about the config.
 
@@ -68,10 +78,7 @@ def refusal_of(error: Exception, config: Config, part: str = '') -> str | None:
     was built from, and the class. An error that was raised by a line of this package is not about the config, unless it
     has a value of another kind than the class takes: such a line raises ``UsageError`` if a value is wrong.
 
-    Args:
-        error: What was raised while a runner, a model or another part was built.
-        config: The config.
-        part: The key of the config that was built, if it was not the runner.
+    ``part`` is the key of the config that was built, if it was not the runner.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     built: list[FrameType] = []
@@ -82,7 +89,7 @@ def refusal_of(error: Exception, config: Config, part: str = '') -> str | None:
             part, built, is_hook = PARTS[name], [], name == 'before_run'
             if part.endswith('_cfg') and part != 'env_cfg':
                 split = part.removesuffix('_cfg')
-            elif part in OF_A_SPLIT:
+            elif part in ('dataloader', 'evaluator'):
                 part = f'{split}_{part}'
         elif frame.f_code in BUILDERS:
             built.append(frame)
@@ -131,7 +138,9 @@ def is_name(value: Any, name: str) -> bool:
 def unknown_type(place: str, name: str, registry: Registry) -> str:
     """Return the sentence about a name in a config that a registry does not have."""
     sentence = f'{place} is {name!r}, but no such {registry.name.replace("_", " ")} is registered'
-    own = list(with_parents(registry))
+    own = [registry]
+    while (above := own[-1].parent) is not None:
+        own.append(above)
     if others := [each for each in registries() if name in each.module_dict and each not in own]:
         alike = [each for each in others if each.name == registry.name]
         if alike:
@@ -144,13 +153,6 @@ def unknown_type(place: str, name: str, registry: Registry) -> str:
     near = nearest(name.rpartition('.')[2], sorted({known for each in own for known in each.module_dict}))
     hint = f'did you mean {near!r}?' if near else 'name the module that has it in custom_imports'
     return f'{sentence}: {hint}'
-
-
-def with_parents(registry: Registry) -> Iterator[Registry]:
-    above: Registry | None = registry
-    while above is not None:
-        yield above
-        above = above.parent
 
 
 def nearest(name: str, known: Sequence[str]) -> str | None:
@@ -167,10 +169,6 @@ def unknown_key(place: str, name: str, owner: str, known: Sequence[str]) -> str:
     return f'{place}.{name}: {owner} has no argument {name!r}: {hint}'
 
 
-def dicts_in(node: Any, place: str) -> Iterator[tuple[str, Mapping]]:
-    return ((inner, value) for inner, value in places_in(node, place) if isinstance(value, Mapping))
-
-
 def innermost(
     built: Sequence[FrameType], tree: Any, part: str, last: FrameType, error: Exception
 ) -> tuple[str, Any, Any]:
@@ -182,7 +180,8 @@ def innermost(
             place = next((place for place, value in places_in(tree, part) if value == cfg), part)
             return place, cfg, None
         if alike := [(place, node) for place, node in dicts if type_of(node) == type_of(cfg)]:
-            return (*max(alike, key=lambda each: likeness(cfg, each[1])), kind)
+            # what was built may be a changed copy of the dict in the config
+            return (*max(alike, key=lambda each: 2 * num_shared(cfg, each[1]) - len(each[1])), kind)
     if built:  # of a dict that a class made of its own arguments
         cfg, kind = built[-1].f_locals['cfg'], class_built_in(built[-1])
         place, node = max(dicts, key=lambda each: num_shared(cfg, each[1]), default=(part, tree))
@@ -203,16 +202,11 @@ def num_shared(cfg: Mapping, node: Mapping) -> int:
     return sum(key in cfg and (cfg[key] is value or cfg[key] == value) for key, value in node.items())
 
 
-def likeness(cfg: Mapping, node: Mapping) -> int:
-    """Return how much a dict of a config is like one that was built, which may be a changed copy of it."""
-    return 2 * num_shared(cfg, node) - len(node)
-
-
 def about_arguments(place: str, node: Any, kind: Any, text: str) -> str | None:
     """Return the sentence about an argument too many or too few, or a wrong type; None if the error is another."""
     if not isinstance(node, Mapping):
         return None
-    owner, names = name_of_class(node, kind), list(parameters_of(kind) if kind is not None else ())
+    owner, names = name_of_class(node, kind), list(parameters_of(kind))
     unexpected = re.search(r"got an unexpected keyword argument '(\w+)'", text)
     if unexpected and unexpected[1] in node:
         return unknown_key(place, unexpected[1], owner, names)
@@ -249,7 +243,7 @@ def about_values(place: str, node: Any, kind: Any, text: str, reason: str) -> st
 
 def unlike(node: Any, kind: Any) -> list[str]:
     """Return the keys of a dict whose values are not of the kind that the class takes."""
-    parameters = parameters_of(kind) if kind is not None and isinstance(node, Mapping) else {}
+    parameters = parameters_of(kind) if isinstance(node, Mapping) else {}
     plain = {name: node[name] for name in parameters if isinstance(node.get(name), str | int | float)}
     return [name for name, value in plain.items() if not fits(value, parameters[name])]
 

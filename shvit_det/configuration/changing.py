@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, MutableMapping, MutableSequence, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,16 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 from mmengine.utils import is_abs
+from torch import nn
 
 from ..common.errors import UsageError
-from .cfg_options import pasteable
-from .reading import SPLITS, dataset_places, evaluators_of, path_within
+from .cfg_options import dicts_in, pasteable
+from .model_zoo import config_file
+from .reading import SPLITS, dataset_places, evaluators_of, load_config, path_within, type_of
 from .type_names import class_of
 
 SEPARATORS = '/\\'  # Windows takes both
-COCO_DATASET = 'mmdet.datasets.coco.CocoDataset'  # by name: mmdet need not be installed
+SMALLEST_FROM_SCRATCH = 128  # pixels from which norms can learn from a single image: the last map has 2x2 positions
 
 
 def set_data_root(config: Config, root: str) -> None:
@@ -76,8 +79,8 @@ def _replace_root(node: Any, old_roots: Sequence[str], new: str) -> None:
         items = enumerate(node)
     for key, value in items:
         if isinstance(value, str):
-            found = (below for old in old_roots if (below := _below(value, old)) is not None)
-            if (below := next(found, None)) is not None:
+            below = next((found for old in old_roots if (found := _below(value, old)) is not None), None)
+            if below is not None:
                 node[key] = os.path.join(new, below)
         else:
             _replace_root(value, old_roots, new)
@@ -98,11 +101,9 @@ def remove_pretrained(config: Config, teachers: bool = False) -> None:
     A backbone may be anywhere, as in the ``detector`` of a semi-supervised one. What a teacher of a distillation knows
     is not for the model to start from; ``teachers`` removes that too.
     """
-    _remove_pretrained(config.model, teachers)
-
-
-def _remove_pretrained(node: Any, teachers: bool) -> None:
-    if isinstance(node, MutableMapping):
+    for place, node in list(dicts_in(config.model, 'model')):
+        if '.teacher' in place and not teachers:
+            continue
         initial = node.get('init_cfg')
         found = initial if isinstance(initial, list | tuple) else [initial]
         kept = [each for each in found if not (isinstance(each, Mapping) and 'checkpoint' in each)]
@@ -110,20 +111,43 @@ def _remove_pretrained(node: Any, teachers: bool) -> None:
             node['init_cfg'] = kept or None
         if node.get('pretrained'):  # of backbones of timm, and of older ones
             node['pretrained'] = False if node['pretrained'] is True else None
-        for name, value in node.items():
-            if teachers or not str(name).startswith('teacher'):
-                _remove_pretrained(value, teachers)
-    elif isinstance(node, list | tuple):
-        for each in node:
-            _remove_pretrained(each, teachers)
+
+
+def drop_pretrained(config: Config) -> dict[str, Any]:
+    """Take all pretrained weights out of a config's model; return what has changed, by dotted keys."""
+    before = deepcopy(config.model)
+    remove_pretrained(config)
+    return dict(_changes(before, config.model, 'model'))
+
+
+def apply_recipe(config: Config, model: nn.Module) -> dict[str, Any]:
+    """Set norms, optimizer and rate as ``configs/_base_/from_scratch.py`` has them, in a config with this model.
+
+    Return what has changed, by dotted keys.
+    """
+    recipe = load_config(config_file('_base_/from_scratch'))
+    backbone = getattr(model, 'backbone', None)
+    values = {
+        f'model.backbone.{name}': value
+        for name, value in recipe.model.backbone.items()
+        if getattr(backbone, name, value) != value
+    }
+    values |= {'optim_wrapper': {**recipe.optim_wrapper, '_delete_': True}, 'auto_scale_lr': recipe.auto_scale_lr}
+    config.merge_from_dict(deepcopy(values))  # which takes _delete_ out
+    return values
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> Iterator[tuple[str, Any]]:
+    for name, value in after.items():
+        former = before.get(name)
+        if isinstance(value, Mapping) and isinstance(former, Mapping):
+            yield from _changes(former, value, f'{key}.{name}')
+        elif value != former:
+            yield f'{key}.{name}', value
 
 
 def enable_auto_scale_lr(config: Config) -> None:
-    """Make mmengine scale the learning rate by the real total batch over ``auto_scale_lr.base_batch_size``.
-
-    Raises:
-        UsageError: If the config does not say for which batch its learning rate is.
-    """
+    """Make mmengine scale the learning rate by the real total batch over ``auto_scale_lr.base_batch_size``."""
     if 'base_batch_size' not in (config.get('auto_scale_lr') or {}):
         raise UsageError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config, and this one has none')
     config.auto_scale_lr.enable = True
@@ -131,14 +155,11 @@ def enable_auto_scale_lr(config: Config) -> None:
 
 def use_checked_datasets(config: Config) -> None:
     """Replace mmdet's ``CocoDataset`` by ours, which checks what it loads as ``bad_data`` says, wherever one is."""
-    pending = [(config.get(f'{split}_dataloader') or {}).get('dataset') for split in SPLITS]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, list | tuple):
-            pending.extend(node)
-        elif isinstance(node, MutableMapping):
-            pending += [node.get('dataset'), node.get('datasets')]
+    for split in SPLITS:
+        for _, node in list(dicts_in(config.get(f'{split}_dataloader'), split)):
+            if type_of(node) != 'CocoDataset':
+                continue
             kind = class_of(DATASETS, node, node.get('_scope_', config.get('default_scope')))
-            if kind is not None and f'{kind.__module__}.{kind.__name__}' == COCO_DATASET:
+            if kind is not None and kind.__module__ == 'mmdet.datasets.coco':  # by name: mmdet need not be installed
                 node['type'] = 'shvit_det.CheckedCocoDataset'
                 node.setdefault('bad_data', config.get('bad_data', 'refuse'))

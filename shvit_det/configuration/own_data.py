@@ -5,7 +5,7 @@ classes of the heads, and the length, the rate and the warm-up of the training.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,10 @@ from ..common.atomic_files import save_json, write_text
 from ..common.errors import UsageError
 from ..data.layouts.labels import Labels, counted
 from ..data.layouts.reading import read_labels, with_validation
+from .changing import SMALLEST_FROM_SCRATCH, apply_recipe, drop_pretrained
 from .config_text import Variable, lines_of, nested
 from .detection import Detection, class_heads, has_masks, key_of_part
 from .detector_or_classifier import task_of
-from .from_scratch import SMALLEST_SIDE as SMALLEST_FROM_SCRATCH
-from .from_scratch import apply_recipe, drop_pretrained
 from .model_zoo import is_config
 from .reading import SPLITS, config_path, dataset_places, load_config, name_of, type_of
 
@@ -148,26 +147,22 @@ def own_config(
     keys = [key_of_part(config, name) for name, _ in class_heads(model)]
     if not keys or None in keys:
         raise UsageError(f'{base} has a head whose number of classes is not found in the config')
-    notes = list(labels.lines())
-    for key in keys:
-        values[str(key)] = len(labels.classes)
-    pipelines = changed_pipelines(config, base, settings.image_size, labels.has_masks)
-    files, data = place_data(config, base, labels, annotations, pipelines, values)
-    notes += fit_training(config, base, len(labels.splits['train'].content['images']), settings, values)
+    values |= dict.fromkeys(map(str, keys), len(labels.classes))
+    files, variables = place_data(config, base, labels, annotations, settings.image_size, values)
+    num_images = len(labels.splits['train'].content['images'])
+    notes = [*labels.lines(), *fit_training(config, base, num_images, settings, values)]
     if 'sample_set' in config:
         values['sample_set'] = None
     if work_dir is not None:
         values['work_dir'] = work_dir.absolute().as_posix()
     classes = counted(len(labels.classes), 'class')
     comment = f'# {name_of(base)} for {labels.folder}, {classes} ({labels.layout} layout)'
-    variables = dict(
+    beginning = dict(
         _base_=path if '::' in path else Path(path).absolute().as_posix(),
-        data_root=f'{root_of(labels).as_posix()}/',
+        data_root=f'{labels.folder.resolve().as_posix()}/',
         metainfo=dict(classes=labels.classes),
-        **{key: pipelines[key] for key in (f'{split}_pipeline' for split in data) if key in pipelines},
-        **data,
     )
-    lines = [f'{key} = {lines_of(value)}' for key, value in {**variables, **nested(values)}.items()]
+    lines = [f'{key} = {lines_of(value)}' for key, value in {**beginning, **variables, **nested(values)}.items()]
     return OwnConfig('\n'.join([comment, *lines]) + '\n', files, notes)
 
 
@@ -184,14 +179,27 @@ def no_masks(base: str, labels: Labels) -> str:
     return f'{name_of(base)} learns masks, and {which} of {labels.folder} have boxes alone: train {other}'
 
 
-def root_of(labels: Labels) -> Path:
-    return labels.folder.resolve()
-
-
 def below(path: Path, root: Path) -> str:
     """Return a path relative to a folder, or as it is if it is elsewhere."""
     path = path.resolve()
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def changed_pipeline(before: Sequence[Mapping], name: str, size: int | None, has_masks: bool) -> list[dict[str, Any]]:
+    """Return a pipeline whose images get another size, and that loads no masks where the data have none.
+
+    Some detectors of boxes load masks too. ``size`` is the longer side in pixels; None keeps that of the pipeline.
+    """
+    pipeline = [dict(step) for step in before]
+    resized = [step for step in pipeline if type_of(step) in SIZES and 'scale' in step]
+    if size is not None and not resized:
+        raise UsageError(f'--image-size changes Resize, and {name} has none with a scale')
+    for step in resized if size is not None else ():
+        step['scale'] = (size, size)
+    for step in pipeline:
+        if step.get('with_mask') and not has_masks:
+            step['with_mask'] = False
+    return pipeline
 
 
 def place_data(
@@ -199,14 +207,17 @@ def place_data(
     base: str,
     labels: Labels,
     annotations: Path,
-    pipelines: Mapping[str, Any],
+    size: int | None,
     values: dict[str, Any],
 ) -> tuple[dict[Path, Mapping[str, Any]], dict[str, Any]]:
-    """Set the data sets and evaluators; return the annotation files to write, and a variable for each split."""
+    """Set the data sets and evaluators; return the annotation files to write, and variables of the config."""
     files: dict[Path, Mapping[str, Any]] = {}
+    pipelines: dict[str, Any] = {}
     data: dict[str, Any] = {}
-    root = root_of(labels)
-    for split in used_splits(config):
+    root = labels.folder.resolve()
+    for split in SPLITS:
+        if not config.get(f'{split}_dataloader'):
+            continue
         name = split if split in labels.splits and labels.splits[split].objects else 'val'
         part = labels.splits[name]
         path = part.source
@@ -214,15 +225,19 @@ def place_data(
             path = annotations / f'{name}.json'
             files[path] = part.content
         file, images = below(path, root), below(part.images, root)
-        data[name] = dict(
-            data_root=Variable('data_root'),
-            ann_file=file,
-            data_prefix=dict(img='' if images == '.' else f'{images}/'),
-            metainfo=Variable('metainfo'),
-        )
-        if f'{name}_pipeline' in pipelines:
-            data[name]['pipeline'] = Variable(f'{name}_pipeline')
-        values[dataset_of(config, base, split)[0]] = Variable(name)
+        place, dataset = dataset_of(config, base, split)
+        values[place] = Variable(name)
+        pipeline = changed_pipeline(dataset['pipeline'], f'the {split} pipeline of {base}', size, labels.has_masks)
+        if name not in data:  # else the set for validation is tested on too
+            data[name] = dict(
+                data_root=Variable('data_root'),
+                ann_file=file,
+                data_prefix=dict(img='' if images == '.' else f'{images}/'),
+                metainfo=Variable('metainfo'),
+            )
+            if pipeline != dataset['pipeline']:
+                pipelines[f'{name}_pipeline'] = pipeline
+                data[name]['pipeline'] = Variable(f'{name}_pipeline')
         if split != 'train':
             evaluator = config.get(f'{split}_evaluator')
             if not isinstance(evaluator, Mapping) or type_of(evaluator) != 'CocoMetric':
@@ -233,11 +248,7 @@ def place_data(
                 values[f'{split}_evaluator.metric'] = 'bbox'
             is_below = not Path(file).is_absolute()
             values[f'{split}_evaluator.ann_file'] = Variable(f'data_root + {file!r}') if is_below else file
-    return files, data
-
-
-def used_splits(config: Config) -> list[str]:
-    return [split for split in SPLITS if config.get(f'{split}_dataloader')]
+    return files, pipelines | data
 
 
 def dataset_of(config: Config, base: str, split: str) -> tuple[str, Mapping[str, Any]]:
@@ -300,29 +311,3 @@ def stays_at_its_start(schedule: Mapping[str, Any], per_epoch: int) -> bool:
         return False
     length = end - schedule.get('begin', 0)
     return length * (per_epoch if schedule.get('convert_to_iter_based') else 1) < SHORTEST_RISE
-
-
-def changed_pipelines(config: Config, base: str, size: int | None, has_masks: bool) -> dict[str, Any]:
-    """Return the pipelines that have to be others than the base's.
-
-    Args:
-        config: The base.
-        base: Its name.
-        size: The longer side that images get, in pixels; None keeps the base's size.
-        has_masks: Whether the data have masks, which the pipelines of some detectors of boxes load too.
-    """
-    pipelines = {}
-    for split in used_splits(config):
-        before = dataset_of(config, base, split)[1]['pipeline']
-        pipeline = [dict(step) for step in before]
-        resized = [step for step in pipeline if type_of(step) in SIZES and 'scale' in step]
-        if size is not None and not resized:
-            raise UsageError(f'--image-size changes Resize, and the {split} pipeline of {base} has none with a scale')
-        for step in resized if size is not None else ():
-            step['scale'] = (size, size)
-        for step in pipeline:
-            if step.get('with_mask') and not has_masks:
-                step['with_mask'] = False
-        if pipeline != before:
-            pipelines[f'{split}_pipeline'] = pipeline
-    return pipelines

@@ -14,14 +14,14 @@ from torch import nn
 
 from ..common.errors import UsageError
 from ..data.checking.findings import short
-from .cfg_options import merge_options
 from .model_zoo import PREFIX, config_names, is_config
-from .names_at_top import check_names_at_top
+from .names_at_top import check_names_at_top, merge_options
 from .reading_errors import import_error, is_file, reading_error
 from .type_names import use_names
 from .value_kinds import check_kinds
 
 SPLITS = ('train', 'val', 'test')
+JOINED = "several data sets are joined by dict(type='ConcatDataset', datasets=[...])"
 
 
 def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
@@ -50,11 +50,7 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
 
 
 def config_path(named: str) -> str:
-    """Return what mmengine takes for a config: ``shvit_det::NAME.py`` for one of ours, else the path itself.
-
-    Raises:
-        UsageError: If it is neither a file nor a config of ours.
-    """
+    """Return what mmengine takes for a config: ``shvit_det::NAME.py`` for one of ours, else the path itself."""
     if '::' in named or is_file(named):
         return named
     if is_config(named) and os.sep not in named:
@@ -71,11 +67,7 @@ def config_path(named: str) -> str:
 
 
 def import_custom_modules(config: Config, path: str) -> None:
-    """Import the modules that a config names, as mmengine does after reading it.
-
-    Raises:
-        UsageError: If one of them cannot be imported, or ``custom_imports`` is no dict.
-    """
+    """Import the modules that a config names, as mmengine does after reading it."""
     named = config.get('custom_imports')
     if not named:
         return
@@ -93,9 +85,6 @@ def change_and_check(config: Config, options: Mapping[str, Any] | None) -> None:
 
     Settings that are None although mmengine's runner wants a value are removed, so that it takes its default. None as
     ``default_scope`` has a meaning: no project is searched for names.
-
-    Raises:
-        UsageError: If an option has no effect or does not fit, or a value is of the wrong kind.
     """
     check_names_at_top(config)
     merge_options(config, options)
@@ -123,11 +112,7 @@ def type_of(node: Mapping[str, Any], default: str = '') -> str:
 
 
 def splits_of(config: Config) -> list[str]:
-    """Return the splits that a config says how to run.
-
-    Raises:
-        UsageError: If it says only a part of that, which mmengine refuses too.
-    """
+    """Return the splits that a config says how to run; refuse a part of that, as mmengine does."""
     splits = []
     for split in SPLITS:
         last = 'optim_wrapper' if split == 'train' else f'{split}_evaluator'
@@ -158,28 +143,21 @@ def dataset_tree(config: Config, split: str) -> Iterator[tuple[str, MutableMappi
     while pending:
         place, dataset = pending.pop(0)
         if not isinstance(dataset, MutableMapping):
-            raise UsageError(
-                f'{place} is {short(dataset)}, and one dict is wanted: several data sets are joined by '
-                f"dict(type='ConcatDataset', datasets=[...])"
-            )
+            raise UsageError(f'{place} is {short(dataset)}, and one dict is wanted: {JOINED}')
         inner: list[tuple[str, Any]] = []
         if 'dataset' in dataset:
             inner = [(f'{place}.dataset', dataset['dataset'])]
         elif 'datasets' in dataset:
             inner = [(f'{place}.datasets.{number}', each) for number, each in enumerate(dataset['datasets'])]
-        prefix = dataset.get('data_prefix', {})
-        if prefix is None or ('ann_file' in dataset and dataset['ann_file'] is None):
-            name = 'data_prefix' if prefix is None else 'ann_file'
-            raise UsageError(f'{place}.{name} is None: leave it out, or write what the data set is to read')
+        for key in ('data_prefix', 'ann_file'):
+            if dataset.get(key, '') is None:
+                raise UsageError(f'{place}.{key} is None: leave it out, or write what the data set is to read')
         named = {'ann_file': dataset.get('ann_file'), 'data_root': dataset.get('data_root')}
-        if isinstance(prefix, Mapping):
+        if isinstance(prefix := dataset.get('data_prefix'), Mapping):
             named |= {f'data_prefix.{key}': value for key, value in prefix.items()}
         for key, value in named.items():
             if not isinstance(value, str | None):
-                raise UsageError(
-                    f'{place}.{key} is {short(value)}, and one path is wanted: several data sets are joined by '
-                    f"dict(type='ConcatDataset', datasets=[...])"
-                )
+                raise UsageError(f'{place}.{key} is {short(value)}, and one path is wanted: {JOINED}')
         yield place, dataset, bool(inner)
         pending = inner + pending
 
@@ -194,11 +172,6 @@ def path_within(dataset: Mapping, path: str) -> str:
     return path if is_abs(path) else os.path.join(dataset.get('data_root') or '', path)
 
 
-def datasets_of(config: Config, split: str) -> Iterator[MutableMapping]:
-    """Yield the innermost dataset dicts of a split."""
-    return (dataset for _, dataset in dataset_places(config, split))
-
-
 def inference_split(config: Config) -> str | None:
     """Return the split whose pipeline and classes are those for new images: test, or else val; None without both."""
     return next((split for split in ('test', 'val') if config.get(f'{split}_dataloader')), None)
@@ -207,11 +180,10 @@ def inference_split(config: Config) -> str | None:
 def inference_pipeline(config: Config, needed: bool = True) -> list[Mapping]:
     """Return the steps that make an input for the model from a new image, and perhaps load annotations too.
 
-    Raises:
-        UsageError: If the config has none although some are needed.
+    A config without any is refused if they are ``needed``.
     """
     split = inference_split(config)
-    dataset = next(datasets_of(config, split), {}) if split else {}
+    _, dataset = next(dataset_places(config, split), ('', {})) if split else ('', {})
     pipeline = dataset.get('pipeline') or config.get('test_pipeline')
     if not pipeline and needed:
         raise UsageError(
@@ -230,33 +202,34 @@ def named_classes(dataset: Mapping, kind: Any) -> tuple[str, ...] | None:
         UsageError: If they are no list, as in ``classes=('disc')`` without a comma, or stand where nothing reads them.
     """
     metainfo = dict(dataset.get('metainfo') or {})
-    if hasattr(kind, '_compat_classes'):  # mmpretrain's data sets take classes as an argument of their own too
+    is_of_mmpretrain = hasattr(kind, '_compat_classes')  # then it takes classes as an argument of its own too
+    if is_of_mmpretrain:
         metainfo = {key: value for key, value in {'classes': dataset.get('classes'), **metainfo}.items() if value}
-    others = [key for key, value in metainfo.items() if key not in getattr(kind, 'METAINFO', {}) and is_names(value)]
-    if 'classes' in dataset and not hasattr(kind, '_compat_classes'):
+    elif 'classes' in dataset:
         raise UsageError(f'a {kind.__name__} takes no classes: write metainfo=dict(classes=...)')
+    others = [key for key, value in metainfo.items() if key not in getattr(kind, 'METAINFO', {}) and is_names(value)]
     if 'classes' not in metainfo and others:
         raise UsageError(f'nothing reads {others[0]} in metainfo of a data set: write metainfo=dict(classes=...)')
     try:
         classes = kind._load_metainfo(metainfo).get('classes') if hasattr(kind, '_load_metainfo') else None
     except (OSError, ValueError) as error:  # of a folder, or a file that is no text
         raise UsageError(f'metainfo.classes of a data set is {metainfo["classes"]!r}: {error}') from error
-    if classes is not None and not is_names(classes):
+    if classes is None:
+        return None
+    if not is_names(classes):
         raise UsageError(
             f'metainfo.classes of a data set is {classes!r}, which is neither a list of names nor a file of them: '
             f"write classes=('NAME',) for a single class, with the comma"
         )
-    strange = [each for each in classes or () if not each.strip() or each[0] == '\ufeff']
-    if strange:
-        raise UsageError(
-            f'metainfo.classes of a data set, {short(metainfo.get("classes"))}, has the name {strange[0]!r}: write no '
-            f'empty lines and no byte-order mark into a file of names'
-        )
-    names = classes or ()
-    twice = [each for number, each in enumerate(names) if each in names[:number]]
-    if twice and not hasattr(kind, '_compat_classes'):  # ImageNet has two cranes
-        raise UsageError(f'metainfo.classes of a data set names {twice[0]!r} twice: each class has one name')
-    return None if classes is None else tuple(classes)
+    for number, name in enumerate(classes):
+        if not name.strip() or name[0] == '\ufeff':
+            raise UsageError(
+                f'metainfo.classes of a data set, {short(metainfo.get("classes"))}, has the name {name!r}: write no '
+                f'empty lines and no byte-order mark into a file of names'
+            )
+        if not is_of_mmpretrain and name in classes[:number]:  # ImageNet has two cranes
+            raise UsageError(f'metainfo.classes of a data set names {name!r} twice: each class has one name')
+    return tuple(classes)
 
 
 def is_names(value: Any) -> bool:

@@ -9,14 +9,15 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
-from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope
+from mmengine.registry import DATASETS, MODELS, TRANSFORMS
 from torch import nn
 
 from ..checkpoint.stored_config import stored_classes
 from ..common.errors import UsageError
 from ..data.checking.findings import short
-from .build_errors import raise_refusal
-from .reading import datasets_of, named_classes
+from .build_errors import build_from_config
+from .cfg_options import dicts_in
+from .reading import dataset_places, named_classes
 from .type_names import class_of
 
 
@@ -48,29 +49,18 @@ class Task(ABC):
         """Set the metrics of the test evaluator, all of them among ``self.metrics``."""
 
     def set_classwise(self, config: Config) -> None:
-        """Make the test print the scores of each class.
-
-        Raises:
-            UsageError: If no evaluator can.
-        """
+        """Make the test print the scores of each class."""
         raise UsageError(f'--classwise needs a CocoMetric in test_evaluator, and this is a {self.noun}')
 
     def set_format_only(self, config: Config, folder: Path) -> list[Path]:
         """Make the test write result files and compute no score; return what their names will begin with.
 
-        They have ``PART`` after that until they are complete.
-
-        Raises:
-            UsageError: If no evaluator can.
+        ``PART`` follows that until they are complete.
         """
         raise UsageError(f'--format-only needs a CocoMetric in test_evaluator, and this is a {self.noun}')
 
     def check_report(self, config: Config) -> None:
-        """Check that the test evaluator has what a report is made of.
-
-        Raises:
-            UsageError: If it has not.
-        """
+        """Check that the test evaluator has what a report is made of."""
         raise UsageError(f'--report needs a CocoMetric in test_evaluator, and this is a {self.noun}')
 
     def score_names(self, config: Config) -> list[str]:
@@ -82,28 +72,18 @@ class Task(ABC):
         """Return the scores among ``metrics`` as a table."""
 
     def build(self, config: Config) -> nn.Module:
-        """Build the model of a config.
-
-        Raises:
-            UsageError: If it cannot be built.
-        """
+        """Build the model of a config."""
         self.register()
         model = copy.deepcopy(config.model)
         if 'data_preprocessor' in config:
             model.setdefault('data_preprocessor', config.data_preprocessor)  # as the runner does
-        with DefaultScope.overwrite_default_scope(config.get('default_scope', self.scope)):
-            try:
-                built: nn.Module = MODELS.build(model)
-            except Exception as error:
-                raise_refusal(error, config, 'model', 'cannot build the model of this config: ')
+        scope = config.get('default_scope', self.scope)
+        beginning = 'cannot build the model of this config: '
+        built: nn.Module = build_from_config(MODELS, model, config, 'model', scope, beginning)
         return built
 
     def select_metrics(self, config: Config, model: nn.Module, metrics: Sequence[str]) -> None:
-        """Set the metrics of the test evaluator, ``--eval`` of the test tool.
-
-        Raises:
-            UsageError: If the task has no such metric, or this model cannot be scored by it.
-        """
+        """Set the metrics of the test evaluator, ``--eval`` of the test tool."""
         for metric in metrics:
             if metric not in self.metrics:
                 raise UsageError(
@@ -114,44 +94,42 @@ class Task(ABC):
     def datasets(self, config: Config, splits: Sequence[str]) -> Iterator[tuple[str, MutableMapping, type]]:
         """Yield the data sets of the splits: the split, the dict in the config, the class."""
         for split in splits:
-            for dataset in datasets_of(config, split):
-                kind = self.dataset_class(dataset)
-                if kind is not None:
+            for _, dataset in dataset_places(config, split):
+                if (kind := self.dataset_class(dataset)) is not None:
                     yield split, dataset, kind
 
-    def class_difference(self, config: Config, splits: Sequence[str]) -> str | None:
-        """Return how the classes that the data sets name differ; None if they do not.
+    def stated_classes(self, config: Config, splits: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Yield the split and the names of the classes of each data set that states them.
 
-        A model has one list of classes. Where it reads them as text, each data set may have its own.
+        A model has one list of classes. Where it reads them as text, each data set may have its own: then nothing.
         """
         if 'language_model' in config.model:
-            return None
-        named = [(split, named_classes(dataset, kind)) for split, dataset, kind in self.datasets(config, splits)]
-        known = [(split, classes) for split, classes in named if classes is not None]
-        for split, classes in known[1:]:
-            if difference := first_difference(
-                known[0][1], classes, f'the {known[0][0]} data set', f'a {split} data set'
-            ):
-                return f'{difference}: give all data sets the same metainfo=dict(classes=...), in one order'
+            return
+        for split, dataset, kind in self.datasets(config, splits):
+            if (classes := named_classes(dataset, kind)) is not None:
+                yield split, classes
+
+    def class_difference(self, config: Config, splits: Sequence[str]) -> str | None:
+        """Return how the classes that the data sets name differ; None if they do not."""
+        stated = list(self.stated_classes(config, splits))
+        for split, classes in stated[1:]:
+            first_split, first = stated[0]
+            if found := first_difference(first, classes, f'the {first_split} data set', f'a {split} data set'):
+                return f'{found}: give all data sets the same metainfo=dict(classes=...), in one order'
         return None
 
     def checkpoint_class_difference(self, config: Config, content: Any, path: str, splits: Sequence[str]) -> str | None:
         """Return how the classes that a checkpoint was trained on differ from those of the data sets."""
         stored = stored_classes(content)
-        if stored is None or 'language_model' in config.model:
+        if stored is None:
             return None
-        for split, dataset, kind in self.datasets(config, splits):
-            classes = named_classes(dataset, kind)
-            if classes is not None and (found := first_difference(stored, classes, path, f'the {split} data set')):
+        for split, classes in self.stated_classes(config, splits):
+            if found := first_difference(stored, classes, path, f'the {split} data set'):
                 return found
         return None
 
     def check_checkpoint_classes(self, config: Config, content: Any, path: str, splits: Sequence[str]) -> None:
-        """Compare the classes that a checkpoint was trained on with those of the data sets.
-
-        Raises:
-            UsageError: If one has another name, or stands in another place.
-        """
+        """Refuse a checkpoint whose classes have other names than those of the data sets, or another order."""
         if difference := self.checkpoint_class_difference(config, content, path, splits):
             raise UsageError(
                 f'{difference}: write metainfo=dict(classes=...) as the file has it, {short(stored_classes(content))}, '
@@ -165,26 +143,19 @@ class Task(ABC):
 
     def transforms_of(self, dataset: Mapping, kind: type) -> Iterator[Mapping]:
         """Yield the dicts of the transforms of a class in a pipeline, however deeply it is nested."""
-        pending = [dataset.get('pipeline')]
-        while pending:
-            node: Any = pending.pop(0)
-            if isinstance(node, Mapping):
-                found = class_of(TRANSFORMS, node, self.scope)
-                if found is not None and issubclass(found, kind):
-                    yield node
-                pending.extend(node.values())
-            elif isinstance(node, Sequence) and not isinstance(node, str):
-                pending.extend(node)
+        for _, node in dicts_in(dataset.get('pipeline'), 'pipeline'):
+            if issubclass(class_of(TRANSFORMS, node, self.scope) or object, kind):
+                yield node
 
 
 def first_difference(one: Sequence[str], other: Sequence[str], name: str, other_name: str) -> str | None:
     """Return the first label that has two names, as a sentence without end; None if there is none."""
     if len(one) != len(other):
         return f'{name} has {len(one)} classes and {other_name} {len(other)}'
-    number = next((number for number, names in enumerate(zip(one, other, strict=True)) if names[0] != names[1]), None)
-    if number is None:
-        return None
-    return f'class {number} is {one[number]!r} in {name} and {other[number]!r} in {other_name}'
+    for number, (here, there) in enumerate(zip(one, other, strict=True)):
+        if here != there:
+            return f'class {number} is {here!r} in {name} and {there!r} in {other_name}'
+    return None
 
 
 def table_of_numbers(metrics: Mapping[str, Any], if_empty: str) -> str:

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS
 from torch import nn
 
 from ..common.errors import UsageError
-from .build_errors import raise_refusal
-from .reading import datasets_of, inference_pipeline, type_of
+from .build_errors import build_from_config
+from .reading import dataset_places, inference_pipeline, type_of
 
 FLIPS = (dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0))
 FLIP_KEYS = ('flip', 'flip_direction')  # by which boxes and masks are turned back
@@ -21,11 +21,7 @@ SUPPRESSION: dict[str, Any] = dict(nms=dict(type='nms', iou_threshold=0.5), max_
 
 
 def tta_pipeline(config: Config) -> list[Mapping[str, Any]]:
-    """Return the steps that make the views of an image.
-
-    Raises:
-        UsageError: If the config has none, and a test pipeline into which flips do not fit.
-    """
+    """Return the steps that make the views of an image."""
     if config.get('tta_pipeline'):
         return list(config.tta_pipeline)
     *steps, last = inference_pipeline(config)
@@ -45,30 +41,22 @@ def tta_pipeline(config: Config) -> list[Mapping[str, Any]]:
 def set_tta_pipeline(config: Config) -> None:
     """Make the test data sets give the views of each image."""
     pipeline = tta_pipeline(config)
-    for dataset in datasets_of(config, 'test'):
+    for _, dataset in dataset_places(config, 'test'):
         dataset['pipeline'] = pipeline
 
 
 def with_tta(config: Config, model: nn.Module) -> nn.Module:
-    """Return a model that predicts the views of images and merges what another one finds in them.
+    """Return a model that predicts the views of images and merges what a detector finds in them.
 
-    Args:
-        config: ``tta_model`` in it says how; without it, boxes are suppressed as in the model.
-        model: A detector.
-
-    Raises:
-        UsageError: If ``tta_model`` cannot be built.
+    ``tta_model`` of the config says how; without it, boxes are suppressed as in the detector.
     """
     settings = {'type': 'DetTTAModel', **(config.get('tta_model') or {})}
     if not settings.get('tta_cfg'):
         settings['tta_cfg'] = ConfigDict({**SUPPRESSION, **suppression_of(model)})
     if type_of(settings) == 'DetTTAModel':
         settings['type'] = 'shvit_det.MaskTTAModel'
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        try:
-            built: nn.Module = MODELS.build({**settings, 'module': model})
-        except Exception as error:
-            raise_refusal(error, config, 'tta_model', 'cannot build tta_model of this config: ')
+    beginning = 'cannot build tta_model of this config: '
+    built: nn.Module = build_from_config(MODELS, {**settings, 'module': model}, config, 'tta_model', 'mmdet', beginning)
     return built.eval()
 
 

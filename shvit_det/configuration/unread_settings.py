@@ -14,7 +14,8 @@ from mmengine.registry import TRANSFORMS
 from torch import nn
 
 from ..common.errors import UsageError
-from .build_errors import dicts_in, nearest, unknown_key
+from .build_errors import nearest, unknown_key
+from .cfg_options import dicts_in
 from .reading import dataset_tree, type_of
 from .type_names import class_of
 
@@ -25,26 +26,24 @@ SHARED = ('mmdet.models.layers', 'mmdet.models.task_modules', 'mmdet.models.util
 ATTRIBUTES_AND_TEXTS = re.compile(r"""[.'"](\w+)""")  # in a model's own code, which may look up a key in any way
 KEYS_OF_SETTINGS = re.compile(r"""cfg(?:\.get\(\s*|\[|\.)['"]?(\w+)""")  # in all of mmdet
 CUSTOM_KEYS = ('lr_mult', 'decay_mult')
-DEFAULT_CONSTRUCTOR = 'DefaultOptimWrapperConstructor'
+CONSTRUCTORS = ('DefaultOptimWrapperConstructor', 'LayerDecayOptimWrapperConstructor')  # that read them
 # Transforms that move pixels. Predictions are scaled back to the image of the file, and not moved.
-MOVING = frozenset(
-    (
-        *('RandomFlip', 'RandomCrop', 'RandomShift', 'MinIoURandomCrop', 'RandomCenterCropPad', 'Expand'),
-        *('RandomAffine', 'Rotate', 'ShearX', 'ShearY', 'TranslateX', 'TranslateY'),
-        *('Mosaic', 'CachedMosaic', 'MixUp', 'CachedMixUp', 'CopyPaste'),
-    )
+MOVING = (
+    *('RandomFlip', 'RandomCrop', 'RandomShift', 'MinIoURandomCrop', 'RandomCenterCropPad', 'Expand'),
+    *('RandomAffine', 'Rotate', 'ShearX', 'ShearY', 'TranslateX', 'TranslateY'),
+    *('Mosaic', 'CachedMosaic', 'MixUp', 'CachedMixUp', 'CopyPaste'),
 )
 MERGING = ('TestTimeAug', 'MultiScaleFlipAug')  # predictions of several views are moved back by what merges them
-UNIT = 1.0  # the largest mean of an image with values from 0 to 1
 
 
 def check_model_settings(config: Config, model: nn.Module) -> None:
-    """Check the keys in ``train_cfg`` and ``test_cfg`` of the model, which its parts look up by name.
+    """Refuse keys in ``train_cfg`` and ``test_cfg`` of the model, which its parts look up by name, that nothing reads.
 
-    Raises:
-        UsageError: If no source of the model has the name of a key.
+    Known are the names that the model's own code may look up, and those that any code of mmdet looks up in settings:
+    configs of mmdet have keys that only other models read.
     """
-    known = keys_read(model)
+    of_mmdet = frozenset(name for name in sys.modules if name.startswith('mmdet.models.'))
+    known = words_in(own_modules(model), ATTRIBUTES_AND_TEXTS) | words_in(of_mmdet, KEYS_OF_SETTINGS)
     for place, part in dicts_in(config.get('model'), 'model'):
         for name in MODEL_PARTS:
             for key, siblings in untyped_keys(part.get(name), f'{place}.{name}'):
@@ -53,15 +52,6 @@ def check_model_settings(config: Config, model: nn.Module) -> None:
                     near = nearest(last, (*siblings, *USUAL))
                     hint = f'did you mean {near!r}?' if near else 'leave it out'
                     raise UsageError(f'nothing in {type(model).__name__} reads {key}: {hint}')
-
-
-def keys_read(model: nn.Module) -> frozenset[str]:
-    """Return the names that a model's code may look up in its settings, and those that any code of mmdet does.
-
-    Configs of mmdet have keys that only other models read.
-    """
-    of_mmdet = frozenset(name for name in sys.modules if name.startswith('mmdet.models.'))
-    return words_in(own_modules(model), ATTRIBUTES_AND_TEXTS) | words_in(of_mmdet, KEYS_OF_SETTINGS)
 
 
 def untyped_keys(node: Any, place: str) -> Iterator[tuple[str, list[str]]]:
@@ -104,15 +94,13 @@ def words_in(modules: frozenset[str], pattern: re.Pattern) -> frozenset[str]:
 def check_optimizer_keys(config: Config, model: nn.Module) -> None:
     """Check ``custom_keys`` of the optimizer: parts of names of parameters, each with factors.
 
-    Raises:
-        UsageError: If a factor has another name. A key that no parameter has is a line in the log.
+    A key that no parameter has is a line in the log.
     """
     wrapper = config.get('optim_wrapper')
     settings = wrapper.get('paramwise_cfg') if isinstance(wrapper, Mapping) else None
-    if not isinstance(settings, Mapping) or type_of(dict(type=wrapper.get('constructor', DEFAULT_CONSTRUCTOR))) not in (
-        DEFAULT_CONSTRUCTOR,
-        'LayerDecayOptimWrapperConstructor',
-    ):
+    if not isinstance(settings, Mapping):
+        return
+    if str(wrapper.get('constructor', CONSTRUCTORS[0])).rpartition('.')[2] not in CONSTRUCTORS:
         return
     place, keys = 'optim_wrapper.paramwise_cfg.custom_keys', settings.get('custom_keys') or {}
     if not isinstance(keys, Mapping):
@@ -152,14 +140,13 @@ def warn_of_normalization(config: Config, splits: Sequence[str]) -> None:
     mean, deviation = preprocessor.get('mean'), preprocessor.get('std')
     if not isinstance(mean, Sequence) or not isinstance(deviation, Sequence) or not any(mean):
         return
-    if max(*mean, *deviation) <= UNIT:
+    if max(*mean, *deviation) <= 1:
         warn(f'data_preprocessor has mean={list(mean)} and std={list(deviation)}, which are for values from 0 to 1; '
              f'images have values from 0 to 255: multiply both by 255')  # fmt: skip
     for split in splits:
-        for place, dataset, _ in dataset_tree(config, split):
-            for inner, node in dicts_in(dataset.get('pipeline'), f'{place}.pipeline'):
-                if type_of(node) == 'Normalize':
-                    warn(f'{inner} normalizes images, and data_preprocessor does so again: leave one of them out')
+        for place, node in dicts_in(config.get(f'{split}_dataloader'), f'{split}_dataloader'):
+            if type_of(node) == 'Normalize':
+                warn(f'{place} normalizes images, and data_preprocessor does so again: leave one of them out')
 
 
 def warn(text: str) -> None:

@@ -11,7 +11,8 @@ from mmengine.runner import Runner
 
 from ..common.errors import UsageError
 from ..data.checking.findings import short
-from .cfg_options import READ, places_in
+from .cfg_options import places_in
+from .names_at_top import READ
 from .type_names import registries
 
 KINDS: dict[str, tuple[type, ...]] = {
@@ -29,12 +30,9 @@ LISTS_OF_DICTS = ('pipeline', 'datasets', 'metrics', 'vis_backends', 'custom_hoo
 
 
 def check_kinds(config: Config) -> None:
-    """Compare the values in a config with the annotations of the classes that take them.
+    """Refuse values of another kind than the annotations of the classes that take them say.
 
     Only classes that have been imported and registered are known. None is left alone.
-
-    Raises:
-        UsageError: Naming the first value of another kind than its class takes.
     """
     known: dict[str, list[type]] = {}
     for registry in registries():
@@ -48,13 +46,13 @@ def check_kinds(config: Config) -> None:
         is_element = key.isdigit() and above.rpartition('.')[2] in LISTS_OF_DICTS
         wants_dict = is_element or key in DICTS or above == 'default_hooks'
         is_several = key in SEVERAL and isinstance(node, list | tuple)
-        if wants_dict and not is_several and isinstance(node, str | int | float | list | tuple):
-            raise UsageError(f'{place} is {short(node)}, where a dict is wanted: dict(type=...)')
-        kind = node.get('type') if isinstance(node, Mapping) else None
-        if kind is None and wants_dict and isinstance(node, Mapping) and key != 'sample_set':
-            raise UsageError(f'{place} is {short(node)}, which has no type, the name of its class')
-        if isinstance(kind, str):
+        if not isinstance(node, Mapping):
+            if wants_dict and not is_several and isinstance(node, str | int | float | list | tuple):
+                raise UsageError(f'{place} is {short(node)}, where a dict is wanted: dict(type=...)')
+        elif isinstance(kind := node.get('type'), str):
             check_values(f'{place}.', node, known.get(kind.rpartition('.')[2], []))
+        elif kind is None and wants_dict and key != 'sample_set':
+            raise UsageError(f'{place} is {short(node)}, which has no type, the name of its class')
 
 
 def check_values(prefix: str, node: Mapping, classes: Sequence[type]) -> None:
@@ -96,12 +94,8 @@ def parameters_of(kind: Any) -> dict[str, inspect.Parameter]:
 def fits(value: Any, parameter: inspect.Parameter, alike: Sequence[str] = ()) -> bool:
     """Tell whether a parameter takes a value of this kind, by its annotation and default; True if both are silent.
 
-    A list of dicts fits where a dict does, since mmengine builds such lists in many places.
-
-    Args:
-        value: The value.
-        parameter: One of :func:`parameters_of`.
-        alike: Kinds that count as one. Annotations in OpenMMLab's projects mistake numbers and lists for each other.
+    A list of dicts fits where a dict does, since mmengine builds such lists in many places. Kinds that are ``alike``
+    count as one: annotations in OpenMMLab's projects mistake numbers and lists for each other.
     """
     kind, taken = value_kind(value), kinds_taken(parameter)
     if taken & set(alike):

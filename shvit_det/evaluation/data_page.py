@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS
 from mmengine.runner import set_random_seed
 from numpy.typing import NDArray
 
 from ..common.errors import UsageError
 from ..common.output_paths import check_output_folder
-from ..configuration.build_errors import raise_refusal
+from ..configuration.build_errors import build_from_config
 from ..configuration.changing import set_data_root, use_checked_datasets
 from ..configuration.coco_set_checks import check_before_run, draw_sample_set
 from ..configuration.detector_or_classifier import task_of
@@ -142,7 +142,9 @@ def _write_page(config: Config, name: str, notes: list[str], out: str, number: i
     use_checked_datasets(config)
     check_output_folder(Path(out), 'the folder of the page', '--out')
     set_random_seed(seed)
-    dataset = _built(config, task.scope)
+    scope, node = config.get('default_scope', task.scope), copy.deepcopy(config.train_dataloader.dataset)
+    key = 'train_dataloader.dataset'
+    dataset = build_from_config(DATASETS, node, config, key, scope, f'cannot build {key} of this config: ')
     cards = [_card(dataset, index) for index in html.spread(len(dataset), number)]
     inner = {id(each): each for each, _ in places_in(dataset)}  # the innermost data sets, each once
     parts = [
@@ -156,15 +158,6 @@ def _write_page(config: Config, name: str, notes: list[str], out: str, number: i
         *(_section(each, number) for number, each in enumerate(inner.values())),
     ]
     return html.write_page(Path(out), f'Training data of {name}', parts)
-
-
-def _built(config: Config, scope: str) -> Any:
-    key = 'train_dataloader.dataset'
-    with DefaultScope.overwrite_default_scope(config.get('default_scope', scope)):
-        try:
-            return DATASETS.build(copy.deepcopy(config.train_dataloader.dataset))
-        except Exception as error:
-            raise_refusal(error, config, key, f'cannot build {key} of this config: ')
 
 
 def _card(dataset: Any, index: int) -> str:

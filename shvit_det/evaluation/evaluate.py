@@ -18,7 +18,7 @@ from ..checkpoint import check_checkpoint, load_content
 from ..common.atomic_files import PART, saving
 from ..common.errors import UsageError
 from ..common.output_paths import check_output_folder, may_write, nearest_folder
-from ..configuration.reading import datasets_of, path_within
+from ..configuration.reading import dataset_places, path_within
 from ..configuration.test_time_augmentation import set_tta_pipeline, with_tta
 from ..deployment import check_deployable, deploy
 from ..prediction.overlap import Finishing, spare_threads
@@ -211,7 +211,7 @@ def evaluate(
 
 def check_pictures_elsewhere(config: Config, show_dir: str | None) -> None:
     """Raise ``UsageError`` if pictures of the test would replace the images of the test, which have their names."""
-    for dataset in datasets_of(config, 'test') if show_dir is not None else ():
+    for _, dataset in dataset_places(config, 'test') if show_dir is not None else ():
         prefix = dataset.get('data_prefix') or {}
         inner = prefix.get('img', prefix.get('img_path', '')) if isinstance(prefix, Mapping) else prefix
         folder = path_within(dataset, inner or '')

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ..common.errors import RunError, UsageError
-from ..configuration.build_errors import dicts_in, reason_of
-from ..configuration.cfg_options import places_in
+from ..configuration.build_errors import reason_of
+from ..configuration.cfg_options import dicts_in, places_in
 from ..configuration.coco_set_checks import FirstImages
 from ..configuration.evaluators import scorings
 from ..configuration.reading import dataset_places, path_within, type_of

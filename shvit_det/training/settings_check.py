@@ -26,8 +26,8 @@ from mmengine.runner import Priority, Runner, get_priority
 from torch.distributed import Backend
 
 from ..common.errors import UsageError
-from ..configuration.build_errors import dicts_in, nearest, unknown_key, unknown_type, wrong_kind
-from ..configuration.cfg_options import places_in
+from ..configuration.build_errors import nearest, unknown_key, unknown_type, wrong_kind
+from ..configuration.cfg_options import dicts_in, places_in
 from ..configuration.reading import dataset_places, dataset_tree, type_of
 from ..configuration.type_names import class_of, registered
 from ..configuration.value_kinds import fits, parameters_of

@@ -9,11 +9,11 @@ from mmengine.config import Config
 
 from shvit_det import UsageError
 from shvit_det.commands.cli import add_run_arguments
-from shvit_det.configuration.cfg_options import warn_if_new
 from shvit_det.configuration.changing import enable_auto_scale_lr, set_data_root
-from shvit_det.configuration.classification import accuracy_table
-from shvit_det.configuration.detection import coco_table, has_masks
-from shvit_det.configuration.reading import datasets_of, load_config
+from shvit_det.configuration.classification import Classification
+from shvit_det.configuration.detection import Detection, has_masks
+from shvit_det.configuration.names_at_top import warn_if_new
+from shvit_det.configuration.reading import dataset_places, load_config
 
 
 def coco_config() -> Config:
@@ -36,14 +36,18 @@ def coco_config() -> Config:
     )  # fmt: skip
 
 
+def datasets(config: Config, split: str) -> list:
+    return [dataset for _, dataset in dataset_places(config, split)]
+
+
 def test_the_data_root_reaches_every_loader_and_evaluator(tmp_path):
     config = coco_config()
     set_data_root(config, str(tmp_path))
-    first, second = datasets_of(config, 'train')
+    first, second = datasets(config, 'train')
     assert first.data_root == f'{tmp_path}/' and first.ann_file == 'annotations/a.json'
     assert second.ann_file == f'{tmp_path}/annotations/b.json' and second.data_prefix.img == f'{tmp_path}/val/'
-    assert next(datasets_of(config, 'val')).data_root == f'{tmp_path}/'
-    assert list(datasets_of(config, 'test')) == []
+    assert datasets(config, 'val')[0].data_root == f'{tmp_path}/'
+    assert datasets(config, 'test') == []
     assert config.val_evaluator[0].ann_file == f'{tmp_path}/annotations/a.json'
     assert config.test_evaluator.ann_file == 'data/coco-extra/annotations/a.json'
 
@@ -55,7 +59,7 @@ def test_folders_are_replaced_however_they_are_written(root, tmp_path):
     dataset = dict(data_root=root, ann_file=f'{below}\\annotations\\b.json', data_prefix=dict(img=f'{below}/val'))
     config = Config(dict(data_root=root, train_dataloader=dict(dataset=dict(dataset, seg_map=f'{below}2/a'))))
     set_data_root(config, str(tmp_path))
-    (replaced,) = datasets_of(config, 'train')
+    (replaced,) = datasets(config, 'train')
     assert replaced.data_root == f'{tmp_path}/' and replaced.ann_file == f'{tmp_path}/annotations\\b.json'
     assert replaced.data_prefix.img == f'{tmp_path}/val' and replaced.seg_map == f'{below}2/a'
 
@@ -133,13 +137,13 @@ def test_which_detectors_predict_masks(name, expected, tmp_path):
 
 def test_the_table_has_a_row_per_kind_and_no_number_where_there_is_none():
     metrics = {'coco/bbox_mAP': 0.5, 'coco/bbox_mAP_50': 0.75, 'coco/bbox_mAP_l': -1.0, 'coco/segm_mAP': 0.25}
-    header, boxes, masks = coco_table(metrics).splitlines()
+    header, boxes, masks = Detection().table(metrics).splitlines()
     assert header.split() == ['AP', 'AP50', 'AP75', 'APs', 'APm', 'APl']
     assert boxes.split() == ['bbox', '0.500', '0.750', 'none', 'none', 'none', 'none']
     assert masks.split()[:2] == ['segm', '0.250']
 
 
 def test_the_accuracies_make_a_row_of_percent():
-    header, row = accuracy_table({'accuracy/top1': 72.814, 'accuracy/top5': 91.0, 'time': 3}).splitlines()
+    header, row = Classification().table({'accuracy/top1': 72.814, 'accuracy/top5': 91.0, 'time': 3}).splitlines()
     assert header.split() == ['top-1', 'top-5'] and row.split() == ['accuracy', '72.81', '91.00', '(%)']
-    assert accuracy_table({}) == 'no accuracy was measured'
+    assert Classification().table({}) == 'no accuracy was measured'
