@@ -24,7 +24,7 @@ from ..data.checking.cleaning import clean
 from ..data.checking.data_set_check import CocoSet
 from ..data.checking.findings import KINDS, Finding, errors_among, refusal
 from ..data.checking.image_checks import inspect_image
-from ..data.checking.image_presence import check_presence, image_paths, is_local
+from ..data.checking.image_presence import check_presence, image_paths, is_local, require_folder
 from ..data.checking.set_comparison import repeated_image, scoring_difference, shared_images
 from ..data.coco_dataset import CHECK
 from ..data.sample import ensure_sample
@@ -42,17 +42,17 @@ NUM_FIRST = 4
 MOST_COMPARED = 20_000  # training images whose contents are compared before a run, and not only by check_data
 
 
-def check_files(task: Task, config: Config, splits: Sequence[str]) -> None:
-    """Check that the files and folders exist that data sets of any kind name, but for COCO's, which are read.
-
-    Raises:
-        UsageError: If one does not.
-    """
+def check_places(task: Task, config: Config, splits: Sequence[str], sets: Sequence[CocoSet]) -> None:
+    """Check that the files and folders exist that data sets of any kind and evaluators name, before any is read."""
+    for data in sets:
+        if not data.scored_only:
+            require_annotations(data.annotations)
+        if data.images is not None:
+            require_folder(data.images)
     for split in splits:
         for place, dataset in dataset_places(config, split):
             kind, prefix = task.dataset_class(dataset), dataset.get('data_prefix')
-            is_coco = kind is not None and issubclass(kind, CocoDataset)
-            read = ('ann_file', 'data_prefix.img') if is_coco else ()
+            read = ('ann_file', 'data_prefix.img') if issubclass(kind or object, CocoDataset) else ()
             named = {key: value for key, value in dataset.items() if key.endswith('_file') and isinstance(value, str)}
             if isinstance(prefix, Mapping):
                 named |= {f'data_prefix.{key}': value for key, value in prefix.items()}
@@ -60,6 +60,7 @@ def check_files(task: Task, config: Config, splits: Sequence[str]) -> None:
                 path = path_within(dataset, value) if value and key not in read else None
                 if path and is_local(path, dataset.get('backend_args')) and not any(map(os.path.exists, (path, value))):
                     raise UsageError(f'{place}.{key}: there is no {path}; {WHERE_TO_GET_DATA}')
+    check_evaluators(task, config, splits)
 
 
 @dataclass(frozen=True)
@@ -116,11 +117,7 @@ def comparisons(task: Task, config: Config, splits: Sequence[str], sets: Sequenc
 
 
 def draw_sample_set(config: Config) -> None:
-    """Draw the sample set of a config that has one, unless it is there.
-
-    Raises:
-        UsageError: If its settings are wrong, or something else is in its folder.
-    """
+    """Draw the sample set of a config that has one, unless it is there."""
     settings, known = config.get('sample_set'), parameters_of(ensure_sample)
     for name, value in (settings or {}).items():
         if name not in known:
@@ -134,18 +131,10 @@ def draw_sample_set(config: Config) -> None:
 def check_before_run(task: Task, config: Config, splits: Sequence[str]) -> FirstImages:
     """Check the annotations of the splits, and that their images exist without opening any, before a run starts.
 
-    Returns:
-        The first images of each annotation file with their objects.
-
-    Raises:
-        UsageError: If there is an error that ``bad_data`` does not skip.
+    Return the first images of each annotation file with their objects.
     """
     sets = coco_sets(task, config, splits)
-    for data in sets:
-        if not data.scored_only:
-            require_annotations(data.annotations)
-    check_files(task, config, splits)
-    check_evaluators(task, config, splits)
+    check_places(task, config, splits, sets)
     compared = list(comparisons(task, config, splits, sets))
     whole = {data.annotations for comparison in compared for data in comparison.sets}
     contents: dict[Path, Mapping[str, Any]] = {}
@@ -175,11 +164,7 @@ def check_before_run(task: Task, config: Config, splits: Sequence[str]) -> First
 
 
 def _check_set(data: CocoSet, content: Mapping[str, Any]) -> None:
-    """Check one data set before a run.
-
-    Raises:
-        UsageError: If there is an error that ``bad_data`` does not skip.
-    """
+    """Refuse a data set with an error that ``bad_data`` does not skip."""
     findings, total = data.check_content(content), len(content['images'])
     if data.bad_data == 'skip' and data.splits == ['train']:  # evaluators read the file as it is
         findings = clean(content, findings, data.use, data.annotations, data.classes).left
@@ -196,11 +181,7 @@ def _check_set(data: CocoSet, content: Mapping[str, Any]) -> None:
 
 
 def _check_usable(data: CocoSet, content: Mapping[str, Any], folder: Path) -> None:
-    """Open images until one can be used.
-
-    Raises:
-        UsageError: If none can.
-    """
+    """Open images until one can be used; refuse a data set of which none can."""
     sentence = ''
     for path in image_paths(content, folder).values():
         found = inspect_image(Path(path), None, data.decode_settings).found

@@ -4,22 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
-
 from ..common.errors import UsageError
 from ..common.processors import usable_processors
-from ..data.checking.annotation_file import require_annotations
-from ..data.checking.data_set_check import CheckedSet, CocoSet, Images, check_set, clean_set, name_copies, write_copy
+from ..data.checking.data_set_check import CheckedSet, Images, check_set, clean_set, name_copies, write_copy
 from ..data.checking.findings import Finding
-from ..data.checking.image_presence import require_folder
 from .cfg_options import pasteable
 from .changing import set_data_root
-from .coco_set_checks import check_files, comparisons, draw_sample_set, leaked_images
+from .coco_set_checks import check_places, comparisons, draw_sample_set, leaked_images
 from .coco_sets import coco_sets
 from .detector_or_classifier import task_of
-from .evaluators import check_evaluators
 from .reading import SPLITS, load_config
-from .task import Task
 
 
 def check_data(
@@ -54,47 +48,32 @@ def check_data(
         set_data_root(config, data_root)
     task = task_of(config)
     task.register()
-    sets = find_sets(task, config)
-    for data in sets:  # before any image is decoded, which may take an hour
-        if not data.scored_only:
-            require_annotations(data.annotations)
-        if data.images is not None:
-            require_folder(data.images)
-    check_files(task, config, SPLITS)
-    check_evaluators(task, config, SPLITS)
+    sets = coco_sets(task, config, SPLITS) if task.scope == 'mmdet' else []
+    if not sets:
+        raise UsageError('this config has no data set in the form of COCO, which is what can be checked here')
+    draw_sample_set(config)
+    check_places(task, config, SPLITS, sets)  # before any image is decoded, which may take an hour
     targets = [None] * len(sets) if fix is None else name_copies(sets, Path(fix))
     class_difference = task.class_difference(config, SPLITS)
     compared = list(comparisons(task, config, SPLITS, sets))
     contents: dict[Path, Mapping[str, Any]] = {}
     checked = []
     for data, target in zip(sets, targets, strict=True):
-        checked.append(check_set(data, images, workers or usable_processors(), progress))
-        checked[-1].target = target
-        if checked[-1].content is not None:
-            contents[data.annotations] = checked[-1].content
+        found = check_set(data, images, workers or usable_processors(), progress)
+        found.target = target
+        if found.content is not None:
+            contents[data.annotations] = found.content
             progress(f'{", ".join(data.splits)}: comparing with the other data sets')
-            checked[-1].findings += leaked_images(sets, data, contents, by_content=images != 'presence')
-        known = [
-            each for each in compared if data in each.sets and all(one.annotations in contents for one in each.sets)
-        ]
-        checked[-1].findings += [Finding('evaluator', fault) for each in known if (fault := each.fault(contents))]
+            found.findings += leaked_images(sets, data, contents, by_content=images != 'presence')
+        for each in compared:
+            are_read = all(one.annotations in contents for one in each.sets)
+            if data in each.sets and are_read and (fault := each.fault(contents)):
+                found.findings.append(Finding('evaluator', fault))
         if class_difference and data is sets[-1]:
-            checked[-1].findings.append(Finding('classes', class_difference))
-        tell(checked[-1])
+            found.findings.append(Finding('classes', class_difference))
+        checked.append(found)
+        tell(found)
     return checked
-
-
-def find_sets(task: Task, config: Config) -> list[CocoSet]:
-    """Return the COCO data sets of all splits of a config; a sample set is drawn if it is not there yet.
-
-    Raises:
-        UsageError: If there is none.
-    """
-    sets = coco_sets(task, config, SPLITS) if task.scope == 'mmdet' else []
-    if not sets:
-        raise UsageError('this config has no data set in the form of COCO, which is what can be checked here')
-    draw_sample_set(config)
-    return sets
 
 
 def write_copies(checked: Sequence[CheckedSet], done: list[str], allow_loss: bool = False) -> None:
