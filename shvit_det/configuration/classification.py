@@ -12,7 +12,7 @@ from torch import nn
 from ..common.errors import UsageError
 from ..data.class_folders import check_listed, class_folders
 from ..models.mmpretrain_import import require_mmpretrain
-from .reading import evaluators_of, named_classes, type_of
+from .reading import evaluators_of, type_of
 from .task import Task, table_of_numbers
 
 TOP_K = (1, 5)
@@ -35,11 +35,7 @@ class Classification(Task):
         register_all_modules(init_default_scope=False)
 
     def check_model(self, config: Config, model: Any, splits: Sequence[str]) -> None:
-        """Compare backbone, head, data preprocessor, evaluators and the classes that the datasets state.
-
-        Raises:
-            UsageError: If two of them differ.
-        """
+        """Compare backbone, head, data preprocessor, evaluators and the classes that the datasets state."""
         channels = getattr(model.backbone, 'out_channels', (None,))[-1]
         in_channels = getattr(model.head, 'in_channels', None)
         if None not in (channels, in_channels) and not model.with_neck and channels != in_channels:
@@ -47,7 +43,7 @@ class Classification(Task):
                 f"head.in_channels is {in_channels}, but the backbone's last feature has {channels} channels: "
                 f'make them equal in the config'
             )
-        num_classes = num_classes_of(model)
+        num_classes = getattr(model.head, 'num_classes', None)
         if num_classes is None:
             return
         preprocessor = getattr(model.data_preprocessor, 'num_classes', None)
@@ -56,9 +52,8 @@ class Classification(Task):
                 f'data_preprocessor.num_classes is {preprocessor}, but head.num_classes is {num_classes}: '
                 f'make them equal'
             )
-        for split, dataset, kind in self.datasets(config, splits):
-            classes = named_classes(dataset, kind)
-            if classes is not None and len(classes) != num_classes:
+        for split, classes in self.stated_classes(config, splits):
+            if len(classes) != num_classes:
                 raise UsageError(
                     f'head.num_classes is {num_classes}, but the {split} data set has {len(classes)} classes: set '
                     f'model.head.num_classes and data_preprocessor.num_classes, or metainfo=dict(classes=...) of the '
@@ -73,26 +68,20 @@ class Classification(Task):
                     )
 
     def check_data(self, config: Config, model: nn.Module, splits: Sequence[str]) -> dict[Path, Any]:
-        """Check the class folders or image lists of mmpretrain's folder data sets.
-
-        Raises:
-            UsageError: If one is missing, or has other classes than the head or another split.
-        """
+        """Check the class folders or image lists of mmpretrain's folder data sets: all have one list of classes."""
         from mmpretrain.datasets import CustomDataset
 
-        num_classes = num_classes_of(model)
+        num_classes = getattr(model.head, 'num_classes', None)
         first: tuple[Path, tuple[str, ...]] | None = None
         for _, dataset, kind in self.datasets(config, splits):
-            if not issubclass(kind, CustomDataset) or num_classes is None:
-                continue
-            if '://' in str(dataset.get('data_root')):  # on remote storage, which mmpretrain reads itself
+            is_remote = '://' in str(dataset.get('data_root'))  # on storage that mmpretrain reads itself
+            if not issubclass(kind, CustomDataset) or num_classes is None or is_remote:
                 continue
             images, listing = places_of(dataset)
             if listing is not None:
                 check_listed(listing, images, num_classes)
                 continue
-            extensions = dataset.get('extensions', IMAGE_EXTENSIONS)
-            folders = class_folders(images, extensions)
+            folders = class_folders(images, dataset.get('extensions', IMAGE_EXTENSIONS))
             if len(folders) != num_classes:
                 raise UsageError(
                     f'{images} has {len(folders)} class folders, but head.num_classes is {num_classes}: name another '
@@ -110,7 +99,7 @@ class Classification(Task):
 
     def set_metrics(self, config: Config, model: nn.Module, metrics: Sequence[str]) -> None:
         """Set the config so that the accuracy is computed, top-5 only if there are as many classes."""
-        num_classes = num_classes_of(model) or max(TOP_K)
+        num_classes = getattr(model.head, 'num_classes', None) or max(TOP_K)
         top_k = tuple(k for k in TOP_K if k <= num_classes)
         named = [evaluator for _, evaluator in evaluators_of(config, 'test') if type_of(evaluator) == 'Accuracy']
         config.test_evaluator = named or [ConfigDict(type='Accuracy', topk=top_k)]
@@ -122,12 +111,14 @@ class Classification(Task):
         return [f'{ACCURACY}{k}' for each in found for k in as_tuple(each.get('topk', 1))]
 
     def table(self, metrics: Mapping[str, float]) -> str:
-        return accuracy_table(metrics)
-
-
-def num_classes_of(classifier: Any) -> int | None:
-    """Return the number of classes of a classifier's head, or None if it does not say."""
-    return getattr(classifier.head, 'num_classes', None)
+        """Return the accuracies (mmpretrain's names, percent) as a table of one row."""
+        found = {
+            f'top-{name.removeprefix(ACCURACY)}': value for name, value in metrics.items() if name.startswith(ACCURACY)
+        }
+        if not found:
+            return table_of_numbers(metrics, 'no accuracy was measured')
+        header = ' ' * 10 + '  '.join(f'{name:>6}' for name in found)
+        return header + '\naccuracy  ' + '  '.join(f'{value:6.2f}' for value in found.values()) + '  (%)'
 
 
 def places_of(dataset: MutableMapping) -> tuple[Path, Path | None]:
@@ -145,14 +136,3 @@ def places_of(dataset: MutableMapping) -> tuple[Path, Path | None]:
 
 def as_tuple(value: int | Sequence[int]) -> tuple[int, ...]:
     return (value,) if isinstance(value, int) else tuple(value)
-
-
-def accuracy_table(metrics: Mapping[str, float]) -> str:
-    """Return the accuracies among ``metrics`` (mmpretrain's names, percent) as a table of one row."""
-    found = {
-        f'top-{name.removeprefix(ACCURACY)}': value for name, value in metrics.items() if name.startswith(ACCURACY)
-    }
-    if not found:
-        return table_of_numbers(metrics, 'no accuracy was measured')
-    header = ' ' * 10 + '  '.join(f'{name:>6}' for name in found)
-    return header + '\naccuracy  ' + '  '.join(f'{value:6.2f}' for value in found.values()) + '  (%)'

@@ -1,6 +1,7 @@
 """The COCO data sets of a config: where they are, and what the config does with them."""
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 
 from mmcv.transforms import LoadImageFromFile
@@ -20,15 +21,14 @@ from .evaluators import Scoring, scorings
 from .reading import dataset_places, named_classes, path_within
 from .task import Task
 
+IDENTITY = attrgetter('annotations', 'images', 'classes', 'bad_data', 'decode_settings', 'is_standard')
+
 
 def coco_sets(task: Task, config: Config, splits: Sequence[str]) -> list[CocoSet]:
     """Return the COCO data sets of the splits, each once even if several loaders share it.
 
     An annotation file that only an evaluator names is one more, at the end. One on remote storage is left out with a
     line in the log: the run checks it after reading it.
-
-    Raises:
-        UsageError: If ``bad_data`` of the config is none of the choices, or there is no such storage.
     """
     sets: dict[tuple, CocoSet] = {}
     scored = {split: scorings(task, config, split) for split in splits}
@@ -44,27 +44,22 @@ def coco_sets(task: Task, config: Config, splits: Sequence[str]) -> list[CocoSet
             prefix = dataset.get('data_prefix') or {}
             if not isinstance(prefix, Mapping):
                 raise UsageError(f'{key}.data_prefix is {prefix!r}, and dict(img={prefix!r}) is wanted')
+            bad_data = dataset.get('bad_data', config.get('bad_data', BAD_DATA[0]))
+            if bad_data not in BAD_DATA:
+                raise UsageError(f'bad_data is {bad_data!r}: choose from {", ".join(BAD_DATA)}')
             images = path_within(dataset, prefix.get('img') or '')
             loading = next(task.transforms_of(dataset, LoadImageFromFile), {})
             data = CocoSet(
                 annotations=Path(annotations),
                 images=Path(images) if is_local(images, loading.get('backend_args')) else None,
                 classes=named_classes(dataset, kind),
-                bad_data=bad_data_of(config, dataset),
+                bad_data=bad_data,
                 decode_settings=DecodeSettings(
                     loading.get('color_type', 'color'), loading.get('imdecode_backend', 'cv2')
                 ),
                 is_standard=_reads_as_coco(kind),
             )
-            identity = (
-                data.annotations,
-                data.images,
-                data.classes,
-                data.bad_data,
-                data.decode_settings,
-                data.is_standard,
-            )
-            data = sets.setdefault(identity, data)
+            data = sets.setdefault(IDENTITY(data), data)
             metrics = [each for each in scored[split] if key in each.datasets]
             data.use |= _use_of(task, dataset, metrics, trained=split == 'train')
             data.keys.append(f'{key}.ann_file')
@@ -88,7 +83,7 @@ def coco_sets(task: Task, config: Config, splits: Sequence[str]) -> list[CocoSet
         elif scoring.split not in scored_by.splits:
             scored_by.splits.append(scoring.split)
         scored_by.keys.append(f'{scoring.key}.ann_file')
-        if _computes_scores(scoring) and not scoring.name:
+        if not scoring.writes_only and not scoring.name:
             scored_by.use |= Use(needs_objects=True)
     return found
 
@@ -104,8 +99,8 @@ def _set_of_evaluator(task: Task, scoring: Scoring) -> CocoSet:
         classes=None if kind is None or is_sorted else named_classes(dataset, kind),
         bad_data='refuse',
         decode_settings=DecodeSettings(),
-        is_standard=not issubclass(scoring.kind or object, LVISMetric),
-        use=Use(masks='segm' in scoring.scored, evaluated=_computes_scores(scoring)),
+        is_standard=not issubclass(scoring.kind, LVISMetric),
+        use=Use(masks='segm' in scoring.scored, evaluated=not scoring.writes_only),
         splits=[scoring.split],
         scored_only=True,
     )
@@ -116,22 +111,6 @@ def _reads_as_coco(kind: type[CocoDataset]) -> bool:
     return kind.parse_data_info is CocoDataset.parse_data_info and (
         kind.load_data_list in (CocoDataset.load_data_list, CheckedCocoDataset.load_data_list)
     )
-
-
-def bad_data_of(config: Config, dataset: Mapping) -> str:
-    """Return ``bad_data`` of the dataset dict, or else of the config.
-
-    Raises:
-        UsageError: If it is none of the choices.
-    """
-    bad_data = dataset.get('bad_data', config.get('bad_data', BAD_DATA[0]))
-    if bad_data not in BAD_DATA:
-        raise UsageError(f'bad_data is {bad_data!r}: choose from {", ".join(BAD_DATA)}')
-    return bad_data
-
-
-def _computes_scores(scoring: Scoring) -> bool:
-    return not scoring.metric.get('format_only', False)
 
 
 def _use_of(task: Task, dataset: Mapping, scored: Sequence[Scoring], trained: bool) -> Use:
@@ -145,7 +124,7 @@ def _use_of(task: Task, dataset: Mapping, scored: Sequence[Scoring], trained: bo
     return Use(
         masks=bool(with_mask) or any('segm' in scoring.scored for scoring in coco),
         polygons_only=any(not transform.get('poly2mask', True) for transform in with_mask),
-        evaluated=any(map(_computes_scores, coco)),
+        evaluated=not all(scoring.writes_only for scoring in coco),
         needs_objects=trained and bool(filter_cfg.get('filter_empty_gt', False)),
         min_size=min_size if trained else 0,
     )

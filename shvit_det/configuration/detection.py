@@ -6,20 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmdet.evaluation import DumpDetResults
+from mmdet.evaluation import DumpDetResults, LVISMetric
 from mmdet.models.detectors import RPN, BaseDetector, SemiBaseDetector, SingleStageDetector, TwoStageDetector
 from mmdet.models.reid import LinearReIDHead
 from mmdet.models.roi_heads.mask_heads import FusedSemanticHead
 from mmdet.models.seg_heads.base_semantic_head import BaseSemanticHead
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
+from mmengine.evaluator import DumpResults
 from torch import nn
 
+from ..common.atomic_files import PART
 from ..common.errors import UsageError
-from .cfg_options import pasteable, places_in
+from .cfg_options import dicts_in, pasteable
 from .changing import use_checked_datasets
 from .coco_set_checks import FirstImages, check_before_run, draw_sample_set
-from .evaluators import average_precisions, check_reported, coco_scorings, format_results, select_scores
+from .evaluators import AP_ITEMS, coco_scorings, merge_same, remove_metrics, scorings
 from .reading import named_classes, type_of
 from .task import Task, table_of_numbers
 from .unread_settings import check_model_settings, warn_of_moving, warn_of_normalization
@@ -29,6 +31,7 @@ COLUMNS = {  # of a table, by the name of the first score: COCO's and LVIS's
     'AP': {name: name for name in ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'APr', 'APc', 'APf')},
 }
 
+OUTPUTS = ('bbox', 'segm')
 IN_PIPELINE = 'in the pipeline of the data set itself, without MultiImageMixDataset'
 WITHOUT_MASKS = dict(
     Mosaic=f'use CachedMosaic, {IN_PIPELINE}',
@@ -52,9 +55,7 @@ class Detection(Task):
     def check_model(self, config: Config, model: nn.Module, splits: Sequence[str]) -> None:
         """Compare the number of classes of data and heads, and the precision with what the evaluators can take.
 
-        Raises:
-            UsageError: If the numbers differ, or predictions would be of a type that numpy lacks, or no part of the
-                model reads a key of its ``train_cfg`` or ``test_cfg``.
+        Settings that nothing reads, or that spoil the scores, are found here too.
         """
         check_mixing(config)
         check_model_settings(config, model)
@@ -90,9 +91,6 @@ class Detection(Task):
         """Check the annotations of COCO data sets and that their images exist; the run checks what it loads.
 
         The data of a config with ``sample_set`` are drawn first if they are missing.
-
-        Raises:
-            UsageError: If a file or folder is missing, or has errors, or contradicts the config.
         """
         difference = self.class_difference(config, splits)
         if not difference:
@@ -104,45 +102,86 @@ class Detection(Task):
         return first_images
 
     def set_metrics(self, config: Config, model: nn.Module, metrics: Sequence[str]) -> None:
-        """Make the COCO evaluators compute ``metrics``.
-
-        Raises:
-            UsageError: If there is no such evaluator, or the model predicts no masks.
-        """
         if 'segm' in metrics and not has_masks(model):
             raise UsageError(
                 f'--eval segm needs masks, and {type(model).__name__} predicts boxes only: use --eval bbox'
             )
-        select_scores(self, config, metrics)
+        merge_same(self, config, '--eval')
+        for scoring in coco_scorings(self, config, '--eval'):
+            scoring.metric['metric'] = list(metrics)
 
     def set_classwise(self, config: Config) -> None:
         for scoring in coco_scorings(self, config, '--classwise'):
             scoring.metric['classwise'] = True
 
     def set_format_only(self, config: Config, folder: Path) -> list[Path]:
-        return format_results(self, config, folder)
+        merge_same(self, config, '--format-only')
+        found = scorings(self, config, 'test')
+        others = [each for each in found if not each.is_coco and not issubclass(each.kind, DumpResults)]
+        if any(each.name for each in others):
+            raise UsageError(
+                f'--format-only writes the files of CocoMetric, and {others[0].key} is another metric: leave out the '
+                f'option or this metric'
+            )
+        remove_metrics(config, others)
+        found = [each for each in found if each.is_coco]
+        names = []
+        for number, scoring in enumerate(found):
+            end = f'_{scoring.name or number}'.replace('/', '_') if len(found) > 1 else ''
+            names.append(folder / f'results{end}')
+            scoring.metric.update(format_only=True, outfile_prefix=f'{names[-1]}{PART}')
+        return names
 
     def check_report(self, config: Config) -> None:
-        check_reported(self, config)
+        found = coco_scorings(self, config, '--report')
+        if all(issubclass(each.kind, LVISMetric) for each in found):
+            raise UsageError("--report needs a CocoMetric in test_evaluator, and LVIS's way to score is another")
+        if not any(each.scored & {*OUTPUTS} for each in found):
+            raise UsageError('--report needs scores of boxes or masks: add --eval bbox, or --eval bbox segm')
+        if any(each.writes_only for each in found):
+            raise UsageError(f'--report needs scores: add {pasteable({f"{found[0].key}.format_only": False})}')
 
     def score_names(self, config: Config) -> list[str]:
-        return average_precisions(self, config, 'val')
+        found = scorings(self, config, 'val')
+        if not all(each.is_coco and each.scored <= {*OUTPUTS} and not each.metric.get('classwise') for each in found):
+            return []
+        return [
+            f'{each.prefix}/{output}_{item}'
+            for each in found
+            for output in OUTPUTS
+            if output in each.scored
+            for item in each.metric.get('metric_items') or AP_ITEMS
+        ]
 
     def table(self, metrics: Mapping[str, float]) -> str:
-        return coco_table(metrics)
+        """Return the average precisions (mmdet's names) as tables, one for each data set and metric.
+
+        A table has one row per kind of output. Where there are several, each has a title.
+        """
+        tables: dict[str, list[str]] = {}
+        for name in metrics:
+            prefix, slash, last = name.rpartition('/')
+            kind, _, score = last.rpartition('_')
+            columns = COLUMNS.get(score)
+            if not kind or columns is None:
+                continue
+            values = [metrics.get(f'{prefix}{slash}{kind}_{column}') for column in columns]
+            cells = ['  none' if value is None or value < 0 else f'{value:6.3f}' for value in values]
+            header = ' ' * 6 + '  '.join(f'{title:>6}' for title in columns.values())
+            tables.setdefault(prefix, [header]).append(f'{kind:<6}' + '  '.join(cells))
+        others = {name: value for name, value in metrics.items() if name.rpartition('/')[0] not in tables}
+        if not tables:
+            return table_of_numbers(others, 'no average precision was measured')
+        parts = [(f'{prefix}\n' if len(tables) > 1 else '') + '\n'.join(rows) for prefix, rows in tables.items()]
+        return '\n'.join(filter(None, [*parts, table_of_numbers(others, '')]))
 
 
 def check_mixing(config: Config) -> None:
-    """Compare the transforms of training images with what they have to carry.
-
-    Raises:
-        UsageError: If one that leaves masks as they are, or refuses them, gets masks.
-    """
-    steps = list(places_in(config.get('train_dataloader'), 'train_dataloader'))
-    kinds = {place: type_of(node) for place, node in steps if isinstance(node, Mapping)}
-    if any(kinds[place] == 'LoadAnnotations' and node.get('with_mask') for place, node in steps if place in kinds):
-        for place, kind in kinds.items():
-            if kind in WITHOUT_MASKS:
+    """Refuse transforms of training images that leave masks as they are, or fail with them, where masks are loaded."""
+    steps = list(dicts_in(config.get('train_dataloader'), 'train_dataloader'))
+    if any(type_of(node) == 'LoadAnnotations' and node.get('with_mask') for _, node in steps):
+        for place, node in steps:
+            if (kind := type_of(node)) in WITHOUT_MASKS:
                 raise UsageError(f'{place} is {kind}, which moves no masks, and some are loaded: {WITHOUT_MASKS[kind]}')
 
 
@@ -156,10 +195,8 @@ def class_heads(detector: nn.Module) -> Iterator[tuple[str, Any]]:
     for module in detector.modules():
         if isinstance(module, BaseDetector):
             others.add(module)
-            names = ('backbone', 'neck', 'rpn_head', 'bbox_head' if isinstance(module, RPN) else 'language_model')
-            parts = [getattr(module, name, None) for name in names]
-            if hasattr(module, 'language_model'):
-                parts = [module]
+            names = ('backbone', 'neck', 'rpn_head', *(['bbox_head'] if isinstance(module, RPN) else []))
+            parts = [module] if hasattr(module, 'language_model') else [getattr(module, name, None) for name in names]
             others.update(each for part in parts if isinstance(part, nn.Module) for each in part.modules())
         elif isinstance(module, BaseSemanticHead | FusedSemanticHead | LinearReIDHead):
             others.update(module.modules())
@@ -202,27 +239,3 @@ def key_of_part(config: Config, name: str) -> str | None:
             return None
         parts.append(part)
     return '.'.join([*parts, 'num_classes'])
-
-
-def coco_table(metrics: Mapping[str, float]) -> str:
-    """Return the average precisions among ``metrics`` (mmdet's names) as tables, one for each data set and metric.
-
-    A table has one row per kind of output. Where there are several, each has a title.
-    """
-    tables: dict[str, list[str]] = {}
-    for name in metrics:
-        prefix, slash, last = name.rpartition('/')
-        kind, _, score = last.rpartition('_')
-        columns = COLUMNS.get(score)
-        if not kind or columns is None:
-            continue
-        values = [metrics.get(f'{prefix}{slash}{kind}_{column}') for column in columns]
-        cells = ['  none' if value is None or value < 0 else f'{value:6.3f}' for value in values]
-        header = ' ' * 6 + '  '.join(f'{title:>6}' for title in columns.values())
-        tables.setdefault(prefix, [header]).append(f'{kind:<6}' + '  '.join(cells))
-    others = {name: value for name, value in metrics.items() if name.rpartition('/')[0] not in tables}
-    if not tables:
-        return table_of_numbers(others, 'no average precision was measured')
-    titles = [f'{prefix}\n' if len(tables) > 1 else '' for prefix in tables]
-    parts = [title + '\n'.join(rows) for title, rows in zip(titles, tables.values(), strict=True)]
-    return '\n'.join(filter(None, [*parts, table_of_numbers(others, '')]))

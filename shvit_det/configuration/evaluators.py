@@ -1,4 +1,4 @@
-"""The evaluators of a detector's config: which data sets each of them scores, and what the test tool sets in them."""
+"""The evaluators of a detector's config: which data sets each of them scores, and whether it can."""
 
 import inspect
 import itertools
@@ -6,19 +6,15 @@ import logging
 import os
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from mmdet.datasets import ConcatDataset
 from mmdet.datasets.transforms import PackDetInputs
-from mmdet.evaluation import CocoMetric, LVISMetric, MultiDatasetsEvaluator
+from mmdet.evaluation import CocoMetric, MultiDatasetsEvaluator
 from mmengine.config import Config
 from mmengine.dataset import ClassBalancedDataset, RepeatDataset
-from mmengine.evaluator import DumpResults
 from mmengine.logging import print_log
 from mmengine.registry import DATA_SAMPLERS, DATASETS, EVALUATOR, METRICS
 
-from ..common.atomic_files import PART
 from ..common.errors import UsageError
 from ..data.checking.findings import short
 from ..data.checking.image_presence import is_local
@@ -27,7 +23,6 @@ from .reading import dataset_places, dataset_tree, evaluators_of, path_within, t
 from .task import Task
 from .type_names import class_of
 
-OUTPUTS = ('bbox', 'segm')
 AP_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')  # what CocoMetric measures of each
 ONE_EACH = "dict(type='MultiDatasetsEvaluator', metrics=[...], dataset_prefixes=[...])"
 
@@ -37,10 +32,9 @@ class Scoring:
     """A metric of an evaluator with the data sets that it scores.
 
     Attributes:
-        split: The split.
         key: The metric's key in the config, as ``--cfg-options`` spells it.
         metric: Its dict.
-        kind: Its class, or None if there is no such class.
+        kind: Its class, or ``object`` if there is no such class.
         datasets: The innermost dataset dicts by their keys.
         name: The prefix of the data set, if the evaluator scores each by itself.
     """
@@ -48,54 +42,42 @@ class Scoring:
     split: str
     key: str
     metric: MutableMapping
-    kind: type | None
+    kind: type
     datasets: dict[str, MutableMapping]
     name: str = ''
 
     @property
     def is_coco(self) -> bool:
         """Whether its arguments are those of ``CocoMetric``."""
-        return self.kind is not None and issubclass(self.kind, CocoMetric)
+        return issubclass(self.kind, CocoMetric)
 
     @property
     def scored(self) -> set[str]:
-        """Return what is scored, of the choices of ``--eval``."""
+        """What is scored, of the choices of ``--eval``."""
         metric = self.metric.get('metric', 'bbox')
         return {metric} if isinstance(metric, str) else set(metric)
 
     @property
     def prefix(self) -> str:
-        """Return what the names of its scores begin with."""
+        """What the names of its scores begin with."""
         own = self.metric.get('prefix') or getattr(self.kind, 'default_prefix', None)
         return '/'.join(filter(None, (self.name, own)))
 
-
-def average_precisions(task: Task, config: Config, split: str) -> list[str]:
-    """Return the names of the scores of a split if all are of boxes and masks and none of single classes; else none."""
-    found = scorings(task, config, split)
-    if not all(each.is_coco and each.scored <= {*OUTPUTS} and not each.metric.get('classwise') for each in found):
-        return []
-    return [
-        f'{each.prefix}/{output}_{item}'
-        for each in found
-        for output in OUTPUTS
-        if output in each.scored
-        for item in each.metric.get('metric_items') or AP_ITEMS
-    ]
+    @property
+    def writes_only(self) -> bool:
+        """Whether it writes result files and computes no scores."""
+        return bool(self.metric.get('format_only'))
 
 
 def scorings(task: Task, config: Config, split: str) -> list[Scoring]:
-    """Return the metrics of a split, each with the data sets that it scores.
-
-    Raises:
-        UsageError: If a ``MultiDatasetsEvaluator`` does not fit the data sets.
-    """
-    metrics = [(key, metric, class_of(METRICS, metric, task.scope)) for key, metric in evaluators_of(config, split)]
+    """Return the metrics of a split, each with the data sets that it scores."""
     datasets = dict(dataset_places(config, split))
-    evaluator = config.get(f'{split}_evaluator')
     if not datasets:
         return []
-    if not _scores_each(task, evaluator):
+    evaluator = config.get(f'{split}_evaluator')
+    metrics = [(key, each, class_of(METRICS, each, task.scope) or object) for key, each in evaluators_of(config, split)]
+    has_metrics = isinstance(evaluator, Mapping) and 'metrics' in evaluator
+    if not has_metrics or not issubclass(class_of(EVALUATOR, evaluator, task.scope) or object, MultiDatasetsEvaluator):
         return [Scoring(split, *each, datasets) for each in metrics]
     _check_one_each(task, config, split)
     top = f'{split}_dataloader.dataset.datasets.'
@@ -106,20 +88,8 @@ def scorings(task: Task, config: Config, split: str) -> list[Scoring]:
     return found
 
 
-def _scores_each(task: Task, evaluator: Any) -> bool:
-    """Tell whether an evaluator scores each data set of a ``ConcatDataset`` by a metric of its own."""
-    if not isinstance(evaluator, Mapping) or 'metrics' not in evaluator:
-        return False
-    kind = class_of(EVALUATOR, evaluator, task.scope)
-    return kind is not None and issubclass(kind, MultiDatasetsEvaluator)
-
-
 def _check_one_each(task: Task, config: Config, split: str) -> None:
-    """Check what ``MultiDatasetsEvaluator`` takes for granted.
-
-    Raises:
-        UsageError: With the first thing that does not hold.
-    """
+    """Check what ``MultiDatasetsEvaluator`` takes for granted."""
     loader, evaluator = config[f'{split}_dataloader'], config[f'{split}_evaluator']
     kind, where = class_of(DATASETS, loader['dataset'], task.scope), f'{split}_evaluator=dict({type_of(evaluator)})'
     if kind is None or not issubclass(kind, ConcatDataset) or loader['dataset'].get('lazy_init'):
@@ -146,16 +116,11 @@ def _check_one_each(task: Task, config: Config, split: str) -> None:
 
 
 def check_evaluators(task: Task, config: Config, splits: Sequence[str]) -> None:
-    """Check that evaluators can score what their data sets hand over, and that the files that they name exist.
-
-    Raises:
-        UsageError: With the first mistake found.
-    """
+    """Check that evaluators can score what their data sets hand over, and that the files that they name exist."""
     for split in splits:
         found = scorings(task, config, split)
         for place, dataset, is_wrapper in dataset_tree(config, split) if found else ():
-            kind = task.dataset_class(dataset) if is_wrapper else None
-            if kind is not None and issubclass(kind, RepeatDataset | ClassBalancedDataset):
+            if is_wrapper and issubclass(task.dataset_class(dataset) or object, RepeatDataset | ClassBalancedDataset):
                 raise UsageError(
                     f'{place} is a {type_of(dataset)}, and images that are repeated cannot be scored: name the data '
                     f'set in it alone'
@@ -163,11 +128,10 @@ def check_evaluators(task: Task, config: Config, splits: Sequence[str]) -> None:
         for scoring in found:
             _check_files(scoring)
             _check_ground_truth(task, scoring)
-            _warn_of_left_out(scoring)
         for one, other in itertools.combinations(found, 2):
             same = one.scored & other.scored if one.is_coco and other.is_coco else one.kind is other.kind
-            reported = not any(each.metric.get('format_only') for each in (one, other))
-            if same and reported and one.prefix and one.prefix == other.prefix:
+            writes_only = one.writes_only or other.writes_only
+            if same and not writes_only and one.prefix and one.prefix == other.prefix:
                 way_out = f'tell them apart with {pasteable({f"{other.key}.prefix": "NAME"})}'
                 if len(one.datasets) > 1:
                     way_out = f'{split}_evaluator={ONE_EACH} scores each data set by itself'
@@ -196,10 +160,17 @@ def _check_files(scoring: Scoring) -> None:
 
 
 def _check_ground_truth(task: Task, scoring: Scoring) -> None:
-    """Check that the pipelines hand over the ground truth where the evaluator has no file of it."""
-    if not scoring.is_coco or scoring.metric.get('ann_file') is not None:
-        return
-    for place, dataset in scoring.datasets.items():
+    """Check that the pipelines hand over the ground truth where a COCO metric has no file of it.
+
+    Where it has one, log which data sets take a part of the images: all of the file are scored.
+    """
+    for place, dataset in scoring.datasets.items() if scoring.is_coco else ():
+        if scoring.metric.get('ann_file') is not None:
+            for key, end in (('indices', ''), ('filter_cfg', ', if test_mode=True is not set')):
+                if dataset.get(key) and not (key == 'filter_cfg' and dataset.get('test_mode')):
+                    text = f'{place}.{key} leaves out images, whose objects {scoring.key} counts as missed{end}'
+                    print_log(text, 'current', logging.WARNING)
+            continue
         for packing in task.transforms_of(dataset, PackDetInputs):
             if 'instances' not in packing.get('meta_keys', ()):
                 file = path_within(dataset, dataset.get('ann_file', ''))
@@ -209,88 +180,22 @@ def _check_ground_truth(task: Task, scoring: Scoring) -> None:
                 )
 
 
-def _warn_of_left_out(scoring: Scoring) -> None:
-    """Log where a data set takes a part of the images of its file, and the evaluator scores them all."""
-    if not scoring.is_coco or scoring.metric.get('ann_file') is None:
-        return
-    for place, dataset in scoring.datasets.items():
-        for key, end in (('indices', ''), ('filter_cfg', ', if test_mode=True is not set')):
-            if dataset.get(key) and not (key == 'filter_cfg' and dataset.get('test_mode')):
-                text = f'{place}.{key} leaves out images, whose objects {scoring.key} counts as missed{end}'
-                print_log(text, 'current', logging.WARNING)
-
-
 def coco_scorings(task: Task, config: Config, option: str) -> list[Scoring]:
-    """Return the COCO metrics of the test split; ``option`` is what needs them.
-
-    Raises:
-        UsageError: If there is none.
-    """
+    """Return the COCO metrics of the test split; without one, the message names the option that needs it."""
     found = [scoring for scoring in scorings(task, config, 'test') if scoring.is_coco]
     if not found:
         raise UsageError(f'{option} needs a CocoMetric in test_evaluator, and this config has none')
     return found
 
 
-def check_reported(task: Task, config: Config) -> None:
-    """Check that the test split has boxes or masks scored in COCO's way, which a report is about.
-
-    Raises:
-        UsageError: If it has not.
-    """
-    found = coco_scorings(task, config, '--report')
-    if all(issubclass(each.kind or object, LVISMetric) for each in found):
-        raise UsageError("--report needs a CocoMetric in test_evaluator, and LVIS's way to score is another")
-    if not any(each.scored & {'bbox', 'segm'} for each in found):
-        raise UsageError('--report needs scores of boxes or masks: add --eval bbox, or --eval bbox segm')
-    if any(each.metric.get('format_only') for each in found):
-        raise UsageError(f'--report needs scores: add {pasteable({f"{found[0].key}.format_only": False})}')
-
-
-def select_scores(task: Task, config: Config, metrics: Sequence[str]) -> None:
-    """Make the COCO metrics of the test split score ``metrics``, each thing once."""
-    _merge_same(task, config, '--eval')
-    for scoring in coco_scorings(task, config, '--eval'):
-        scoring.metric['metric'] = list(metrics)
-
-
-def format_results(task: Task, config: Config, folder: Path) -> list[Path]:
-    """Make the COCO metrics of the test split write result files and score nothing; return what their names begin with.
-
-    Raises:
-        UsageError: If there is none, or one of several data sets has a metric of another kind.
-    """
-    _merge_same(task, config, '--format-only')
-    found = scorings(task, config, 'test')
-    others = [each for each in found if not each.is_coco and not issubclass(each.kind or object, DumpResults)]
-    if any(each.name for each in others):
-        raise UsageError(
-            f'--format-only writes the files of CocoMetric, and {others[0].key} is another metric: leave out the '
-            f'option or this metric'
-        )
-    _remove(config, others)
-    found = [each for each in found if each.is_coco]
-    ends = [f'_{each.name or number}'.replace('/', '_') if len(found) > 1 else '' for number, each in enumerate(found)]
-    for scoring, end in zip(found, ends, strict=True):
-        scoring.metric.update(format_only=True, outfile_prefix=str(folder / f'results{end}{PART}'))
-    return [folder / f'results{end}' for end in ends]
-
-
-def _merge_same(task: Task, config: Config, option: str) -> None:
+def merge_same(task: Task, config: Config, option: str) -> None:
     """Leave one of several COCO metrics that differ only in what they score: an option says that for all of them."""
-    kept: list[Scoring] = []
-    merged: list[Scoring] = []
-    for scoring in coco_scorings(task, config, option):
-        same = any(_but_scored(each) == _but_scored(scoring) for each in kept)
-        (merged if same else kept).append(scoring)
-    _remove(config, merged)
+    found = coco_scorings(task, config, option)
+    settings = [(each.name, {key: value for key, value in each.metric.items() if key != 'metric'}) for each in found]
+    remove_metrics(config, [each for number, each in enumerate(found) if settings[number] in settings[:number]])
 
 
-def _but_scored(scoring: Scoring) -> tuple[str, dict[str, Any]]:
-    return scoring.name, {key: value for key, value in scoring.metric.items() if key != 'metric'}
-
-
-def _remove(config: Config, removed: Sequence[Scoring]) -> None:
+def remove_metrics(config: Config, removed: Sequence[Scoring]) -> None:
     """Remove metrics from the test evaluator."""
     if not removed:
         return

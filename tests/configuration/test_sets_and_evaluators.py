@@ -15,7 +15,7 @@ from shvit_det.configuration.changing import set_data_root
 from shvit_det.configuration.coco_set_checks import check_before_run, first_images
 from shvit_det.configuration.coco_sets import coco_sets
 from shvit_det.configuration.data_check import check_data
-from shvit_det.configuration.detection import Detection, class_heads, coco_table, key_of_part
+from shvit_det.configuration.detection import Detection, class_heads, key_of_part
 from shvit_det.training.settings_check import check_settings
 
 PIPELINE = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True), dict(type='PackDetInputs')]
@@ -574,11 +574,12 @@ def test_options_reach_every_metric_and_remove_what_would_be_twice(data, task):
 def test_each_data_set_has_a_table():
     scores = {'bbox_mAP': 0.5, 'bbox_mAP_50': 0.75, 'segm_mAP': 0.25}
     metrics = {f'{name}/coco/{key}': value for name in ('a', 'b') for key, value in scores.items()}
-    lines = coco_table(metrics | {'lvis/bbox_AP': 0.125, 'lvis/bbox_APr': 0.0625, 'pascal_voc/mAP': 0.375}).splitlines()
+    metrics |= {'lvis/bbox_AP': 0.125, 'lvis/bbox_APr': 0.0625, 'pascal_voc/mAP': 0.375}
+    lines = Detection().table(metrics).splitlines()
     assert [line for line in lines if '/' in line and ' ' not in line] == ['a/coco', 'b/coco']
     assert lines[1].split()[:2] == ['AP', 'AP50'] and lines[2].split()[:3] == ['bbox', '0.500', '0.750']
     assert lines[3].split()[:2] == ['segm', '0.250'] and lines[8] == 'lvis'
     assert lines[9].split() == ['AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'APr', 'APc', 'APf']
     assert lines[10].split()[:2] == ['bbox', '0.125'] and lines[10].split()[7] == '0.062'
     assert lines[11] == 'pascal_voc/mAP  0.375'
-    assert coco_table({'own/bbox_mAP': 0.5}).splitlines()[1].split()[:2] == ['bbox', '0.500']
+    assert Detection().table({'own/bbox_mAP': 0.5}).splitlines()[1].split()[:2] == ['bbox', '0.500']

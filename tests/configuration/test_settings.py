@@ -31,7 +31,7 @@ from shvit_det import UsageError
 from shvit_det.checkpoint.fetch import cached_path
 from shvit_det.checkpoint.reading import read_content
 from shvit_det.common.errors import RunError
-from shvit_det.configuration.detection import coco_table
+from shvit_det.configuration.detection import Detection
 from shvit_det.configuration.reading import load_config, splits_of, type_of
 from shvit_det.configuration.type_names import dotted_name, type_name
 from shvit_det.data.sample import ensure_sample
@@ -635,8 +635,8 @@ def test_scores_do_not_need_a_file_of_scalars(folder):
 
 
 def test_scores_of_another_kind_are_shown():
-    assert coco_table({'voc/mAP': 0.25, 'name': 'x'}) == 'voc/mAP  0.25'
-    assert coco_table({}) == 'no average precision was measured'
+    assert Detection().table({'voc/mAP': 0.25, 'name': 'x'}) == 'voc/mAP  0.25'
+    assert Detection().table({}) == 'no average precision was measured'
 
 
 REFUSED = {

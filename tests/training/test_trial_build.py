@@ -16,7 +16,7 @@ from torch import nn
 
 from shvit_det import UsageError
 from shvit_det.configuration.build_errors import refusal_of
-from shvit_det.configuration.detection import Detection, coco_table
+from shvit_det.configuration.detection import Detection
 from shvit_det.configuration.detector_or_classifier import task_of
 from shvit_det.configuration.reading import load_config, splits_of
 from shvit_det.training.build_runner import built_runner
@@ -351,7 +351,7 @@ def test_a_part_of_a_model_that_is_no_dict_is_named(part, value, config):
 
 def test_an_error_that_no_value_of_the_config_explains_keeps_its_traceback(config):
     with pytest.raises(TypeError) as caught:
-        coco_table(3)  # type: ignore[arg-type]
+        Detection().table(3)  # type: ignore[arg-type]
     assert refusal_of(caught.value, config, 'model') is None
 
 
