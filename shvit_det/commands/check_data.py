@@ -3,10 +3,11 @@
 import argparse
 import sys
 
+from ..common.atomic_files import save_json
 from ..common.errors import keeping
 from ..configuration.cfg_options import add_cfg_options
 from ..configuration.data_check import check_data, write_copies
-from ..data.checking.data_set_check import CheckedSet, write_record
+from ..data.checking.data_set_check import CheckedSet
 from . import cli
 
 FOUND_STATUS = 1
@@ -59,7 +60,8 @@ def main() -> None:
             for sentence in done:
                 print(sentence)
             if arguments.json and found:
-                write_record(arguments.json, found, done, arguments.examples)
+                record = {'sets': [each.as_record(arguments.examples) for each in found], 'fixed': done}
+                save_json(arguments.json, record, indent=1, default=str)
                 written.append(arguments.json)
     if any(each.has_errors for each in found):
         sys.exit(FOUND_STATUS)

@@ -22,6 +22,7 @@ from .errors import first_line
 from .wrong_contents import wrong_content
 
 ORIENTATION = 0x0112  # the tag in EXIF
+SIDEWAYS = (5, 6, 7, 8)  # its values that exchange width and height
 SUBFILE_TYPE = 0x00FE  # the tag in a TIFF
 DARK = 64  # of 256 values
 ANIMATIONS_AND_STACKS = ('GIF', 'PNG', 'WEBP', 'AVIF', 'TIFF')

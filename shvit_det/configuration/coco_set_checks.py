@@ -15,18 +15,17 @@ from mmengine.logging import print_log
 from ..common.errors import UsageError
 from ..data.checking.annotation_file import (
     WHERE_TO_GET_DATA,
-    annotations_of,
+    entries_by_place,
     is_hashable,
     read_annotations,
     require_annotations,
 )
 from ..data.checking.cleaning import clean
 from ..data.checking.data_set_check import CocoSet
-from ..data.checking.findings import KINDS, Finding, errors_among, refusal
+from ..data.checking.findings import CHECK, Finding, errors_among, refusal
 from ..data.checking.image_checks import inspect_image
 from ..data.checking.image_presence import check_presence, image_paths, is_local, require_folder
 from ..data.checking.set_comparison import repeated_image, scoring_difference, shared_images
-from ..data.coco_dataset import CHECK
 from ..data.sample import ensure_sample
 from .build_errors import unknown_key
 from .cfg_options import pasteable
@@ -171,7 +170,7 @@ def _check_set(data: CocoSet, content: Mapping[str, Any]) -> None:
     missing = check_presence(content, data.images) if data.images is not None else []
     findings += [each for each in missing if data.bad_data == 'refuse' or each.kind != 'image_missing']
     if errors_among(findings):
-        raise UsageError(refusal(findings, data.annotations, CHECK))
+        raise UsageError(refusal(findings, data.annotations))
     if missing:
         what = 'others are taken' if data.splits == ['train'] else 'they are scored as black pictures'
         text = f'bad_data=skip: {len(missing)} of the {total} images of {data.annotations} are missing; {what}'
@@ -184,26 +183,24 @@ def _check_usable(data: CocoSet, content: Mapping[str, Any], folder: Path) -> No
     """Open images until one can be used; refuse a data set of which none can."""
     sentence = ''
     for path in image_paths(content, folder).values():
-        found = inspect_image(Path(path), None, data.decode_settings).found
-        faults = [text for kind, text in found if KINDS[kind].severity == 'error']
-        if not faults:
+        fault = inspect_image(Path(path), None, data.decode_settings).fault
+        if fault is None:
             return
-        sentence = sentence or f'the image {path} {faults[0]}'
+        sentence = sentence or f'the image {path} {fault}'
     raise UsageError(f'not one of the {len(content["images"])} images can be used, the first: {sentence}')
 
 
 def first_images(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the content of an annotation file cut down to a few images that are there, with objects if any has."""
+    entries = entries_by_place(content['annotations']).values()
     with_objects = {
-        entry.get('image_id')
-        for entry in annotations_of(content).values()
-        if is_hashable(entry.get('image_id')) and not entry.get('iscrowd')
+        entry.get('image_id') for entry in entries if is_hashable(entry.get('image_id')) and not entry.get('iscrowd')
     }
     listed = [(content['images'][index], path) for index, path in image_paths(content, folder).items()]
     listed.sort(key=lambda each: not is_hashable(each[0].get('id')) or each[0]['id'] not in with_objects)
     images = list(itertools.islice((image for image, path in listed if Path(path).is_file()), NUM_FIRST))
     ids = [image.get('id') for image in images]
-    objects = [entry for entry in annotations_of(content).values() if entry.get('image_id') in ids]
+    objects = [entry for entry in entries if entry.get('image_id') in ids]
     return {**content, 'images': images, 'annotations': objects}
 
 

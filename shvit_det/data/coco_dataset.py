@@ -1,7 +1,6 @@
 """mmdet's ``CocoDataset`` that loses no data silently: bad data ends the run, or is skipped and reported."""
 
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,20 +16,19 @@ from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
 from torch import Tensor
 
-from ..common.errors import RunError, UsageError
+from ..common.errors import RunError, UsageError, first_line
 from ..common.image_files import is_truncated
 from ..registry import DATASETS, register
 from .checking.annotation_file import Use, read_annotations
 from .checking.cleaning import clean
 from .checking.content_checks import check_content
-from .checking.findings import KINDS, as_phrase, count_by_kind, errors_among, refusal, short
+from .checking.findings import CHECK, as_phrase, count_by_kind, errors_among, refusal, short
 from .checking.image_checks import DecodeSettings, inspect_image
 from .checking.image_presence import is_local
 from .checking.object_counts import count_objects
 
 BadData = Literal['refuse', 'skip']
 BAD_DATA: tuple[BadData, ...] = ('refuse', 'skip')
-CHECK = 'shvit-det check-data CONFIG'
 
 
 @register(DATASETS)
@@ -69,10 +67,8 @@ class CheckedCocoDataset(CocoDataset):
         except IndexError as error:
             if not isinstance(self._indices, Sequence):
                 raise
-            number = len(self.data_list)
-            raise UsageError(
-                f'indices of the data set are {short(self._indices)}, and it has {number} images'
-            ) from error
+            fault = f'indices of the data set are {short(self._indices)}, and it has {len(self.data_list)} images'
+            raise UsageError(fault) from error
         self.num_unusable_in_a_row = 0
         # shared with the workers of a data loader, so that each image is reported once
         self.reported = torch.zeros(len(self), dtype=torch.bool).share_memory_()
@@ -106,10 +102,10 @@ class CheckedCocoDataset(CocoDataset):
         findings = check_content(content, use, path, classes)
         if errors_among(findings):
             if self.bad_data == 'refuse' or self.test_mode:
-                raise UsageError(refusal(findings, path, CHECK))
+                raise UsageError(refusal(findings, path))
             cleaned = clean(content, findings, use, path, classes)
             if errors_among(cleaned.left):
-                raise UsageError(refusal(cleaned.left, path, CHECK))
+                raise UsageError(refusal(cleaned.left, path))
             content, findings = cleaned.content, cleaned.left
             print_log(f'{path}: bad_data=skip, {cleaned.summary()}', 'current', logging.WARNING)
         message = count_objects(content, classes, use.min_size).as_phrase('scored' if self.test_mode else 'trained on')
@@ -132,13 +128,12 @@ class CheckedCocoDataset(CocoDataset):
             kept_ids = {info['img_id'] for info in kept}
             excluded = [info for info in every if info['img_id'] not in kept_ids]
             smallest = (self.filter_cfg or {}).get('min_size', 0)
-            reasons = Counter(
-                f'smaller than {smallest} pixels'
-                if min(info['width'], info['height']) < smallest
-                else 'without objects of the classes'
-                for info in excluded
-            )
-            counts = ', '.join(f'{count} {reason}' for reason, count in reasons.items())
+            small = sum(min(info['width'], info['height']) < smallest for info in excluded)
+            reasons = {
+                f'smaller than {smallest} pixels': small,
+                'without objects of the classes': len(excluded) - small,
+            }
+            counts = ', '.join(f'{count} {reason}' for reason, count in reasons.items() if count)
             print_log(
                 f'{self.ann_file}: filter_cfg leaves out {len(excluded)} of {len(every)} images ({counts}), '
                 f'and {sum(len(info["instances"]) for info in excluded)} objects with them',
@@ -174,8 +169,6 @@ class CheckedLoading:
     """A ``LoadImageFromFile`` in a pipeline that also checks that the image is complete and as large as listed.
 
     Args:
-        load: The transform itself.
-        bad_data: What happens to a bad image.
         evaluated: The split is evaluated, so that no other image may be taken.
         reported: One flag per image of the data set, in memory that processes share. Shapes: (N,)
     """
@@ -214,9 +207,8 @@ class CheckedLoading:
             if loaded is not None:
                 return loaded, 'is cut off' if local and is_truncated(Path(path)) else None
         except Exception as error:  # files, decoders and storage raise what they like; it is refused or reported
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-        found = inspect_image(Path(path), None, self.decode_settings).found if local else ()
-        fault = next((text for kind, text in found if KINDS[kind].severity == 'error'), None)
+            reason = first_line(error)
+        fault = inspect_image(Path(path), None, self.decode_settings).fault if local else None
         return None, fault or f'cannot be loaded ({reason})'
 
     def _report(self, index: int, sentence: str) -> None:

@@ -28,7 +28,7 @@ from paths import ROOT
 from pycocotools import mask as mask_utils
 
 from shvit_det import UsageError
-from shvit_det.data.checking.annotation_file import SECTIONS, Use, parse_annotations, read_annotations
+from shvit_det.data.checking.annotation_file import SECTIONS, Use, read_annotations
 from shvit_det.data.checking.cleaning import area_of, clean
 from shvit_det.data.checking.content_checks import check_content, check_file
 from shvit_det.data.checking.findings import KINDS, Repair, errors_among, short
@@ -208,9 +208,10 @@ def test_the_reasons_of_mmdet_are_counted():
         b'[' * 100_000, b'{"images": ' + b'9' * 5000 + b'}', json.dumps(coco_content()).encode('utf-16'),
     ],
 )  # fmt: skip
-def test_what_is_not_coco_json_is_refused_in_one_sentence(data):
+def test_what_is_not_coco_json_is_refused_in_one_sentence(data, tmp_path):
+    (tmp_path / 'a.json').write_bytes(data)
     with pytest.raises(UsageError, match='is not COCO JSON') as caught:
-        parse_annotations(data, PATH)
+        read_annotations(tmp_path / 'a.json')
     assert len(str(caught.value)) < 300
 
 

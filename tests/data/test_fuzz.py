@@ -29,7 +29,7 @@ from torch import zeros
 
 from shvit_det import UsageError
 from shvit_det.common.errors import RunError
-from shvit_det.data.checking.annotation_file import Use, parse_annotations
+from shvit_det.data.checking.annotation_file import Use, read_annotations
 from shvit_det.data.checking.cleaning import clean
 from shvit_det.data.checking.content_checks import check_content
 from shvit_det.data.checking.findings import Repair, errors_among
@@ -136,8 +136,9 @@ def broken(draw, content):
 def must_survive(data: bytes, use: Use, folder: Path, classes=CLASSES) -> None:
     """Check, clean and load what the bytes of an annotation file hold, and count its objects."""
     path = folder / 'annotations.json'
+    path.write_bytes(data)
     try:
-        content = parse_annotations(data, path)
+        content = read_annotations(path)
     except UsageError as error:
         assert 'is not COCO JSON' in str(error)
         return
@@ -145,14 +146,12 @@ def must_survive(data: bytes, use: Use, folder: Path, classes=CLASSES) -> None:
     findings = check_content(content, use, path, classes)
     assert all(finding.message and len(finding.message) < 1000 for finding in findings)
     if not errors_among(findings):
-        path.write_bytes(data)
         must_be_usable(path, content, use, classes)
 
     cleaned = clean(content, findings, use, path, classes)
     assert repr(content) == before
     for section, removed in cleaned.removed.items():
         assert len(content[section]) - len(cleaned.content[section]) == sum(removed.values())
-    path.write_bytes(data)
     must_be_refused_or_counted(path, findings, cleaned, use, classes)
     left = errors_among(cleaned.left)
     assert all(finding.repair == Repair.NONE for finding in left)
@@ -160,7 +159,7 @@ def must_survive(data: bytes, use: Use, folder: Path, classes=CLASSES) -> None:
         assert not left
     if not left:
         path.write_text(json.dumps(cleaned.content))
-        must_be_usable(path, parse_annotations(path.read_bytes(), path), use, classes)
+        must_be_usable(path, read_annotations(path), use, classes)
 
 
 def sized(results):

@@ -12,7 +12,7 @@ from processes import Result, tool
 from tool_runs import RETINANET, succeeded
 
 from shvit_det.checkpoint.reading import read_content
-from shvit_det.data.coco_dataset import CHECK
+from shvit_det.data.checking.findings import CHECK
 from shvit_det.training.resuming import last_checkpoint
 
 SCRIPT = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py'  # in every installation but an editable one

@@ -1,10 +1,10 @@
 """Checks of annotations, one by one: ids, references, boxes, areas, and those that are listed twice."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
-from .annotation_file import LARGEST_SIDE, Use, image_sizes, is_hashable, is_id
+from .annotation_file import LARGEST_SIDE, Use, entries_by_id, image_sizes, is_hashable, is_id
 from .findings import Fault, Finding, short
 from .mask_checks import mask_faults
 
@@ -15,10 +15,7 @@ MOST_OVERHANG = 1.0  # pixels that a box may reach out of its image: annotation 
 def check_annotations(content: Mapping[str, Any], use: Use) -> Iterator[Finding]:
     """Look at every annotation by itself, and for those that are listed twice."""
     sizes = image_sizes(content)
-    images, categories = (
-        {entry['id'] for entry in content[section] if type(entry) is dict and is_hashable(entry.get('id'))}
-        for section in ('images', 'categories')
-    )
+    images, categories = entries_by_id(content['images']), entries_by_id(content['categories'])
     ids: set[Any] = set()
     with_box: dict[int, Annotation] = {}
     for index, annotation in enumerate(content['annotations']):
@@ -54,7 +51,7 @@ def _id_fault(annotation: Annotation, seen: set[Any], use: Use) -> Fault | None:
     return None
 
 
-def _reference_faults(annotation: Annotation, images: set[Any], categories: set[Any]) -> list[Fault]:
+def _reference_faults(annotation: Annotation, images: Container[Any], categories: Container[Any]) -> list[Fault]:
     faults: list[Fault] = []
     image_id, category_id = annotation.get('image_id'), annotation.get('category_id')
     if not is_hashable(image_id) or image_id not in images:
@@ -85,35 +82,33 @@ def _is_box(value: Any) -> bool:
 
 def _box_faults(annotation: Annotation, size: tuple[int, int] | None) -> list[Fault]:
     """Look at a valid box, x, y, width, height in pixels, and at the area."""
-    faults: list[Fault] = []
+    found: list[tuple[str, str]] = []
     left, top, width, height = annotation['bbox']
     right, bottom = left + width, top + height
     image_width, image_height = size or (math.inf, math.inf)
-    has_area = width > 0 and height > 0 and right > 0 and bottom > 0 and left < image_width and top < image_height
-    if not has_area:
-        if width <= 0 or height <= 0:
-            faults.append(Fault('box_empty', 'has no area'))
-        else:
-            faults.append(Fault('box_outside', 'is outside the image'))
-    else:
-        overhang = max(-left, -top, right - image_width, bottom - image_height)
-        if overhang > MOST_OVERHANG:
-            kind = 'box_overhanging' if overhang < LARGEST_SIDE else 'box_invalid'  # numbers that torch cannot take
-            faults.append(Fault(kind, 'reaches out of the image'))
-        if width < 1 or height < 1:
-            faults.append(Fault('box_thin', 'is narrower than a pixel'))
-    if faults:
-        box, of_image = short(annotation['bbox']), f' of {size[0]} x {size[1]} pixels' if size else ''
-        faults = [
-            Fault(kind, f'has the box {box}, which {text}{of_image if text.endswith("image") else ""}')
-            for kind, text, _ in faults
-        ]
+    is_empty = width <= 0 or height <= 0
+    has_area = not is_empty and right > 0 and bottom > 0 and left < image_width and top < image_height
+    overhang = max(-left, -top, right - image_width, bottom - image_height)
+    if is_empty:
+        found.append(('box_empty', 'has no area'))
+    elif not has_area:
+        found.append(('box_outside', f'is outside {_the_image(size)}'))
+    elif overhang > MOST_OVERHANG:
+        kind = 'box_overhanging' if overhang < LARGEST_SIDE else 'box_invalid'  # numbers that torch cannot take
+        found.append((kind, f'reaches out of {_the_image(size)}'))
+    if has_area and (width < 1 or height < 1):
+        found.append(('box_thin', 'is narrower than a pixel'))
+    faults = [Fault(kind, f'has the box {short(annotation["bbox"])}, which {text}') for kind, text in found]
     area: Any = annotation.get('area')
     if type(area) not in (int, float) or not abs(area) < 1e300:  # NaN is not smaller either
         faults.append(Fault('area_invalid', f'has the area {short(area)}'))
     elif area <= 0 and has_area:
         faults.append(Fault('area_not_positive', f'has the area {short(area)}'))
     return faults
+
+
+def _the_image(size: tuple[int, int] | None) -> str:
+    return f'the image of {size[0]} x {size[1]} pixels' if size else 'the image'
 
 
 def _check_duplicates(annotations: Mapping[int, Annotation]) -> Iterator[Finding]:

@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,7 @@ class Use:
     min_size: float = 0
 
     def __or__(self, other: 'Use') -> 'Use':
-        return Use(
-            self.masks or other.masks,
-            self.polygons_only or other.polygons_only,
-            self.evaluated or other.evaluated,
-            self.needs_objects or other.needs_objects,
-            max(self.min_size, other.min_size),
-        )
+        return Use(*map(max, astuple(self), astuple(other)))  # of two flags the larger is that which is True
 
 
 # What other files begin with.
@@ -68,31 +62,21 @@ def require_annotations(path: Path) -> None:
 
 
 def read_annotations(path: Path, images_only: bool = False) -> dict[str, Any]:
-    """Return the content of a COCO annotation file; ``images_only`` as for :func:`parse_annotations`.
+    """Return the content of a COCO annotation file.
+
+    Args:
+        path: The file.
+        images_only: Whether annotations may be absent, as in the lists of test images that challenges give out.
 
     Raises:
         UsageError: If the file does not exist, or cannot be read.
-        NotCocoError: If it is not COCO JSON.
+        NotCocoError: If it is not JSON in UTF-8, or lacks one of the three lists.
     """
     require_annotations(path)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f'cannot read {path}: {error.strerror}') from error
-    return parse_annotations(data, path, images_only)
-
-
-def parse_annotations(data: bytes, path: Path, images_only: bool = False) -> dict[str, Any]:
-    """Return the content of a COCO annotation file from its bytes.
-
-    Args:
-        data: The bytes.
-        path: Its name in messages.
-        images_only: Whether annotations may be absent, as in the lists of test images that challenges give out.
-
-    Raises:
-        NotCocoError: If it is not JSON in UTF-8, or lacks one of the three lists.
-    """
     for beginning, what in OTHER_FILES.items():
         if data.startswith(beginning):
             raise NotCocoError(f'{path} is not COCO JSON: {what}')
@@ -117,17 +101,7 @@ def parse_annotations(data: bytes, path: Path, images_only: bool = False) -> dic
 
 def is_id(value: Any) -> bool:
     """Tell whether a value can be an id: an integer, also one that was written as 3.0."""
-    if type(value) is float:
-        return value.is_integer() and abs(value) < LARGEST_ID
-    return type(value) is int and abs(value) < LARGEST_ID
-
-
-def have_ids(entries: Sequence[Any]) -> Iterator[bool]:
-    """Tell for each image or category whether its id is usable; strings are where no id is a number."""
-    ids = [entry.get('id') if type(entry) is dict else None for entry in entries]
-    if any(is_id(value) for value in ids):
-        return (is_id(value) for value in ids)
-    return (type(value) is str for value in ids)
+    return (type(value) is int or (type(value) is float and value.is_integer())) and abs(value) < LARGEST_ID
 
 
 def is_hashable(value: Any) -> bool:
@@ -148,18 +122,30 @@ def is_file_name(value: Any) -> bool:
 
 def size_of(image: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return the width and height that an image's entry lists, in pixels, or None where they are not usable."""
-    sides = (image.get('width'), image.get('height'))
-    if not all(is_id(side) and 0 < side <= LARGEST_SIDE for side in sides):  # type: ignore[operator]
+    sides: list[Any] = [image.get('width'), image.get('height')]
+    if not all(is_id(side) and 0 < side <= LARGEST_SIDE for side in sides):
         return None
-    return int(sides[0]), int(sides[1])  # type: ignore[arg-type]
+    return int(sides[0]), int(sides[1])
+
+
+def entries_by_place(entries: Iterable[Any]) -> dict[int, dict[str, Any]]:
+    """Return the images, annotations or categories that are JSON objects, by their place in the list."""
+    return {index: entry for index, entry in enumerate(entries) if type(entry) is dict}
+
+
+def entries_with_ids(entries: Iterable[Any]) -> dict[int, dict[str, Any]]:
+    """Return the images or categories with a usable id, by their place; strings are usable where no id is a number."""
+    objects = entries_by_place(entries)
+    numbered = {index: entry for index, entry in objects.items() if is_id(entry.get('id'))}
+    return numbered or {index: entry for index, entry in objects.items() if type(entry.get('id')) is str}
+
+
+def entries_by_id(entries: Iterable[Any]) -> dict[Any, dict[str, Any]]:
+    """Return the images, annotations or categories that something could be looked up by, by their ids."""
+    return {entry['id']: entry for entry in entries if type(entry) is dict and is_hashable(entry.get('id'))}
 
 
 def image_sizes(content: Mapping[str, Any]) -> dict[Any, tuple[int, int]]:
     """Return width and height, in pixels, by image id, where both are usable."""
-    sized = ((image, size_of(image)) for image in content['images'] if type(image) is dict)
+    sized = ((image, size_of(image)) for image in entries_by_place(content['images']).values())
     return {image['id']: size for image, size in sized if size is not None and is_hashable(image.get('id'))}
-
-
-def annotations_of(content: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
-    """Return the annotations that are JSON objects by their place in the list."""
-    return {index: entry for index, entry in enumerate(content['annotations']) if type(entry) is dict}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .annotation_file import annotations_of, image_sizes
+from .annotation_file import image_sizes
 from .findings import Finding
 
 SHARE = 0.25  # of all boxes that reach beyond their images at least, before another convention is thought of
@@ -17,15 +17,15 @@ TOLERANCE = 0.01  # the same, which is no more than careless
 def check_box_layout(content: Mapping[str, Any], findings: Sequence[Finding], path: Path) -> Iterator[Finding]:
     """Look whether boxes that reach far beyond their images all lie within them by another convention.
 
-    Args:
-        content: The content of an annotation file without errors.
-        findings: What was found in it.
-        path: The file, for messages.
+    ``findings`` is what was found before in the content, none of it an error.
     """
     overhanging = [finding for finding in findings if finding.kind == 'box_overhanging']
     if len(overhanging) < max(2, SHARE * len(content['annotations'])):
         return
-    x, y, width, height = _boxes_in_images(content)
+    sizes = image_sizes(content)
+    boxes = np.array([entry['bbox'] for entry in content['annotations']], float)
+    sides = np.array([sizes[entry['image_id']] for entry in content['annotations']], float)
+    x, y, width, height = (boxes / np.tile(sides, 2)).T  # as shares of the sides of the images
     far = np.count_nonzero((x + width > 1 + FAR) | (y + height > 1 + FAR))
     if far < SHARE * len(x):
         return
@@ -47,14 +47,4 @@ def check_box_layout(content: Mapping[str, Any], findings: Sequence[Finding], pa
 
 def are_fractions(content: Mapping[str, Any]) -> bool:
     """Tell whether all boxes may be fractions of the image's width and height."""
-    boxes = [entry['bbox'] for entry in annotations_of(content).values()]
-    return bool(boxes) and all(0 <= number <= 1 for box in boxes for number in box)
-
-
-def _boxes_in_images(content: Mapping[str, Any]) -> np.ndarray:
-    """Return the four numbers of each box (4, N), as shares of the sides of its image."""
-    sizes = image_sizes(content)
-    entries = [entry for entry in annotations_of(content).values() if entry['image_id'] in sizes]
-    boxes = np.array([entry['bbox'] for entry in entries], float).reshape(-1, 4)
-    sides = np.array([sizes[entry['image_id']] for entry in entries], float).reshape(-1, 2)
-    return (boxes / np.concatenate([sides, sides], axis=1)).T
+    return all(0 <= number <= 1 for entry in content['annotations'] for number in entry['bbox'])

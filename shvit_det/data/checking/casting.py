@@ -8,11 +8,11 @@ import ast
 import contextlib
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .annotation_file import SECTIONS, is_hashable, is_id
+from .annotation_file import entries_by_id, entries_by_place, is_hashable, is_id
 from .findings import Fault, Finding, short
 
 KEYS = {  # by the kind of finding, which values of the entry may be in another form
@@ -39,10 +39,10 @@ Cast = Callable[[Any], Any]  # returns the same object where there is no other f
 
 def cast_content(content: Mapping[str, Any], findings: Iterable[Finding]) -> tuple[dict[str, Any], list[Finding]]:
     """Return a copy in which values that were found to be unusable are cast, and a finding for each changed entry."""
-    keys: dict[str, dict[int, dict[str, None]]] = {section: {} for section in SECTIONS}
+    keys: dict[Any, dict[Any, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))  # by section and place
     for finding in findings:
-        if finding.kind in KEYS and finding.section is not None and finding.index is not None:
-            keys[finding.section].setdefault(finding.index, {}).update(dict.fromkeys(KEYS[finding.kind]))
+        if finding.kind in KEYS:
+            keys[finding.section][finding.index].update(dict.fromkeys(KEYS[finding.kind]))
     cast, forms = dict(content), []
     for section in ('categories', 'images', 'annotations'):  # annotations refer to the others
         if not keys[section]:
@@ -51,12 +51,11 @@ def cast_content(content: Mapping[str, Any], findings: Iterable[Finding]) -> tup
         entries = cast[section] = list(content[section])
         for index, own_keys in keys[section].items():
             entry = entries[index]
-            if type(entry) is dict:
-                values = {key: casts[key](entry[key]) for key in own_keys if key in entry}
-                changes = {key: value for key, value in values.items() if value is not entry[key]}
-                if changes:
-                    entries[index] = {**entry, **changes}
-                    forms.append(_finding(section, index, entry, changes))
+            values = {key: casts[key](entry[key]) for key in own_keys if type(entry) is dict and key in entry}
+            changes = {key: value for key, value in values.items() if value is not entry[key]}
+            if changes:
+                entries[index] = {**entry, **changes}
+                forms.append(_finding(section, index, entry, changes))
     return cast, forms
 
 
@@ -119,10 +118,9 @@ def _name(value: Any) -> Any:
 
 def _own_id(entries: Iterable[Any]) -> Cast:
     """Return the cast of the ids of a list to numbers, if some of them are numbers; no two become equal."""
-    numbers = Counter(
-        _integer(entry.get('id')) for entry in entries if type(entry) is dict and is_id(_integer(entry.get('id')))
-    )
-    numbered = any(type(entry) is dict and is_id(entry.get('id')) for entry in entries)
+    ids = [entry.get('id') for entry in entries_by_place(entries).values()]
+    numbers = Counter(filter(is_id, map(_integer, ids)))
+    numbered = any(map(is_id, ids))
 
     def cast(own: Any) -> Any:
         number = _integer(own)
@@ -133,25 +131,24 @@ def _own_id(entries: Iterable[Any]) -> Cast:
 
 def _reference(entries: Iterable[Any]) -> Cast:
     """Return the cast of references to the ids of a list: one of the two may be the text of the other."""
-    ids = {entry['id'] for entry in entries if type(entry) is dict and is_hashable(entry.get('id'))}
-    by_number: dict[Any, list[Any]] = {}
-    for own in ids:
-        by_number.setdefault(_integer(own), []).append(own)
+    by_number: dict[Any, list[Any]] = defaultdict(list)
+    for own in entries_by_id(entries):
+        by_number[_integer(own)].append(own)
 
     def cast(reference: Any) -> Any:
         number = _integer(reference)
-        meant = by_number.get(number, []) if is_hashable(number) else []
+        meant = by_number.get(number, ()) if is_hashable(number) else ()
         return meant[0] if len(meant) == 1 else reference
 
     return cast
 
 
-def _parsed(value: Any) -> Any:
-    """Return the list or dict that a text of JSON holds, as tables of text have them."""
+def _unpacked(value: Any, kind: type) -> Any:
+    """Return what a text of JSON holds, as tables of text have it, or the list or dict that is alone in a list."""
     if type(value) is str and value.lstrip()[:1] in ('[', '{'):
         with contextlib.suppress(ValueError, RecursionError):
-            return json.loads(value)
-    return value
+            value = json.loads(value)
+    return value[0] if type(value) is list and len(value) == 1 and type(value[0]) is kind else value
 
 
 def _numbers(values: list[Any]) -> list[Any]:
@@ -159,18 +156,14 @@ def _numbers(values: list[Any]) -> list[Any]:
 
 
 def _box(box: Any) -> Any:
-    cast = _parsed(box)
-    if type(cast) is list and len(cast) == 1 and type(cast[0]) is list:
-        cast = cast[0]
+    cast = _unpacked(box, list)
     cast = _numbers(cast) if type(cast) is list else box
     return box if cast == box else cast
 
 
 def _mask(mask: Any) -> Any:
     """Cast polygons to lists of x, y, x, y, ... in a list, and an RLE to a dict of integers and text."""
-    cast = _parsed(mask)
-    if type(cast) is list and len(cast) == 1 and type(cast[0]) is dict:
-        cast = cast[0]
+    cast = _unpacked(mask, dict)
     if type(cast) is list:
         single = _polygon(cast)
         cast = [_polygon(part) or part for part in cast] if single is None else [single]

@@ -14,6 +14,7 @@ import numpy as np
 from .annotation_file import SECTIONS, Use, image_sizes, is_hashable, is_id
 from .content_checks import cast_and_check, check_content
 from .findings import Finding, Repair, as_phrase
+from .image_presence import with_slashes
 from .mask_checks import counts_of_rle
 
 MOST_PASSES = 6  # a repair may reveal another fault; each kind does so at most once
@@ -27,7 +28,6 @@ class Cleaned:
     """A cleaned copy and what was done to it.
 
     Attributes:
-        content: The copy.
         removed: How many entries each list lost, by kind of finding.
         changed: How many objects and images were changed, by kind of finding.
         left: What is still wrong with the copy.
@@ -67,9 +67,7 @@ def clean(
     Args:
         content: What was checked; neither it nor anything in it is changed.
         findings: What was found in it and in its image files.
-        use: What the config does with it.
-        path: The file, for messages.
-        classes: The classes of the config.
+        use, path, classes: As for :func:`~.content_checks.check_content`.
         file_sizes: Width and height of image files, by place in the list, for entries that lack them.
     """
     cleaned = Cleaned(dict(content), left=[finding for finding in findings if finding.repair != Repair.CAST])
@@ -152,22 +150,22 @@ def _repair_images(cleaned: Cleaned, found: Mapping[int, Sequence[Finding]], fil
     for index, image in enumerate(cleaned.content['images']):
         findings = found.get(index, ())
         removal = next((finding for finding in findings if finding.repair in REMOVALS), None)
-        size = next((finding for finding in findings if finding.repair == Repair.MEASURE), None)
-        if removal is None and size is not None and index not in file_sizes:
-            removal = size
-        if removal is None:
-            if size is not None:
-                image = {**image, 'width': file_sizes[index][0], 'height': file_sizes[index][1]}
-                cleaned.changed[size.kind] += 1
-            for finding in findings:
-                if finding.repair == Repair.SLASHES:
-                    image = {**image, 'file_name': image['file_name'].replace('\\', '/')}
-                    cleaned.changed[finding.kind] += 1
-            kept.append(image)
+        if removal is None and index not in file_sizes:
+            removal = next((finding for finding in findings if finding.repair == Repair.MEASURE), None)
+        if removal is not None:
+            cleaned.removed['images'][removal.kind] += 1
+            if removal.repair != Repair.REMOVE and type(image) is dict and is_hashable(image.get('id')):
+                lost[image['id']] = removal.kind
             continue
-        cleaned.removed['images'][removal.kind] += 1
-        if removal.repair != Repair.REMOVE and type(image) is dict and is_hashable(image.get('id')):
-            lost[image['id']] = removal.kind
+        for finding in findings:
+            if finding.repair == Repair.MEASURE:
+                image = {**image, 'width': file_sizes[index][0], 'height': file_sizes[index][1]}
+            elif finding.repair == Repair.SLASHES:
+                image = {**image, 'file_name': with_slashes(image['file_name'])}
+            else:
+                continue
+            cleaned.changed[finding.kind] += 1
+        kept.append(image)
     cleaned.content['images'] = kept
     return lost
 

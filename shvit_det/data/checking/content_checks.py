@@ -11,7 +11,7 @@ from typing import Any
 
 from ...common.garbage_collection import collector_paused
 from .annotation_checks import check_annotations
-from .annotation_file import Use, have_ids, is_file_name, is_hashable, size_of
+from .annotation_file import Use, entries_by_place, entries_with_ids, is_file_name, is_hashable, size_of
 from .box_layout import are_fractions, check_box_layout
 from .casting import cast_content
 from .findings import KINDS, Finding, errors_among, short
@@ -79,7 +79,7 @@ def _class_fault(content: Mapping[str, Any], classes: Sequence[str], path: Path)
     mmdet numbers the categories in the order of the file and ignores those that it does not know: with no match it
     trains on nothing, with some missing or in another order it gives objects the names of others.
     """
-    names = [category.get('name') for category in content['categories'] if type(category) is dict]
+    names = [category.get('name') for category in entries_by_place(content['categories']).values()]
     in_file = list(dict.fromkeys(name for name in names if type(name) is str))
     missing = [name for name in classes if name not in in_file]
     if missing and len(missing) == len(classes):
@@ -107,18 +107,13 @@ def _first(names: Sequence[str], count: int = 4) -> str:
 
 
 def _check_categories(content: Mapping[str, Any]) -> Iterator[Finding]:
-    usable: dict[int, dict[str, Any]] = {}
-    entries = content['categories']
-    for index, (category, has_id) in enumerate(zip(entries, have_ids(entries), strict=True)):
-        if has_id and type(category.get('name')) is str:
-            usable[index] = category
-        else:
+    entries = entries_with_ids(content['categories']).items()
+    usable = {index: category for index, category in entries if type(category.get('name')) is str}
+    for index, category in enumerate(content['categories']):
+        if index not in usable:
             message = f'category {index} is {short(category)}: no id or no name'
             yield Finding('category_invalid', message, 'categories', index)
-    names: dict[Any, set[str]] = {}
-    for category in usable.values():
-        names.setdefault(category['id'], set()).add(category['name'])
-    seen_ids: set[Any] = set()
+    names, repeated = _names_by_id(usable, 'name')
     first_id: dict[str, Any] = {}
     for index, category in usable.items():
         name, category_id = category['name'], category['id']
@@ -126,58 +121,52 @@ def _check_categories(content: Mapping[str, Any]) -> Iterator[Finding]:
             both = ' and '.join(short(other) for other in sorted(names[category_id]))
             message = f'the categories {both} share the id {short(category_id)}'
             yield Finding('category_id_duplicate', message, 'categories', index)
-        elif category_id in seen_ids:
+        elif index in repeated:
             yield Finding('category_duplicate', f'category {short(name)} is listed twice', 'categories', index)
-        elif name in first_id:
-            message = f'the categories {short(first_id[name])} and {short(category_id)} share the name {short(name)}'
+        elif (first := first_id.setdefault(name, category_id)) != category_id:
+            message = f'the categories {short(first)} and {short(category_id)} share the name {short(name)}'
             yield Finding('category_name_duplicate', message, 'categories', index)
-        else:
-            first_id[name] = category_id
-        seen_ids.add(category_id)
+
+
+def _names_by_id(entries: Mapping[int, Mapping[str, Any]], key: str) -> tuple[dict[Any, set[Any]], set[int]]:
+    """Return the names of the entries with an id, by id, and the places of entries with the id and name of another."""
+    names: dict[Any, set[Any]] = {}
+    repeated: set[int] = set()
+    for index, entry in entries.items():
+        own = names.setdefault(entry['id'], set())
+        name = entry.get(key) if type(entry.get(key)) is str else None
+        if name in own:
+            repeated.add(index)
+        own.add(name)
+    return names, repeated
 
 
 def _check_image_entries(content: Mapping[str, Any]) -> Iterator[Finding]:
-    entries = content['images']
-    usable: dict[int, dict[str, Any]] = {}
-    for index, (image, has_id) in enumerate(zip(entries, have_ids(entries), strict=True)):
-        if not has_id:
+    usable = entries_with_ids(content['images'])
+    for index, image in enumerate(content['images']):
+        if index not in usable:
             yield Finding('image_invalid', f'image {index} is {short(image)}: no usable id', 'images', index)
-            continue
-        usable[index] = image
-        image_id = image['id']
-        if not is_file_name(image.get('file_name')):
-            message = f'image {short(image_id)} has the file name {short(image.get("file_name"))}'
-            yield Finding('image_invalid', message, 'images', index, image_id)
-        elif size_of(image) is None:
-            sides = f'{short(image.get("width"))} x {short(image.get("height"))}'
-            message = f'image {short(image_id)}, {short(image["file_name"])}, has the width and height {sides}'
-            yield Finding('image_size_invalid', message, 'images', index, image_id)
-    yield from _check_repeated_ids(usable)
-    first_id: dict[str, Any] = {}
+    names, repeated = _names_by_id(usable, 'file_name')
+    first_id: dict[Any, Any] = {}
     for index, image in usable.items():
-        name = image.get('file_name')
-        if is_file_name(name) and first_id.setdefault(name, image['id']) != image['id']:  # type: ignore[arg-type]
-            message = f'{short(name)} is listed as image {short(first_id[name])} and as image {short(image["id"])}'  # type: ignore[index]
-            yield Finding('image_name_duplicate', message, 'images', index, image['id'])
-
-
-def _check_repeated_ids(images: Mapping[int, Mapping[str, Any]]) -> Iterator[Finding]:
-    """Look for images that are listed twice, and for different ones that share an id."""
-    counts = Counter(image['id'] for image in images.values())
-    repeated = {index: image for index, image in images.items() if counts[image['id']] > 1}
-    files: dict[Any, set[str]] = {}
-    for image in repeated.values():
-        files.setdefault(image['id'], set()).add(repr(image.get('file_name')))
-    seen: set[Any] = set()
-    for index, image in repeated.items():
-        image_id = image['id']
-        if len(files[image_id]) > 1:
-            message = f'several images have the id {short(image_id)}, {short(image.get("file_name"))} is one of them'
-            yield Finding('image_id_duplicate', message, 'images', index, image_id)
-        elif image_id in seen:
-            message = f'image {short(image_id)}, {short(image.get("file_name"))}, is listed twice'
-            yield Finding('image_duplicate', message, 'images', index, image_id)
-        seen.add(image_id)
+        image_id, name = image['id'], image.get('file_name')
+        found = []
+        if not is_file_name(name):
+            found.append(('image_invalid', f'image {short(image_id)} has the file name {short(name)}'))
+        else:
+            if size_of(image) is None:
+                sides = f'{short(image.get("width"))} x {short(image.get("height"))}'
+                text = f'image {short(image_id)}, {short(name)}, has the width and height {sides}'
+                found.append(('image_size_invalid', text))
+            if (first := first_id.setdefault(name, image_id)) != image_id:
+                text = f'{short(name)} is listed as image {short(first)} and as image {short(image_id)}'
+                found.append(('image_name_duplicate', text))
+        if len(names[image_id]) > 1:
+            text = f'several images have the id {short(image_id)}, {short(name)} is one of them'
+            found.append(('image_id_duplicate', text))
+        elif index in repeated:
+            found.append(('image_duplicate', f'image {short(image_id)}, {short(name)}, is listed twice'))
+        yield from (Finding(kind, message, 'images', index, image_id) for kind, message in found)
 
 
 def _check_objects(
@@ -207,7 +196,7 @@ def _check_unused(content: Mapping[str, Any], classes: Sequence[str] | None) -> 
     """Look for categories that no object has, among those that are classes of the config."""
     named = (entry.get('category_id') for entry in content['annotations'] if type(entry) is dict)
     used = {category_id for category_id in named if is_hashable(category_id)}
-    entries = {index: entry for index, entry in enumerate(content['categories']) if type(entry) is dict}
+    entries = entries_by_place(content['categories'])
     supercategories = Counter(repr(entry.get('supercategory')) for entry in entries.values())
     for index, entry in entries.items():
         name, category_id = entry.get('name'), entry.get('id')

@@ -1,6 +1,5 @@
 """The check of a data set, annotation file and images: its report for people and programs, and its cleaned copy."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, Literal
 
 from ...common.atomic_files import save_json
 from ...common.errors import UsageError
+from ...common.output_paths import may_write, nearest_folder
 from .annotation_file import SECTIONS, NotCocoError, Use, read_annotations
 from .cleaning import Cleaned, clean
 from .content_checks import cast_and_check, check_content, check_file
@@ -29,13 +29,9 @@ class CocoSet:
     """An annotation file with its folder of images, and what a config does with them.
 
     Attributes:
-        annotations: The file.
         images: The folder, or None if it is on remote storage.
         classes: The classes of the config, or None where it states none.
-        bad_data: What happens to bad data in a run.
-        decode_settings: How images are decoded.
         is_standard: The class of the dataset reads the file as ``CocoDataset`` does, and not in its own way.
-        use: What the config does with the annotations.
         splits: The splits that use it.
         keys: The keys of the config that name the file, as ``--cfg-options`` spells them.
         scored_only: It is an evaluator's file, and no data set has it.
@@ -55,11 +51,9 @@ class CocoSet:
     @property
     def purpose(self) -> str:
         """What is done with the objects, for a sentence."""
-        return ' and '.join(
-            name
-            for name, is_purpose in (('trained on', 'train' in self.splits), ('scored', self.splits != ['train']))
-            if is_purpose
-        )
+        if 'train' not in self.splits:
+            return 'scored'
+        return 'trained on' if self.splits == ['train'] else 'trained on and scored'
 
     @property
     def images_only(self) -> bool:
@@ -78,10 +72,8 @@ class CheckedSet:
     """A data set with what was found in it.
 
     Attributes:
-        data: The data set.
         scope: How far the check went, for people.
         content: What the annotation file holds, or None where it cannot be read.
-        findings: What is wrong.
         file_sizes: Width and height of the image files, in pixels, by their place in the list.
         target: Where a cleaned copy of the annotation file is to go, if one was asked for.
     """
@@ -173,9 +165,8 @@ def check_set(data: CocoSet, images: Images, workers: int, progress: Callable[[s
     checked.findings = data.check_content(content)
     if data.images is None:
         return checked
-    if any(
-        finding.repair == Repair.CAST for finding in checked.findings
-    ):  # the files may have the sizes that were meant
+    # the files may have the sizes that were meant
+    if any(finding.repair == Repair.CAST for finding in checked.findings):
         content = dict(cast_and_check(content, data.use, data.annotations, data.classes)[0])
     if images == 'presence':
         checked.findings += check_presence(content, data.images)
@@ -198,20 +189,19 @@ def name_copies(sets: Sequence[CocoSet], folder: Path) -> list[Path]:
     Raises:
         UsageError: If one of them exists, or the folder is a file or cannot be written to.
     """
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    existing = nearest_folder(folder)
     if not existing.is_dir():
         raise UsageError(f'--fix takes a folder, and {existing} is a file')
-    if not os.access(existing, os.W_OK | os.X_OK):
+    if not may_write(existing):
         raise UsageError(f'--fix {folder}: nothing can be written into {existing}')
     targets: list[Path] = []
     for data in sets:
-        name, number = data.annotations.name, 2
-        while folder / name in targets:  # two splits may have files of one name in different folders
-            name, number = f'{data.annotations.stem}_{number}{data.annotations.suffix}', number + 1
-        targets.append(folder / name)
-    for target in targets:
+        target, number = folder / data.annotations.name, 2
+        while target in targets:  # two splits may have files of one name in different folders
+            target, number = folder / f'{data.annotations.stem}_{number}{data.annotations.suffix}', number + 1
         if target.exists():
             raise UsageError(f'{target} exists, and --fix overwrites nothing: name another folder')
+        targets.append(target)
     return targets
 
 
@@ -262,13 +252,3 @@ def write_copy(checked: CheckedSet, cleaned: Cleaned | None, target: Path) -> tu
         f'{len(cleaned.content[section])} of {total} {section}' for section, total in checked.totals().items()
     )
     return f'{target}: {sizes}; {cleaned.summary()}{still_wrong}', True
-
-
-def write_record(path: str, checked: Sequence[CheckedSet], done: Sequence[str], num_examples: int) -> None:
-    """Write what was found as JSON.
-
-    Raises:
-        UsageError: If it cannot be written.
-    """
-    record = {'sets': [each.as_record(num_examples) for each in checked], 'fixed': list(done)}
-    save_json(path, record, indent=1, default=str)

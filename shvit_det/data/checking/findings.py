@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 Severity = Literal['error', 'warning']
+CHECK = 'shvit-det check-data CONFIG'
 LONGEST_VALUE = 100  # characters
 
 
@@ -44,97 +46,77 @@ class FindingKind:
     repair: Repair
 
 
+ERROR, WARNING = partial(FindingKind, 'error'), partial(FindingKind, 'warning')
+
 KINDS: dict[str, FindingKind] = {
     # the file
-    'file': FindingKind('error', 'an annotation file that cannot be used at all', Repair.NONE),
-    'classes': FindingKind('error', 'classes of the config that are not the categories of the file', Repair.NONE),
-    'no_objects': FindingKind('error', 'an annotation file without an object to train on or to score', Repair.NONE),
-    'no_images': FindingKind('error', 'an annotation file of whose images not one is found', Repair.NONE),
-    'box_layout': FindingKind(
-        'error', 'boxes that are corners or centres, where COCO has `[x, y, width, height]`', Repair.NONE
-    ),
-    'mask_layout': FindingKind('error', 'polygons that lie outside the boxes of most objects', Repair.NONE),
+    'file': ERROR('an annotation file that cannot be used at all', Repair.NONE),
+    'classes': ERROR('classes of the config that are not the categories of the file', Repair.NONE),
+    'no_objects': ERROR('an annotation file without an object to train on or to score', Repair.NONE),
+    'no_images': ERROR('an annotation file of whose images not one is found', Repair.NONE),
+    'box_layout': ERROR('boxes that are corners or centres, where COCO has `[x, y, width, height]`', Repair.NONE),
+    'mask_layout': ERROR('polygons that lie outside the boxes of most objects', Repair.NONE),
     # the data sets together
-    'evaluator': FindingKind('error', 'an evaluator that scores other data than are predicted', Repair.NONE),
-    'leaked_image': FindingKind('warning', 'an image for evaluation that is trained on too', Repair.KEEP),
+    'evaluator': ERROR('an evaluator that scores other data than are predicted', Repair.NONE),
+    'leaked_image': WARNING('an image for evaluation that is trained on too', Repair.KEEP),
     # categories
-    'category_form': FindingKind(
-        'error', 'a category with an id or a name in another form than COCO\'s, as `"1"` for 1', Repair.CAST
-    ),
-    'category_invalid': FindingKind('error', 'a category without a usable id or name', Repair.REMOVE_WITH_OBJECTS),
-    'category_duplicate': FindingKind('error', 'a category that is listed twice', Repair.REMOVE),
-    'category_id_duplicate': FindingKind('error', 'an id that two categories share', Repair.REMOVE_WITH_OBJECTS),
-    'category_name_duplicate': FindingKind('error', 'a name that two categories share', Repair.MERGE),
-    'category_unused': FindingKind('warning', 'a class of the config that no object has', Repair.KEEP),
+    'category_form': ERROR('a category with an id or a name in another form than COCO\'s, as `"1"` for 1', Repair.CAST),
+    'category_invalid': ERROR('a category without a usable id or name', Repair.REMOVE_WITH_OBJECTS),
+    'category_duplicate': ERROR('a category that is listed twice', Repair.REMOVE),
+    'category_id_duplicate': ERROR('an id that two categories share', Repair.REMOVE_WITH_OBJECTS),
+    'category_name_duplicate': ERROR('a name that two categories share', Repair.MERGE),
+    'category_unused': WARNING('a class of the config that no object has', Repair.KEEP),
     # entries of images
-    'image_form': FindingKind(
-        'error', 'an image with an id or a size in another form than COCO\'s, as `"640"` for 640', Repair.CAST
-    ),
-    'image_invalid': FindingKind('error', 'an image without a usable id or file name', Repair.REMOVE_WITH_OBJECTS),
-    'image_duplicate': FindingKind('error', 'an image that is listed twice', Repair.REMOVE),
-    'image_id_duplicate': FindingKind('error', 'an id that two images share', Repair.REMOVE_WITH_OBJECTS),
-    'image_name_duplicate': FindingKind('warning', 'a file that is listed under two ids', Repair.KEEP),
-    'image_size_invalid': FindingKind('error', 'an image without a usable width or height', Repair.MEASURE),
+    'image_form': ERROR('an image with an id or a size in another form than COCO\'s, as `"640"` for 640', Repair.CAST),
+    'image_invalid': ERROR('an image without a usable id or file name', Repair.REMOVE_WITH_OBJECTS),
+    'image_duplicate': ERROR('an image that is listed twice', Repair.REMOVE),
+    'image_id_duplicate': ERROR('an id that two images share', Repair.REMOVE_WITH_OBJECTS),
+    'image_name_duplicate': WARNING('a file that is listed under two ids', Repair.KEEP),
+    'image_size_invalid': ERROR('an image without a usable width or height', Repair.MEASURE),
     # image files
-    'image_backslash': FindingKind(
-        'error', 'a file name with backslashes, under which only Windows finds the file', Repair.SLASHES
-    ),
-    'image_missing': FindingKind('error', 'an image file that does not exist', Repair.REMOVE_WITH_OBJECTS),
-    'image_empty': FindingKind('error', 'an image file of zero bytes', Repair.REMOVE_WITH_OBJECTS),
-    'image_unreadable': FindingKind('error', 'a file that cannot be decoded', Repair.REMOVE_WITH_OBJECTS),
-    'image_truncated': FindingKind('error', 'an image file that ends too early', Repair.REMOVE_WITH_OBJECTS),
-    'image_size_differs': FindingKind('error', 'an image of another size than listed', Repair.REMOVE_WITH_OBJECTS),
-    'image_rotated': FindingKind('error', 'an image that EXIF turns away from its boxes', Repair.REMOVE_WITH_OBJECTS),
-    'image_orientation': FindingKind('warning', 'an image that EXIF turns or mirrors, size unchanged', Repair.KEEP),
-    'image_grey': FindingKind('warning', 'a greyscale image, loaded with three equal channels', Repair.KEEP),
-    'image_cmyk': FindingKind('warning', 'a CMYK image, loaded as RGB', Repair.KEEP),
-    'image_deep': FindingKind('warning', 'an image of 16 bits or more, loaded with the upper 8', Repair.KEEP),
-    'image_pages': FindingKind('warning', 'a file of several pages or frames, loaded as the first', Repair.KEEP),
-    'image_alpha': FindingKind('warning', 'an image with transparency, which is dropped', Repair.KEEP),
+    'image_backslash': ERROR('a file name with backslashes, under which only Windows finds the file', Repair.SLASHES),
+    'image_missing': ERROR('an image file that does not exist', Repair.REMOVE_WITH_OBJECTS),
+    'image_empty': ERROR('an image file of zero bytes', Repair.REMOVE_WITH_OBJECTS),
+    'image_unreadable': ERROR('a file that cannot be decoded', Repair.REMOVE_WITH_OBJECTS),
+    'image_truncated': ERROR('an image file that ends too early', Repair.REMOVE_WITH_OBJECTS),
+    'image_size_differs': ERROR('an image of another size than listed', Repair.REMOVE_WITH_OBJECTS),
+    'image_rotated': ERROR('an image that EXIF turns away from its boxes', Repair.REMOVE_WITH_OBJECTS),
+    'image_orientation': WARNING('an image that EXIF turns or mirrors, size unchanged', Repair.KEEP),
+    'image_grey': WARNING('a greyscale image, loaded with three equal channels', Repair.KEEP),
+    'image_cmyk': WARNING('a CMYK image, loaded as RGB', Repair.KEEP),
+    'image_deep': WARNING('an image of 16 bits or more, loaded with the upper 8', Repair.KEEP),
+    'image_pages': WARNING('a file of several pages or frames, loaded as the first', Repair.KEEP),
+    'image_alpha': WARNING('an image with transparency, which is dropped', Repair.KEEP),
     # annotations
-    'annotation_form': FindingKind(
-        'error',
-        'an annotation with values in another form than COCO\'s, as `"0"` for 0 or `[9.5]` for 9.5',
-        Repair.CAST,
+    'annotation_form': ERROR(
+        'an annotation with values in another form than COCO\'s, as `"0"` for 0 or `[9.5]` for 9.5', Repair.CAST
     ),
-    'annotation_invalid': FindingKind('error', 'an annotation that is no JSON object', Repair.REMOVE),
-    'annotation_id_invalid': FindingKind('error', 'an annotation without a usable id', Repair.RENUMBER),
-    'annotation_id_duplicate': FindingKind('error', 'an id that two annotations share', Repair.RENUMBER),
-    'annotation_id_zero': FindingKind('warning', 'id 0, which the evaluator takes for "not found"', Repair.RENUMBER),
-    'annotation_duplicate': FindingKind('warning', 'an object that is annotated twice in the same way', Repair.REMOVE),
-    'image_unknown': FindingKind('error', 'an annotation of an image that is not listed', Repair.REMOVE),
-    'category_unknown': FindingKind('error', 'an annotation of a category that is not listed', Repair.REMOVE),
-    'box_invalid': FindingKind(
-        'error', 'a box that is not four finite numbers, or larger than any image', Repair.REMOVE
-    ),
-    'box_empty': FindingKind('warning', 'a box without area', Repair.REMOVE),
-    'box_thin': FindingKind('warning', 'a box narrower than a pixel, which mmdet ignores', Repair.KEEP),
-    'box_outside': FindingKind('warning', 'a box outside its image', Repair.REMOVE),
-    'box_overhanging': FindingKind('warning', 'a box that reaches more than one pixel beyond its image', Repair.CLIP),
-    'area_invalid': FindingKind('error', 'an annotation without a usable area', Repair.AREA),
-    'area_not_positive': FindingKind('warning', 'an area of 0 or less beside a box that has one', Repair.AREA),
-    'crowd_missing': FindingKind(
-        'error', 'an annotation without iscrowd in a split that is evaluated', Repair.NO_CROWD
-    ),
-    'crowd_invalid': FindingKind(
-        'error', 'an iscrowd that is neither 0 nor 1, or an ignore that is text', Repair.REMOVE
-    ),
+    'annotation_invalid': ERROR('an annotation that is no JSON object', Repair.REMOVE),
+    'annotation_id_invalid': ERROR('an annotation without a usable id', Repair.RENUMBER),
+    'annotation_id_duplicate': ERROR('an id that two annotations share', Repair.RENUMBER),
+    'annotation_id_zero': WARNING('id 0, which the evaluator takes for "not found"', Repair.RENUMBER),
+    'annotation_duplicate': WARNING('an object that is annotated twice in the same way', Repair.REMOVE),
+    'image_unknown': ERROR('an annotation of an image that is not listed', Repair.REMOVE),
+    'category_unknown': ERROR('an annotation of a category that is not listed', Repair.REMOVE),
+    'box_invalid': ERROR('a box that is not four finite numbers, or larger than any image', Repair.REMOVE),
+    'box_empty': WARNING('a box without area', Repair.REMOVE),
+    'box_thin': WARNING('a box narrower than a pixel, which mmdet ignores', Repair.KEEP),
+    'box_outside': WARNING('a box outside its image', Repair.REMOVE),
+    'box_overhanging': WARNING('a box that reaches more than one pixel beyond its image', Repair.CLIP),
+    'area_invalid': ERROR('an annotation without a usable area', Repair.AREA),
+    'area_not_positive': WARNING('an area of 0 or less beside a box that has one', Repair.AREA),
+    'crowd_missing': ERROR('an annotation without iscrowd in a split that is evaluated', Repair.NO_CROWD),
+    'crowd_invalid': ERROR('an iscrowd that is neither 0 nor 1, or an ignore that is text', Repair.REMOVE),
     # masks, looked at where the config uses them
-    'mask_form': FindingKind(
-        'error', "a mask in another form than COCO's, as `[x, y, ...]` for `[[x, y, ...]]`", Repair.CAST
-    ),
-    'mask_missing': FindingKind('error', 'an object without a mask', Repair.REMOVE),
-    'mask_invalid': FindingKind('error', 'a mask that is neither polygons nor RLE', Repair.REMOVE),
-    'polygon_invalid': FindingKind('error', 'a polygon that is not pairs of finite numbers', Repair.REMOVE_PARTS),
-    'polygon_short': FindingKind('error', 'a polygon of less than three points', Repair.REMOVE_PARTS),
-    'polygon_far': FindingKind(
-        'error', 'a polygon that is further outside its image than the image is large', Repair.REMOVE_PARTS
-    ),
-    'rle_invalid': FindingKind('error', 'an RLE whose counts do not fill its size', Repair.REMOVE),
-    'rle_size': FindingKind('error', 'an RLE of another size than its image', Repair.REMOVE),
-    'rle_unused': FindingKind(
-        'warning', 'an RLE in a config with `poly2mask=False`, which reads polygons only', Repair.KEEP
-    ),
+    'mask_form': ERROR("a mask in another form than COCO's, as `[x, y, ...]` for `[[x, y, ...]]`", Repair.CAST),
+    'mask_missing': ERROR('an object without a mask', Repair.REMOVE),
+    'mask_invalid': ERROR('a mask that is neither polygons nor RLE', Repair.REMOVE),
+    'polygon_invalid': ERROR('a polygon that is not pairs of finite numbers', Repair.REMOVE_PARTS),
+    'polygon_short': ERROR('a polygon of less than three points', Repair.REMOVE_PARTS),
+    'polygon_far': ERROR('a polygon that is further outside its image than the image is large', Repair.REMOVE_PARTS),
+    'rle_invalid': ERROR('an RLE whose counts do not fill its size', Repair.REMOVE),
+    'rle_size': ERROR('an RLE of another size than its image', Repair.REMOVE),
+    'rle_unused': WARNING('an RLE in a config with `poly2mask=False`, which reads polygons only', Repair.KEEP),
 }
 
 
@@ -144,7 +126,6 @@ class Finding:
 
     Attributes:
         kind: A key of :data:`KINDS`.
-        message: A sentence.
         section: The list of the annotation file that the entry stands in; None if it is about the file.
         index: The place in that list.
         parts: The numbers of polygons.
@@ -195,14 +176,14 @@ def as_phrase(counts: Mapping[str, int]) -> str:
     return ', '.join(f'{counts[kind]} {kind}' for kind in KINDS if kind in counts)
 
 
-def refusal(findings: Iterable[Finding], path: Path, command: str) -> str:
-    """Return the sentence for errors that end a run before it starts; ``command`` is the one that checks data."""
+def refusal(findings: Iterable[Finding], path: Path) -> str:
+    """Return the sentence for errors that end a run before it starts."""
     errors = errors_among(findings)
     if about_file := [error for error in errors if error.section is None]:
         return about_file[0].message
     return (
         f'{path} has {len(errors)} {"error" if len(errors) == 1 else "errors"} ({as_phrase(count_by_kind(errors))}), '
-        f'the first: {errors[0].message}; {command} lists them and writes a cleaned copy with --fix DIR'
+        f'the first: {errors[0].message}; {CHECK} lists them and writes a cleaned copy with --fix DIR'
     )
 
 

@@ -9,7 +9,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ import mmcv
 import numpy as np
 from PIL import Image
 
+from ...common.errors import first_line
 from ...common.image_files import (
+    SIDEWAYS,
     ImageFault,
     decoding_fault,
     exif_orientation,
@@ -28,21 +30,12 @@ from ...common.image_files import (
     page_numbers,
 )
 from .annotation_file import size_of
-from .findings import Finding
-from .image_presence import (
-    BACKSLASH,
-    has_backslashes,
-    image_finding,
-    listed_files,
-    require_folder,
-    unless_none_is_found,
-    with_slashes,
-)
+from .findings import KINDS, Finding
+from .image_presence import image_finding, listed_files, located, require_folder, unless_none_is_found
 
 Size = tuple[int, int]  # width and height in pixels
 IMAGES_AT_ONCE = 1024  # between two reports of progress
-TRANSPOSED = (5, 6, 7, 8)  # the EXIF orientations that exchange width and height
-MIRRORED = (2, 3, 4)  # the others that are not upright
+MIRRORED = (2, 3, 4)  # the EXIF orientations beside SIDEWAYS that are not upright
 NEARLY_BLACK = ' and small values: in the upper 8 bits, which are loaded, it is nearly black'
 MOST_PIXELS = 2**28  # to decode of an image whose size the annotation file does not list
 
@@ -64,8 +57,13 @@ class DecodeSettings:
 class Inspection:
     """What is wrong with one image file, as kinds of findings with texts, and its size when loaded, if known."""
 
-    found: list[tuple[str, str]] = field(default_factory=list)
+    found: list[tuple[str, str]]
     size: Size | None = None
+
+    @property
+    def fault(self) -> str | None:
+        """Why the file cannot be used; None if it can."""
+        return next((text for kind, text in self.found if KINDS[kind].severity == 'error'), None)
 
 
 def check_images(
@@ -81,11 +79,11 @@ def check_images(
     Returns the findings, and the size of each readable file by its place in the list.
 
     Args:
-        content: The content of the annotation file.
+        content: That of the annotation file.
         folder: Where the images are.
         decode_settings: How the config's pipeline decodes them.
         headers_only: Decode nothing: files that are truncated or broken after the header go unnoticed.
-        workers: Threads.
+        workers: How many threads.
         progress: Called now and then with the number of images that are done and of all.
 
     Raises:
@@ -96,20 +94,18 @@ def check_images(
     findings: list[Finding] = []
     sizes: dict[int, Size] = {}
 
-    def inspect(index: int) -> tuple[int, Path, Inspection]:
-        path, listed = folder / names[index], size_of(content['images'][index])
-        if not has_backslashes(folder, names[index]):
-            return index, path, inspect_image(path, listed, decode_settings, headers_only)
-        inspection = inspect_image(folder / with_slashes(names[index]), listed, decode_settings, headers_only)
-        inspection.found.insert(0, BACKSLASH)
-        return index, path, inspection
+    def inspect(index: int) -> tuple[int, Inspection]:
+        path, found = located(folder, names[index])
+        inspection = inspect_image(path, size_of(content['images'][index]), decode_settings, headers_only)
+        return index, Inspection([*found, *inspection.found], inspection.size)
 
     with ThreadPoolExecutor(workers) as pool, no_size_limit():
         remaining, done = iter(names), 0
         while block := list(itertools.islice(remaining, IMAGES_AT_ONCE)):
-            for index, path, inspection in pool.map(inspect, block):
+            for index, inspection in pool.map(inspect, block):
                 if inspection.size is not None:
                     sizes[index] = inspection.size
+                path = folder / names[index]
                 findings += [image_finding(kind, text, index, content, path) for kind, text in inspection.found]
             done += len(block)
             progress(done, len(names))
@@ -121,11 +117,7 @@ def inspect_image(
 ) -> Inspection:
     """Open an image file, and decode it by Pillow and by mmcv unless only the header is asked for.
 
-    Args:
-        path: The file.
-        listed: Its size in the annotation file, if usable.
-        decode_settings: How the config's pipeline decodes it.
-        headers_only: Decode nothing.
+    Its size is compared with that which is ``listed``, if there is one that is usable.
     """
     if (fault := file_fault(path)) is not None:
         return Inspection([_as_found(fault)])
@@ -133,7 +125,7 @@ def inspect_image(
         with path.open('rb') as file:
             return _inspect(file if headers_only else io.BytesIO(file.read()), listed, decode_settings, headers_only)
     except OSError as error:
-        return Inspection([('image_unreadable', f'cannot be read: {error.strerror or error}')])
+        return Inspection([_as_found(decoding_fault(error))])
 
 
 def _inspect(stream: Any, listed: Size | None, decode_settings: DecodeSettings, headers_only: bool) -> Inspection:
@@ -147,13 +139,12 @@ def _inspect(stream: Any, listed: Size | None, decode_settings: DecodeSettings, 
         return Inspection([_as_found(decoding_fault(error))])
     with image:
         turned = decode_settings.follows_exif
-        transposed = turned and orientation in TRANSPOSED
+        transposed = turned and orientation in SIDEWAYS
         size = (image.height, image.width) if transposed else image.size
         if listed is not None and size != listed:
             return Inspection([_size_fault(image.size, size, listed), *found], size)
-        if decode_settings.follows_exif and (
-            orientation in MIRRORED or (transposed and (size[0] == size[1] or listed is None))
-        ):
+        unnoticed = transposed and (size[0] == size[1] or listed is None)
+        if unnoticed or (turned and orientation in MIRRORED):
             found.append(('image_orientation', f'has the EXIF orientation {orientation}'))
         if headers_only:
             return Inspection(found, size)
@@ -172,8 +163,7 @@ def _decode_as_mmdet(
     try:
         pixels = mmcv.imfrombytes(data, flag=decode_settings.color_type, backend=decode_settings.backend)
     except Exception as error:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        return Inspection([('image_unreadable', f'cannot be decoded by mmcv: {first_line}'), *found])
+        return Inspection([('image_unreadable', f'cannot be decoded by mmcv: {first_line(error)[:160]}'), *found])
     if pixels is None:
         return Inspection([('image_unreadable', 'cannot be decoded by mmcv, though by PIL'), *found])
     if is_nearly_black(pixels, lambda: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)):

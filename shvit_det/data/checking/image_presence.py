@@ -10,11 +10,14 @@ from typing import Any
 from mmengine.fileio import LocalBackend, get_file_backend
 
 from ...common.errors import UsageError
-from .annotation_file import WHERE_TO_GET_DATA, is_file_name
+from .annotation_file import WHERE_TO_GET_DATA, entries_by_place, is_file_name
 from .findings import Finding
 
 NAMES_TO_LOOK_FOR, ENTRIES_TO_LOOK_AT = 10, 10_000  # if not one image is found
-BACKSLASH = ('image_backslash', 'does not exist, but does with slashes in the place of backslashes')
+
+
+# Unlike the methods of Path, these answer False for a name that the file system does not take.
+exists, is_file, is_folder, is_link = os.path.exists, os.path.isfile, os.path.isdir, os.path.islink
 
 
 def is_local(path: str, backend_args: Mapping[str, Any] | None = None) -> bool:
@@ -56,10 +59,9 @@ def check_presence(content: Mapping[str, Any], folder: Path) -> list[Finding]:
             present.update(entry.path for entry in os.scandir(parent) if entry.is_file())
     findings = []
     for index, path in paths.items():
-        if path not in present and not _exists(Path(path), file=True):
-            backslashes = has_backslashes(folder, names[index])
-            kind, text = BACKSLASH if backslashes else ('image_missing', _why_missing(Path(path)))
-            findings.append(image_finding(kind, text, index, content, Path(path)))
+        if path not in present and not is_file(path):
+            found = located(folder, names[index])[1] or [('image_missing', _why_missing(path))]
+            findings += [image_finding(kind, text, index, content, Path(path)) for kind, text in found]
     return unless_none_is_found(findings, names, folder)
 
 
@@ -67,8 +69,8 @@ def listed_files(content: Mapping[str, Any]) -> dict[int, str]:
     """Return the usable file names of the images by their place in the list."""
     return {
         index: image['file_name']
-        for index, image in enumerate(content['images'])
-        if type(image) is dict and is_file_name(image.get('file_name'))
+        for index, image in entries_by_place(content['images']).items()
+        if is_file_name(image.get('file_name'))
     }
 
 
@@ -76,9 +78,12 @@ def with_slashes(name: str) -> str:
     return name.replace('\\', '/')
 
 
-def has_backslashes(folder: Path, name: str) -> bool:
-    """Tell whether a file is found only once the backslashes in its name are slashes."""
-    return '\\' in name and not _exists(folder / name) and _exists(folder / with_slashes(name))
+def located(folder: Path, name: str) -> tuple[Path, list[tuple[str, str]]]:
+    """Return the path of an image, and as a kind of finding with its text that only a name with slashes finds it."""
+    if '\\' in name and not exists(folder / name) and exists(folder / with_slashes(name)):
+        text = 'does not exist, but does with slashes in the place of backslashes'
+        return folder / with_slashes(name), [('image_backslash', text)]
+    return folder / name, []
 
 
 def unless_none_is_found(findings: list[Finding], names: Mapping[int, str], folder: Path) -> list[Finding]:
@@ -102,35 +107,25 @@ def _where(name: str, folder: Path, entries: Sequence[os.DirEntry]) -> str | Non
     """Return where a file is that is not in the folder under its name, and what to do; None if it is not near."""
     parts = [part for part in with_slashes(name).split('/') if part not in ('', '.')]
     listed = f'the file_name {name!r}' + (', with slashes in place of its backslashes,' if '\\' in name else '')
-    folders = [*folder.absolute().parents, *(Path(entry.path) for entry in entries if entry.is_dir())]
-    if (other := next((other for other in folders if _exists(other.joinpath(*parts))), None)) is not None:
-        return f'{listed} is the file {other.joinpath(*parts)}: set data_prefix.img to {other}'
+    for other in (*folder.absolute().parents, *(Path(entry.path) for entry in entries if entry.is_dir())):
+        if exists(other.joinpath(*parts)):
+            return f'{listed} is the file {other.joinpath(*parts)}: set data_prefix.img to {other}'
     for length in range(1, len(parts)):
         found = folder.joinpath(*parts[length:])
-        if _exists(found):
+        if exists(found):
             prefix = name[: -len('/'.join(parts[length:]))]
             return f'{listed} is the file {found}: take {prefix!r} off each file_name'
     stem = Path(parts[-1]).stem if parts else ''
-    if name != name.strip() and _exists(folder / name.strip()):
+    if name != name.strip() and exists(folder / name.strip()):
         return f'{listed} begins or ends with a space, and the file {name.strip()!r} does not: correct each file_name'
     alike = next((entry.name for entry in entries if Path(entry.name).stem == stem), None)
     return alike and f'{listed} is {alike} there, with another extension: correct each file_name'
 
 
-def _why_missing(path: Path) -> str:
-    with contextlib.suppress(OSError):  # the file system does not take such a name
-        if path.is_dir():
-            return 'is a folder'
-        if path.is_symlink():
-            return 'is a link to nothing'
-    return 'does not exist'
-
-
-def _exists(path: Path, file: bool = False) -> bool:
-    try:
-        return path.is_file() if file else path.exists()
-    except OSError:  # the file system does not take such a name
-        return False
+def _why_missing(path: str) -> str:
+    if is_folder(path):
+        return 'is a folder'
+    return 'is a link to nothing' if is_link(path) else 'does not exist'
 
 
 def image_finding(kind: str, text: str, index: int, content: Mapping[str, Any], path: Path) -> Finding:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .annotation_file import LARGEST_SIDE, Use, annotations_of
+from .annotation_file import LARGEST_SIDE, Use
 from .findings import Fault, Finding, short
 
 MOST_COMPARED, SMALLEST_OVERLAP = 1000, 0.1
@@ -113,7 +113,7 @@ def check_masks_lie_in_boxes(content: Mapping[str, Any], path: Path) -> Iterator
     """Compare some polygons with the boxes of their objects, in content without errors: both must be in pixels."""
     with_polygons = [
         entry
-        for entry in annotations_of(content).values()
+        for entry in content['annotations']
         if type(entry.get('segmentation')) is list and entry['segmentation'] and not entry.get('iscrowd')
     ]
     compared = with_polygons[:: max(1, len(with_polygons) // MOST_COMPARED)]

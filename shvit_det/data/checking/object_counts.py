@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .annotation_file import annotations_of, image_sizes, is_hashable
+from .annotation_file import entries_by_id, image_sizes
 
 CROWD = 'crowd (iscrowd=1)'
 
@@ -17,7 +17,6 @@ class ObjectCounts:
     """What a run does with the objects of an annotation file.
 
     Attributes:
-        total: All objects.
         crowd: Those marked ``iscrowd``: detections in them count neither as right nor as wrong.
         ignored: Those that mmdet's ``CocoDataset`` and its ``filter_cfg`` pass over without a message, by reason.
     """
@@ -41,8 +40,7 @@ class ObjectCounts:
 
 def count_objects(content: Mapping[str, Any], classes: Sequence[str] | None, min_size: float = 0) -> ObjectCounts:
     """Count the objects of content without errors; arguments as for :func:`reason_not_used`."""
-    entries = annotations_of(content).values()
-    reasons = Counter(map(reason_not_used(content, classes, min_size), entries))
+    reasons = Counter(map(reason_not_used(content, classes, min_size), content['annotations']))
     del reasons[None]
     crowd = reasons.pop(CROWD, 0)
     return ObjectCounts(len(content['annotations']), crowd, dict(reasons))  # type: ignore[arg-type]
@@ -51,14 +49,11 @@ def count_objects(content: Mapping[str, Any], classes: Sequence[str] | None, min
 def reason_not_used(content: Mapping[str, Any], classes: Sequence[str] | None, min_size: float = 0) -> Reason:
     """Return the function that tells why an object of content without errors is neither trained on nor scored, or None.
 
-    Args:
-        content: The content of the annotation file.
-        classes: The classes of the config; None for all categories.
-        min_size: Of ``filter_cfg``: smaller images are left out.
+    ``classes`` are those of the config, None for all categories. Images smaller than ``min_size`` pixels are left out.
     """
     sizes = image_sizes(content)
-    entries = [entry for entry in content['categories'] if type(entry) is dict and is_hashable(entry.get('id'))]
-    categories = {entry['id'] for entry in entries if classes is None or entry.get('name') in classes}
+    entries = entries_by_id(content['categories']).items()
+    categories = {key for key, entry in entries if classes is None or entry.get('name') in classes}
 
     def reason(annotation: Mapping[str, Any]) -> str | None:
         if annotation.get('ignore', False):

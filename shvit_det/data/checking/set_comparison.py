@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .annotation_file import annotations_of, is_hashable
+from .annotation_file import entries_by_id, entries_by_place, is_hashable
 from .findings import Finding, short
-from .image_presence import image_paths
+from .image_presence import image_paths, is_file, with_slashes
 
 Content = Mapping[str, Any]
 
@@ -31,10 +31,7 @@ def scoring_difference(evaluator: Content, scored: Sequence[Content], masks: boo
 
     Data sets without objects have their images compared only: test sets are often given out that way.
 
-    Args:
-        evaluator: The content of its annotation file.
-        scored: Those of the data sets.
-        masks: Compare masks too, where both files have polygons or both have run lengths.
+    ``masks`` compares masks too, where both files have polygons or both have run lengths.
     """
     wanted = {key: value for content in scored for key, value in _listed_images(content).items()}
     given = _listed_images(evaluator)
@@ -60,11 +57,8 @@ def scoring_difference(evaluator: Content, scored: Sequence[Content], masks: boo
 
 def _listed_images(content: Content) -> dict[Any, str]:
     """Return the names of the image files, without folders, by image id."""
-    return {
-        image['id']: str(image.get('file_name', '')).replace('\\', '/').rpartition('/')[2]
-        for image in content['images']
-        if type(image) is dict and is_hashable(image.get('id'))
-    }
+    images = entries_by_id(content['images'])
+    return {key: with_slashes(str(image.get('file_name', ''))).rpartition('/')[2] for key, image in images.items()}
 
 
 def _named(image_id: Any, images: Mapping[Any, str]) -> str:
@@ -83,19 +77,13 @@ def _sorted_masks(*contents: Content) -> list[Any]:
 
 def _seen(content: Content) -> Iterator[tuple[tuple, Any]]:
     """Yield what an evaluator sees of each object: image, name of the category, crowd or not, box; and its mask."""
-    names = {
-        category['id']: category.get('name')
-        for category in content['categories']
-        if type(category) is dict and is_hashable(category.get('id'))
-    }
-
-    def seen(entry: Mapping[str, Any]) -> tuple:
+    names = {key: category.get('name') for key, category in entries_by_id(content['categories']).items()}
+    for entry in entries_by_place(content['annotations']).values():
         category, box = entry.get('category_id'), entry.get('bbox')
-        values = (entry.get('image_id'), names.get(category) if is_hashable(category) else None, entry.get('iscrowd'))
+        name = names.get(category) if is_hashable(category) else None
         sides = box if type(box) is list else [box]
-        return tuple(value if is_hashable(value) else repr(value) for value in (*values, *sides))
-
-    return ((seen(entry), entry.get('segmentation')) for entry in annotations_of(content).values())
+        values = (entry.get('image_id'), name, entry.get('iscrowd'), *sides)
+        yield tuple(value if is_hashable(value) else repr(value) for value in values), entry.get('segmentation')
 
 
 def shared_images(
@@ -105,8 +93,7 @@ def shared_images(
 
     Args:
         training: The contents of the annotation files that are trained on, and their folders.
-        content: The content of another annotation file.
-        folder: Its folder.
+        content, folder: Those of the data set.
         by_content: Compare every image with every other, by size and hash; otherwise only those of the same name.
     """
     others = {index: os.path.normpath(path) for index, path in image_paths(content, folder.resolve()).items()}
@@ -131,8 +118,7 @@ def shared_images(
 
 def _file_size(path: str) -> int | None:
     """Return the size of a file in bytes; None if there is no such file, or nothing is in it."""
-    file = Path(path)
-    return file.stat().st_size or None if file.is_file() else None
+    return Path(path).stat().st_size or None if is_file(path) else None
 
 
 def _hash_of(path: str) -> bytes:
