@@ -41,10 +41,8 @@ OUR_FILES = re.compile(
 
 def _uncompressed_rle(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
     """Return the lengths of runs down the columns, beginning with zeros, as COCO stores its crowds."""
-    flat = mask.ravel(order='F')
-    borders = [0, *(np.flatnonzero(np.diff(flat)) + 1).tolist(), flat.size]
-    counts = np.diff(borders).tolist()
-    return {'size': list(mask.shape), 'counts': [0, *counts] if flat[0] else counts}
+    changes = np.flatnonzero(np.diff(mask.ravel(order='F'), prepend=False))
+    return {'size': list(mask.shape), 'counts': np.diff(changes, prepend=0, append=mask.size).tolist()}
 
 
 def annotate(item: sample_images.Item) -> dict[str, Any]:
@@ -86,23 +84,10 @@ def _draw_split(root: Path, split: str, num_images: int, image_size: int, seed: 
             {'id': 100 * image_id + number, 'image_id': image_id, **annotate(item)}
             for number, item in enumerate(items, start=1)
         ]
-    content = {
-        'info': {
-            'description': DESCRIPTION,
-            'version': str(GENERATOR_VERSION),
-            'contributor': DRAWN_BY,
-            'split': split,
-            'seed': seed,
-        },
-        'licenses': [
-            {'id': 1, 'name': 'CC0 1.0 Universal', 'url': 'https://creativecommons.org/publicdomain/zero/1.0/'}
-        ],
-        'images': images,
-        'annotations': annotations,
-        'categories': [
-            {'id': category_id, 'name': name, 'supercategory': 'shape'} for name, category_id in CATEGORIES.items()
-        ],
-    }
+    info = dict(description=DESCRIPTION, version=str(GENERATOR_VERSION), contributor=DRAWN_BY, split=split, seed=seed)
+    free = dict(id=1, name='CC0 1.0 Universal', url='https://creativecommons.org/publicdomain/zero/1.0/')
+    categories = [dict(id=number, name=name, supercategory='shape') for name, number in CATEGORIES.items()]
+    content = dict(info=info, licenses=[free], images=images, annotations=annotations, categories=categories)
     annotation_file = root / 'annotations' / f'instances_{split}.json'
     annotation_file.write_text(json.dumps(content, separators=(',', ':')), encoding='utf-8')
 
@@ -116,14 +101,8 @@ def _marker_for(num_train: int, num_val: int, image_size: int, seed: int) -> dic
         raise UsageError(f'image_size={image_size} is out of range; choose {SMALLEST_IMAGE} to {LARGEST_IMAGE} pixels')
     if seed < 0:
         raise UsageError(f'seed={seed} is negative; it must be 0 or more')
-    return {
-        'drawn_by': DRAWN_BY,
-        'generator_version': GENERATOR_VERSION,
-        'num_train': num_train,
-        'num_val': num_val,
-        'image_size': image_size,
-        'seed': seed,
-    }
+    sizes = dict(num_train=num_train, num_val=num_val, image_size=image_size)
+    return dict(drawn_by=DRAWN_BY, generator_version=GENERATOR_VERSION, **sizes, seed=seed)
 
 
 def _read_marker(root: Path) -> dict[str, Any] | None:
