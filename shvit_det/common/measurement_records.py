@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .atomic_files import save_json
+from .durations import counted
 
 PACKAGES = ('torch', 'mmdet', 'mmcv', 'timm')  # whose versions stand beside a result
 
@@ -48,8 +49,3 @@ def origin(record: Mapping[str, Any]) -> str:
         f'commit {source["commit"][:10]}{" with changes" if source["changed"] else ""}' if source else '',
     ]
     return ', '.join(filter(None, parts))
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, such as ``1 core`` or ``2 cores``."""
-    return f'{number} {noun}{"" if number == 1 else "s"}'

@@ -14,8 +14,9 @@ from typing import Any
 from mmengine.config import Config
 
 from ..common.atomic_files import save_json, write_text
+from ..common.durations import counted
 from ..common.errors import UsageError
-from ..data.layouts.labels import Labels, counted
+from ..data.layouts.labels import Labels
 from ..data.layouts.reading import read_labels, with_validation
 from .changing import SMALLEST_FROM_SCRATCH, apply_recipe, drop_pretrained
 from .config_text import Variable, lines_of, nested

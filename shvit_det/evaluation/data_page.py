@@ -18,6 +18,7 @@ from mmengine.registry import DATASETS
 from mmengine.runner import set_random_seed
 from numpy.typing import NDArray
 
+from ..common.durations import counted
 from ..common.errors import UsageError
 from ..common.output_paths import check_output_folder
 from ..configuration.build_errors import build_from_config
@@ -26,7 +27,6 @@ from ..configuration.coco_set_checks import check_before_run, draw_sample_set
 from ..configuration.detector_or_classifier import task_of
 from ..configuration.own_data import Settings, default_base, own_config
 from ..configuration.reading import load_config, name_of
-from ..data.layouts.labels import counted
 from ..data.layouts.reading import read_labels, with_validation
 from ..prediction.drawing import draw
 from ..prediction.image_reader import to_picture

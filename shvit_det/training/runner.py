@@ -26,10 +26,10 @@ from torch.utils.data import DataLoader
 from ..checkpoint import check_checkpoint, find_checkpoint, load_checkpoint, load_content
 from ..checkpoint.reading import read_content
 from ..common.atomic_files import partial_path, publish
+from ..common.durations import counted
 from ..common.errors import RunError, UsageError
 from ..configuration.changing import remove_pretrained, use_checked_datasets
 from ..configuration.coco_set_checks import draw_sample_set
-from ..data.layouts.labels import counted
 from ..registry import RUNNERS, register
 from .hooks.termination import Terminated, listening
 from .loader_workers import guard_workers

@@ -10,8 +10,8 @@ from typing import Any
 from mmengine.optim import OptimWrapper
 from mmengine.optim.scheduler.param_scheduler import INF, _ParamScheduler
 
+from ..common.durations import counted
 from ..configuration.own_data import SHORTEST_RISE
-from ..data.layouts.labels import counted
 from .optimizer_state import INITIAL
 
 POSITION = ('base_values', 'last_step', '_global_step', '_last_value', 'verbose')

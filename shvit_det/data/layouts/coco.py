@@ -12,7 +12,8 @@ from ..checking.cleaning import clean
 from ..checking.content_checks import check_content
 from ..checking.findings import Finding, Repair
 from ..checking.image_checks import DecodeSettings, check_images
-from .labels import SPLIT_NAMES, Labels, Losses, Split, content_of, split_folders
+from ..checking.image_presence import listed_files, with_slashes
+from .labels import SPLIT_NAMES, SPLITS, Labels, Losses, Split, content_of, split_folders
 
 MAIN = 'instances'  # how the files begin that stand beside those of captions and keypoints
 TRIED = 20  # images by which the folder of a file's images is recognised
@@ -41,12 +42,7 @@ def is_coco(path: Path) -> bool:
 
 
 def read(folder: Path) -> Labels:
-    """Read a data set in COCO's form.
-
-    Raises:
-        UsageError: If no file can be read, two are the same split, or the images of one are not found.
-    """
-    losses, notes = Losses(), list[str]()
+    losses = Losses()
     contents: dict[str, tuple[Path, dict[str, Any]]] = {}
     for path in annotation_files(folder):
         try:
@@ -69,25 +65,23 @@ def read(folder: Path) -> Labels:
             raise UsageError(f'{without} stands beside {with_name}, and its name says no split: train, val or test')
         contents = {'train': contents.pop(''), **contents}
     num_images, num_objects = (sum(len(each[key]) for _, each in contents.values()) for key in SECTIONS[:2])
-    splits = [
-        read_split(name, folder, *contents[name], losses) for name in ('train', 'val', 'test') if name in contents
+    splits = [read_split(name, folder, *contents[name], losses) for name in SPLITS if name in contents]
+    root = root_category(splits)
+    notes = [] if root is None else [f'category left out, a root that no object has: {root}']
+    kept = [
+        {each['id']: each['name'] for each in split.content['categories'] if each['name'] != root} for split in splits
     ]
-    roots = root_categories(splits)
-    if roots:
-        notes.append(f'category left out, a root that no object has: {", ".join(sorted(roots))}')
-    in_file = {split.name: [each['name'] for each in split.content['categories']] for split in splits}
-    classes = tuple(dict.fromkeys(name for names in in_file.values() for name in names if name not in roots))
+    classes = tuple(dict.fromkeys(name for names in kept for name in names.values()))
     if not classes:
         raise UsageError(f'{contents[splits[0].name][0]} lists no category')
-    for split in splits:
-        if tuple(name for name in in_file[split.name] if name not in roots) != classes:
+    for split, names in zip(splits, kept, strict=True):
+        if tuple(names.values()) != classes:
             split.source = None  # mmdet numbers the categories of each file in their order there
-        names = {each['id']: each['name'] for each in split.content['categories']}
-        ids = {old: classes.index(name) + 1 for old, name in names.items() if name not in roots}
+        ids = {old: classes.index(name) + 1 for old, name in names.items()}
         objects = [{**each, 'category_id': ids[each['category_id']]} for each in split.objects]
         split.content = content_of(split.content['images'], objects, classes)
-    found = (num_images, num_objects)
-    return Labels(folder, 'coco', classes, {split.name: split for split in splits}, found, notes, losses)
+    by_name = {split.name: split for split in splits}
+    return Labels(folder, 'coco', classes, by_name, (num_images, num_objects), notes, losses)
 
 
 def split_of(path: Path) -> str | None:
@@ -105,7 +99,7 @@ def read_split(name: str, folder: Path, path: Path, content: dict[str, Any], los
     findings, sizes = check_images(content, images, DecodeSettings(), headers_only=True)
     for index in sizes:
         image = content['images'][index]
-        if is_truncated(images / image['file_name'].replace('\\', '/')):
+        if is_truncated(images / with_slashes(image['file_name'])):
             text = f'image file {image["file_name"]} is truncated'
             findings.append(Finding('image_truncated', text, 'images', index, image.get('id')))
     findings += check_content(content, use, path)
@@ -119,17 +113,11 @@ def read_split(name: str, folder: Path, path: Path, content: dict[str, Any], los
 
 
 def image_folder(folder: Path, path: Path, content: dict[str, Any]) -> Path:
-    """Return the folder that the file names in an annotation file are relative to.
-
-    Raises:
-        UsageError: If none of the usual ones has one of the images.
-    """
-    names = [
-        each['file_name'] for each in content['images'] if type(each) is dict and type(each.get('file_name')) is str
-    ]
+    """Return the folder that the file names in an annotation file are relative to, of those that are usual."""
+    names = [with_slashes(name) for name in listed_files(content).values()]
     if not names:
         raise UsageError(f'{path} lists no image')
-    names = [name.replace('\\', '/') for name in names[:: max(1, len(names) // TRIED)]]
+    names = names[:: max(1, len(names) // TRIED)]
     candidates = list(dict.fromkeys(possible_folders(folder, path)))
     best = max(candidates, key=lambda each: sum((each / name).is_file() for name in names))
     if not any((best / name).is_file() for name in names):
@@ -148,14 +136,14 @@ def possible_folders(folder: Path, path: Path) -> Iterator[Path]:
         yield from (each for each in (base, *(base / name for name in names)) if each.is_dir())
 
 
-def root_categories(splits: list[Split]) -> set[str]:
+def root_category(splits: list[Split]) -> str | None:
     """Return the category that only holds the others together, as Roboflow writes one, if no object has it."""
     every = {each['name']: each.get('supercategory') for split in splits for each in split.content['categories']}
     roots = [name for name, parent in every.items() if str(parent).lower() == 'none']
     if len(roots) != 1 or len(every) == 1:
-        return set()
+        return None
     for split in splits:
         ids = {each['id'] for each in split.content['categories'] if each['name'] == roots[0]}
         if any(each['category_id'] in ids for each in split.objects):
-            return set()
-    return set(roots)
+            return None
+    return roots[0]

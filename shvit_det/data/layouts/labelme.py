@@ -6,17 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import UsageError, first_line
-from .labels import Labels, Losses, SplitBuilder, labels_of, pictures_in, split_folders
+from .labels import SPLITS, Labels, Losses, SplitBuilder, labels_of, pictures_in, split_folders
 
 
 def is_layout(folder: Path) -> bool:
     """Tell whether the first JSON file in a folder is LabelMe's."""
-    first = next((path for path in label_files(folder)), None)
-    if first is None:
-        return False
     try:
-        content = json.loads(first.read_text(encoding='utf-8'))
-    except ValueError:
+        content = json.loads(label_files(folder)[0].read_text(encoding='utf-8'))
+    except (IndexError, ValueError):
         return False
     return isinstance(content, dict) and 'shapes' in content
 
@@ -26,24 +23,17 @@ def label_files(folder: Path) -> list[Path]:
 
 
 def read(folder: Path) -> Labels:
-    """Read a data set of LabelMe, in folders ``train``, ``val`` and ``test`` or in one.
-
-    Raises:
-        UsageError: If there are no files of LabelMe.
-    """
+    """Read a data set of LabelMe, in folders ``train``, ``val`` and ``test`` or in one."""
     losses = Losses()
     folders = {name: each for name, each in split_folders(folder).items() if label_files(each)} or {'train': folder}
     if not any(label_files(each) for each in folders.values()):
         raise UsageError(f'{folder} has no JSON files of LabelMe')
-    builders = []
-    for name in ('train', 'val', 'test'):
-        if name in folders:
-            builder = SplitBuilder(name, folder.resolve(), losses)
-            labelled = {read_file(builder, path) for path in label_files(folders[name])}
-            for picture in pictures_in(folders[name]):
-                if picture.resolve() not in labelled:
-                    losses.add('pictures left out, which have no JSON file of LabelMe', builder.relative(picture))
-            builders.append(builder)
+    builders = [SplitBuilder(name, folder, losses) for name in SPLITS if name in folders]
+    for builder in builders:
+        labelled = {read_file(builder, path) for path in label_files(folders[builder.name])}
+        for picture in pictures_in(folders[builder.name]):
+            if picture.resolve() not in labelled:
+                losses.add('pictures left out, which have no JSON file of LabelMe', builder.relative(picture))
     return labels_of(builders, 'labelme')
 
 
@@ -62,23 +52,22 @@ def read_file(builder: SplitBuilder, path: Path) -> Path | None:
     if not picture.is_file() and (path.parent / picture.name).is_file():
         picture = path.parent / picture.name  # the file was moved together with its picture
     image = builder.add_image(picture)
-    grouped: dict[Any, list[list[float]]] = defaultdict(list)  # several polygons of one group are parts of one object
+    # several polygons of one group are parts of one object
+    grouped: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
     for number, shape in enumerate(shapes, start=1):
         where = f'{place} shape {number}'
         kind, name, points = parse_shape(shape)
         if kind == 'polygon' and len(points) >= 6:
             group = shape.get('group_id')
-            key = (name, number if group is None else f'group {group}', where if group is None else '')
-            grouped[key].append(points)
+            grouped[name, where if group is None else f'{place} group {group}'].append(points)
         elif kind == 'rectangle' and len(points) == 4:
-            x, y = points[::2], points[1::2]
-            builder.add_object(image, name, [min(x), min(y), max(x), max(y)], place=where)
+            builder.add_object(image, name, points, place=where)
         else:
             builder.num_objects += 1
             fault = f'of the kind {kind}' if kind not in ('polygon', 'rectangle') else 'without a name or enough points'
             builder.losses.add(f'shapes left out, {fault}', where)
-    for (name, group, where), polygons in grouped.items():
-        builder.add_object(image, name, polygons=polygons, place=where or f'{place} {group}')
+    for (name, where), polygons in grouped.items():
+        builder.add_object(image, name, polygons=polygons, place=where)
     return picture.resolve()
 
 

@@ -8,24 +8,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ...common.durations import counted
 from ...common.errors import UsageError
-from ...common.image_files import decoding_fault, exif_orientation, find_fault, no_size_limit
+from ...common.image_files import SIDEWAYS, decoding_fault, exif_orientation, find_fault, no_size_limit
 from ..checking.cleaning import area_of
 
+SPLITS = ('train', 'val', 'test')
 SPLIT_NAMES = {  # of folders and files, in small letters
     **dict.fromkeys(('train', 'training'), 'train'),
     **dict.fromkeys(('val', 'valid', 'validation'), 'val'),
     **dict.fromkeys(('test', 'testing'), 'test'),
 }
 PICTURES = ('.jpg', '.jpeg', '.jpe', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
-TURNED_SIDEWAYS = (5, 6, 7, 8)  # in EXIF
 MOST_NAMES = 5  # of what was left out, in one line
-
-
-def counted(number: int, noun: str) -> str:
-    """Return ``'1 picture'`` or ``'2 pictures'``."""
-    plural = 'es' if noun.endswith('s') else 's'
-    return f'{number} {noun}{plural if number != 1 else ""}'
 
 
 @dataclass
@@ -89,6 +84,12 @@ class Labels:
     notes: list[str] = field(default_factory=list)
     losses: Losses = field(default_factory=Losses)
 
+    @property
+    def totals(self) -> tuple[int, int]:
+        """How many pictures and objects there are."""
+        splits = self.splits.values()
+        return sum(len(split.content['images']) for split in splits), sum(len(split.objects) for split in splits)
+
     def without_outline(self) -> tuple[int, int]:
         """Return how many objects have a box alone, and how many there are; crowds do not count."""
         objects = [each for split in self.splits.values() for each in split.objects if not each.get('iscrowd')]
@@ -101,19 +102,14 @@ class Labels:
 
     def lines(self) -> Iterator[str]:
         """Yield what to tell the user: counts in and out, the splits, what was decided and what was left out."""
-        images, objects = (
-            sum(len(split.content[section]) for split in self.splits.values()) for section in ('images', 'annotations')
-        )
         yield f'{self.folder}: {self.layout} layout, {counted(len(self.classes), "class")}'
-        yield f'listed: {counted(self.found[0], "picture")}, {counted(self.found[1], "object")}'
-        yield f'read: {counted(images, "picture")}, {counted(objects, "object")}'
+        for what, (pictures, objects) in (('listed', self.found), ('read', self.totals)):
+            yield f'{what}: {counted(pictures, "picture")}, {counted(objects, "object")}'
         for split in self.splits.values():
-            empty = len(split.content['images']) - len({each['image_id'] for each in split.objects})
+            pictures, objects = len(split.content['images']), len(split.objects)
+            empty = pictures - len({each['image_id'] for each in split.objects})
             without = f', {empty} without objects' if empty else ''
-            yield (
-                f'{split.name}: {counted(len(split.content["images"]), "picture")}{without}, '
-                f'{counted(len(split.objects), "object")}'
-            )
+            yield f'{split.name}: {counted(pictures, "picture")}{without}, {counted(objects, "object")}'
         yield from self.notes
         yield from self.losses.lines()
 
@@ -149,8 +145,7 @@ def picture_size(path: Path) -> tuple[int, int] | str:
         return fault.message
     try:
         with no_size_limit(), Image.open(path) as image:
-            sideways = exif_orientation(image) in TURNED_SIDEWAYS
-            return (image.height, image.width) if sideways else (image.width, image.height)
+            return (image.height, image.width) if exif_orientation(image) in SIDEWAYS else image.size
     except Exception as error:  # decoders raise what they like on damaged bytes
         return decoding_fault(error).message
 
@@ -158,8 +153,8 @@ def picture_size(path: Path) -> tuple[int, int] | str:
 class SplitBuilder:
     """Collects the pictures and objects of one split from label files, and leaves out what is broken."""
 
-    def __init__(self, name: str, root: Path, losses: Losses) -> None:
-        self.name, self.root, self.losses = name, root, losses
+    def __init__(self, name: str, folder: Path, losses: Losses) -> None:
+        self.name, self.root, self.losses = name, folder.resolve(), losses
         self.images: list[dict[str, Any]] = []
         self.objects: list[dict[str, Any]] = []
         self.num_images = self.num_objects = 0
@@ -172,11 +167,11 @@ class SplitBuilder:
     def add_image(self, path: Path) -> dict[str, Any] | None:
         """Add a picture and return its entry; None if it is broken, in which case its objects do not count."""
         self.num_images += 1
-        size = picture_size(path)
+        name, size = self.relative(path), picture_size(path)
         if isinstance(size, str):
-            self.losses.add('pictures left out, with their objects', f'{self.relative(path)} {size}')
+            self.losses.add('pictures left out, with their objects', f'{name} {size}')
             return None
-        entry = dict(id=len(self.images) + 1, file_name=self.relative(path), width=size[0], height=size[1])
+        entry = dict(id=len(self.images) + 1, file_name=name, width=size[0], height=size[1])
         self.images.append(entry)
         return entry
 

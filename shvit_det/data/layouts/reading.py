@@ -4,9 +4,10 @@ import random
 from pathlib import Path
 from types import ModuleType
 
+from ...common.durations import counted
 from ...common.errors import UsageError
 from . import coco, labelme, voc, yolo
-from .labels import Labels, Split, content_of, counted
+from .labels import Labels, Split, content_of
 
 AUTO = 'auto'
 LAYOUTS: dict[str, ModuleType] = {'yolo': yolo, 'voc': voc, 'coco': coco, 'labelme': labelme}  # in the order of trial
@@ -22,7 +23,6 @@ def read_labels(folder: str | Path, layout: str = AUTO) -> Labels:
     """Read a data set from a folder.
 
     Args:
-        folder: The folder.
         layout: ``'coco'``, ``'yolo'``, ``'voc'``, ``'labelme'``, or ``'auto'`` for the one that its files show.
 
     Raises:
@@ -35,10 +35,9 @@ def read_labels(folder: str | Path, layout: str = AUTO) -> Labels:
         raise UsageError(f'no such folder of a data set: {folder}')
     try:
         if layout == AUTO:
-            found = next((name for name, module in LAYOUTS.items() if module.is_layout(folder)), None)
-            if found is None:
+            layout = next((name for name, module in LAYOUTS.items() if module.is_layout(folder)), '')
+            if not layout:
                 raise UsageError(f'{folder} has none of the layouts that are read: {WANTED}')
-            layout = found
         labels: Labels = LAYOUTS[layout].read(folder)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f'cannot read the data set in {folder}: {error}') from error

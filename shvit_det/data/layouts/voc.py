@@ -4,17 +4,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from ...common.errors import UsageError, first_line
-from .labels import (
-    PICTURES,
-    SPLIT_NAMES,
-    Labels,
-    Losses,
-    SplitBuilder,
-    labels_of,
-    pictures_in,
-    split_folders,
-    split_of_list,
-)
+from .labels import PICTURES, SPLITS, Labels, Losses, SplitBuilder, labels_of, pictures_in, split_folders, split_of_list
 
 LISTS = Path('ImageSets', 'Main')
 ANNOTATIONS, IMAGES = 'Annotations', 'JPEGImages'
@@ -26,35 +16,23 @@ def is_layout(folder: Path) -> bool:
 
 
 def read(folder: Path) -> Labels:
-    """Read a data set of VOC, or one of XML files beside the pictures.
-
-    Raises:
-        UsageError: If there are no XML files, or the lists of the splits do not fit.
-    """
-    losses, notes = Losses(), list[str]()
+    """Read a data set of VOC, or one of XML files beside the pictures."""
+    losses = Losses()
     annotations = folder / ANNOTATIONS
-    own = {name: sorted(each.rglob('*.xml')) for name, each in split_folders(folder).items()}
     if annotations.is_dir():
         split_files = listed(folder, sorted(annotations.rglob('*.xml')), losses)
-    elif any(own.values()):
-        split_files = {name: files for name, files in own.items() if files}
     else:
-        split_files = {'train': sorted(folder.rglob('*.xml'))}
+        own = {name: sorted(each.rglob('*.xml')) for name, each in split_folders(folder).items()}
+        split_files = {name: files for name, files in own.items() if files} or {'train': sorted(folder.rglob('*.xml'))}
     if not any(split_files.values()):
         raise UsageError(f'{folder} has no XML files of Pascal VOC')
     stems = {path.stem for path in folder.rglob('*.xml')}
     for picture in pictures_in(folder):
         if picture.stem not in stems:
             losses.add('pictures left out, which have no XML file', picture.relative_to(folder).as_posix())
-    builders, ignored = [], 0
-    for name in ('train', 'val', 'test'):
-        if name in split_files:
-            builder = SplitBuilder(name, folder.resolve(), losses)
-            for path in split_files[name]:
-                ignored += read_file(builder, folder, path)
-            builders.append(builder)
-    if ignored:
-        notes.append(f'difficult objects, neither trained on nor scored (iscrowd): {ignored}')
+    builders = [SplitBuilder(name, folder, losses) for name in SPLITS if name in split_files]
+    ignored = sum(read_file(builder, folder, path) for builder in builders for path in split_files[builder.name])
+    notes = [f'difficult objects, neither trained on nor scored (iscrowd): {ignored}'] if ignored else []
     return labels_of(builders, 'voc', notes=notes)
 
 
@@ -118,7 +96,7 @@ def picture_of(root: ElementTree.Element, folder: Path, path: Path) -> Path:
     """Return the picture of an XML file: of the name in it or else of its own, beside it or in the usual folders."""
     below = path.parent.relative_to(folder / ANNOTATIONS) if path.is_relative_to(folder / ANNOTATIONS) else Path()
     folders = [path.parent, folder / IMAGES / below, folder / 'images' / below, folder]
-    if path.parent.name.lower() in SPLIT_NAMES:
+    if split_of_list(path.parent.name) is not None:
         folders.append(folder / 'images' / path.parent.name)
     written = (root.findtext('filename') or '').strip().replace('\\', '/').rpartition('/')[2]
     names = [written] if written else []

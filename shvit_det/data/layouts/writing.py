@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
 from ...common.atomic_files import replacing_folder
+from ...common.durations import counted
 from ...common.errors import UsageError
 from ..sample_images import SUPERSAMPLING, has_hole, trace_polygons
-from .labels import Labels, Losses, Split, content_of, counted
+from .labels import Labels, Losses, Split, content_of
 
 
 def convert_data(source: str | Path, target: str | Path, layout: str, to: str) -> list[str]:
@@ -50,10 +51,11 @@ def write_labels(labels: Labels, target: Path, to: str) -> list[str]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing_folder(target, replace=target.exists()) as folder:
-            images, objects = WRITERS[to](labels, folder)
+            num_objects = WRITERS[to](labels, folder)
     except OSError as error:
         raise UsageError(f'cannot write {error.filename or target}: {error.strerror or error}') from error
-    written = f'written: {counted(images, "picture")}, {counted(objects, "object")} in {target} ({to} layout)'
+    pictures, objects = counted(labels.totals[0], 'picture'), counted(num_objects, 'object')
+    written = f'written: {pictures}, {objects} in {target} ({to} layout)'
     return [*labels.notes, *labels.losses.lines(), written]
 
 
@@ -74,24 +76,35 @@ def copy_pictures(split: Split, folder: Path) -> dict[Any, str]:
     return names
 
 
-def write_coco(labels: Labels, folder: Path) -> tuple[int, int]:
-    """Write ``annotations/instances_SPLIT.json`` and ``images/SPLIT/``; return how many pictures and objects."""
+def pictures_with_objects(
+    labels: Labels, split: Split, folder: Path, layout: str
+) -> Iterator[tuple[Path, dict[str, Any], dict[str, dict[str, Any]]]]:
+    """Copy the pictures of a split; yield each new path with the entry and the objects but crowds, by their places."""
+    names = copy_pictures(split, folder)
+    objects: dict[Any, dict[str, dict[str, Any]]] = {image_id: {} for image_id in names}
+    for each in split.objects:
+        place = f'object {each["id"]} of {names[each["image_id"]]}'
+        if each.get('iscrowd'):
+            labels.losses.add(f'crowds and difficult objects left out, which {layout} has no word for', place)
+        else:
+            objects[each['image_id']][place] = each
+    for image in split.content['images']:
+        yield folder / names[image['id']], image, objects[image['id']]
+
+
+def write_coco(labels: Labels, folder: Path) -> int:
+    """Write ``annotations/instances_SPLIT.json`` and ``images/SPLIT/``; return how many objects."""
     (folder / 'annotations').mkdir()
     for split in labels.splits.values():
         names = copy_pictures(split, folder / 'images' / split.name)
         images = [{**each, 'file_name': names[each['id']]} for each in split.content['images']]
         content = content_of(images, split.objects, labels.classes)
         (folder / 'annotations' / f'instances_{split.name}.json').write_text(json.dumps(content), encoding='utf-8')
-    return totals(labels)
+    return labels.totals[1]
 
 
-def totals(labels: Labels) -> tuple[int, int]:
-    splits = labels.splits.values()
-    return sum(len(split.content['images']) for split in splits), sum(len(split.objects) for split in splits)
-
-
-def write_yolo(labels: Labels, folder: Path) -> tuple[int, int]:
-    """Write ``data.yaml``, ``images/SPLIT/`` and ``labels/SPLIT/``; return how many pictures and objects.
+def write_yolo(labels: Labels, folder: Path) -> int:
+    """Write ``data.yaml``, ``images/SPLIT/`` and ``labels/SPLIT/``; return how many objects.
 
     Polygons are written if every object has an outline, else boxes: those who read YOLO's files want one kind.
     """
@@ -101,28 +114,21 @@ def write_yolo(labels: Labels, folder: Path) -> tuple[int, int]:
         labels.notes.append(f'outlines left out: {number - without} of {number}, since the other objects have none')
     written = 0
     for split in labels.splits.values():
-        names = copy_pictures(split, folder / 'images' / split.name)
-        sizes = {each['id']: (each['width'], each['height']) for each in split.content['images']}
-        lines: dict[Any, list[str]] = {image_id: [] for image_id in names}
-        for each in split.objects:
-            place = f'object {each["id"]} of {names[each["image_id"]]}'
-            if each.get('iscrowd'):
-                labels.losses.add('crowds and difficult objects left out, which YOLO has no word for', place)
-                continue
-            size = sizes[each['image_id']]
-            numbers = outline_of(each, size, place, labels.losses) if polygons else centred(each['bbox'])
-            parts = np.clip(np.array(numbers).reshape(-1, 2) / size, 0, 1)
-            text = ' '.join(f'{value:.6f}' for value in parts.ravel())
-            lines[each['image_id']].append(f'{each["category_id"] - 1} {text}\n')
-            written += 1
-        (folder / 'labels' / split.name).mkdir(parents=True)
-        for image_id, name in names.items():
-            path = folder / 'labels' / split.name / f'{Path(name).stem}.txt'
-            path.write_text(''.join(lines[image_id]), encoding='utf-8')
+        label_folder = folder / 'labels' / split.name
+        label_folder.mkdir(parents=True)
+        for picture, image, objects in pictures_with_objects(labels, split, folder / 'images' / split.name, 'YOLO'):
+            size, lines = (image['width'], image['height']), []
+            for place, each in objects.items():
+                numbers = outline_of(each, place, labels.losses) if polygons else centred(each['bbox'])
+                parts = np.clip(np.array(numbers).reshape(-1, 2) / size, 0, 1)
+                text = ' '.join(f'{value:.6f}' for value in parts.ravel())
+                lines.append(f'{each["category_id"] - 1} {text}\n')
+            (label_folder / f'{picture.stem}.txt').write_text(''.join(lines), encoding='utf-8')
+            written += len(lines)
     settings = {name: f'images/{name}' for name in labels.splits} | {'names': dict(enumerate(labels.classes))}
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     (folder / 'data.yaml').write_text(text, encoding='utf-8')
-    return totals(labels)[0], written
+    return written
 
 
 def centred(box: Sequence[float]) -> list[float]:
@@ -130,17 +136,13 @@ def centred(box: Sequence[float]) -> list[float]:
     return [left + width / 2, top + height / 2, width, height]
 
 
-def outline_of(each: Mapping[str, Any], size: tuple[int, int], place: str, losses: Losses) -> list[float]:
+def outline_of(each: Mapping[str, Any], place: str, losses: Losses) -> list[float]:
     """Return the outline of an object as one polygon, as YOLO wants it: several parts are joined by lines."""
-    mask = each['segmentation']
-    if isinstance(mask, dict):
-        parts = polygons_of(mask, size, place, losses)
-        if not parts:
-            left, top, width, height = each['bbox']
-            parts = [[left, top, left + width, top, left + width, top + height, left, top + height]]
-            losses.add('outlines of less than 4 pixels, written as rectangles', place)
-    else:
-        parts = mask
+    parts = polygons_of(each['segmentation'], place, losses)
+    if not parts:
+        left, top, width, height = each['bbox']
+        parts = [[left, top, left + width, top, left + width, top + height, left, top + height]]
+        losses.add('outlines of less than 4 pixels, written as rectangles', place)
     if len(parts) > 1:
         losses.add('outlines of several parts, joined by lines', place)
     joined: NDArray[np.float64] = np.array(parts[0], np.float64).reshape(-1, 2)
@@ -153,11 +155,13 @@ def outline_of(each: Mapping[str, Any], size: tuple[int, int], place: str, losse
     return joined.ravel().tolist()
 
 
-def polygons_of(rle: Mapping[str, Any], size: tuple[int, int], place: str, losses: Losses) -> list[list[float]]:
-    """Return the polygons of a mask in run lengths."""
-    if isinstance(rle['counts'], list):
-        rle = mask_utils.frPyObjects(rle, size[1], size[0])
-    mask: NDArray[np.uint8] = mask_utils.decode(rle)
+def polygons_of(segmentation: Any, place: str, losses: Losses) -> list[list[float]]:
+    """Return the polygons of an object; none if it has no mask, or one in run lengths of less than 4 pixels."""
+    if not isinstance(segmentation, dict):
+        return segmentation or []
+    if isinstance(segmentation['counts'], list):
+        segmentation = mask_utils.frPyObjects(segmentation, *segmentation['size'])
+    mask: NDArray[np.uint8] = mask_utils.decode(segmentation)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not rows.size:
         return []
@@ -177,51 +181,41 @@ def polygons_of_part(part: NDArray[np.uint8], corner: tuple[int, int], place: st
     return [(np.array(polygon).reshape(-1, 2) + start).ravel().tolist() for polygon in polygons]
 
 
-def write_labelme(labels: Labels, folder: Path) -> tuple[int, int]:
-    """Write ``SPLIT/`` with pictures and a JSON file beside each; return how many pictures and objects."""
+def write_labelme(labels: Labels, folder: Path) -> int:
+    """Write ``SPLIT/`` with pictures and a JSON file beside each; return how many objects."""
     written = 0
     for split in labels.splits.values():
-        names = copy_pictures(split, folder / split.name)
-        shapes: dict[Any, list[dict[str, Any]]] = {image_id: [] for image_id in names}
-        sizes = {each['id']: (each['width'], each['height']) for each in split.content['images']}
-        for each in split.objects:
-            place = f'object {each["id"]} of {names[each["image_id"]]}'
-            if each.get('iscrowd'):
-                labels.losses.add('crowds and difficult objects left out, which LabelMe has no word for', place)
-                continue
-            label = labels.classes[each['category_id'] - 1]
-            shapes[each['image_id']] += shapes_of(each, label, sizes[each['image_id']], place, labels.losses)
-            written += 1
-        for image in split.content['images']:
-            name = names[image['id']]
+        for picture, image, objects in pictures_with_objects(labels, split, folder / split.name, 'LabelMe'):
+            shapes = []
+            for place, each in objects.items():
+                label = labels.classes[each['category_id'] - 1]
+                shapes += shapes_of(each, label, place, labels.losses)
             content = dict(
                 version='5.0.1',
                 flags={},
-                shapes=shapes[image['id']],
-                imagePath=name,
+                shapes=shapes,
+                imagePath=picture.name,
                 imageData=None,
                 imageHeight=image['height'],
                 imageWidth=image['width'],
             )
-            path = folder / split.name / f'{Path(name).stem}.json'
-            path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding='utf-8')
-    return totals(labels)[0], written
+            text = json.dumps(content, indent=2, ensure_ascii=False)
+            picture.with_suffix('.json').write_text(text, encoding='utf-8')
+            written += len(objects)
+    return written
 
 
-def shapes_of(
-    each: Mapping[str, Any], label: str, size: tuple[int, int], place: str, losses: Losses
-) -> list[dict[str, Any]]:
+def shapes_of(each: Mapping[str, Any], label: str, place: str, losses: Losses) -> list[dict[str, Any]]:
     """Return the shapes of an object: its polygons, a group if there are several, or a rectangle if there are none."""
-    mask = each.get('segmentation')
-    parts = polygons_of(mask, size, place, losses) if isinstance(mask, dict) else mask
-    common: dict[str, Any] = dict(label=label, group_id=each['id'] if parts and len(parts) > 1 else None, flags={})
+    parts = polygons_of(each.get('segmentation'), place, losses)
+    common: dict[str, Any] = dict(label=label, group_id=each['id'] if len(parts) > 1 else None, flags={})
     if parts:
         return [dict(common, points=np.reshape(part, (-1, 2)).tolist(), shape_type='polygon') for part in parts]
     left, top, width, height = each['bbox']
     return [dict(common, points=[[left, top], [left + width, top + height]], shape_type='rectangle')]
 
 
-WRITERS: dict[str, Callable[[Labels, Path], tuple[int, int]]] = {
+WRITERS: dict[str, Callable[[Labels, Path], int]] = {
     'coco': write_coco,
     'yolo': write_yolo,
     'labelme': write_labelme,

@@ -7,7 +7,7 @@ and height of the picture.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,24 +22,31 @@ NAMES_ALONE = 'classes.txt'  # what Label Studio writes in place of data.yaml
 SLACK = 0.01  # how far coordinates may be beyond the picture
 
 
-def settings_file(folder: Path) -> Path | None:
-    """Return the file with the names of the classes; None if this is no data set of YOLO."""
+def stripped_lines(path: Path) -> list[str]:
+    """Return the lines of a text file that are not empty."""
+    return list(filter(None, map(str.strip, path.read_text(encoding='utf-8').splitlines())))
+
+
+def settings_of(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
+    """Return the file with the names of the classes, and what it says as a ``data.yaml``; None if there is none."""
     main = folder / 'data.yaml'
-    if main.is_file() and 'names' in read_yaml(main):
-        return main
+    if main.is_file() and 'names' in (settings := read_yaml(main)):
+        return main, settings
     for path in sorted((*folder.glob('*.yaml'), *folder.glob('*.yml'))):
         with suppress(UsageError):  # of another program
-            if 'names' in read_yaml(path):
-                return path
+            if 'names' in (settings := read_yaml(path)):
+                return path, settings
     for path in sorted(folder.glob('*.data')):
-        if 'names' in read_darknet(path):
-            return path
+        if 'names' in (settings := read_darknet(path)):
+            return path, settings
     names = folder / NAMES_ALONE
-    return names if names.is_file() and (folder / 'labels').is_dir() else None
+    if names.is_file() and (folder / 'labels').is_dir():
+        return names, {'names': stripped_lines(names), 'train': 'images'}
+    return None
 
 
 def is_layout(folder: Path) -> bool:
-    return settings_file(folder) is not None
+    return settings_of(folder) is not None
 
 
 def read_yaml(path: Path) -> Mapping[str, Any]:
@@ -51,67 +58,50 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
 
 
 def read_darknet(path: Path) -> dict[str, Any]:
-    """Return what darknet's ``obj.data`` says, under the keys of a ``data.yaml``.
-
-    Raises:
-        UsageError: If it names a file of classes that does not exist.
-    """
+    """Return what darknet's ``obj.data`` says, under the keys of a ``data.yaml``."""
     lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
     values = {key.strip(): value.strip() for key, equals, value in (line.partition('=') for line in lines) if equals}
-    settings: dict[str, Any] = {}
-    for key, value in values.items():
-        if (split := split_of_list(key)) is not None:
-            settings[split] = value
+    splits = {split_of_list(key): value for key, value in values.items()}
+    settings: dict[str, Any] = {split: value for split, value in splits.items() if split is not None}
     if 'names' in values:
         names = next((each for each in places_of(values['names'], path, path.parent) if each.is_file()), None)
         if names is None:
             raise UsageError(f'{path} names {values["names"]}, which does not exist')
-        settings['names'] = list(filter(None, map(str.strip, names.read_text(encoding='utf-8').splitlines())))
+        settings['names'] = stripped_lines(names)
     return settings
 
 
 def read(folder: Path) -> Labels:
-    """Read a data set of YOLO.
-
-    Raises:
-        UsageError: If it has no ``data.yaml`` or ``obj.data``, or that names no classes or what does not exist.
-    """
-    path = settings_file(folder)
-    if path is None:
+    found = settings_of(folder)
+    if found is None:
         raise UsageError(f'{folder} has no data.yaml or obj.data with the names of the classes')
-    if path.name == NAMES_ALONE:
-        names = [line.strip() for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
-        settings: Mapping[str, Any] = {'names': names, 'train': 'images'}
-    else:
-        settings = read_darknet(path) if path.suffix == '.data' else read_yaml(path)
-        if not any(settings.get(key) for keys in KEYS.values() for key in keys):
-            settings = {**settings, **usual_places(path.parent)}
+    path, settings = found
     classes = class_names(settings['names'], path)
+    places = named_places(settings) or usual_places(folder)
+    if not places:
+        raise UsageError(f'{path} names no pictures, and there is no folder images beside it: it needs train: FOLDER')
     losses, notes = Losses(), list[str]()
     has_keypoints = 'kpt_shape' in settings
     if has_keypoints:
         notes.append('keypoints are left out, and the boxes of their objects are read')
-    builders = []
-    for name, keys in KEYS.items():
-        places = next((settings[key] for key in keys if settings.get(key)), None)
-        if places is None:
-            continue
-        builder = SplitBuilder(name, folder.resolve(), losses)
-        pictures = []
-        for place in places if isinstance(places, list) else [places]:
-            pictures += pictures_at(str(place), path, settings, losses)
+    builders = [SplitBuilder(name, folder, losses) for name in KEYS if name in places]
+    for builder in builders:
+        pictures = [each for place in places[builder.name] for each in pictures_at(place, path, settings, losses)]
         for picture in dict.fromkeys(pictures):
             image, labels = builder.add_image(picture), label_file(picture)
             if labels.is_file():
                 read_objects(builder, image, labels, len(classes), has_keypoints)
         report_labels_alone(pictures, losses)
-        builders.append(builder)
-    if not builders:
-        raise UsageError(f'{path} names no pictures, and there is no folder images beside it: it needs train: FOLDER')
     return labels_of(builders, 'yolo', classes, notes)
 
 
-def usual_places(folder: Path) -> dict[str, str]:
+def named_places(settings: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the folders and lists of pictures that a ``data.yaml`` names, by split."""
+    named = {name: next(filter(None, map(settings.get, keys)), None) for name, keys in KEYS.items()}
+    return {name: list(map(str, each if isinstance(each, list) else [each])) for name, each in named.items() if each}
+
+
+def usual_places(folder: Path) -> dict[str, list[str]]:
     """Return the folders of pictures that are usual, by split, for a ``data.yaml`` that names none, as supervision's.
 
     They are ``train/images`` and so on, ``images/train`` and so on, or ``images``.
@@ -120,7 +110,7 @@ def usual_places(folder: Path) -> dict[str, str]:
     places = {name: path / 'images' for name, path in split_folders(folder).items() if (path / 'images').is_dir()}
     if not places and images.is_dir():
         places = split_folders(images) or {'train': images}
-    return {name: path.relative_to(folder).as_posix() for name, path in places.items()}
+    return {name: [path.relative_to(folder).as_posix()] for name, path in places.items()}
 
 
 def class_names(names: Any, path: Path) -> list[str]:
@@ -154,7 +144,7 @@ def pictures_at(place: str, path: Path, settings: Mapping[str, Any], losses: Los
     if found.is_dir():
         return pictures_in(found)
     pictures = []
-    for line in filter(None, map(str.strip, found.read_text(encoding='utf-8').splitlines())):
+    for line in stripped_lines(found):
         # names are relative to the list if they begin with ./, else to the root, which CVAT puts a folder above
         candidates = [base / line for base in (found.parent, root, path.parent)]
         candidates.append(path.parent / line.partition('/')[2])
@@ -168,12 +158,10 @@ def pictures_at(place: str, path: Path, settings: Mapping[str, Any], losses: Los
 
 def label_file(picture: Path) -> Path:
     """Return where the labels of a picture are: in ``labels`` in place of the last ``images`` of its path."""
-    parts = list(picture.with_suffix('.txt').parts)
-    for place in range(len(parts) - 2, -1, -1):
-        if parts[place] == 'images':
-            parts[place] = 'labels'
-            break
-    return Path(*parts)
+    folders = list(picture.parent.parts)
+    if 'images' in folders:
+        folders[len(folders) - 1 - folders[::-1].index('images')] = 'labels'
+    return Path(*folders, f'{picture.stem}.txt')
 
 
 def report_labels_alone(pictures: list[Path], losses: Losses) -> None:
@@ -196,7 +184,11 @@ def is_picture_elsewhere(path: Path, folder: Path) -> bool:
 def read_objects(
     builder: SplitBuilder, image: Mapping[str, Any] | None, path: Path, num_classes: int, has_keypoints: bool
 ) -> None:
-    for place, line in lines_of(path, builder.relative(path)):
+    name = builder.relative(path)
+    for number, line in enumerate(path.read_text(encoding='utf-8', errors='replace').splitlines(), start=1):
+        if not line.strip():
+            continue
+        place = f'{name} line {number}'
         values = numbers_of(line, num_classes, has_keypoints)
         if isinstance(values, str):
             builder.num_objects += 1
@@ -211,13 +203,6 @@ def read_objects(
         else:
             polygon = [value * (height if index % 2 else width) for index, value in enumerate(numbers)]
             builder.add_object(image, int(label), polygons=[polygon], place=place)
-
-
-def lines_of(path: Path, name: str) -> Iterator[tuple[str, str]]:
-    """Yield the lines of a label file that are not empty, each with its place for messages."""
-    for number, line in enumerate(path.read_text(encoding='utf-8', errors='replace').splitlines(), start=1):
-        if line.strip():
-            yield f'{name} line {number}', line
 
 
 def numbers_of(line: str, num_classes: int, has_keypoints: bool) -> list[float] | str:

@@ -10,9 +10,8 @@ from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from ...common.durations import duration
+from ...common.durations import counted, duration
 from ...data.checking.findings import short
-from ...data.layouts.labels import counted
 from ...registry import HOOKS, register
 from ..schedules import without_effect
 
