@@ -22,7 +22,7 @@ from ..registry import DATASETS, register
 from .checking.annotation_file import Use, read_annotations
 from .checking.cleaning import clean
 from .checking.content_checks import check_content
-from .checking.findings import CHECK, as_phrase, count_by_kind, errors_among, refusal, short
+from .checking.findings import CHECK, as_phrase, errors_among, refusal, short
 from .checking.image_checks import DecodeSettings, inspect_image
 from .checking.image_presence import is_local
 from .checking.object_counts import count_objects
@@ -110,7 +110,7 @@ class CheckedCocoDataset(CocoDataset):
             print_log(f'{path}: bad_data=skip, {cleaned.summary()}', 'current', logging.WARNING)
         message = count_objects(content, classes, use.min_size).as_phrase('scored' if self.test_mode else 'trained on')
         message = '; '.join([message, *(each.message for each in findings if each.kind == 'category_unused')][:4])
-        if warnings := as_phrase(count_by_kind(findings)):
+        if warnings := as_phrase(each.kind for each in findings):
             message += f'; warnings: {warnings} ({CHECK} shows them)'
         print_log(f'{self.ann_file}: {message}', 'current')
         # mmdet's load_data_list calls COCOAPI with the path of the annotation file. It gets the content that was read

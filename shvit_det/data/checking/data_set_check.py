@@ -11,7 +11,7 @@ from ...common.output_paths import may_write, nearest_folder
 from .annotation_file import SECTIONS, NotCocoError, Use, read_annotations
 from .cleaning import Cleaned, clean
 from .content_checks import cast_and_check, check_content, check_file
-from .findings import KINDS, Finding, Repair, as_phrase, count_by_kind, errors_among
+from .findings import KINDS, Finding, Repair, as_phrase, by_kind, errors_among
 from .image_checks import DecodeSettings, check_images
 from .image_presence import check_presence
 from .object_counts import ObjectCounts, count_objects
@@ -99,9 +99,6 @@ class CheckedSet:
             return None
         return count_objects(self.content, self.data.classes, self.data.use.min_size)
 
-    def examples(self, kind: str, number: int) -> list[Finding]:
-        return [finding for finding in self.findings if finding.kind == kind][:number]
-
     def as_text(self, num_examples: int) -> str:
         """Return lines for people: totals, then each kind with its count and the first examples."""
         role = ' of the evaluator' if self.data.scored_only else ''
@@ -111,10 +108,10 @@ class CheckedSet:
             lines.append(f'  {totals}; checked: {self.scope}')
         if objects := self.objects():
             lines.append(f'  {objects.as_phrase(self.data.purpose)}')
-        for kind, count in count_by_kind(self.findings).items():
-            lines.append(f'  {KINDS[kind].severity:<7}  {kind:<23} {count:>7}  {KINDS[kind].meaning}')
-            lines += [f'{"":11}{finding.message}' for finding in self.examples(kind, num_examples)]
-            if count > num_examples > 0:
+        for kind, found in by_kind(self.findings).items():
+            lines.append(f'  {KINDS[kind].severity:<7}  {kind:<23} {len(found):>7}  {KINDS[kind].meaning}')
+            lines += [f'{"":11}{finding.message}' for finding in found[:num_examples]]
+            if len(found) > num_examples > 0:
                 lines.append(f'{"":11}...')
         if not self.findings:
             lines.append('  nothing wrong')
@@ -123,17 +120,13 @@ class CheckedSet:
     def as_record(self, num_examples: int) -> dict[str, Any]:
         """Return what was found as JSON can hold it."""
         objects = self.objects()
-        findings = {
-            kind: {
-                'severity': KINDS[kind].severity,
-                'count': count,
-                'examples': [
-                    {'message': each.message, 'image_id': each.image_id, 'annotation_id': each.annotation_id}
-                    for each in self.examples(kind, num_examples)
-                ],
-            }
-            for kind, count in count_by_kind(self.findings).items()
-        }
+        findings = {}
+        for kind, found in by_kind(self.findings).items():
+            examples = [
+                dict(message=each.message, image_id=each.image_id, annotation_id=each.annotation_id)
+                for each in found[:num_examples]
+            ]
+            findings[kind] = dict(severity=KINDS[kind].severity, count=len(found), examples=examples)
         return {
             'splits': ', '.join(self.data.splits),
             'annotations': str(self.data.annotations),
@@ -240,7 +233,7 @@ def write_copy(checked: CheckedSet, cleaned: Cleaned | None, target: Path) -> tu
         why = 'it cannot be read' if checked.content is None else 'its dataset reads it in a way of its own'
         return f'{annotations}: cannot be cleaned, because {why}', False
     errors = errors_among(cleaned.left)
-    still_wrong = f'; to be repaired by hand: {as_phrase(count_by_kind(errors))}' if errors else ''
+    still_wrong = f'; to be repaired by hand: {as_phrase(each.kind for each in errors)}' if errors else ''
     if not cleaned.is_changed:
         return f'{annotations}: nothing to repair{still_wrong}', False
     try:

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from ...common.durations import counted
+
 Severity = Literal['error', 'warning']
 CHECK = 'shvit-det check-data CONFIG'
 LONGEST_VALUE = 100  # characters
@@ -165,15 +167,18 @@ def errors_among(findings: Iterable[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.severity == 'error']
 
 
-def count_by_kind(findings: Iterable[Finding]) -> dict[str, int]:
-    """Return how many findings there are of each kind, in the order of :data:`KINDS`."""
-    counted = Counter(finding.kind for finding in findings)
-    return {kind: counted[kind] for kind in KINDS if kind in counted}
+def by_kind(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
+    """Return the findings of each kind that there is, in the order of :data:`KINDS`."""
+    found: dict[str, list[Finding]] = {kind: [] for kind in KINDS}
+    for finding in findings:
+        found[finding.kind].append(finding)
+    return {kind: each for kind, each in found.items() if each}
 
 
-def as_phrase(counts: Mapping[str, int]) -> str:
-    """Return counts of kinds as part of a sentence: ``'2 box_empty, 1 box_thin'``."""
-    return ', '.join(f'{counts[kind]} {kind}' for kind in KINDS if kind in counts)
+def as_phrase(kinds: Iterable[str]) -> str:
+    """Return kinds, or a counter of them, as part of a sentence: ``'2 box_empty, 1 box_thin'``."""
+    counts = Counter(kinds)
+    return ', '.join(f'{counts[kind]} {kind}' for kind in KINDS if counts[kind])
 
 
 def refusal(findings: Iterable[Finding], path: Path) -> str:
@@ -181,10 +186,9 @@ def refusal(findings: Iterable[Finding], path: Path) -> str:
     errors = errors_among(findings)
     if about_file := [error for error in errors if error.section is None]:
         return about_file[0].message
-    return (
-        f'{path} has {len(errors)} {"error" if len(errors) == 1 else "errors"} ({as_phrase(count_by_kind(errors))}), '
-        f'the first: {errors[0].message}; {CHECK} lists them and writes a cleaned copy with --fix DIR'
-    )
+    number, kinds = counted(len(errors), 'error'), as_phrase(error.kind for error in errors)
+    way_out = f'{CHECK} lists them and writes a cleaned copy with --fix DIR'
+    return f'{path} has {number} ({kinds}), the first: {errors[0].message}; {way_out}'
 
 
 def short(value: Any) -> str:

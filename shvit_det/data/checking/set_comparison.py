@@ -17,13 +17,8 @@ Content = Mapping[str, Any]
 
 def repeated_image(scored: Sequence[Content]) -> Any:
     """Return the id of an image that two of the data sets list, or None: an evaluator would mix up the two."""
-    seen: set[Any] = set()
-    for content in scored:
-        ids = set(_listed_images(content))
-        if both := seen & ids:
-            return min(both, key=repr)
-        seen |= ids
-    return None
+    counts = Counter(key for content in scored for key in _listed_images(content))
+    return min((key for key, count in counts.items() if count > 1), key=repr, default=None)
 
 
 def scoring_difference(evaluator: Content, scored: Sequence[Content], masks: bool = False) -> str | None:

@@ -51,7 +51,7 @@ def read_file(builder: SplitBuilder, path: Path) -> Path | None:
         return None
     if not picture.is_file() and (path.parent / picture.name).is_file():
         picture = path.parent / picture.name  # the file was moved together with its picture
-    image = builder.add_image(picture)
+    builder.add_image(picture)
     # several polygons of one group are parts of one object
     grouped: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
     for number, shape in enumerate(shapes, start=1):
@@ -61,13 +61,13 @@ def read_file(builder: SplitBuilder, path: Path) -> Path | None:
             group = shape.get('group_id')
             grouped[name, where if group is None else f'{place} group {group}'].append(points)
         elif kind == 'rectangle' and len(points) == 4:
-            builder.add_object(image, name, points, place=where)
+            builder.add_object(name, points, place=where)
         else:
             builder.num_objects += 1
             fault = f'of the kind {kind}' if kind not in ('polygon', 'rectangle') else 'without a name or enough points'
             builder.losses.add(f'shapes left out, {fault}', where)
     for (name, where), polygons in grouped.items():
-        builder.add_object(image, name, polygons=polygons, place=where)
+        builder.add_object(name, polygons=polygons, place=where)
     return picture.resolve()
 
 

@@ -1,6 +1,6 @@
 """What every reader of a layout returns: the splits of a data set as COCO dicts, and what was left out."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ SPLIT_NAMES = {  # of folders and files, in small letters
 }
 PICTURES = ('.jpg', '.jpeg', '.jpe', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 MOST_NAMES = 5  # of what was left out, in one line
+
+Points = Sequence[float]  # x, y, x, y, ...
 
 
 @dataclass
@@ -157,6 +159,7 @@ class SplitBuilder:
         self.name, self.root, self.losses = name, folder.resolve(), losses
         self.images: list[dict[str, Any]] = []
         self.objects: list[dict[str, Any]] = []
+        self.image: dict[str, Any] | None = None  # that of the next objects, None if it is left out
         self.num_images = self.num_objects = 0
 
     def relative(self, path: Path) -> str:
@@ -164,52 +167,42 @@ class SplitBuilder:
         path = path.resolve()
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
 
-    def add_image(self, path: Path) -> dict[str, Any] | None:
-        """Add a picture and return its entry; None if it is broken, in which case its objects do not count."""
+    def add_image(self, path: Path) -> None:
+        """Add the picture of the next objects; if it is broken, it is left out with them."""
         self.num_images += 1
         name, size = self.relative(path), picture_size(path)
         if isinstance(size, str):
             self.losses.add('pictures left out, with their objects', f'{name} {size}')
-            return None
-        entry = dict(id=len(self.images) + 1, file_name=name, width=size[0], height=size[1])
-        self.images.append(entry)
-        return entry
+            self.image = None
+        else:
+            self.image = dict(id=len(self.images) + 1, file_name=name, width=size[0], height=size[1])
+            self.images.append(self.image)
 
     def add_object(
-        self,
-        image: Mapping[str, Any] | None,
-        name: int | str,
-        box: Sequence[float] | None = None,
-        polygons: Iterable[Sequence[float]] = (),
-        *,
-        place: str,
-        crowd: bool = False,
+        self, name: str, box: Points = (), polygons: Sequence[Points] = (), *, place: str, crowd: bool = False
     ) -> None:
-        """Add an object; what reaches beyond the picture is cut off.
+        """Add an object to the last picture; what reaches beyond it is cut off.
 
         Args:
-            image: The entry of its picture, or None if that was left out.
-            name: Its class, a name or the place in the list of names.
-            box: Left, top, right and bottom in pixels; by default that of the polygons.
+            name: Its class.
+            box: Two opposite corners in pixels, ``[x, y, x, y]``; by default those of the polygons.
             polygons: Its outlines, each ``[x, y, x, y, ...]`` in pixels.
             place: Where its label stands, for messages.
             crowd: Whether it is neither trained on nor scored.
         """
         self.num_objects += 1
-        if image is None:
+        if self.image is None:
             return
         outlines = [np.array(polygon, np.float64).reshape(-1, 2) for polygon in polygons]
         corners = np.concatenate(outlines) if outlines else np.array(box, np.float64).reshape(2, 2)
-        limit = (image['width'], image['height'])
-        (left, top), (right, bottom) = (
-            np.clip(edge, 0, limit).tolist() for edge in (corners.min(axis=0), corners.max(axis=0))
-        )
+        limit = (self.image['width'], self.image['height'])
+        (left, top), (right, bottom) = np.clip([corners.min(axis=0), corners.max(axis=0)], 0, limit).tolist()
         if not (right > left and bottom > top):
             self.losses.add('objects without area in their picture, left out', place)
             return
         entry: dict[str, Any] = dict(
             id=len(self.objects) + 1,
-            image_id=image['id'],
+            image_id=self.image['id'],
             category_id=name,
             bbox=[round(value, 2) for value in (left, top, right - left, bottom - top)],
             segmentation=[np.clip(outline, 0, limit).round(2).ravel().tolist() for outline in outlines],
@@ -218,12 +211,10 @@ class SplitBuilder:
         self.objects.append({**entry, 'area': round(area_of(entry), 2)})
 
     def split(self, classes: Sequence[str]) -> Split:
-        """Return the split; classes that were given by name are numbered."""
+        """Return the split, with numbers in place of the names of classes."""
         ids = {name: number for number, name in enumerate(classes, start=1)}
-        for each in self.objects:
-            name = each['category_id']
-            each['category_id'] = ids[name] if isinstance(name, str) else name + 1
-        return Split(self.name, self.root, content_of(self.images, self.objects, classes))
+        objects = [{**each, 'category_id': ids[each['category_id']]} for each in self.objects]
+        return Split(self.name, self.root, content_of(self.images, objects, classes))
 
 
 def content_of(images: list[dict], annotations: list[dict], classes: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
@@ -232,10 +223,7 @@ def content_of(images: list[dict], annotations: list[dict], classes: Sequence[st
 
 
 def labels_of(
-    builders: Sequence[SplitBuilder],
-    layout: str,
-    classes: Sequence[str] | None = None,
-    notes: Sequence[str] = (),
+    builders: Sequence[SplitBuilder], layout: str, classes: Sequence[str] | None = None, notes: Sequence[str] = ()
 ) -> Labels:
     """Return what the builders of a data set have collected; classes are by default the names found, sorted."""
     if classes is None:

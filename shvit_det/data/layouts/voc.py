@@ -68,26 +68,26 @@ def read_file(builder: SplitBuilder, folder: Path, path: Path) -> int:
         builder.num_images += 1
         builder.losses.add('XML files left out, which are broken', f'{place}: {first_line(error)}')
         return 0
-    image = builder.add_image(picture_of(root, folder, path))
+    builder.add_image(picture_of(root, folder, path))
     # the first pixel of VOC's own files is 1, that of what tools write 0
     first = 1 if (root.findtext('folder') or '').startswith('VOC') else 0
     num_difficult = 0
     for number, element in enumerate(root.iter('object'), start=1):
         where = f'{place} object {number}'
-        name, box = (element.findtext('name') or '').strip(), element.find('bndbox')
+        name = (element.findtext('name') or '').strip()
         try:
-            corners = [float(box.findtext(key) or '') for key in ('xmin', 'ymin', 'xmax', 'ymax')]  # type: ignore[union-attr]
+            box = [float(element.findtext(f'bndbox/{key}') or '') for key in ('xmin', 'ymin', 'xmax', 'ymax')]
             polygon = [float(each.text or '') for each in element.findall('polygon/*')]
-        except (AttributeError, ValueError):
-            corners = []
-        if not name or not corners:
+        except ValueError:
+            name = ''
+        if not name:
             builder.num_objects += 1
             builder.losses.add('objects left out, without a name or a box of four numbers', where)
             continue
-        box_edges = [corners[0] - first, corners[1] - first, *corners[2:]]
+        box[:2] = box[0] - first, box[1] - first
         difficult = (element.findtext('difficult') or '').strip() == '1'
         outlines = [polygon] if len(polygon) >= 6 and len(polygon) % 2 == 0 else []
-        builder.add_object(image, name, box_edges, outlines, place=where, crowd=difficult)
+        builder.add_object(name, box, outlines, place=where, crowd=difficult)
         num_difficult += difficult
     return num_difficult
 
@@ -102,4 +102,4 @@ def picture_of(root: ElementTree.Element, folder: Path, path: Path) -> Path:
     names = [written] if written else []
     names += [path.with_suffix(suffix).name for suffix in (*PICTURES, *map(str.upper, PICTURES))]
     found = (each / name for each in folders for name in names if (each / name).is_file())
-    return next(found, folders[min(1, len(folders) - 1)] / (written or path.with_suffix('.jpg').name))
+    return next(found, folders[1] / (written or path.with_suffix('.jpg').name))

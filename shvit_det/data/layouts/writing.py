@@ -215,8 +215,4 @@ def shapes_of(each: Mapping[str, Any], label: str, place: str, losses: Losses) -
     return [dict(common, points=[[left, top], [left + width, top + height]], shape_type='rectangle')]
 
 
-WRITERS: dict[str, Callable[[Labels, Path], int]] = {
-    'coco': write_coco,
-    'yolo': write_yolo,
-    'labelme': write_labelme,
-}
+WRITERS: dict[str, Callable[[Labels, Path], int]] = {'coco': write_coco, 'yolo': write_yolo, 'labelme': write_labelme}

@@ -7,7 +7,7 @@ and height of the picture.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -88,9 +88,9 @@ def read(folder: Path) -> Labels:
     for builder in builders:
         pictures = [each for place in places[builder.name] for each in pictures_at(place, path, settings, losses)]
         for picture in dict.fromkeys(pictures):
-            image, labels = builder.add_image(picture), label_file(picture)
-            if labels.is_file():
-                read_objects(builder, image, labels, len(classes), has_keypoints)
+            builder.add_image(picture)
+            if (labels := label_file(picture)).is_file():
+                read_objects(builder, labels, classes, has_keypoints)
         report_labels_alone(pictures, losses)
     return labels_of(builders, 'yolo', classes, notes)
 
@@ -181,28 +181,27 @@ def is_picture_elsewhere(path: Path, folder: Path) -> bool:
     return any((images / path.name).with_suffix(suffix).is_file() for suffix in PICTURES)
 
 
-def read_objects(
-    builder: SplitBuilder, image: Mapping[str, Any] | None, path: Path, num_classes: int, has_keypoints: bool
-) -> None:
+def read_objects(builder: SplitBuilder, path: Path, classes: Sequence[str], has_keypoints: bool) -> None:
     name = builder.relative(path)
     for number, line in enumerate(path.read_text(encoding='utf-8', errors='replace').splitlines(), start=1):
         if not line.strip():
             continue
         place = f'{name} line {number}'
-        values = numbers_of(line, num_classes, has_keypoints)
+        values = numbers_of(line, len(classes), has_keypoints)
         if isinstance(values, str):
             builder.num_objects += 1
             builder.losses.add(f'labels left out: {values}', place)
             continue
         label, *numbers = values
-        width, height = (image['width'], image['height']) if image else (1, 1)
+        image = builder.image or dict(width=1, height=1)
+        width, height = image['width'], image['height']
         if has_keypoints or len(numbers) == 4:
             x, y, w, h = numbers[:4]
             box = [(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height]
-            builder.add_object(image, int(label), box, place=place)
+            builder.add_object(classes[int(label)], box, place=place)
         else:
             polygon = [value * (height if index % 2 else width) for index, value in enumerate(numbers)]
-            builder.add_object(image, int(label), polygons=[polygon], place=place)
+            builder.add_object(classes[int(label)], polygons=[polygon], place=place)
 
 
 def numbers_of(line: str, num_classes: int, has_keypoints: bool) -> list[float] | str:
