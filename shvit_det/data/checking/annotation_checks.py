@@ -51,14 +51,12 @@ def _id_fault(annotation: Annotation, seen: set[Any], use: Use) -> Fault | None:
     return None
 
 
-def _reference_faults(annotation: Annotation, images: Container[Any], categories: Container[Any]) -> list[Fault]:
-    faults: list[Fault] = []
+def _reference_faults(annotation: Annotation, images: Container[Any], categories: Container[Any]) -> Iterator[Fault]:
     image_id, category_id = annotation.get('image_id'), annotation.get('category_id')
     if not is_hashable(image_id) or image_id not in images:
-        faults.append(Fault('image_unknown', 'is of an image that the file does not list'))
+        yield Fault('image_unknown', 'is of an image that the file does not list')
     if not is_hashable(category_id) or category_id not in categories:
-        faults.append(Fault('category_unknown', f'has the category {short(category_id)}, which the file does not list'))
-    return faults
+        yield Fault('category_unknown', f'has the category {short(category_id)}, which the file does not list')
 
 
 def _crowd_fault(annotation: Annotation, use: Use) -> Fault | None:
@@ -80,9 +78,8 @@ def _is_box(value: Any) -> bool:
         return False
 
 
-def _box_faults(annotation: Annotation, size: tuple[int, int] | None) -> list[Fault]:
+def _box_faults(annotation: Annotation, size: tuple[int, int] | None) -> Iterator[Fault]:
     """Look at a valid box, x, y, width, height in pixels, and at the area."""
-    found: list[tuple[str, str]] = []
     left, top, width, height = annotation['bbox']
     right, bottom = left + width, top + height
     image_width, image_height = size or (math.inf, math.inf)
@@ -90,25 +87,24 @@ def _box_faults(annotation: Annotation, size: tuple[int, int] | None) -> list[Fa
     has_area = not is_empty and right > 0 and bottom > 0 and left < image_width and top < image_height
     overhang = max(-left, -top, right - image_width, bottom - image_height)
     if is_empty:
-        found.append(('box_empty', 'has no area'))
+        yield _box_fault(annotation, 'box_empty', 'has no area')
     elif not has_area:
-        found.append(('box_outside', f'is outside {_the_image(size)}'))
+        yield _box_fault(annotation, 'box_outside', 'is outside the image', size)
     elif overhang > MOST_OVERHANG:
         kind = 'box_overhanging' if overhang < LARGEST_SIDE else 'box_invalid'  # numbers that torch cannot take
-        found.append((kind, f'reaches out of {_the_image(size)}'))
+        yield _box_fault(annotation, kind, 'reaches out of the image', size)
     if has_area and (width < 1 or height < 1):
-        found.append(('box_thin', 'is narrower than a pixel'))
-    faults = [Fault(kind, f'has the box {short(annotation["bbox"])}, which {text}') for kind, text in found]
+        yield _box_fault(annotation, 'box_thin', 'is narrower than a pixel')
     area: Any = annotation.get('area')
     if type(area) not in (int, float) or not abs(area) < 1e300:  # NaN is not smaller either
-        faults.append(Fault('area_invalid', f'has the area {short(area)}'))
+        yield Fault('area_invalid', f'has the area {short(area)}')
     elif area <= 0 and has_area:
-        faults.append(Fault('area_not_positive', f'has the area {short(area)}'))
-    return faults
+        yield Fault('area_not_positive', f'has the area {short(area)}')
 
 
-def _the_image(size: tuple[int, int] | None) -> str:
-    return f'the image of {size[0]} x {size[1]} pixels' if size else 'the image'
+def _box_fault(annotation: Annotation, kind: str, text: str, size: tuple[int, int] | None = None) -> Fault:
+    of_image = f' of {size[0]} x {size[1]} pixels' if size else ''
+    return Fault(kind, f'has the box {short(annotation["bbox"])}, which {text}{of_image}')
 
 
 def _check_duplicates(annotations: Mapping[int, Annotation]) -> Iterator[Finding]:

@@ -67,7 +67,6 @@ def clean(
     Args:
         content: What was checked; neither it nor anything in it is changed.
         findings: What was found in it and in its image files.
-        use, path, classes: As for :func:`~.content_checks.check_content`.
         file_sizes: Width and height of image files, by place in the list, for entries that lack them.
     """
     cleaned = Cleaned(dict(content), left=[finding for finding in findings if finding.repair != Repair.CAST])

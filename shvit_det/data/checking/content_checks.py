@@ -28,7 +28,6 @@ def check_content(
 
     Args:
         content: The three lists, as :func:`~.annotation_file.read_annotations` returns them.
-        use: What the config does with it.
         path: The file, for messages.
         classes: The classes of the config, or None where it states none.
     """
@@ -109,13 +108,13 @@ def _first(names: Sequence[str], count: int = 4) -> str:
 def _check_categories(content: Mapping[str, Any]) -> Iterator[Finding]:
     entries = entries_with_ids(content['categories']).items()
     usable = {index: category for index, category in entries if type(category.get('name')) is str}
+    names, repeated = _names_by_id(usable, 'name')
+    first_id: dict[str, Any] = {}
     for index, category in enumerate(content['categories']):
         if index not in usable:
             message = f'category {index} is {short(category)}: no id or no name'
             yield Finding('category_invalid', message, 'categories', index)
-    names, repeated = _names_by_id(usable, 'name')
-    first_id: dict[str, Any] = {}
-    for index, category in usable.items():
+            continue
         name, category_id = category['name'], category['id']
         if len(names[category_id]) > 1:
             both = ' and '.join(short(other) for other in sorted(names[category_id]))
@@ -143,12 +142,12 @@ def _names_by_id(entries: Mapping[int, Mapping[str, Any]], key: str) -> tuple[di
 
 def _check_image_entries(content: Mapping[str, Any]) -> Iterator[Finding]:
     usable = entries_with_ids(content['images'])
+    names, repeated = _names_by_id(usable, 'file_name')
+    first_id: dict[Any, Any] = {}
     for index, image in enumerate(content['images']):
         if index not in usable:
             yield Finding('image_invalid', f'image {index} is {short(image)}: no usable id', 'images', index)
-    names, repeated = _names_by_id(usable, 'file_name')
-    first_id: dict[Any, Any] = {}
-    for index, image in usable.items():
+            continue
         image_id, name = image['id'], image.get('file_name')
         found = []
         if not is_file_name(name):

@@ -79,8 +79,6 @@ def check_images(
     Returns the findings, and the size of each readable file by its place in the list.
 
     Args:
-        content: That of the annotation file.
-        folder: Where the images are.
         decode_settings: How the config's pipeline decodes them.
         headers_only: Decode nothing: files that are truncated or broken after the header go unnoticed.
         workers: How many threads.

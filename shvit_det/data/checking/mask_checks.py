@@ -19,30 +19,27 @@ MOST_COMPARED, SMALLEST_OVERLAP = 1000, 0.1
 LONGEST_COUNT = 7  # characters of one count in a compressed RLE, of 5 bits each
 
 
-def mask_faults(annotation: Mapping[str, Any], size: tuple[int, int] | None, use: Use) -> list[Fault]:
-    """Return what is wrong with the mask of an annotation; ``size`` is its image's width and height, if known."""
+def mask_faults(annotation: Mapping[str, Any], size: tuple[int, int] | None, use: Use) -> Iterator[Fault]:
+    """Yield what is wrong with the mask of an annotation; ``size`` is its image's width and height, if known."""
     mask = annotation.get('segmentation')
-    faults: list[Fault] = []
     if not mask:
         if not annotation.get('ignore'):
-            faults.append(Fault('mask_missing', 'has no segmentation, which the config uses'))
+            yield Fault('mask_missing', 'has no segmentation, which the config uses')
     elif type(mask) is list:
-        by_kind: dict[str, list[int]] = {}
+        parts: dict[str, list[int]] = {}
+        texts: dict[str, str] = {}  # on the first of each kind
         for part, polygon in enumerate(mask):
             if fault := _polygon_fault(polygon, size):
-                if fault.kind not in by_kind:
-                    faults.append(Fault(fault.kind, f'has the polygon {short(polygon)}, which {fault.text}'))
-                by_kind.setdefault(fault.kind, []).append(part)
-        if by_kind:
-            faults = [fault._replace(parts=tuple(by_kind[fault.kind])) for fault in faults]
+                parts.setdefault(fault.kind, []).append(part)
+                texts.setdefault(fault.kind, f'has the polygon {short(polygon)}, which {fault.text}')
+        yield from (Fault(kind, texts[kind], tuple(numbers)) for kind, numbers in parts.items())
     elif type(mask) is dict:
         if fault := _rle_fault(mask, size):
-            faults.append(fault)
+            yield fault
         if use.polygons_only and not annotation.get('iscrowd'):
-            faults.append(Fault('rle_unused', 'has an RLE, which poly2mask=False passes over'))
+            yield Fault('rle_unused', 'has an RLE, which poly2mask=False passes over')
     else:
-        faults.append(Fault('mask_invalid', f'has the segmentation {short(mask)}'))
-    return faults
+        yield Fault('mask_invalid', f'has the segmentation {short(mask)}')
 
 
 def _polygon_fault(polygon: Any, size: tuple[int, int] | None) -> Fault | None:

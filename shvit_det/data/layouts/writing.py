@@ -119,9 +119,8 @@ def write_yolo(labels: Labels, folder: Path) -> int:
         for picture, image, objects in pictures_with_objects(labels, split, folder / 'images' / split.name, 'YOLO'):
             size, lines = (image['width'], image['height']), []
             for place, each in objects.items():
-                numbers = outline_of(each, place, labels.losses) if polygons else centred(each['bbox'])
-                parts = np.clip(np.array(numbers).reshape(-1, 2) / size, 0, 1)
-                text = ' '.join(f'{value:.6f}' for value in parts.ravel())
+                points = outline_of(each, place, labels.losses) if polygons else centred(each['bbox'])
+                text = ' '.join(f'{value:.6f}' for value in np.clip(points / size, 0, 1).ravel())
                 lines.append(f'{each["category_id"] - 1} {text}\n')
             (label_folder / f'{picture.stem}.txt').write_text(''.join(lines), encoding='utf-8')
             written += len(lines)
@@ -131,13 +130,14 @@ def write_yolo(labels: Labels, folder: Path) -> int:
     return written
 
 
-def centred(box: Sequence[float]) -> list[float]:
+def centred(box: Sequence[float]) -> NDArray[np.float64]:
+    """Return the centre of a box, and its width and height (2, 2)."""
     left, top, width, height = box
-    return [left + width / 2, top + height / 2, width, height]
+    return np.array([[left + width / 2, top + height / 2], [width, height]])
 
 
-def outline_of(each: Mapping[str, Any], place: str, losses: Losses) -> list[float]:
-    """Return the outline of an object as one polygon, as YOLO wants it: several parts are joined by lines."""
+def outline_of(each: Mapping[str, Any], place: str, losses: Losses) -> NDArray[np.float64]:
+    """Return the outline of an object as one polygon (N, 2), as YOLO wants it: several parts are joined by lines."""
     parts = polygons_of(each['segmentation'], place, losses)
     if not parts:
         left, top, width, height = each['bbox']
@@ -145,14 +145,13 @@ def outline_of(each: Mapping[str, Any], place: str, losses: Losses) -> list[floa
         losses.add('outlines of less than 4 pixels, written as rectangles', place)
     if len(parts) > 1:
         losses.add('outlines of several parts, joined by lines', place)
-    joined: NDArray[np.float64] = np.array(parts[0], np.float64).reshape(-1, 2)
-    for part in parts[1:]:
-        points = np.array(part, np.float64).reshape(-1, 2)
+    joined, *others = (np.array(part, np.float64).reshape(-1, 2) for part in parts)
+    for points in others:
         distances = np.linalg.norm(joined[:, None] - points[None], axis=2)
         here, there = np.unravel_index(distances.argmin(), distances.shape)
         turned = np.roll(points, -int(there), axis=0)
         joined = np.concatenate([joined[: here + 1], turned, turned[:1], joined[here:]])
-    return joined.ravel().tolist()
+    return joined
 
 
 def polygons_of(segmentation: Any, place: str, losses: Losses) -> list[list[float]]:
