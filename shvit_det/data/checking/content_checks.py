@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ...common.garbage_collection import collector_paused
-from .annotation_checks import check_annotations
+from .annotation_checks import are_fractions, check_annotations, check_box_layout
 from .annotation_file import Use, entries_by_place, entries_with_ids, is_file_name, is_hashable, size_of
-from .box_layout import are_fractions, check_box_layout
 from .casting import cast_content
 from .findings import KINDS, Finding, errors_among, short
 from .mask_checks import check_masks_lie_in_boxes

@@ -38,8 +38,7 @@ def scoring_difference(evaluator: Content, scored: Sequence[Content], masks: boo
     if others := [key for key in wanted if wanted[key] != given[key]]:
         names = f'{_named(others[0], given)} in place of {wanted[others[0]]}'
         return f'has others ({names}) under {len(others)} of the {len(wanted)} ids'
-    objects = sum((_objects(content) for content in scored), Counter[tuple]())
-    scored_objects = _objects(evaluator)
+    objects, scored_objects = _objects(*scored), _objects(evaluator)
     lost, added = (objects - scored_objects).total(), (scored_objects - objects).total()
     texts = [f'lacks {lost} of the {objects.total()} objects'] if lost else []
     texts += [f'has {added} objects that are none'] if added else []
@@ -60,8 +59,8 @@ def _named(image_id: Any, images: Mapping[Any, str]) -> str:
     return f'id {short(image_id)}, {images[image_id]}'
 
 
-def _objects(content: Content) -> Counter[tuple]:
-    return Counter(seen for seen, _ in _seen(content))
+def _objects(*contents: Content) -> Counter[tuple]:
+    return Counter(seen for content in contents for seen, _ in _seen(content))
 
 
 def _sorted_masks(*contents: Content) -> list[Any]:
