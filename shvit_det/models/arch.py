@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from ..common.errors import UsageError
 
 BLOCK_KINDS = ('conv', 'attention')
+NUMBERS = ('embed_dims', 'depths', 'attn_dims')  # fields without a default, of positive integers
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,15 @@ class Arch:
     query_key_dim: int = 16
 
     def __post_init__(self) -> None:
-        for name in ('embed_dims', 'depths', 'attn_dims', 'block_kinds'):
-            if not isinstance(getattr(self, name), list | tuple):
-                raise UsageError(f'{name} of an arch must be a list, an entry a stage, but got {getattr(self, name)!r}')
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        lengths = {name: len(getattr(self, name)) for name in ('embed_dims', 'depths', 'attn_dims', 'block_kinds')}
+        per_stage = {name: getattr(self, name) for name in (*NUMBERS, 'block_kinds')}
+        for name, values in per_stage.items():
+            if not isinstance(values, list | tuple):
+                raise UsageError(f'{name} of an arch must be a list, an entry a stage, but got {values!r}')
+            object.__setattr__(self, name, tuple(values))
+        lengths = {name: len(values) for name, values in per_stage.items()}
         if len(set(lengths.values())) != 1 or not self.embed_dims:
             raise UsageError(f'an arch needs one entry per stage in each of its tuples, but got the lengths {lengths}')
-        for name in ('embed_dims', 'depths', 'attn_dims'):
+        for name in NUMBERS:
             values = getattr(self, name)
             if not all(isinstance(value, int) and value > 0 for value in values):
                 raise UsageError(f'{name} of an arch must be positive integers, but got {values}')
@@ -83,7 +85,7 @@ def make_arch(arch: str | Mapping | Arch) -> Arch:
     if isinstance(arch, Mapping):
         known = [field.name for field in fields(Arch)]
         unknown = sorted(set(arch) - set(known))
-        missing = sorted({'embed_dims', 'depths', 'attn_dims'} - set(arch))
+        missing = sorted(set(NUMBERS) - set(arch))
         if unknown or missing:
             raise UsageError(f'an arch as a dict has the keys {known}, but {unknown} are unknown, {missing} missing')
         return Arch(**arch)

@@ -10,7 +10,6 @@ methods for using the levels. All checks raise ``UsageError`` with a sentence th
 """
 
 import functools
-import importlib.util
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -30,27 +29,18 @@ from .shape_trial import (
     try_on,
 )
 
-# What a detector or a RoI head does with the levels.
-EXTRACTING = ('extract_feat',)
-DETECTING = ('loss', 'predict', 'pre_transformer')
-REFINING = ('loss', 'predict', '_bbox_forward', '_mask_forward')
-
 
 def install() -> None:
-    """Make mmdet's detectors run :func:`check_detector` at the end of their construction; no-op without mmdet.
+    """Make mmdet's detectors run :func:`check_detector` at the end of their construction.
 
     The check runs after the constructor of the object's own class, which may change parts after mmdet's has returned.
     """
-    if importlib.util.find_spec('mmdet') is None:
-        return
     from mmdet.models.detectors import BaseDetector
 
     def check_class(cls: type, **kwargs: Any) -> None:
         super(BaseDetector, cls).__init_subclass__(**kwargs)
         add_check(cls)
 
-    if hasattr(BaseDetector.__init__, 'checked_by_shvit_det'):
-        return
     BaseDetector.__init_subclass__ = classmethod(check_class)  # type: ignore[assignment]
     classes: list[Any] = [BaseDetector]
     for cls in classes:
@@ -82,15 +72,15 @@ def check_detector(detector: Any) -> None:
     backbone = getattr(detector, 'backbone', None)
     if not isinstance(backbone, SHViT) or type(backbone).forward is not SHViT.forward:
         return
-    if not is_of_mmdet(detector, EXTRACTING):
+    if not is_of_mmdet(detector, ['extract_feat']):
         return
     sizes = [IMAGE_SIZE // stride for stride in backbone.out_strides]
     maps = [MapSize(channels, size, size) for channels, size in zip(backbone.out_channels, sizes, strict=True)]
     levels: Levels | None = Levels(maps, 'the levels made by the backbone', "the backbone's out_channels")
     neck = getattr(detector, 'neck', None)
-    if neck is not None and levels is not None:
+    if neck is not None:
         levels = levels_after(neck, 'neck', levels)
-    if levels is not None and is_of_mmdet(detector, DETECTING):
+    if levels is not None and is_of_mmdet(detector, ['loss', 'predict', 'pre_transformer']):
         check_heads(detector, levels)
 
 
@@ -100,17 +90,22 @@ def is_of_mmdet(part: Any, methods: Sequence[str]) -> bool:
     return all(method.__module__.partition('.')[0] == 'mmdet' for method in found)
 
 
-def levels_after(neck: nn.Module, name: str, levels: Levels) -> Levels | None:
+def levels_after(neck: nn.Module, name: str, levels: Levels | None) -> Levels | None:
     """Return the levels that a neck makes of those it is given, or None where that cannot be known."""
     if isinstance(neck, nn.Sequential) and type(neck).forward is nn.Sequential.forward:  # a list of necks
-        after: Levels | None = levels
         for index, part in enumerate(neck):
-            after = None if after is None else levels_after(part, f'{name}.{index}', after)
-        return after
-    trial = try_on(neck, levels.maps)
+            levels = levels_after(part, f'{name}.{index}', levels)
+        return levels
+    outputs = None if levels is None else outputs_of(neck, name, levels)
+    return named_levels(outputs, f'the levels made by {"the neck" if name == "neck" else name}')
+
+
+def outputs_of(part: Any, name: str, levels: Levels) -> Any:
+    """Return what a part makes of the levels; None where it fails, unless the channels are known to be the cause."""
+    trial = try_on(part, levels.maps)
     if trial.failed:
-        compare_channels(neck, name, levels, trial)
-    return named_levels(trial.outputs, f'the levels made by {"the neck" if name == "neck" else name}')
+        compare_channels(part, name, levels, trial)
+    return trial.outputs
 
 
 def named_levels(outputs: Any, name: str) -> Levels | None:
@@ -134,7 +129,7 @@ def check_heads(detector: Any, levels: Levels) -> None:
     if decoder is not None:
         check_pixel_decoder(decoder, 'panoptic_head.pixel_decoder', levels)
     roi_head = getattr(detector, 'roi_head', None)
-    if roi_head is not None and is_of_mmdet(roi_head, REFINING):
+    if roi_head is not None and is_of_mmdet(roi_head, ['loss', 'predict', '_bbox_forward', '_mask_forward']):
         check_roi_head(roi_head, levels)
 
 
@@ -150,6 +145,7 @@ def parts_of(module: nn.Module | None, name: str) -> Iterator[tuple[Any, str]]:
 def check_dense_head(head: Any, name: str, levels: Levels) -> None:
     """Compare a head that predicts at every position of the levels: its channels, anchors or points, and ranges."""
     from mmdet.models.dense_heads import CondInstBboxHead, FCOSHead, SOLOHead, SOLOV2Head
+    from mmdet.models.task_modules.prior_generators import AnchorGenerator, MlvlPointGenerator
 
     stages = getattr(head, 'stages', None)
     if isinstance(stages, nn.ModuleList) and len(stages):  # CascadeRPNHead, whose later stages need the first's boxes
@@ -157,19 +153,19 @@ def check_dense_head(head: Any, name: str, levels: Levels) -> None:
     mask_features = getattr(head, 'mask_feature_head', None)
     if mask_features is not None:  # of CondInst and SOLOv2
         check_mask_features(mask_features, f'{name}.mask_feature_head', levels)
-    trial = try_on(head, levels.maps)
-    if trial.failed:
-        compare_channels(head, name, levels, trial)
+    outputs = outputs_of(head, name, levels)
+    if outputs is None:
         return
     strides_name = f'the strides of {name}'
     if isinstance(head, SOLOHead) and not isinstance(head, SOLOV2Head):
         resized = as_levels(try_on(head, levels.maps, method='resize_feats').outputs)
         compare_strides(strides_name, head.strides, f'the strides of {levels.name}, as it resizes them,', resized)
         return
-    maps = as_levels(trial.outputs[0]) if isinstance(trial.outputs, (list, tuple)) else None
-    for generator in prior_generators(head):
-        for_one_size = is_for_one_size(generator)
-        compare_strides(strides_name, generator.strides, f'the strides of {levels.name}', maps, for_one_size)
+    maps = as_levels(outputs[0]) if isinstance(outputs, (list, tuple)) else None
+    for value in vars(head).values():
+        if isinstance(value, (AnchorGenerator, MlvlPointGenerator)):
+            for_one_size = is_for_one_size(value)
+            compare_strides(strides_name, value.strides, f'the strides of {levels.name}', maps, for_one_size)
     ranged = (FCOSHead.get_targets, CondInstBboxHead.get_targets)  # others have regress_ranges that they never use
     uses_ranges = getattr(type(head), 'get_targets', None) in ranged
     if maps is not None and uses_ranges and len(head.regress_ranges) != len(maps):
@@ -177,13 +173,6 @@ def check_dense_head(head: Any, name: str, levels: Levels) -> None:
             f'{name}.regress_ranges has {len(head.regress_ranges)} ranges, but {name} works on {len(maps)} levels: '
             f'give it a range for each level'
         )
-
-
-def prior_generators(head: Any) -> list[Any]:
-    """Return mmdet's generators of anchors or points that a head holds."""
-    from mmdet.models.task_modules.prior_generators import AnchorGenerator, MlvlPointGenerator
-
-    return [value for value in vars(head).values() if isinstance(value, (AnchorGenerator, MlvlPointGenerator))]
 
 
 def is_for_one_size(generator: Any) -> bool:
@@ -195,11 +184,9 @@ def is_for_one_size(generator: Any) -> bool:
 
 def check_mask_features(head: Any, name: str, levels: Levels) -> None:
     """Compare the module that computes the one map for all masks: its channels, and the stride of the map."""
-    trial = try_on(head, levels.maps)
-    if trial.failed:
-        compare_channels(head, name, levels, trial)
-    elif isinstance(trial.outputs, Tensor):
-        compare_strides(f'{name}.mask_stride', [head.mask_stride], 'the stride of its map', as_levels([trial.outputs]))
+    features = outputs_of(head, name, levels)
+    if isinstance(features, Tensor):
+        compare_strides(f'{name}.mask_stride', [head.mask_stride], 'the stride of its map', as_levels([features]))
 
 
 def check_pixel_decoder(decoder: Any, name: str, levels: Levels) -> None:
@@ -240,13 +227,10 @@ def check_roi_head(roi_head: Any, levels: Levels) -> None:
         for (head, name), feature in zip(heads, features, strict=False):
             check_roi_part(head, name, roi_head, feature)
     semantic = getattr(roi_head, 'semantic_head', None)  # of HTC and SCNet
-    if semantic is not None:
-        trial = try_on(semantic, levels.maps)
-        if trial.failed:
-            compare_channels(semantic, 'roi_head.semantic_head', levels, trial)
-            return
+    outputs = None if semantic is None else outputs_of(semantic, 'roi_head.semantic_head', levels)
+    if outputs is not None:
         name = 'roi_head.semantic_roi_extractor.featmap_strides'
-        strides, maps = roi_head.semantic_roi_extractor.featmap_strides, as_levels(trial.outputs[1:])
+        strides, maps = roi_head.semantic_roi_extractor.featmap_strides, as_levels(outputs[1:])
         compare_strides(name, strides, "the stride of the semantic head's map", maps)
 
 
@@ -254,7 +238,7 @@ def roi_features(extractor: Any, name: str, levels: Levels) -> Levels | None:
     """Compare strides and channels of a RoI extractor, and return the features of a RoI, None if unknown."""
     from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor, GenericRoIExtractor
 
-    if not isinstance(extractor, BaseRoIExtractor) or not is_of_mmdet(extractor, ('forward',)):
+    if not isinstance(extractor, BaseRoIExtractor) or not is_of_mmdet(extractor, ['forward']):
         return None
     maps = levels.maps[: extractor.num_inputs]
     strides_name = f'featmap_strides of the RoI extractor {name}'

@@ -11,9 +11,7 @@ class Origin(NamedTuple):
     """The smaller map from which the neck computes its finest level, for a head that starts from there too."""
 
     source: Tensor  # the neck's finest lateral, its last channel of ones
-    # the one transposed convolution that computes the level: a composition.TransposedConv, or a layer of a
-    # deployed neck
-    conv: Any
+    conv: Any  # that computes the level: a composition.TransposedConv, or a layer of a deployed neck
 
 
 class FeaturePyramid(tuple[Tensor, ...]):
@@ -21,12 +19,7 @@ class FeaturePyramid(tuple[Tensor, ...]):
 
     Code that takes maps out of the tuple may change them in place, watch their gradients or replace them. A head that
     starts from the origin would miss that, so taking a map out drops the origin. Slices, lists, copies and files of the
-    tuple have no origin. The trained and the deployed neck return it, and the RPN heads
-    read the origin.
-
-    Args:
-        levels: The maps.
-        origin: Where the finest comes from.
+    tuple have no origin. The trained and the deployed neck return it, and the RPN heads read the origin.
     """
 
     origin: Origin | None
