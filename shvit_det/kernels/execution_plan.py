@@ -80,8 +80,9 @@ class ExecutionPlan:
         self._steps: list[Step] = []
         self._weights: list[tuple[PackedWeights, ...]] = []
         self._results = network(self._maps[0])
-        self._join()
-        self._offsets, self._bytes = self._places()
+        uses = self._uses()
+        self._join(uses)
+        self._offsets, self._bytes = self._places(uses)
         self._array = (Step * len(self._steps))(*self._steps)
 
     def add(
@@ -121,8 +122,7 @@ class ExecutionPlan:
             uses[result.index].append(len(self._steps))
         return uses
 
-    def _join(self) -> None:
-        uses = self._uses()
+    def _join(self, uses: dict[int, list[int]]) -> None:
         for number, (step, following) in enumerate(zip(self._steps, self._steps[1:], strict=False)):
             step.joined = (
                 (step.kind, following.kind) in JOINED
@@ -131,12 +131,12 @@ class ExecutionPlan:
                 and following.x == step.out
             )
 
-    def _places(self) -> tuple[list[int], int]:
+    def _places(self, uses: dict[int, list[int]]) -> tuple[list[int], int]:
         """Return where each map lies in the memory of a run, and how many bytes that is.
 
         Maps that are never there at the same time may share a place.
         """
-        uses, groups = self._uses(), [0]  # steps of one group run side by side
+        groups = [0]  # steps of one group run side by side
         for step in self._steps:
             groups.append(groups[-1] + (not step.joined))
         inside = {step.out for step in self._steps if not step.joined} - {result.index for result in self._results}
@@ -144,21 +144,19 @@ class ExecutionPlan:
             step.out: (groups[number], groups[max(uses[step.out], default=number)])
             for number, step in enumerate(self._steps)
         }
+        sizes = [-(-planned.nbytes() // ALIGNED) * ALIGNED for planned in self._maps]
         offsets = [0] * len(self._maps)
         placed: list[int] = []
-        for index in sorted(inside, key=lambda index: -self._maps[index].nbytes()):
+        for index in sorted(inside, key=lambda index: -sizes[index]):
             first, last = lives[index]
             offset = 0
             for other in sorted(placed, key=lambda other: offsets[other]):
                 both = lives[other][0] <= last and first <= lives[other][1]
-                if both and offset + self._maps[index].nbytes() > offsets[other]:
-                    offset = max(offset, self._end(other, offsets))
+                if both and offset + sizes[index] > offsets[other]:
+                    offset = max(offset, offsets[other] + sizes[other])
             offsets[index] = offset
             placed.append(index)
-        return offsets, max([self._end(index, offsets) for index in placed], default=0)
-
-    def _end(self, index: int, offsets: list[int]) -> int:
-        return offsets[index] + -(-self._maps[index].nbytes() // ALIGNED) * ALIGNED
+        return offsets, max((offsets[index] + sizes[index] for index in placed), default=0)
 
 
 class PlanCache:
@@ -166,9 +164,6 @@ class PlanCache:
 
     def __init__(self, network: Callable[[Any], Sequence[Any]]) -> None:
         self._network = network
-        self._forget()
-
-    def _forget(self) -> None:
         self._plans: OrderedDict[tuple, ExecutionPlan | None] = OrderedDict()
         self._made_for: Any = None
 
@@ -178,8 +173,7 @@ class PlanCache:
         When ``made_for``, what plans depend on besides the images, has changed, all plans are recorded again.
         """
         if made_for != self._made_for:
-            self._forget()
-            self._made_for = made_for
+            self._plans, self._made_for = OrderedDict(), made_for
         key = tuple(images.shape), images.dtype, images.is_contiguous(memory_format=torch.channels_last)
         plans = self._plans
         if key not in plans:

@@ -10,8 +10,9 @@ from torch import Tensor
 from .execution_plan import PlannedMap
 from .memory import new_map, take
 from .packed_weights import PackedWeights
-from .steps import TYPES, Level, Step, StepKind, make_step
+from .steps import Level, Step, StepKind
 
+TYPES = (torch.float32, torch.bfloat16)
 NO_MEMORY = 'not enough memory for the kernels'
 WINOGRAD_MEMORY = 14 << 20  # bytes for what a transposed convolution computes at once
 # Instruction sets without products of bfloat16, where such numbers are made float32 in the innermost loop: avx2 was
@@ -36,22 +37,12 @@ class Kernels:
     """
 
     def __init__(self, library: ctypes.CDLL, instruction_set: str) -> None:
+        integer, size, pointer = ctypes.c_int, ctypes.c_ssize_t, ctypes.c_void_p
+        levels = ctypes.POINTER(Level), size, pointer
         library.shvit_sources.restype = ctypes.c_char_p
-        library.shvit_run.restype = ctypes.c_int
-        library.shvit_run.argtypes = [ctypes.POINTER(Step), ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_int]
-        library.shvit_roi_align.restype = ctypes.c_int
-        library.shvit_roi_align.argtypes = [
-            ctypes.c_int,
-            ctypes.POINTER(Level),
-            ctypes.c_ssize_t,
-            *[ctypes.c_void_p] * 2,
-            *[ctypes.c_ssize_t] * 5,
-            *[ctypes.c_int] * 2,
-            ctypes.c_void_p,
-            ctypes.c_int,
-        ]
-        self._run = library.shvit_run
-        self._roi_align = library.shvit_roi_align
+        library.shvit_run.argtypes = [ctypes.POINTER(Step), size, pointer, integer]
+        library.shvit_roi_align.argtypes = [integer, *levels, pointer, *[size] * 5, integer, integer, pointer, integer]
+        self._library = library
         self.instruction_set = instruction_set
         self.sources = library.shvit_sources().decode()
         self.panel = library.shvit_panel()
@@ -65,7 +56,7 @@ class Kernels:
             MemoryError: If there is not enough for what is kept between the parts of a layer.
         """
         maps = (ctypes.c_void_p * len(addresses))(*addresses)
-        if self._run(steps, count, maps, torch.get_num_threads()):
+        if self._library.shvit_run(steps, count, maps, torch.get_num_threads()):
             raise MemoryError(NO_MEMORY)
 
     def convolve(self, x: Tensor, layer: PackedWeights, kernel: int, stride: int, padding: int, relu: bool) -> Tensor:
@@ -74,29 +65,28 @@ class Kernels:
             x = self._interleave(x, x.shape[1] + 1)
         size = [(side + 2 * padding - kernel) // stride + 1 for side in x.shape[2:]]
         fields = dict(kernel=kernel, stride=stride, padding=padding, relu=relu)
-        return self._compute(StepKind.CONVOLVE, x, (layer.out_channels, *size), (layer,), fields)
+        return self._compute(StepKind.CONVOLVE, x, (layer.out_channels, *size), (layer,), **fields)
 
     def transposed(self, x: Tensor, layer: PackedWeights, kernel: int, stride: int, padding: int, relu: bool) -> Tensor:
         """Apply a transposed convolution with a bias and maybe a ReLU; ``padding`` is cropped on each side."""
         fields = dict(kernel=kernel, stride=stride, padding=padding, relu=relu)
-        return self._compute(StepKind.TRANSPOSED, x, _enlarged(x, layer, fields), (layer,), fields)
+        return self._compute(StepKind.TRANSPOSED, x, _enlarged(x, layer, fields), (layer,), **fields)
 
     def transposed_winograd(
         self, x: Tensor, layer: PackedWeights, kernel: int, stride: int, padding: int, relu: bool
     ) -> Tensor:
         """Do as :meth:`transposed` does, with one or two taps for each result along an axis; float32 in between."""
         fields = dict(kernel=kernel, stride=stride, padding=padding, relu=relu, own=3, own_bytes=WINOGRAD_MEMORY)
-        return self._compute(StepKind.TRANSPOSED_WINOGRAD, x, _enlarged(x, layer, fields), (layer,), fields)
+        return self._compute(StepKind.TRANSPOSED_WINOGRAD, x, _enlarged(x, layer, fields), (layer,), **fields)
 
     def linear(self, x: Tensor, layer: PackedWeights, relu: bool, residual: Tensor | None = None) -> Tensor:
         """Apply a linear layer to the channels, and add ``residual`` if given."""
         out = layer.out_channels, *x.shape[2:]
-        return self._compute(StepKind.LINEAR, x, out, (layer,), dict(relu=relu), residual)
+        return self._compute(StepKind.LINEAR, x, out, (layer,), residual, relu=relu)
 
     def feed_forward(self, x: Tensor, expand: PackedWeights, reduce: PackedWeights) -> Tensor:
         """Return ``x + reduce(relu(expand(x)))``, both linear layers of the channels."""
-        fields = dict(hidden=expand.out_channels)
-        return self._compute(StepKind.FEED_FORWARD, x, x.shape[1:], (expand, reduce), fields)
+        return self._compute(StepKind.FEED_FORWARD, x, x.shape[1:], (expand, reduce), hidden=expand.out_channels)
 
     def attention(
         self,
@@ -109,21 +99,20 @@ class Kernels:
     ) -> Tensor:
         """Attend as ``deployment.layers.FusedAttention`` does, with ``query`` channels in a query and in a key."""
         fields = dict(epsilon=epsilon, hidden=norm.out_channels, query=query)
-        return self._compute(StepKind.ATTENTION, x, x.shape[1:], (norm, project_in, project_out), fields)
+        return self._compute(StepKind.ATTENTION, x, x.shape[1:], (norm, project_in, project_out), **fields)
 
     def depthwise(self, x: Tensor, layer: PackedWeights, stride: int, relu: bool) -> Tensor:
         """Convolve each channel with its own 3x3 kernel, padding 1 and stride 1 or 2."""
         size = [(side - 1) // stride + 1 for side in x.shape[2:]]
-        return self._compute(StepKind.DEPTHWISE, x, (x.shape[1], *size), (layer,), dict(stride=stride, relu=relu))
+        return self._compute(StepKind.DEPTHWISE, x, (x.shape[1], *size), (layer,), stride=stride, relu=relu)
 
     def winograd(self, x: Tensor, layer: PackedWeights, relu: bool) -> Tensor:
         """Convolve with kernel 3, stride 1 and padding 1; what is between input and result is float32."""
-        return self._compute(StepKind.WINOGRAD, x, (layer.out_channels, *x.shape[2:]), (layer,), dict(relu=relu))
+        return self._compute(StepKind.WINOGRAD, x, (layer.out_channels, *x.shape[2:]), (layer,), relu=relu)
 
     def squeeze_excite(self, x: Tensor, reduce: PackedWeights, expand: PackedWeights) -> Tensor:
         """Return ``x * sigmoid(expand(relu(reduce(mean of x))))``."""
-        fields = dict(hidden=reduce.out_channels)
-        return self._compute(StepKind.SQUEEZE_EXCITE, x, x.shape[1:], (reduce, expand), fields)
+        return self._compute(StepKind.SQUEEZE_EXCITE, x, x.shape[1:], (reduce, expand), hidden=reduce.out_channels)
 
     def roi_align(
         self,
@@ -143,39 +132,37 @@ class Kernels:
             -> (K, C, *output_size).
         """
         features = [in_nhwc(feature) for feature in features]
-        rois = rois.contiguous()
+        first, rois = features[0], rois.contiguous()
         levels = levels.long().clamp(0, len(features) - 1).contiguous()  # those of NaN are below
-        first = features[0]
         out = new_map(first, len(rois), first.shape[1], *output_size)
         if planar:  # which is the same memory in another order
             out = out.permute(0, 2, 3, 1).view(out.shape)
         maps = (Level * len(features))(
             *(Level(x.data_ptr(), *x.shape[2:], scale) for x, scale in zip(features, scales, strict=True))
         )
-        if self._roi_align(
-            first.dtype is torch.bfloat16,
-            maps,
-            len(features),
-            levels.data_ptr(),
-            rois.data_ptr(),
-            len(rois),
-            first.shape[1],
-            *output_size,
-            sampling_ratio,
-            aligned,
-            planar,
-            out.data_ptr(),
-            torch.get_num_threads(),
-        ):
+        regions = levels.data_ptr(), rois.data_ptr(), len(rois)
+        settings = first.shape[1], *output_size, sampling_ratio, aligned, planar
+        results = out.data_ptr(), torch.get_num_threads()
+        bfloat16 = first.dtype is torch.bfloat16
+        if self._library.shvit_roi_align(bfloat16, maps, len(features), *regions, *settings, *results):
             raise MemoryError(NO_MEMORY)
         return out
 
     def _interleave(self, x: Any, channels: int) -> Any:
         """Return an image in NHWC, with channels of zeros after its own."""
-        planar = x.planar if isinstance(x, PlannedMap) else x.is_contiguous()
-        if not planar and not isinstance(x, PlannedMap):
+        if isinstance(x, PlannedMap):
+            planar = x.planar
+        elif not (planar := x.is_contiguous()):
             x = in_nhwc(x)
-        return self._compute(StepKind.INTERLEAVE, x, (channels, *x.shape[2:]), (), dict(planar=planar))
+        return self._compute(StepKind.INTERLEAVE, x, (channels, *x.shape[2:]), (), planar=planar)
+
+    def _in_nhwc(self, x: Any) -> Any:
+        """Return ``x`` in the order of NHWC, of which images are brought into it by a kernel."""
+        if isinstance(x, PlannedMap):
+            return self._interleave(x, x.shape[1]) if x.planar else x
+        if x.shape[1] <= FEW_CHANNELS and x.is_contiguous() and not x.is_contiguous(memory_format=torch.channels_last):
+            return self._interleave(x, x.shape[1])
+        return in_nhwc(x)
 
     def _compute(
         self,
@@ -183,26 +170,26 @@ class Kernels:
         x: Any,
         out: Sequence[int],
         layers: tuple[PackedWeights, ...],
-        fields: dict[str, Any],
         residual: Any = None,
+        **fields: Any,
     ) -> Any:
-        """Compute or plan a step of a result (C', H', W') of each image."""
-        if kind is StepKind.INTERLEAVE:
-            pass
-        elif isinstance(x, PlannedMap):
-            x = self._interleave(x, x.shape[1]) if x.planar else x
-        elif x.shape[1] <= FEW_CHANNELS and x.is_contiguous() and not in_nhwc_already(x):
-            x = self._interleave(x, x.shape[1])
-        else:
-            x = in_nhwc(x)
-            residual = None if residual is None else in_nhwc(residual)
-        step = make_step(kind, x.dtype, x.shape, out, layers, fields)
+        """Compute or plan a step of a result (C', H', W') of each image; ``fields`` are what only some kinds have."""
+        if kind is not StepKind.INTERLEAVE:
+            x = self._in_nhwc(x)
+        batch, channels, height, width = x.shape
+        out_channels, out_height, out_width = out
+        weights, biases = ((ctypes.c_void_p * 3)(*(layer.addresses[part] for layer in layers)) for part in (0, 1))
+        shapes = dict(batch=batch, channels=channels, height=height, width=width)
+        shapes |= dict(out_channels=out_channels, out_height=out_height, out_width=out_width)
+        bfloat16 = x.dtype is torch.bfloat16
+        step = Step(kind=kind, bfloat16=bfloat16, weights=weights, biases=biases, **shapes, **fields)
         if isinstance(x, PlannedMap):
             return x.plan.add(step, layers, x, residual)
-        result = new_map(x, len(x), *out)
-        step.x, step.residual, step.out = 0, -1 if residual is None else 1, 2
+        result = new_map(x, batch, *out)
         own = take(step.own_bytes) if step.own_bytes else None
-        self.run(step, 1, [None if tensor is None else tensor.data_ptr() for tensor in (x, residual, result, own)])
+        maps = x, None if residual is None else in_nhwc(residual), result, own
+        step.x, step.residual, step.out = 0, -1 if residual is None else 1, 2
+        self.run(step, 1, [None if tensor is None else tensor.data_ptr() for tensor in maps])
         return result
 
 
@@ -215,8 +202,3 @@ def _enlarged(x: Tensor, layer: PackedWeights, fields: dict[str, int]) -> tuple[
 def in_nhwc(x: Tensor) -> Tensor:
     """Return ``x`` with its numbers in the order of NHWC, without a gap."""
     return x.contiguous(memory_format=torch.channels_last)
-
-
-def in_nhwc_already(x: Tensor) -> bool:
-    """Return whether ``x`` lies as NHWC, without a gap."""
-    return x.is_contiguous(memory_format=torch.channels_last)

@@ -62,7 +62,6 @@ class Pool:
             excess -= len(self._free.pop(0))
 
     def kept(self) -> int:
-        """Return how many bytes are kept."""
         return sum(map(len, (*self._free, *self._returned)))
 
 

@@ -1,15 +1,7 @@
 """The C++ structures that describe a layer to the kernels."""
 
 import ctypes
-from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any
-
-import torch
-
-from .packed_weights import PackedWeights
-
-TYPES = (torch.float32, torch.bfloat16)
 
 
 class StepKind(IntEnum):
@@ -51,34 +43,4 @@ class Level(ctypes.Structure):
         ('height', ctypes.c_ssize_t),
         ('width', ctypes.c_ssize_t),
         ('scale', ctypes.c_float),
-    )
-
-
-def make_step(
-    kind: StepKind,
-    dtype: torch.dtype,
-    shape: Sequence[int],
-    out_shape: Sequence[int],
-    layers: tuple[PackedWeights, ...],
-    fields: dict[str, Any],
-) -> Step:
-    """Return a step, but for the places of its maps; whoever runs the step keeps the weights of its layers.
-
-    The map of ``shape`` is (B, C, H, W) and each result (C', H', W'); ``fields`` are what only some kinds have.
-    """
-    out_channels, out_height, out_width = out_shape
-    batch, channels, height, width = shape
-    return Step(
-        kind=kind,
-        bfloat16=dtype is torch.bfloat16,
-        batch=batch,
-        channels=channels,
-        height=height,
-        width=width,
-        out_channels=out_channels,
-        out_height=out_height,
-        out_width=out_width,
-        weights=(ctypes.c_void_p * 3)(*(layer.addresses[0] for layer in layers)),
-        biases=(ctypes.c_void_p * 3)(*(layer.addresses[1] for layer in layers)),
-        **fields,
     )

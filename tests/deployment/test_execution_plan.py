@@ -14,9 +14,7 @@ from shvit_det.deployment.backbone import FusedSHViT
 from shvit_det.deployment.layers import FusedSqueezeExcite
 from shvit_det.kernels.execution_plan import ExecutionPlan
 from shvit_det.kernels.kernel_functions import Kernels
-from shvit_det.kernels.memory import new_map
 from shvit_det.kernels.packed_weights import pack_convolution
-from shvit_det.kernels.steps import StepKind, make_step
 from shvit_det.models.layers import SqueezeExcite
 
 pytestmark = [
@@ -282,11 +280,9 @@ def test_maps_in_use_at_the_same_time_do_not_share_memory():
 def test_too_little_memory_is_an_error():
     x = torch.randn(1, 32, 4, 4).to(memory_format=torch.channels_last)
     layer = pack_convolution(torch.randn(32, 32, 1, 1), torch.zeros(32), kernels.load().panel)
-    out = new_map(x, *x.shape)
-    step = make_step(StepKind.FEED_FORWARD, x.dtype, x.shape, x.shape[1:], (layer, layer), dict(hidden=1 << 56))
-    step.x, step.residual, step.out = 0, -1, 1
+    layer.out_channels = 1 << 56
     with pytest.raises(MemoryError, match='not enough memory'):
-        kernels.load().run(step, 1, [x.data_ptr(), out.data_ptr()])
+        kernels.load().feed_forward(x, layer, layer)
 
 
 @pytest.mark.parametrize('dtype', DTYPES)
