@@ -19,7 +19,7 @@ from .backends.deployed_layer import DeployedLayer, layer_backends, refuse_train
 from .calibration import calibrate, check_quantisable
 from .compilation import compile_parts
 from .inference_copy import copied_for_inference
-from .neck import FusedSHViTFPN, supports_neck
+from .neck import FusedSHViTFPN, compose_finer, supports_neck
 
 __all__ = ['check_deployable', 'deploy', 'is_deployed', 'layer_backends']
 BACKEND_NAMES = {
@@ -89,7 +89,7 @@ def deploy(
         if type(model) is SHViT:
             deployed = FusedSHViT(deployed, channels_last, left)
         elif type(model) is SHViTFPN:
-            deployed = FusedSHViTFPN(deployed, channels_last)
+            deployed = FusedSHViTFPN(deployed, channels_last, compose_finer(deployed))
         else:
             from .detector import check_castable, fuse_detector  # which needs mmdet
 
@@ -107,7 +107,7 @@ def deploy(
             part.native = native
         part.train = partial(refuse_training, part)
     if left:
-        names = _names([(name, part) for name, part in deployed.named_modules() if any(part is one for one in left)])
+        names = _names([(name, part) for name, part in deployed.named_modules() if part in left])
         print_log(f'not in the deployed form, because they may compute something else: {names}', 'current')
     if isinstance(dtype, torch.dtype) and next(deployed.parameters()).device.type == 'cpu':
         say_if_slow(dtype)

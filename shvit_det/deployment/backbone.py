@@ -8,17 +8,10 @@ from torch import Tensor, nn
 
 from ..kernels.execution_plan import CannotPlanError, ExecutionPlan, PlanCache
 from ..models.backbone import SHViT
-from ..models.layers import Block, Downsample, PatchEmbed, Stage
+from ..models.layers import Block, Downsample, PatchEmbed, Stage, check_images
 from ..models.unmodified import has_any_global_hook, is_unmodified
 from .backends.backend_choice import Backend
-from .backends.deployed_layer import (
-    ConstantWeights,
-    DeployedLayer,
-    WeightChanges,
-    in_layout,
-    own_kernels,
-    runs_eagerly,
-)
+from .backends.deployed_layer import ConstantWeights, DeployedLayer, WeightChanges, in_layout, own_kernels, runs_eagerly
 from .layers import fold, fuse, is_unmodified_conv_norm
 from .precision import without_autocast
 
@@ -32,9 +25,8 @@ class FusedSHViT(ConstantWeights):
         left: Gets the layers that stay as they are, because they are not exactly those of SHViT.
     """
 
-    def __init__(self, source: SHViT, channels_last: bool = True, left: list[nn.Module] | None = None) -> None:
+    def __init__(self, source: SHViT, channels_last: bool, left: list[nn.Module]) -> None:
         super().__init__()
-        left = [] if left is None else left
         self.arch = source.arch
         self.out_indices = source.out_indices
         self.out_channels = source.out_channels
@@ -46,7 +38,7 @@ class FusedSHViT(ConstantWeights):
 
     @without_autocast
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        PatchEmbed.check_input(x)
+        check_images(x)
         if (plan := self._plan_for(x)) is not None:
             return plan.run(own_kernels(), x)
         return tuple(self._outputs(in_layout(x, self.channels_last)))
@@ -131,12 +123,7 @@ def _fused_stage(source: Any, left: list[nn.Module]) -> nn.Sequential:
             layers += (part.conv, part.mixer, part.ffn)
         else:
             layers.append(part)
-    replaced: list[nn.Module] = []
-    for layer in layers:
-        if is_unmodified(layer, nn.Identity):
-            continue
-        fused = fuse(layer)
-        if fused is None:
-            left.append(layer)
-        replaced.append(layer if fused is None else fused)
-    return nn.Sequential(*replaced)
+    layers = [layer for layer in layers if not is_unmodified(layer, nn.Identity)]
+    fused = [fuse(layer) for layer in layers]
+    left += [layer for layer, form in zip(layers, fused, strict=True) if form is None]
+    return nn.Sequential(*(form or layer for layer, form in zip(layers, fused, strict=True)))

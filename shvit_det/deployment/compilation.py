@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -19,8 +20,14 @@ from .precision import call_without_autocast
 # On a CPU, neck and head are convolutions that already run as fast as the processor can, and inductor does not pack the
 # weights of transposed convolutions.
 PARTS = {'cpu': ('backbone',), 'cuda': ('backbone', 'neck', 'bbox_head')}
+# Frozen weights on a CPU, CUDA graphs on a GPU.
+DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
+    'cpu': dict(options={'freezing': True}),
+    'cuda': dict(mode='reduce-overhead'),
+}
 
 
+@dataclass(eq=False, repr=False)
 class CompiledForward:
     """Replaces a method of a module: compiles it at the first call, and logs it whenever it compiles.
 
@@ -33,27 +40,15 @@ class CompiledForward:
     which stay as they are when it is called again.
     """
 
-    def __init__(
-        self,
-        module: nn.Module,
-        name: str,
-        options: Mapping[str, Any],
-        method: str = 'forward',
-        begins_step: bool = True,
-        is_whole: bool = True,
-    ) -> None:
-        self.module = module
-        self.begins_step = begins_step
-        self.is_whole = is_whole
-        self.name = name
-        self.options = dict(options)
-        self.method = method
-        self._forget()
-
-    def _forget(self) -> None:
-        self._compiled: Any = None
-        self._sizes: set[tuple] = set()
-        self._changes = -1
+    module: nn.Module
+    name: str
+    options: Mapping[str, Any]
+    method: str
+    begins_step: bool
+    is_whole: bool
+    _compiled: Any = None
+    _sizes: set[tuple] = field(default_factory=set)  # that it was compiled for
+    _changes: int = -1  # the count of changes of weights when it was compiled
 
     def __call__(self, *inputs: Any) -> Any:
         on_gpu = next(self.module.parameters()).is_cuda
@@ -65,12 +60,11 @@ class CompiledForward:
     def _call(self, *inputs: Any) -> Any:
         tensors = [value for value in tree_leaves(inputs) if isinstance(value, Tensor)]
         if self._changes != WeightChanges.count:
-            self._forget()
-            self._changes = WeightChanges.count
+            self._compiled, self._sizes, self._changes = None, set(), WeightChanges.count
         sizes = tuple(tuple(tensor.shape) for tensor in tensors)
         if sizes in self._sizes:
             return self._compiled(*inputs)
-        options = self.options or default_options(tensors[0].device)
+        options = self.options or DEFAULT_OPTIONS.get(tensors[0].device.type, DEFAULT_OPTIONS['cuda'])
         if self._compiled is None:
             self._compiled = torch.compile(method_of_its_own(self.module, self.method), **options)
         elif options.get('dynamic') is None:
@@ -82,7 +76,7 @@ class CompiledForward:
         return outputs
 
     def __getstate__(self) -> dict[str, Any]:  # copies and loaded files compile again
-        return {**self.__dict__, '_compiled': None, '_sizes': set(), '_changes': -1}
+        return {**self.__dict__, '_compiled': None, '_changes': -1}
 
 
 def method_of_its_own(module: nn.Module, name: str) -> MethodType:
@@ -123,13 +117,6 @@ def weights_frozen(enabled: bool = True) -> Iterator[None]:
         yield
 
 
-def default_options(device: torch.device) -> dict[str, Any]:
-    """Return what suits a device: frozen weights on a CPU, CUDA graphs on a GPU."""
-    if device.type == 'cpu':
-        return dict(options={'freezing': True})
-    return dict(mode='reduce-overhead')
-
-
 def compile_parts(model: nn.Module, options: Mapping[str, Any]) -> bool:
     """Make a deployed backbone or neck run compiled; in a detector, only the parts for which that pays on its device.
 
@@ -145,7 +132,7 @@ def compile_parts(model: nn.Module, options: Mapping[str, Any]) -> bool:
     found = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
     for number, (name, part) in enumerate((found or {type(model).__name__: model}).items()):
         method = getattr(part, 'compiled_method', 'forward')
-        setattr(part, method, CompiledForward(part, name, options, method, number == 0, not found))
+        setattr(part, method, CompiledForward(part, name, dict(options), method, number == 0, not found))
         part.register_load_state_dict_pre_hook(_note_change)
     return True
 
@@ -155,5 +142,4 @@ def _note_change(*_: Any) -> None:
 
 
 def runs_own_kernels(model: nn.Module) -> bool:
-    """Return whether our own kernels compute layers of a deployed model."""
     return Backend.KERNELS.value in layer_backends(model).values()

@@ -129,10 +129,9 @@ def _separate_precisions(detector: Any) -> None:
 def _without(module: nn.Module, parts: tuple[nn.Module, ...]) -> Iterator[nn.Module]:
     """Return the largest descendants of a module that neither are among ``parts`` nor hold one."""
     for child in module.children():
-        held = [part for part in child.modules() if any(part is one for one in parts)]
-        if not held:
+        if not any(part in parts for part in child.modules()):
             yield child
-        elif not any(child is part for part in parts):
+        elif child not in parts:
             yield from _without(child, parts)
 
 

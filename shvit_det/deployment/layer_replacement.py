@@ -18,15 +18,15 @@ LAYERS = CONVOLUTIONS + TRANSPOSED_CONVOLUTIONS + LINEARS
 LIBRARIES = ('mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'timm', 'torch', 'torchvision')
 
 
-def fused_conv(
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: int = 1,
-    padding: int = 0,
-    groups: int = 1,
-    relu: bool = False,
-) -> FusedConv:
-    """Return the fastest form of a convolution; the arguments are those of :class:`FusedConv`."""
+def deployed_conv(conv: Any, relu: bool = False) -> FusedConv:
+    """Return the deployed form of a convolution."""
+    return conv_with_weights(conv, conv.weight, conv.bias, relu)
+
+
+def conv_with_weights(conv: Any, weight: Tensor, bias: Tensor | None, relu: bool = False) -> FusedConv:
+    """Return the fastest layer with the geometry and the data type of a convolution, and another weight and bias."""
+    weight, bias = weight.to(conv.weight.dtype), None if bias is None else bias.to(conv.weight.dtype)
+    stride, padding, groups = conv.stride[0], int(conv.padding[0]), conv.groups
     if weight.shape[2:] == (1, 1) and (stride, padding, groups) == (1, 0, 1):
         return FusedPointwiseConv(weight, bias, relu)
     if supports_winograd(weight, stride, padding, groups):
@@ -45,7 +45,7 @@ def replace_layers(module: nn.Module, done: Sequence[nn.Module] = ()) -> list[nn
     """
     left: list[nn.Module] = []
     for name, child in module.named_children():
-        if any(child is part for part in done):
+        if child in done:
             continue
         replacement = deployed_form(child)
         if replacement is not None:
@@ -74,7 +74,7 @@ def deployed_form(layer: Any) -> nn.Module | None:
     if is_unmodified(layer, *LINEARS):
         return FusedLinear(layer.weight, layer.bias)
     if is_unmodified(layer, *CONVOLUTIONS) and is_simple(layer):
-        return fused_conv(layer.weight, layer.bias, layer.stride[0], int(layer.padding[0]), layer.groups)
+        return deployed_conv(layer)
     if is_unmodified(layer, *TRANSPOSED_CONVOLUTIONS) and is_simple(layer):
         return FusedTransposedConv(layer.weight, layer.bias, layer.stride[0], int(layer.padding[0]))
     return None
@@ -101,13 +101,6 @@ def is_simple(conv: nn.Conv2d | nn.ConvTranspose2d) -> bool:
         and conv.padding_mode == 'zeros'
         and (not conv.transposed or (conv.groups == 1 and set(conv.output_padding) == {0}))
     )
-
-
-def is_pointwise(conv: Any) -> bool:
-    """Return whether a layer is exactly a 1x1 convolution of all channels."""
-    if not is_unmodified(conv, *CONVOLUTIONS) or not is_simple(conv):
-        return False
-    return (conv.kernel_size, conv.stride, conv.padding, conv.groups) == ((1, 1), (1, 1), (0, 0), 1)
 
 
 def replaces_methods(module: nn.Module) -> bool:

@@ -13,14 +13,15 @@ from mmengine.model.utils import _BatchNormXd  # mmengine converts a SyncBatchNo
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..kernels.packed_weights import PackedWeights, pack_norm
+from ..kernels.packed_weights import PackedWeights
 from ..models.batch_norm_folding import folded_weights
+from ..models.composition import is_plain_conv
 from ..models.layers import ConvNorm, FeedForward, PatchMerging, Residual, SingleHeadAttention, SqueezeExcite
 from ..models.unmodified import is_unmodified
 from .backends.backend_choice import Backend
 from .backends.convolutions import FusedConv, FusedPointwiseConv
 from .backends.deployed_layer import DeployedLayer, cast, own_kernels
-from .layer_replacement import fused_conv, is_pointwise, is_simple
+from .layer_replacement import conv_with_weights, deployed_conv, is_simple
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, _BatchNormXd)  # which are the same in eval mode
 
@@ -41,7 +42,7 @@ def folded_in_float64(layer: ConvNorm) -> tuple[Tensor, Tensor]:
 
 def fold(layer: Any, relu: bool = False) -> FusedConv:
     """Return a :class:`ConvNorm`'s convolution and norm as one layer."""
-    return _with_weights(layer.c, *folded_in_float64(layer), relu)
+    return conv_with_weights(layer.c, *folded_in_float64(layer), relu)
 
 
 def fold_pointwise(layer: Any, relu: bool = False) -> FusedPointwiseConv:
@@ -56,19 +57,7 @@ def fold_depthwise_residual(layer: ConvNorm) -> FusedConv:
     weight, bias = folded_in_float64(layer)
     centre = weight.shape[-1] // 2
     weight[:, :, centre, centre] += 1
-    return _with_weights(layer.c, weight, bias)
-
-
-def deployed_conv(conv: Any, relu: bool = False) -> FusedConv:
-    """Return the deployed form of a convolution without a norm."""
-    return _with_weights(conv, conv.weight, conv.bias, relu)
-
-
-def _with_weights(conv: Any, weight: Tensor, bias: Tensor | None, relu: bool = False) -> FusedConv:
-    """Return a layer with the geometry and the data type of a convolution, and another weight and bias."""
-    dtype = conv.weight.dtype
-    bias = None if bias is None else bias.to(dtype)
-    return fused_conv(weight.to(dtype), bias, conv.stride[0], int(conv.padding[0]), conv.groups, relu)
+    return conv_with_weights(layer.c, weight, bias)
 
 
 class FusedFeedForward(DeployedLayer):
@@ -107,18 +96,16 @@ class FusedAttention(DeployedLayer):
         self.norm_weight = nn.Parameter(norm.weight.detach().clone(), requires_grad=False)
         self.norm_bias = nn.Parameter(norm.bias.detach().clone(), requires_grad=False)
         weight, bias = folded_in_float64(source.qkv)
-        queries = self.query_key_value[0]
-        weight[:queries] *= source.scale
-        bias[:queries] *= source.scale
-        dtype = norm.weight.dtype
-        self.qkv = FusedPointwiseConv(weight.to(dtype), bias.to(dtype))
+        for values in (weight, bias):
+            values[: self.query_key_value[0]] *= source.scale
+        self.qkv = conv_with_weights(source.qkv.c, weight, bias)
         self.proj = fold_pointwise(source.proj[1])
         self.in_channels = self.proj.in_channels
 
     def forward(self, x: Tensor) -> Tensor:
         backend, dtype = self.choice_for_input(x)
         if backend is Backend.KERNELS:
-            norm = self.constant('norm', self._packed_norm)
+            norm = self.constant('norm', lambda: PackedWeights(self.norm_weight.detach().float(), self.norm_bias))
             layers = self.qkv.kernel_weights(dtype), self.proj.kernel_weights(dtype)
             attended = own_kernels().attention(cast(x, dtype), norm, self.eps, *layers, self.query_key_value[0])
             return cast(attended, x.dtype)
@@ -140,9 +127,6 @@ class FusedAttention(DeployedLayer):
         attended = torch.bmm(weights, value)
         attended = attended.view(batch, height, width, self.split[0]).permute(0, 3, 1, 2)
         return self.proj.add_to(x, torch.cat((attended, passing), dim=1).relu_())
-
-    def _packed_norm(self) -> PackedWeights:
-        return pack_norm(self.norm_weight, self.norm_bias)
 
 
 class FusedSqueezeExcite(DeployedLayer):
@@ -210,31 +194,25 @@ def _is_depthwise(branch: Any) -> bool:
 def _is_feed_forward(branch: Any) -> bool:
     if not is_unmodified(branch, FeedForward) or not is_unmodified(branch.act, nn.ReLU):
         return False
-    return all(is_unmodified_conv_norm(layer) and is_pointwise(layer.c) for layer in (branch.pw1, branch.pw2))
+    return _are_pointwise_conv_norms(branch.pw1, branch.pw2)
 
 
 def _is_attention(branch: Any) -> bool:
-    if (
-        not is_unmodified(branch, SingleHeadAttention)
-        or not is_unmodified(branch.proj, nn.Sequential)
-        or len(branch.proj) != 2
-    ):
+    if not is_unmodified(branch, SingleHeadAttention) or not is_unmodified(branch.proj, nn.Sequential):
         return False
-    norm, (relu, proj) = branch.pre_norm, branch.proj
-    if (
-        not is_unmodified(norm, nn.GroupNorm)
-        or norm.num_groups != 1
-        or not norm.affine
-        or not is_unmodified(relu, nn.ReLU)
-    ):
+    norm, layers = branch.pre_norm, list(branch.proj)
+    if not is_unmodified(norm, nn.GroupNorm) or norm.num_groups != 1 or not norm.affine or len(layers) != 2:
         return False
-    return all(is_unmodified_conv_norm(layer) and is_pointwise(layer.c) for layer in (branch.qkv, proj))
+    return is_unmodified(layers[0], nn.ReLU) and _are_pointwise_conv_norms(branch.qkv, layers[1])
 
 
 def _is_patch_merging(module: Any) -> bool:
     gate = module.se
     if not is_unmodified(gate, SqueezeExcite) or not all(is_unmodified(act, nn.ReLU) for act in (module.act, gate.act)):
         return False
-    return all(map(is_unmodified_conv_norm, (module.conv1, module.conv2, module.conv3))) and all(
-        map(is_pointwise, (gate.fc1, gate.fc2))
-    )
+    norms_can_be_folded = all(map(is_unmodified_conv_norm, (module.conv1, module.conv2, module.conv3)))
+    return norms_can_be_folded and is_plain_conv(gate.fc1, 1) and is_plain_conv(gate.fc2, 1)
+
+
+def _are_pointwise_conv_norms(*layers: Any) -> bool:
+    return all(is_unmodified_conv_norm(layer) and is_plain_conv(layer.c, 1) for layer in layers)

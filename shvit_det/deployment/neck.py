@@ -13,8 +13,7 @@ from ..models.pyramid import FeaturePyramid, Origin
 from ..models.unmodified import is_unmodified
 from .backends.deployed_layer import ConstantWeights, in_layout
 from .backends.winograd import WinogradTransposedConv
-from .layer_replacement import is_simple
-from .layers import deployed_conv
+from .layer_replacement import deployed_conv, is_simple
 from .precision import without_autocast
 
 
@@ -34,14 +33,12 @@ class FusedSHViTFPN(ConstantWeights):
     Args:
         source: The trained neck; it is not changed.
         channels_last: Whether inputs are brought into this layout, which all further results then have.
-        finer: What :func:`compose_finer` returned for the source, which takes seconds; found here if None.
+        finer: What :func:`compose_finer` returned for the source.
     """
 
     compiled_method = 'levels_and_source'
 
-    def __init__(
-        self, source: SHViTFPN, channels_last: bool = True, finer: Sequence[TransposedConv] | None = None
-    ) -> None:
+    def __init__(self, source: SHViTFPN, channels_last: bool, finer: Sequence[TransposedConv]) -> None:
         super().__init__()
         self.channels_last = channels_last
         self.out_channels = source.out_channels
@@ -49,9 +46,7 @@ class FusedSHViTFPN(ConstantWeights):
         self.lateral_convs = nn.ModuleList(deployed_conv(conv) for conv in convolutions(source.lateral_convs))
         self.fpn_convs = nn.ModuleList(deployed_conv(conv) for conv in convolutions(source.fpn_convs))
         dtype = next(source.parameters()).dtype
-        self.finer_convs = nn.ModuleList(
-            composed_layer(composed, dtype) for composed in (compose_finer(source) if finer is None else finer)
-        )
+        self.finer_convs = nn.ModuleList(composed_layer(composed, dtype) for composed in finer)
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         levels, source = self.levels_and_source(inputs)
@@ -71,7 +66,10 @@ class FusedSHViTFPN(ConstantWeights):
 
 
 def compose_finer(neck: SHViTFPN) -> list[TransposedConv]:
-    """Return the layer that computes each finer level from the finest lateral, fine to coarse, in float64."""
+    """Return the layer that computes each finer level from the finest lateral, fine to coarse, in float64.
+
+    It takes seconds.
+    """
     double = copy.deepcopy(neck).double()
     with torch.no_grad():
         return double.composed()

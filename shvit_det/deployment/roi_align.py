@@ -14,7 +14,6 @@ from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from torch import Tensor, nn
 
 from ..compat.mmcv_ops.roi_average import roi_average
-from ..kernels.kernel_functions import Kernels
 from ..models.unmodified import is_unmodified
 from .backends.backend_choice import HALF, Backend
 from .backends.deployed_layer import DeployedLayer, own_kernels, runs_eagerly
@@ -46,33 +45,23 @@ class ChannelsLastRoIAlign(DeployedLayer):
         return True
 
     def forward(self, features: Tensor, rois: Tensor) -> Tensor:
-        if features.dtype in HALF:
-            wide, rois = features.float(), rois.float()
-        else:
-            wide, rois = features, rois.to(features.dtype)
+        wide = features.float() if features.dtype in HALF else features
+        rois = rois.to(wide.dtype)
         if not supports_features(features):
             return self.mmcv_layer(wide, rois).to(features.dtype)
         backend, dtype = self.choice_for_input(features)
         if backend is Backend.KERNELS:
-            levels = rois.new_zeros(len(rois))
-            return self.on_levels(own_kernels(), [features.to(dtype)], [self], rois, levels).to(features.dtype)
+            return pool([self], [features.to(dtype)], rois, rois.new_zeros(len(rois)), False).to(features.dtype)
         with torch.no_grad():
             settings = self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned
             return roi_average(wide, rois, *settings).to(features.dtype)
 
-    def on_levels(
-        self,
-        kernels: Kernels,
-        features: Sequence[Tensor],
-        layers: Sequence[Any],
-        rois: Tensor,
-        levels: Tensor,
-        planar: bool = False,
-    ) -> Tensor:
-        """Pool regions, each from its level, with the layers of the levels, which differ in their scales alone."""
-        scales = [layer.spatial_scale for layer in layers]
-        settings = self.output_size, self.sampling_ratio, self.aligned
-        return kernels.roi_align(features, rois.float(), levels, scales, *settings, planar)
+
+def pool(layers: Sequence[Any], features: Sequence[Tensor], rois: Tensor, levels: Tensor, planar: bool) -> Tensor:
+    """Pool regions by our own kernels, each from its level, whose layers differ in their scales alone."""
+    scales = [layer.spatial_scale for layer in layers]
+    settings = layers[0].output_size, layers[0].sampling_ratio, layers[0].aligned
+    return own_kernels().roi_align(features, rois.float(), levels, scales, *settings, planar)
 
 
 def pooled_regions(
@@ -90,8 +79,7 @@ def pooled_regions(
         backend, dtype = layers[0].choice_for_input(feats[0])
         if backend is Backend.KERNELS:
             levels = extractor.map_roi_levels(rois.float(), len(feats))
-            maps = [feature.to(dtype) for feature in feats]
-            return layers[0].on_levels(own_kernels(), maps, layers[: len(feats)], rois, levels, planar)
+            return pool(layers[: len(feats)], [feature.to(dtype) for feature in feats], rois, levels, planar)
     feats = [feature.float() if feature.dtype in HALF else feature for feature in feats]
     return SingleRoIExtractor.forward(extractor, feats, rois, roi_scale_factor)
 
@@ -110,13 +98,12 @@ def replace_roi_layers(detector: Any) -> None:
     """Replace the RoIAlign layers of a detector's extractors, in place, where they take averages."""
     head = getattr(detector, 'roi_head', None)
     for branch in ('bbox', 'mask'):
-        extractors = _stages(getattr(head, f'{branch}_roi_extractor', None))
-        linear = [_starts_linear(part) for part in _stages(getattr(head, f'{branch}_head', None))]
-        for extractor in extractors:
+        planar = all(map(_starts_linear, _stages(getattr(head, f'{branch}_head', None))))
+        for extractor in _stages(getattr(head, f'{branch}_roi_extractor', None)):
             if type(extractor) is SingleRoIExtractor and not replaces_methods(extractor):
                 extractor.roi_layers = nn.ModuleList(_deployed_form(layer) for layer in extractor.roi_layers)
                 if all(isinstance(layer, ChannelsLastRoIAlign) for layer in extractor.roi_layers):
-                    extractor.forward = partial(pooled_regions, extractor, all(linear))
+                    extractor.forward = partial(pooled_regions, extractor, planar)
 
 
 def _stages(part: Any) -> list[Any]:

@@ -9,12 +9,11 @@ import torch
 from mmdet.models.dense_heads import RPNHead
 from torch import Tensor, nn
 
-from ..models.composition import TransposedConv, border, overwrite_border, supports_conv
+from ..models.composition import TransposedConv, border, is_plain_conv, overwrite_border
 from ..models.pyramid import FeaturePyramid
 from ..models.rpn import SHViTRPNHead
 from .backends.convolutions import FusedConv, FusedPointwiseConv
-from .layer_replacement import is_pointwise, replaces_methods
-from .layers import deployed_conv
+from .layer_replacement import deployed_conv, replaces_methods
 from .neck import composed_layer
 
 
@@ -100,9 +99,9 @@ def single_conv(head: Any) -> nn.Conv2d | None:
     """Return the 3x3 convolution of an RPN of mmdet's kind or ours, None where it has several or is something else."""
     if type(head) not in (RPNHead, SHViTRPNHead) or replaces_methods(head):
         return None
-    if not all(is_pointwise(conv) and conv.bias is not None for conv in (head.rpn_cls, head.rpn_reg)):
+    if not all(is_plain_conv(conv, 1) and conv.bias is not None for conv in (head.rpn_cls, head.rpn_reg)):
         return None
-    return head.rpn_conv if supports_conv(head.rpn_conv) and head.rpn_conv.bias is not None else None
+    return head.rpn_conv if is_plain_conv(head.rpn_conv, 3) and head.rpn_conv.bias is not None else None
 
 
 def fuse_rpn(head: Any, conv: nn.Conv2d, finest: tuple[TransposedConv, nn.Module] | None) -> None:

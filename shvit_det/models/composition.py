@@ -61,11 +61,11 @@ def with_ones(x: Tensor) -> Tensor:
     return torch.cat((x, torch.ones_like(x[:, :1])), dim=1)
 
 
-def supports_conv(conv: Any) -> bool:
-    """Return whether ``conv`` is an unchanged 3x3 convolution that keeps the size of its input."""
+def is_plain_conv(conv: Any, kernel: int) -> bool:
+    """Return whether ``conv`` is an unchanged convolution of this kernel that keeps the size of its input."""
     return (
         is_unmodified(conv, *CONVOLUTIONS)
-        and (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
+        and (conv.kernel_size, conv.stride, conv.padding) == ((kernel, kernel), (1, 1), (kernel // 2, kernel // 2))
         and (conv.dilation, conv.groups, conv.padding_mode) == ((1, 1), 1, 'zeros')
     )
 
@@ -83,7 +83,8 @@ def supports_upsampling(upsampling: Any) -> bool:
 def supports_chain(upsamplings: Sequence[nn.Module], convs: Sequence[nn.Module]) -> bool:
     """Return whether :func:`compose_upsampling` supports the first of the upsamplings, followed by one of the convs."""
     dtypes = {parameter.dtype for layer in (*upsamplings, *convs) for parameter in layer.parameters()}
-    return len(dtypes) == 1 and all(map(supports_upsampling, upsamplings)) and all(map(supports_conv, convs))
+    plain = all(is_plain_conv(conv, 3) for conv in convs)
+    return len(dtypes) == 1 and plain and all(map(supports_upsampling, upsamplings))
 
 
 def compose_upsampling(upsamplings: Sequence[nn.ConvTranspose2d], conv: nn.Conv2d) -> TransposedConv:
@@ -103,10 +104,8 @@ def compose_upsampling(upsamplings: Sequence[nn.ConvTranspose2d], conv: nn.Conv2
         kernels = functional.conv_transpose2d(kernels, upsampling.weight, stride=upsampling.stride)
         kernels = torch.cat((kernels[:-1], kernels[-1:] + _ones_channel(upsampling.bias, kernels)))
         stride *= upsampling.stride[0]
-    padding = int(conv.padding[0])
-    kernels = functional.conv2d(kernels, conv.weight, padding=2 * padding)
-    bias = conv.bias if conv.bias is not None else conv.weight.new_zeros(conv.out_channels)
-    return TransposedConv(kernels, bias, stride, padding)
+    no_bias = conv.weight.new_zeros(conv.in_channels)  # all are kernels on the channel of ones
+    return compose_conv(TransposedConv(kernels, no_bias, stride, 0), conv)
 
 
 def compose_conv(first: TransposedConv, conv: nn.Conv2d) -> TransposedConv:
@@ -116,9 +115,7 @@ def compose_conv(first: TransposedConv, conv: nn.Conv2d) -> TransposedConv:
     crop them, so the outer ``padding`` pixels of its result are wrong on each side; :func:`border` and
     :func:`overwrite_border` repair them.
 
-    Args:
-        first: The first layer.
-        conv: A convolution with kernel 2 p + 1, padding p and stride 1.
+    ``conv`` has kernel 2 p + 1, padding p and stride 1.
     """
     padding = int(conv.padding[0])
     kernels = functional.conv2d(first.weight, conv.weight, padding=2 * padding)
@@ -157,7 +154,5 @@ def overwrite_border(result: Tensor, sides: Iterable[Tensor]) -> Tensor:
 
 def _ones_channel(bias: Tensor | None, kernels: Tensor) -> Tensor:
     """Return the kernel, of the size of the others, that turns a channel of ones into a bias."""
-    channels, *size = kernels.shape[1:]
-    if bias is None:
-        return kernels.new_zeros(1, channels, *size)
-    return bias[None, :, None, None].expand(1, channels, *size)
+    bias = kernels.new_zeros(kernels.shape[1]) if bias is None else bias
+    return bias[None, :, None, None].expand_as(kernels[:1])

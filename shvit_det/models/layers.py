@@ -137,7 +137,7 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        reduced = round_to_multiple(channels / 4, 8)
+        reduced = max(8, int(channels / 4 + 4) // 8 * 8)  # the nearest multiple of 8, halves up (S2: 312)
         self.fc1 = nn.Conv2d(channels, reduced, 1)
         self.act = nn.ReLU()
         self.fc2 = nn.Conv2d(reduced, channels, 1)
@@ -145,11 +145,6 @@ class SqueezeExcite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         squeezed = x.mean((2, 3), keepdim=True)
         return x * self.fc2(self.act(self.fc1(squeezed))).sigmoid()
-
-
-def round_to_multiple(value: float, divisor: int) -> int:
-    """Round to the nearest multiple of ``divisor``, halves up, at least one: the published squeeze widths (S2: 312)."""
-    return max(divisor, int(value + divisor / 2) // divisor * divisor)
 
 
 class PatchMerging(nn.Module):
@@ -245,8 +240,6 @@ class PatchEmbed(nn.Sequential):
     Raises:
         UsageError: If the images have not three channels.
     """
-
-    check_input = staticmethod(check_images)
 
     def __init__(self, channels: int) -> None:
         widths = (3, channels // 8, channels // 4, channels // 2, channels)

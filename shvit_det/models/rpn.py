@@ -7,15 +7,7 @@ from mmdet.models.dense_heads import RPNHead
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from .composition import (
-    SIDES,
-    TransposedConv,
-    autocast_disabled,
-    border,
-    compose_conv,
-    overwrite_border,
-    supports_conv,
-)
+from .composition import SIDES, TransposedConv, autocast_disabled, border, compose_conv, is_plain_conv, overwrite_border
 from .pyramid import FeaturePyramid, Origin
 
 
@@ -35,8 +27,7 @@ class SHViTRPNHead(RPNHead):
 
     def forward(self, x: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
         if torch.compiler.is_compiling() or not isinstance(x, FeaturePyramid) or not self._supports(x.origin):
-            scores, boxes = super().forward(tuple(x))  # a plain tuple, which compilers follow
-            return scores, boxes
+            return super().forward(tuple(x))  # a plain tuple, which compilers follow
         origin, conv = x.origin, self.rpn_conv
         assert origin is not None
         with autocast_disabled(origin.source.device):
@@ -56,7 +47,7 @@ class SHViTRPNHead(RPNHead):
             return False
         replaced = 'forward_single' in vars(self) or type(self).forward_single is not RPNHead.forward_single
         conv = self.rpn_conv
-        if replaced or not supports_conv(conv) or conv.weight.dtype != origin.conv.weight.dtype:
+        if replaced or not is_plain_conv(conv, 3) or conv.weight.dtype != origin.conv.weight.dtype:
             return False
         return composing_conv_pays(origin)
 

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from deployed_models import deploy_and_compare, detector
@@ -13,9 +14,8 @@ from shvit_det import deploy
 from shvit_det.deployment.backends import winograd
 from shvit_det.deployment.backends.backend_choice import Backend
 from shvit_det.deployment.backends.convolutions import FusedConv
-from shvit_det.deployment.backends.winograd import WinogradConv
-from shvit_det.deployment.backends.winograd_transforms import transforms
-from shvit_det.deployment.layer_replacement import fused_conv, replace_layers
+from shvit_det.deployment.backends.winograd import POINTS, WinogradConv, tap_matrix
+from shvit_det.deployment.layer_replacement import deployed_conv, replace_layers
 
 pytestmark = pytest.mark.slow
 
@@ -45,9 +45,21 @@ def assert_agrees(conv: WinogradConv, x, tolerance):
     assert (found - right).abs().max() <= tolerance * right.abs().max()
 
 
+def matrices(num_taps):
+    """The matrices for inputs and for results along one axis: values of polynomials at the points and at infinity."""
+    count, last = 7 - num_taps, len(POINTS)
+    inputs, results = torch.zeros(6, 6, dtype=torch.float64), torch.zeros(count, 6, dtype=torch.float64)
+    for row, point in enumerate(POINTS):
+        inputs[row, :last] = torch.from_numpy(np.poly(np.delete(POINTS, row))[::-1].copy())
+        results[:, row] = torch.from_numpy(point ** np.arange(count))
+    inputs[last] = torch.from_numpy(np.poly(POINTS)[::-1].copy())
+    results[-1, last] = 1
+    return inputs, results
+
+
 @pytest.mark.parametrize('num_taps', [2, 3])
 def test_one_axis_is_exact(num_taps):
-    inputs, taps, results = transforms(num_taps)
+    (inputs, results), taps = matrices(num_taps), tap_matrix(num_taps)
     x, w = torch.randn(6, dtype=torch.float64), torch.randn(num_taps, dtype=torch.float64)
     right = x.unfold(0, num_taps, 1) @ w
     assert torch.allclose(results @ ((inputs @ x) * (taps @ w)), right, rtol=0, atol=1e-13)
@@ -99,13 +111,12 @@ def test_float64_gradients_and_graphs_are_computed_by_torch():
 
 def test_only_what_can_be_faster_is_chosen(monkeypatch):
     def chosen(channels, out_channels, kernel=3, **arguments):
-        weight = torch.zeros(out_channels, channels, kernel, kernel)
-        return type(fused_conv(weight, None, **arguments)) is WinogradConv
+        return type(deployed_conv(nn.Conv2d(channels, out_channels, kernel, **arguments))) is WinogradConv
 
     assert chosen(8, 8, padding=1)
     assert not chosen(8, 8, padding=1, stride=2)
     assert not chosen(8, 8)
-    assert not chosen(1, 8, padding=1, groups=8)
+    assert not chosen(8, 8, padding=1, groups=8)
     assert not chosen(8, 8, kernel=5, padding=1)
     monkeypatch.setattr(winograd, 'MIN_CHANNELS', 8)
     assert chosen(8, 8, padding=1)

@@ -1,1 +1,1 @@
-"""Who computes a deployed layer: torch, oneDNN or our own kernels. choice.py decides, for each layer once."""
+"""Who computes a deployed layer: torch, oneDNN or our own kernels. backend_choice.py decides, for each layer once."""

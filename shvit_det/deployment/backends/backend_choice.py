@@ -7,12 +7,15 @@ for instance, oneDNN refuses bfloat16, and torch for Arm may lack some of the op
 import functools
 import logging
 from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from mmengine.logging import print_log
 
 from ... import kernels
+
+if TYPE_CHECKING:
+    from .deployed_layer import DeployedLayer
 
 HALF = (torch.float16, torch.bfloat16)
 # oneDNN's operations that lay weights out once and compute with those; inductor emits them for frozen weights. They are
@@ -76,22 +79,7 @@ class Processor(NamedTuple):
     int8: bool = False  # whether products of 8-bit integers are fast
 
 
-class Layer(Protocol):
-    """What :func:`choose_backend` needs to know of a layer; the deployed layers provide it.
-
-    Attributes:
-        operations: The operations of oneDNN that it needs; none if oneDNN has no such layer.
-        input_range: What its inputs lie between, if it is to be computed in 8-bit integers.
-    """
-
-    operations: tuple[str, ...]
-    input_range: InputRange | None
-
-    def supports_kernels(self, dtype: torch.dtype) -> bool:
-        """Return whether our own kernels have such a layer for inputs of a data type."""
-
-
-def choose_backend(layer: Layer, device_type: str, dtype: torch.dtype, processor: Processor) -> Choice:
+def choose_backend(layer: 'DeployedLayer', device_type: str, dtype: torch.dtype, processor: Processor) -> Choice:
     """Return who computes a layer: our own kernels where they can, else oneDNN, else torch.
 
     A float32 layer whose range of inputs is known is computed in 8-bit integers where the processor is fast at that.

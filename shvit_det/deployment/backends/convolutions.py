@@ -1,5 +1,8 @@
 """Convolutions and linear layers, each as our own kernels, oneDNN and torch compute it."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -7,7 +10,7 @@ from torch.nn import functional
 from ...kernels.kernel_functions import FEW_CHANNELS
 from ...kernels.packed_weights import PackedWeights, pack_convolution, pack_depthwise, pack_transposed
 from . import int8
-from .backend_choice import Backend
+from .backend_choice import Backend, InputRange
 from .deployed_layer import WeightedLayer, cast, own_kernels, to_nchw, to_nhwc
 
 # A ReLU as oneDNN's operations take it: theirs turns NaN into zero, a slope that rounding takes away keeps NaN.
@@ -62,12 +65,9 @@ class FusedConv(WeightedLayer):
         simple = self.weight.shape[2:] == (3, 3) and self.geometry == ([1, 1], [1, 1], [1, 1], 1)
         return simple and min(self.weight.shape[:2]) >= INT8_CHANNELS
 
-    def _by_int8(self, x: Tensor) -> Tensor:
-        return int8.convolve(x, self.constant('int8', self._pack_for_int8), self.relu)
-
-    def _pack_for_int8(self) -> int8.Int8Weights:
-        assert self.input_range is not None
-        return int8.Int8Weights(self.weight, self.bias, self.input_range, self.geometry[0])
+    def _pack_for_int8(self, inputs: InputRange) -> Callable[[Tensor], Tensor]:
+        weights = int8.Int8Weights(self.weight, self.bias, inputs, self.geometry[0])
+        return partial(int8.convolve, weights=weights, relu=self.relu)
 
     def _by_onednn(self, x: Tensor) -> Tensor:
         operation = torch.ops.mkldnn._convolution_pointwise
@@ -139,7 +139,6 @@ class FusedTransposedConv(WeightedLayer):
     """
 
     with_ones = False
-
     operations = ('_convolution_transpose_pointwise.default', '_reorder_convolution_transpose_weight.default')
 
     def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, padding: int = 0, relu: bool = False) -> None:
@@ -147,6 +146,7 @@ class FusedTransposedConv(WeightedLayer):
         self.in_channels = weight.shape[0]
         self.stride = stride
         self.padding = padding
+        self.geometry = [padding, padding], [0, 0], [stride, stride], [1, 1], 1
         self.relu = relu
 
     def supports_kernels(self, dtype: torch.dtype) -> bool:
@@ -165,31 +165,23 @@ class FusedTransposedConv(WeightedLayer):
     def signal(self, x: Tensor) -> Tensor:
         return x[:, :-1] if self.with_ones else x
 
-    def _by_int8(self, x: Tensor) -> Tensor:
-        packed: int8.Int8TransposedConv = self.constant('int8', self._pack_for_int8)
-        return packed(x, self.relu)
-
-    def _pack_for_int8(self) -> int8.Int8TransposedConv:
-        assert self.input_range is not None
-        geometry = self.stride, self.padding
-        return int8.Int8TransposedConv(self.weight, self.bias, *geometry, self.input_range, self.with_ones)
+    def _pack_for_int8(self, inputs: InputRange) -> Callable[[Tensor], Tensor]:
+        layer = int8.Int8TransposedConv(self.weight, self.bias, self.stride, self.padding, inputs, self.with_ones)
+        return partial(layer, relu=self.relu)
 
     def _by_onednn(self, x: Tensor) -> Tensor:
         operation = torch.ops.mkldnn._convolution_transpose_pointwise
-        return operation(x, *self.onednn_weights(x), *self._geometry(), *(ONEDNN_RELU if self.relu else ONEDNN_NONE))
+        return operation(x, *self.onednn_weights(x), *self.geometry, *(ONEDNN_RELU if self.relu else ONEDNN_NONE))
 
     def _by_torch(self, x: Tensor) -> Tensor:
         y = functional.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding)
         return y.relu() if self.relu else y
 
     def _reorder_for_onednn(self, weight: Tensor, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._reorder_convolution_transpose_weight(weight, *self._geometry(), list(x.shape))
+        return torch.ops.mkldnn._reorder_convolution_transpose_weight(weight, *self.geometry, list(x.shape))
 
     def _pack_for_kernels(self, weight: Tensor, panel: int) -> PackedWeights:
         return pack_transposed(weight, self.bias, self.stride, panel)
-
-    def _geometry(self) -> tuple[list[int], list[int], list[int], list[int], int]:
-        return [self.padding] * 2, [0, 0], [self.stride] * 2, [1, 1], 1
 
 
 class FusedLinear(WeightedLayer):
@@ -207,12 +199,8 @@ class FusedLinear(WeightedLayer):
     def supports_int8(self) -> bool:
         return self.weight.numel() >= INT8_WEIGHTS
 
-    def _by_int8(self, x: Tensor) -> Tensor:
-        return int8.linear(x, self.constant('int8', self._pack_for_int8))
-
-    def _pack_for_int8(self) -> int8.Int8Weights:
-        assert self.input_range is not None
-        return int8.Int8Weights(self.weight, self.bias, self.input_range)
+    def _pack_for_int8(self, inputs: InputRange) -> Callable[[Tensor], Tensor]:
+        return partial(int8.linear, weights=int8.Int8Weights(self.weight, self.bias, inputs))
 
     def _by_onednn(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, *self.onednn_weights(x), *ONEDNN_NONE)

@@ -6,6 +6,7 @@ loaded or the layer is moved to another device or data type. Nothing else may ch
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -48,7 +49,6 @@ class ConstantWeights(nn.Module):
         return found
 
     def drop_constants(self) -> None:
-        """Empty the cache of what was computed from the weights."""
         self._constants = {}
         WeightChanges.count += 1
 
@@ -73,7 +73,7 @@ class DeployedLayer(ConstantWeights):
 
     Attributes:
         native: Whether our own kernels may compute it.
-        operations: Those of oneDNN that it needs.
+        operations: Those of oneDNN that it needs; none if oneDNN has no such layer.
         in_channels: Of its inputs (B, in_channels, H, W); None where the kernels take others.
         input_range: What its inputs lie between, for a layer that is computed in 8-bit integers; a calibration sets it.
     """
@@ -96,15 +96,14 @@ class DeployedLayer(ConstantWeights):
 
     def cached_choice(self, device_type: str, dtype: torch.dtype) -> Choice:
         """Return the usual choice for a device and a data type of inputs; it is decided once and kept in the cache."""
+        if device_type != 'cpu':
+            return Choice(Backend.PLAIN, dtype)
 
         def choose() -> Choice:
-            processor = this_processor(self.native) if device_type == 'cpu' else Processor((), ())
-            choice = choose_backend(self, device_type, dtype, processor)
-            if device_type == 'cpu':
-                say_if_slow(dtype)
-            return choice
+            say_if_slow(dtype)
+            return choose_backend(self, device_type, dtype, this_processor(self.native))
 
-        return self.constant(('backend', device_type, dtype), choose)
+        return self.constant(('backend', dtype), choose)
 
     def choice_for_input(self, x: Any) -> Choice:
         """Return who computes the layer for ``x``: :meth:`cached_choice`, or another backend where ``x`` needs one.
@@ -163,6 +162,11 @@ class WeightedLayer(DeployedLayer):
         raise NotImplementedError
 
     def _by_int8(self, x: Tensor) -> Tensor:
+        assert self.input_range is not None
+        compute = self.constant('int8', partial(self._pack_for_int8, self.input_range))
+        return compute(x)
+
+    def _pack_for_int8(self, inputs: InputRange) -> Callable[[Tensor], Tensor]:
         raise NotImplementedError
 
     def signal(self, x: Tensor) -> Tensor:
