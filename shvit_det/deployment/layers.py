@@ -5,6 +5,7 @@ compute something else and stays as it is. Where no shapes are given, they are (
 """
 
 import copy
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -151,28 +152,20 @@ class FusedSqueezeExcite(DeployedLayer):
         return self.reduce.supports_kernels(dtype) and self.expand.supports_kernels(dtype)
 
 
-class FusedPatchMerging(nn.Module):
-    """Patch merging with its norms folded in.
-
-    Shapes:
-        (B, in_channels, H, W) -> (B, out_channels, ceil(H / 2), ceil(W / 2)).
-    """
-
-    def __init__(self, source: PatchMerging) -> None:
-        super().__init__()
-        self.expand = fold(source.conv1, relu=True)
-        self.subsample = fold(source.conv2, relu=True)
-        self.squeeze_excite = FusedSqueezeExcite(source.se)
-        self.reduce = fold(source.conv3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.reduce(self.squeeze_excite(self.subsample(self.expand(x))))
+def fuse_patch_merging(source: PatchMerging) -> nn.Sequential:
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        expand=fold(source.conv1, relu=True),
+        subsample=fold(source.conv2, relu=True),
+        squeeze_excite=FusedSqueezeExcite(source.se),
+        reduce=fold(source.conv3),
+    )
+    return nn.Sequential(layers)
 
 
 def fuse(module: Any) -> nn.Module | None:
     """Return the fused form of one of SHViT's layers; None if it is not exactly one of them."""
     if is_unmodified(module, PatchMerging):
-        return FusedPatchMerging(module) if _is_patch_merging(module) else None
+        return fuse_patch_merging(module) if _is_patch_merging(module) else None
     if not is_unmodified(module, Residual) or not is_unmodified(module.drop_path, nn.Identity, DropPath):
         return None
     branch = module.m

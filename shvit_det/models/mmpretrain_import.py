@@ -11,11 +11,7 @@ from ..common.errors import UsageError
 
 
 def require_mmpretrain() -> None:
-    """Import mmpretrain's models.
-
-    Raises:
-        UsageError: If mmpretrain is not installed or cannot be imported; the sentence says what to do.
-    """
+    """Import mmpretrain's models, or raise ``UsageError`` with a sentence that says what to do."""
     if importlib.util.find_spec('mmpretrain') is None:
         raise UsageError("ImageNet classification needs mmpretrain: install it with pip install 'mmpretrain>=1.2,<1.3'")
     try:

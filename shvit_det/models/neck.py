@@ -126,11 +126,7 @@ class SHViTFPN(BaseModule):
         )
 
     def composed(self) -> list[TransposedConv]:
-        """Return the transposed convolution that computes each finer level from the finest lateral, fine to coarse.
-
-        The layers of the chain are linear and nothing is between them, so they compose into one layer. Gradients reach
-        the parameters of all of them.
-        """
+        """Return the transposed convolution that computes each finer level from the finest lateral, fine to coarse."""
         upsamplings = convolutions(self.extra_trans_convs)
         return [
             compose_upsampling(upsamplings[: self.num_upsamples - index], conv)

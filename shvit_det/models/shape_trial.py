@@ -113,9 +113,7 @@ def compare_strides(
     """Raise ``UsageError`` if strides that a part states are not those of the maps that it works on.
 
     Args:
-        name: Of what is stated.
         stated: A stride or the strides in x and y for each map.
-        maps_name: Of the strides of the maps.
         maps: The sizes of the maps; nothing is compared if they are None. A map whose stride is not an integer is not
             compared either.
         for_one_size: Whether the strides were computed for one image size that is no multiple of them (300 for SSD).

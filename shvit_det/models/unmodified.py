@@ -27,10 +27,6 @@ def is_unmodified(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     True for a module that is of exactly one of the classes, without hooks of its own or for all modules, without
     methods replaced on the instance, and with parameters and buffers that are ordinary tensors. Children are not looked
     at. It is cheap enough to be asked at each call.
-
-    Args:
-        module: The module whose call would be left out.
-        *kinds: The classes whose computation the caller knows; subclasses of them do not count.
     """
     return (
         type(module) in kinds

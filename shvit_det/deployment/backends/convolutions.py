@@ -22,12 +22,7 @@ INT8_WEIGHTS = 1 << 18  # of a linear layer; the last layers, of classes and box
 
 
 class FusedConv(WeightedLayer):
-    """A convolution with bias and, if any, a ReLU; the other arguments are those of ``nn.Conv2d``.
-
-    Shapes:
-        (B, in_channels, H, W) -> (B, out_channels, H', W'), with a weight of (out_channels, in_channels / groups,
-        kernel, kernel).
-    """
+    """A convolution with bias and, if any, a ReLU; shapes and other arguments are those of ``nn.Conv2d``."""
 
     operations: tuple[str, ...] = ('_convolution_pointwise.default', '_reorder_convolution_weight.default')
 
@@ -128,17 +123,9 @@ class FusedPointwiseConv(FusedConv):
 
 
 class FusedTransposedConv(WeightedLayer):
-    """A transposed convolution with bias and, if any, a ReLU; ``padding`` is what is cropped on each side.
+    """A transposed convolution with bias and, if any, a ReLU; shapes are those of ``nn.ConvTranspose2d``."""
 
-    Shapes:
-        (B, in_channels, H, W) -> (B, out_channels, stride * (H - 1) + kernel - 2 * padding, likewise), with a weight of
-        (in_channels, out_channels, kernel, kernel).
-
-    Attributes:
-        with_ones: Whether the last channel of the input is ones.
-    """
-
-    with_ones = False
+    with_ones = False  # whether the last channel of the input is ones
     operations = ('_convolution_transpose_pointwise.default', '_reorder_convolution_transpose_weight.default')
 
     def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, padding: int = 0, relu: bool = False) -> None:
@@ -185,11 +172,7 @@ class FusedTransposedConv(WeightedLayer):
 
 
 class FusedLinear(WeightedLayer):
-    """A linear layer with bias.
-
-    Shapes:
-        (..., in_features) -> (..., out_features).
-    """
+    """A linear layer with bias; shapes are those of ``nn.Linear``."""
 
     operations = ('_linear_pointwise.default', '_reorder_linear_weight.default')
 

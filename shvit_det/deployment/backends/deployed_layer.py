@@ -222,13 +222,11 @@ def layer_backends(model: nn.Module, processor: Processor | None = None) -> dict
     def visit(module: nn.Module, name: str) -> None:
         if isinstance(module, DeployedLayer):
             weight = next(module.parameters(), reference)
-            if processor is None:
-                backend = module.cached_choice(weight.device.type, weight.dtype).backend
-            else:
-                backend = choose_backend(module, weight.device.type, weight.dtype, processor).backend
+            inputs = weight.device.type, weight.dtype
+            choice = module.cached_choice(*inputs) if processor is None else choose_backend(module, *inputs, processor)
             has_layers = any(isinstance(part, DeployedLayer) for part in module.children())
-            if backend is Backend.KERNELS or not has_layers:
-                found[name] = backend.value
+            if choice.backend is Backend.KERNELS or not has_layers:
+                found[name] = choice.backend.value
                 return
         for child_name, child in module.named_children():
             visit(child, f'{name}.{child_name}' if name else child_name)
