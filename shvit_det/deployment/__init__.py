@@ -1,5 +1,6 @@
 """The exact, faster form of a trained model for inference: what is folded, fused and composed, and who computes it."""
 
+import copy
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -7,7 +8,10 @@ from typing import Any, Literal
 
 import torch
 from mmengine.logging import print_log
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
+from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
 from ..common.errors import UsageError
 from ..models.backbone import SHViT
@@ -18,7 +22,6 @@ from .backends.backend_choice import Backend, say_if_slow
 from .backends.deployed_layer import DeployedLayer, layer_backends, refuse_training
 from .calibration import calibrate, check_quantisable
 from .compilation import compile_parts
-from .inference_copy import copied_for_inference
 from .neck import FusedSHViTFPN, compose_finer, supports_neck
 
 __all__ = ['check_deployable', 'deploy', 'is_deployed', 'layer_backends']
@@ -121,6 +124,33 @@ def deploy(
     if compile:
         compile_parts(deployed, {} if compile is True else compile)
     return deployed
+
+
+def copied_for_inference(model: nn.Module) -> nn.Module:
+    """Return a copy in eval mode whose pruned, normalised and parametrised weights are what they amount to.
+
+    Weights that are not the same at every call stay as they are computed.
+    """
+    computed = {  # of other tensors, which torch does not copy
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    copied = copy.deepcopy(model, computed).eval()
+    for module in list(copied.modules()):
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, prune.BasePruningMethod):
+                prune.remove(module, hook._tensor_name)
+            elif isinstance(hook, WeightNorm):
+                remove_weight_norm(module, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                remove_spectral_norm(module, hook.name)
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                if torch.equal(getattr(module, name), getattr(module, name)):
+                    parametrize.remove_parametrizations(module, name)
+    return copied
 
 
 def parts_of(detector: nn.Module) -> dict[str, nn.Module]:

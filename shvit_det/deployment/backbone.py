@@ -19,10 +19,8 @@ from .precision import without_autocast
 class FusedSHViT(ConstantWeights):
     """A trained :class:`shvit_det.SHViT` with all norms and depthwise residuals folded in; shapes are the source's.
 
-    Args:
-        source: The trained backbone; it is not changed, but layers that cannot be fused are taken from it.
-        channels_last: Whether images are brought into this layout, which all further results then have.
-        left: Gets the layers that stay as they are, because they are not exactly those of SHViT.
+    With ``channels_last``, images are brought into this layout, which all further results then have. ``left`` gets the
+    layers that stay as they are, because they are not exactly those of SHViT; they are the source's own.
     """
 
     def __init__(self, source: SHViT, channels_last: bool, left: list[nn.Module]) -> None:

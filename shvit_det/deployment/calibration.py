@@ -26,9 +26,6 @@ def calibrate(detector: Any, batches: Iterable[Any]) -> list[str]:
     """Run a deployed detector on batches and give its layers the ranges of their inputs; return who saw no input.
 
     The range of a layer is from the smallest to the largest input. A layer that saw none computes in float32.
-
-    Raises:
-        UsageError: If there is no batch, or an input is not finite.
     """
     layers = [(name, part) for name, part in detector.named_modules() if _is_quantised(part)]
     ends: dict[str, Tensor] = {}

@@ -120,9 +120,8 @@ def weights_frozen(enabled: bool = True) -> Iterator[None]:
 def compile_parts(model: nn.Module, options: Mapping[str, Any]) -> bool:
     """Make a deployed backbone or neck run compiled; in a detector, only the parts for which that pays on its device.
 
-    Returns:
-        Whether anything runs compiled. Inductor's code would be slower than our own kernels, so that a model with those
-        is compiled only if ``options`` are given.
+    Inductor's code would be slower than our own kernels, so that a model with those is compiled only if ``options`` are
+    given; return whether anything is.
     """
     if not options and runs_own_kernels(model):
         print_log('the kernels are compiled already; torch.compile would make them slower, and is left out', 'current')

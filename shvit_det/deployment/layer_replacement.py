@@ -38,10 +38,8 @@ def replace_layers(module: nn.Module, done: Sequence[nn.Module] = ()) -> list[nn
     """Replace the plain convolutions and linear layers among a module's descendants by deployed ones, in place.
 
     A convolution of mmcv's ``ConvModule`` takes over the ReLU that follows it. The module is of a library, or one that
-    only calls its children; modules in ``done`` are not entered.
-
-    Returns:
-        The modules with such layers that are left as they are, because they may compute something else.
+    only calls its children; modules in ``done`` are not entered. Return those with such layers that are left as they
+    are, because they may compute something else.
     """
     left: list[nn.Module] = []
     for name, child in module.named_children():

@@ -28,12 +28,8 @@ class FusedSHViTFPN(ConstantWeights):
     """A trained :class:`shvit_det.SHViTFPN` with its finer levels composed.
 
     Layer by layer, a finer level costs transposed convolutions and a convolution at its own resolution. Composed, it is
-    one kernel on the stride-16 lateral: a quarter of the operations for stride 4. Shapes are the source's.
-
-    Args:
-        source: The trained neck; it is not changed.
-        channels_last: Whether inputs are brought into this layout, which all further results then have.
-        finer: What :func:`compose_finer` returned for the source.
+    one kernel on the stride-16 lateral: a quarter of the operations for stride 4. Shapes are the source's. ``finer`` is
+    what :func:`compose_finer` returned for it; ``channels_last`` is as in :class:`.backbone.FusedSHViT`.
     """
 
     compiled_method = 'levels_and_source'

@@ -40,13 +40,10 @@ class ComposedRPNConv(nn.Module):
 def forward_rpn(
     head: Any, num_scores: int, finest_layer: nn.Module | None, x: Sequence[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Replace an RPN's ``forward``: scores and boxes come from one layer.
+    """Replace an RPN's ``forward``: ``rpn_conv`` includes the ReLU, ``rpn_outputs`` are scores and then boxes.
 
-    Args:
-        head: Its ``rpn_conv`` includes the ReLU, its ``rpn_outputs`` are scores and boxes.
-        num_scores: How many of the outputs are scores.
-        finest_layer: The neck's layer that ``rpn_finest`` of the head was composed with; None without ``rpn_finest``.
-        x: The levels. ``rpn_finest`` is used if they know that this layer computed the finest of them.
+    ``rpn_finest`` is used if the levels know that ``finest_layer`` computed the finest of them: the neck's layer that
+    it was composed with.
     """
     outputs = []
     if isinstance(x, FeaturePyramid) and x.origin is not None and x.origin.conv is finest_layer:

@@ -68,9 +68,6 @@ class ExecutionPlan:
     """The steps of a network for images like these.
 
     ``network`` is a function that returns the results for images, by calling layers that call the kernels.
-
-    Raises:
-        CannotPlanError: If it has a layer that the kernels do not compute.
     """
 
     def __init__(self, network: Callable[[Any], Sequence[Any]], images: Tensor) -> None:

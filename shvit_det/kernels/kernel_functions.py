@@ -50,11 +50,7 @@ class Kernels:
         self.fast_dtypes = TYPES[:1] if instruction_set in SLOW_BFLOAT16 else TYPES
 
     def run(self, steps: Any, count: int, addresses: Sequence[int | None]) -> None:
-        """Compute a step, or an array of ``count`` one after the other, on maps at these addresses.
-
-        Raises:
-            MemoryError: If there is not enough for what is kept between the parts of a layer.
-        """
+        """Compute a step, or an array of ``count`` one after the other, on maps at these addresses."""
         maps = (ctypes.c_void_p * len(addresses))(*addresses)
         if self._library.shvit_run(steps, count, maps, torch.get_num_threads()):
             raise MemoryError(NO_MEMORY)

@@ -36,11 +36,7 @@ def load() -> Kernels | None:
 
 
 def find_kernels(wanted: str = ON) -> Kernels:
-    """Return the kernels of the fastest instruction set that this processor has, or of the one that is named.
-
-    Raises:
-        CannotLoadError: If none were compiled, or none of them run here.
-    """
+    """Return the kernels of the fastest instruction set that this processor has, or of the one that is named."""
     machine = platform.machine()
     sets = tuple(INSTRUCTION_SETS.get(MACHINES.get(machine, machine), ()))
     if wanted not in (ON, *sets):

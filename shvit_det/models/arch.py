@@ -72,14 +72,7 @@ ARCHS: dict[str, Arch] = {
 
 
 def make_arch(arch: str | Mapping | Arch) -> Arch:
-    """Return the arch that a config names or spells out.
-
-    Args:
-        arch: ``'s1'`` to ``'s4'`` (case does not matter), a mapping with the fields of :class:`Arch`, or an ``Arch``.
-
-    Raises:
-        UsageError: If the name is unknown or a field is unknown, missing or out of range.
-    """
+    """Return the arch that a config names, in upper or lower case, or spells out as a mapping or an ``Arch``."""
     if isinstance(arch, Arch):
         return arch
     if isinstance(arch, Mapping):

@@ -93,9 +93,7 @@ def compose_upsampling(upsamplings: Sequence[nn.ConvTranspose2d], conv: nn.Conv2
     Exact at the borders too: no output of the chain is cropped, so the composed kernel finds no input exactly where the
     final convolution has its zero padding.
 
-    Args:
-        upsamplings: Transposed convolutions whose kernel is their stride, without padding, first to last.
-        conv: A convolution with kernel 2 p + 1, padding p and stride 1.
+    The upsamplings have no padding, and kernels of their stride. ``conv`` is as in :func:`compose_conv`.
     """
     weight, bias = upsamplings[0].weight, upsamplings[0].bias
     kernels = torch.cat((weight, _ones_channel(bias, weight)))
@@ -113,9 +111,7 @@ def compose_conv(first: TransposedConv, conv: nn.Conv2d) -> TransposedConv:
 
     The first layer crops its outputs, and the further convolution has zeros in their place. The composed layer does not
     crop them, so the outer ``padding`` pixels of its result are wrong on each side; :func:`border` and
-    :func:`overwrite_border` repair them.
-
-    ``conv`` has kernel 2 p + 1, padding p and stride 1.
+    :func:`overwrite_border` repair them. ``conv`` has kernel 2 p + 1, padding p and stride 1.
     """
     padding = int(conv.padding[0])
     kernels = functional.conv2d(first.weight, conv.weight, padding=2 * padding)

@@ -236,9 +236,6 @@ class PatchEmbed(nn.Sequential):
 
     Shapes:
         (B, 3, H, W) -> (B, channels, ceil(H / 16), ceil(W / 16)).
-
-    Raises:
-        UsageError: If the images have not three channels.
     """
 
     def __init__(self, channels: int) -> None:

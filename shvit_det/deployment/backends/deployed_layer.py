@@ -110,9 +110,6 @@ class DeployedLayer(ConstantWeights):
 
         Compiled graphs and inputs with gradients are computed by torch. Our own kernels bypass torch's dispatcher, so
         they are not used while something watches the dispatched operations, as a counter of operations does.
-
-        Raises:
-            CannotPlanError: If ``x`` is a planned map and our own kernels do not compute the layer.
         """
         if not runs_eagerly(x):
             return Choice(Backend.PLAIN, x.dtype)

@@ -4,7 +4,8 @@ Weights are divided by a scale for each output channel. Inputs are divided by th
 calibration has found. Sums are exact, and results are float32.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -71,11 +72,8 @@ class Int8TransposedConv:
     """A transposed convolution as one convolution for each group of results that see the same inputs.
 
     Results whose row and column leave the same remainder when divided by the stride are a convolution with every
-    stride-th tap, and remainders with taps at the same places are output channels of one convolution.
-
-    Args:
-        weight: (in_channels, out_channels, kernel, kernel), of at most two taps for each remainder along an axis.
-        with_ones: Whether the last input channel is ones. It is a bias that differs at the border, and not quantised.
+    stride-th tap, and remainders with taps at the same places are output channels of one convolution. If the last input
+    channel is ones (``with_ones``), it is a bias that differs at the border, and not quantised.
     """
 
     def __init__(
@@ -85,20 +83,20 @@ class Int8TransposedConv:
         self.stride, self.out_channels = stride, weight.shape[1]
         self.inputs, self.with_ones = inputs, with_ones
         self.groups = []
-        for rows, down in remainders_by_inputs(weight.shape[-1], stride, padding):
-            for columns, across in remainders_by_inputs(weight.shape[-1], stride, padding):
-                parts = [weight[:, :, list(a)][..., list(b)] for a in rows.values() for b in columns.values()]
-                taps = torch.stack(parts).transpose(1, 2).flatten(0, 1)
-                biases, at_border = bias.repeat(len(parts)), None
-                surround = [len(down) - 1, len(across) - 1]
-                start = max(*down, 0), max(*across, 0)
-                if with_ones:
-                    ones = functional.conv2d(torch.ones(1, 1, 3, 3), taps[:, -1:], padding=surround)[0]
-                    ones = ones[:, start[0] : start[0] + 3, start[1] : start[1] + 3].permute(1, 2, 0)
-                    biases, at_border, taps = biases + ones[1, 1], ones - ones[1, 1], taps[:, :-1]
-                packed = Int8Weights(taps.contiguous(), biases, inputs, surround)
-                places = slice(min(rows), max(rows) + 1), slice(min(columns), max(columns) + 1)
-                self.groups.append((packed, places, start, at_border))
+        along_an_axis = remainders_by_inputs(weight.shape[-1], stride, padding)
+        for (rows, down), (columns, across) in product(along_an_axis, along_an_axis):
+            parts = [weight[:, :, list(a)][..., list(b)] for a in rows.values() for b in columns.values()]
+            taps = torch.stack(parts).transpose(1, 2).flatten(0, 1)
+            biases, at_border = bias.repeat(len(parts)), None
+            surround = [len(down) - 1, len(across) - 1]
+            start = max(*down, 0), max(*across, 0)
+            if with_ones:
+                ones = functional.conv2d(torch.ones(1, 1, 3, 3), taps[:, -1:], padding=surround)[0]
+                ones = ones[:, start[0] : start[0] + 3, start[1] : start[1] + 3].permute(1, 2, 0)
+                biases, at_border, taps = biases + ones[1, 1], ones - ones[1, 1], taps[:, :-1]
+            packed = Int8Weights(taps.contiguous(), biases, inputs, surround)
+            places = slice(min(rows), max(rows) + 1), slice(min(columns), max(columns) + 1)
+            self.groups.append((packed, places, start, at_border))
 
     def __call__(self, x: Tensor, relu: bool) -> Tensor:
         x = (x[:, :-1] if self.with_ones else x).contiguous(memory_format=torch.channels_last)
@@ -117,14 +115,14 @@ class Int8TransposedConv:
         return result
 
 
-def remainders_by_inputs(kernel: int, stride: int, padding: int) -> Iterator[tuple[dict[int, Taps], Taps]]:
-    """Yield remainders of a row with their taps, and which rows of the input these see, relative to the block's own."""
+def remainders_by_inputs(kernel: int, stride: int, padding: int) -> list[tuple[dict[int, Taps], Taps]]:
+    """Return remainders of a row with their taps, and which input rows these see, relative to the block's own."""
     groups: dict[Taps, dict[int, Taps]] = {}
     for remainder in range(stride):
         taps = tuple(tap for tap in reversed(range(kernel)) if (tap - padding - remainder) % stride == 0)
         rows = tuple((remainder + padding - tap) // stride for tap in taps)
         groups.setdefault(rows, {})[remainder] = taps
-    yield from ((remainders, rows) for rows, remainders in groups.items())
+    return [(remainders, rows) for rows, remainders in groups.items()]
 
 
 def supports_transposed(kernel: int, stride: int, padding: int) -> bool:
