@@ -96,14 +96,14 @@ class DeployedLayer(ConstantWeights):
 
     def cached_choice(self, device_type: str, dtype: torch.dtype) -> Choice:
         """Return the usual choice for a device and a data type of inputs; it is decided once and kept in the cache."""
-        if device_type != 'cpu':
-            return Choice(Backend.PLAIN, dtype)
 
         def choose() -> Choice:
+            if device_type != 'cpu':
+                return choose_backend(self, device_type, dtype, Processor((), ()))
             say_if_slow(dtype)
             return choose_backend(self, device_type, dtype, this_processor(self.native))
 
-        return self.constant(('backend', dtype), choose)
+        return self.constant(('backend', device_type, dtype), choose)
 
     def choice_for_input(self, x: Any) -> Choice:
         """Return who computes the layer for ``x``: :meth:`cached_choice`, or another backend where ``x`` needs one.
