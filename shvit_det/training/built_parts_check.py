@@ -5,23 +5,16 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric, DumpResults, Evaluator
-from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from torch import nn
 
 from ..common.errors import UsageError
-from ..configuration.build_errors import nearest, unknown_key
+from ..configuration.build_errors import nearest
 from ..configuration.value_kinds import parameters_of
-from .settings_check import hooks_of
-
-MONITORS: dict[type, str] = {CheckpointHook: 'save_best', EarlyStoppingHook: 'monitor'}
+from .settings_check import check_known, compared_scores
 
 
 def check_first_steps(schedulers: Any, part: str = 'param_scheduler') -> None:
-    """Take a few steps of the schedules.
-
-    Raises:
-        UsageError: If one cannot.
-    """
+    """Take a few steps of the schedules; raise ``UsageError`` if one cannot."""
     for key, each in schedulers.items() if isinstance(schedulers, dict) else enumerate(schedulers):
         if isinstance(each, list):
             check_first_steps(each, f'{part}.{key}')
@@ -34,19 +27,13 @@ def check_first_steps(schedulers: Any, part: str = 'param_scheduler') -> None:
 
 
 def check_monitored(config: Config, evaluator: Evaluator) -> None:
-    """Check that what hooks compare between validations is measured, as far as the metrics' names are known before.
-
-    Raises:
-        UsageError: If it is not.
-    """
+    """Raise ``UsageError`` if hooks compare what is not measured, as far as the metrics' names are known before."""
     if type(evaluator) is not Evaluator:
         return  # others may give the names further prefixes
     metrics = [metric for metric in evaluator.metrics if not isinstance(metric, DumpResults)]
-    for place, node, kind in hooks_of(config):
-        key = next((key for known, key in MONITORS.items() if issubclass(kind, known)), '')
-        wanted = node.get(key) or ()
-        for name in [wanted] if isinstance(wanted, str) else wanted:
-            if name != 'auto' and not any(may_measure(metric, name) for metric in metrics):
+    for place, _, key, names in compared_scores(config):
+        for name in names:
+            if not any(may_measure(metric, name) for metric in metrics):
                 known = [f'{metric.prefix}/{item}' for metric in metrics for item in precisions_of(metric)]
                 near = next((each for each in known if each.endswith(name)), nearest(name, known))
                 begin = ', '.join(f'{metric.prefix}/' for metric in metrics)
@@ -73,19 +60,12 @@ def precisions_of(metric: Any) -> list[str]:
 
 
 def check_clipping(wrapper: Any) -> None:
-    """Clip a gradient by the settings of an optimizer's wrapper, which mmengine does not look at before the first step.
-
-    Raises:
-        UsageError: If that is not possible.
-    """
+    """Clip a gradient as an optimizer's wrapper will in the first step; raise ``UsageError`` if that is impossible."""
     settings = getattr(wrapper, 'clip_grad_kwargs', None)
     if not settings:
         return
     place, clip = 'optim_wrapper.clip_grad', wrapper.clip_func
-    known = [name for name in parameters_of(clip) if name != 'parameters']
-    for name in settings:
-        if name not in known:
-            raise UsageError(unknown_key(place, name, clip.__name__, known))
+    check_known(place, settings, clip.__name__, [name for name in parameters_of(clip) if name != 'parameters'])
     parameter = nn.Parameter(torch.zeros(1))
     parameter.grad = torch.ones(1)
     try:

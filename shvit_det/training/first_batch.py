@@ -5,8 +5,8 @@ import json
 import re
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from mmengine.registry import DATASETS, METRICS, DefaultScope
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from torch.utils.data import DataLoader
 
 from ..common.errors import RunError, UsageError
 from ..configuration.build_errors import reason_of
@@ -30,7 +31,7 @@ from ..configuration.reading import dataset_places, path_within, type_of
 from ..configuration.task import Task
 from .hooks.validation_loss import ValidationLossHook, mean_losses, with_annotations_first
 from .seeding import same_random_numbers
-from .settings_check import hooks_of
+from .settings_check import has_hook
 from .trial_build import own_instances
 
 DRAWS = 3  # of each image, since transforms are random
@@ -45,14 +46,8 @@ def try_first_batch(
 ) -> None:
     """Do once what a run does first: load and transform images, compute a loss or predict, and score the predictions.
 
-    Data sets of other kinds than COCO's are left to the run.
-
-    Args:
-        task: The task of the config.
-        config: The config, which stays as it is.
-        model: Its model, which is of no use for a run afterwards: its statistics have changed.
-        splits: The splits that the run uses.
-        first_images: The first images of each annotation file.
+    Data sets of other kinds than COCO's are left to the run. The config stays as it is. The model is of no use for a
+    run afterwards: its statistics and its settings for a test have changed.
 
     Raises:
         UsageError: If a part of the config fails.
@@ -60,13 +55,12 @@ def try_first_batch(
     quiet = redirect_stdout(io.StringIO())
     with tempfile.TemporaryDirectory() as folder, own_instances(), same_random_numbers(), quiet:
         DefaultScope.get_instance('first_batch', scope_name=config.get('default_scope') or task.scope)
-        for name in ('iter', 'epoch'):
-            MessageHub.get_current_instance().update_info(name, 0)
+        MessageHub.get_current_instance().update_info_dict(dict(iter=0, epoch=0))
         for split in splits:
             shortened = with_first_images(config, split, first_images, Path(folder))
             if shortened is not None:
                 _try_split(task, shortened, model, split)
-                if split == 'val' and any(issubclass(kind, ValidationLossHook) for _, _, kind in hooks_of(config)):
+                if split == 'val' and has_hook(config, ValidationLossHook):
                     _try_losses(shortened, model)
 
 
@@ -88,6 +82,11 @@ def with_first_images(config: Config, split: str, first_images: FirstImages, fol
         dataset.update(ann_file=str(file), filter_cfg=None, serialize_data=False)
         dataset.pop('indices', None)
     return shortened
+
+
+def may_need_gpu(error: Exception) -> bool:
+    """Tell whether an operation may have failed only because it has no form for a CPU; the run has a GPU then."""
+    return torch.cuda.is_available() and isinstance(error, RuntimeError)
 
 
 def _try_split(task: Task, config: Config, model: nn.Module, split: str) -> None:
@@ -126,8 +125,7 @@ def _try_split(task: Task, config: Config, model: nn.Module, split: str) -> None
         if config.get('bad_data') != 'skip':
             raise UsageError(str(error)) from error
     except Exception as error:
-        needs_gpu = part == 'model' and torch.cuda.is_available() and isinstance(error, RuntimeError)
-        if not needs_gpu:  # some operations have no form for a CPU
+        if part != 'model' or not may_need_gpu(error):
             raise UsageError(failure(error, config, part, path)) from error
 
 
@@ -137,45 +135,38 @@ def _try_losses(config: Config, model: nn.Module) -> None:
     try:
         sample = DATASETS.build(loader['dataset'])[0]
         path = getattr(sample.get('data_samples'), 'img_path', path)
-        settings: Any = dict(dataset=[_smaller(sample)], sampler=dict(type='DefaultSampler', shuffle=False))
-        mean_losses(model.eval(), Runner.build_dataloader(dict(settings, batch_size=1, num_workers=0)))
+        mean_losses(model.eval(), _in_one_batch([_smaller(sample)], loader))
     except Exception as error:
-        if not (torch.cuda.is_available() and isinstance(error, RuntimeError)):  # as above
+        if not may_need_gpu(error):
             raise UsageError(f'{failure(error, config, "model", path)}: train without --val-loss') from error
+
+
+def _in_one_batch(samples: Sequence[Any], loader: Mapping[str, Any]) -> DataLoader:
+    """Return a loader of samples that are put together in the way of a loader in the config."""
+    sampler = dict(type='DefaultSampler', shuffle=False)
+    settings: Any = dict(dataset=samples, sampler=sampler, batch_size=len(samples), num_workers=0)
+    return Runner.build_dataloader(settings | {key: loader[key] for key in ('collate_fn',) if key in loader})
 
 
 def _run_model(model: Any, samples: Sequence[Any], loader: Mapping[str, Any], split: str) -> tuple[Any, Any]:
     """Return what the model makes of a batch, losses or predictions, and the batch."""
-    settings: Any = dict(dataset=samples, sampler=dict(type='DefaultSampler', shuffle=False), num_workers=0)
-    if 'collate_fn' in loader:
-        settings['collate_fn'] = loader['collate_fn']
-    (batch,) = Runner.build_dataloader(dict(settings, batch_size=len(samples)))
+    (batch,) = _in_one_batch(samples, loader)
     model.train(split == 'train')
     with torch.no_grad():
         if split == 'train':
             return model(**model.data_preprocessor(deepcopy(batch), True), mode='loss'), batch
-    with torch.no_grad(), few_of_any_score(model):
+        keep_few_of_any_score(model)
         return model.test_step(deepcopy(batch)), batch
 
 
-@contextmanager
-def few_of_any_score(model: nn.Module) -> Iterator[None]:
+def keep_few_of_any_score(model: nn.Module) -> None:
     """Make parts of a model keep few predictions, but of any score, so that an untrained one has some."""
-    found = [getattr(module, 'test_cfg', None) for module in model.modules()]
-    changed: list[tuple[Any, str, Any]] = [
-        (node, key, node[key])
-        for each in found
-        for _, node in dicts_in(each, '')
-        for key, most in MOST.items()
-        if isinstance(node.get(key), int | float) and node[key] > most
-    ]
-    for node, key, _ in changed:
-        node[key] = MOST[key]
-    try:
-        yield
-    finally:
-        for node, key, value in changed:
-            node[key] = value
+    for module in model.modules():
+        settings: Any = dicts_in(getattr(module, 'test_cfg', None), '')
+        for _, node in settings:
+            for key, most in MOST.items():
+                if isinstance(node.get(key), int | float):
+                    node[key] = min(node[key], most)
 
 
 def _smaller(sample: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -206,11 +197,7 @@ def _smaller(sample: Mapping[str, Any]) -> Mapping[str, Any]:
 def failure(error: Exception, config: Config, part: str, path: str) -> str:
     """Return the sentence about an error in the first batch: which dict of the config failed, and with which image.
 
-    Args:
-        error: What was raised.
-        config: The config.
-        part: The key at the top of the config whose part failed.
-        path: The image.
+    ``part`` is the key at the top of the config whose part failed, and ``path`` the image, unless the error names it.
     """
     in_data_set = re.match(r'the pipeline fails on the image (.*) \(\w+: ', str(error))  # of CheckedCocoDataset
     if in_data_set and isinstance(error.__cause__, Exception):

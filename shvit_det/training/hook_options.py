@@ -1,7 +1,7 @@
 """The options of the train tool that add hooks or visualizer backends to a config."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,8 @@ from ..common.errors import UsageError
 from ..configuration.cfg_options import pasteable
 from ..configuration.reading import splits_of
 from ..configuration.task import Task
-from .built_parts_check import MONITORS
 from .hooks.validation_loss import ValidationLossHook, with_annotations_first
-from .settings_check import BACKEND_PACKAGES, hooks_of
+from .settings_check import BACKEND_PACKAGES, compared_scores, has_hook, hooks_of
 
 LOGGERS = dict(tensorboard='TensorboardVisBackend', wandb='WandbVisBackend', mlflow='MLflowVisBackend')
 # The average reaches back over a tenth of the steps until then, and over 5000 steps at most.
@@ -30,31 +29,23 @@ def add_hook(config: Config, hook: dict[str, Any]) -> None:
 
 def enable_ema(config: Config) -> str:
     """Average the weights over the steps; return what was set, for the log."""
-    if any(issubclass(kind, EMAHook) for _, _, kind in hooks_of(config)):
+    if has_hook(config, EMAHook):
         return 'averaged weights as in the config'
     add_hook(config, dict(EMA))
     return 'validations and checkpoints have averaged weights'
 
 
 def enable_val_loss(config: Config) -> None:
-    """Compute the losses of the validation images too.
-
-    Raises:
-        UsageError: If there is no validation, or its pipelines load no annotations.
-    """
+    """Compute the losses of the validation images too; raise ``UsageError`` without validation or annotations."""
     if 'val' not in splits_of(config):
         raise UsageError(f'--val-loss {NO_VALIDATION}')
     with_annotations_first(config.val_dataloader)  # raises
-    if not any(issubclass(kind, ValidationLossHook) for _, _, kind in hooks_of(config)):
+    if not has_hook(config, ValidationLossHook):
         add_hook(config, dict(type='ValidationLossHook'))
 
 
 def log_to(config: Config, names: Sequence[str]) -> None:
-    """Give the losses and scores of a run to other programs too.
-
-    Args:
-        config: The config.
-        names: Some of ``LOGGERS``.
+    """Give the losses and scores of a run to other programs too, some of ``LOGGERS``.
 
     Raises:
         UsageError: If there is no such program, or its package is not installed.
@@ -90,15 +81,10 @@ def backend(name: str, config: Config) -> dict[str, Any]:
 
 
 def full_name(name: str, known: Sequence[str], place: str) -> str:
-    """Return the score that a short name means: ``coco/bbox_mAP`` for ``bbox``, ``mAP`` or ``bbox_mAP``.
-
-    Args:
-        name: The name.
-        known: All scores that are measured.
-        place: Where the name was given, for the message.
+    """Return the score that a short name at a place means: ``coco/bbox_mAP`` for ``bbox``, ``mAP`` or ``bbox_mAP``.
 
     Raises:
-        UsageError: If there is no such score, or several data sets have it.
+        UsageError: If none of the known scores has the name, or several data sets have it.
     """
     last = {each: each.rpartition('/')[2] for each in known}
     ways = (
@@ -116,42 +102,28 @@ def full_name(name: str, known: Sequence[str], place: str) -> str:
 def set_monitored(config: Config, task: Task, save_best: str | None, early_stop: int | None) -> list[str]:
     """Set ``--save-best`` and ``--early-stop``, and give hooks the full names of the scores that they compare.
 
-    Args:
-        config: The config.
-        task: Its task.
-        save_best: The score whose best checkpoint is kept; None for that of the config.
-        early_stop: The number of validations without a gain after which a run ends; None for no such end.
-
-    Returns:
-        Lines for the log.
+    Return lines for the log.
 
     Raises:
         UsageError: If there is no validation, or no such score.
     """
+    validates = 'val' in splits_of(config)
     for option, value in (('--save-best', save_best), ('--early-stop', early_stop)):
-        if value is not None and 'val' not in splits_of(config):
+        if value is not None and not validates:
             raise UsageError(f'{option} {NO_VALIDATION}')
     compared = list(compared_scores(config))
-    known = task.score_names(config) if 'val' in splits_of(config) and (save_best or early_stop or compared) else []
-    if known:
-        for place, node, key in compared:
-            names = [node[key]] if isinstance(node[key], str) else node[key]
-            full = [full_name(name, known, f'{place}.{key}') for name in names]
-            node[key] = full[0] if isinstance(node[key], str) else full
+    known = task.score_names(config) if validates and (save_best or early_stop or compared) else []
+    for place, node, key, names in compared if known else ():
+        full = [full_name(name, known, f'{place}.{key}') for name in names]
+        node[key] = full[0] if isinstance(node[key], str) else full
+    lines = []
     if save_best is not None:
-        checkpoint_hook(config)['save_best'] = full_name(save_best, known, '--save-best') if known else save_best
-    lines = [] if save_best is None else [f'--save-best: {checkpoint_hook(config)["save_best"]}']
-    return lines if early_stop is None else [*lines, f'--early-stop: {set_early_stop(config, early_stop, known)}']
-
-
-def compared_scores(config: Config) -> Iterator[tuple[str, Any, str]]:
-    """Yield the hooks of a config that name scores: the place, the dict, the key of the name or the names."""
-    for place, node, kind in hooks_of(config):
-        key = next((key for each, key in MONITORS.items() if issubclass(kind, each)), '')
-        names = node.get(key)
-        names = names if isinstance(names, list | tuple) else [names]
-        if all(isinstance(name, str) and name != 'auto' for name in names):
-            yield place, node, key
+        best = full_name(save_best, known, '--save-best') if known else save_best
+        checkpoint_hook(config)['save_best'] = best
+        lines.append(f'--save-best: {best}')
+    if early_stop is not None:
+        lines.append(f'--early-stop: {set_early_stop(config, early_stop, known)}')
+    return lines
 
 
 def checkpoint_hook(config: Config) -> Any:
@@ -178,7 +150,7 @@ def set_early_stop(config: Config, patience: int, known: Sequence[str]) -> str:
         raise UsageError(f'--early-stop is {patience}: it takes the number of validations to wait, from 1 on')
     for _, node, kind in hooks_of(config):
         if issubclass(kind, EarlyStoppingHook):
-            node['patience'] = patience  # type: ignore[index]
+            node['patience'] = patience
             return f'after {patience} validations in a row without a better {node.get("monitor")}, as in the config'
     hook = checkpoint_hook(config)
     best = hook.get('save_best')

@@ -1,27 +1,15 @@
 """Settings that mmengine takes when it builds a run, and that fail or do nothing later: checked before it starts."""
 
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
+from typing import Any
 
 from mmcv.image.io import supported_backends
+from mmengine import registry as root
 from mmengine.config import Config
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmengine.logging import HistoryBuffer
-from mmengine.registry import (
-    DATA_SAMPLERS,
-    DATASETS,
-    FUNCTIONS,
-    HOOKS,
-    LOG_PROCESSORS,
-    METRICS,
-    MODEL_WRAPPERS,
-    OPTIMIZERS,
-    PARAM_SCHEDULERS,
-    RUNNERS,
-    TRANSFORMS,
-    WEIGHT_INITIALIZERS,
-)
 from mmengine.runner import Priority, Runner, get_priority
 from torch.distributed import Backend
 
@@ -30,6 +18,7 @@ from ..configuration.build_errors import nearest, unknown_key, unknown_type, wro
 from ..configuration.cfg_options import dicts_in, places_in
 from ..configuration.reading import dataset_places, dataset_tree, type_of
 from ..configuration.type_names import class_of, registered
+from ..configuration.unread_settings import DEFAULT_CONSTRUCTOR
 from ..configuration.value_kinds import fits, parameters_of
 
 # Values that mmengine takes when it builds, and fails with later: the smallest whole number that has a meaning ...
@@ -86,35 +75,48 @@ SWITCHES = (
 )
 WINDOWS = ('epoch', 'global')  # of the log's averages
 HOOK_PARTS = ('default_hooks', 'custom_hooks')
+MONITORS: dict[type, str] = {CheckpointHook: 'save_best', EarlyStoppingHook: 'monitor'}  # the keys of scores
 NO_ARGUMENTS = ('type', 'priority', '_scope_')
 OF_TRAINING = ('train_cfg', 'auto_scale_lr', 'optim_wrapper')
-SETTINGS = (
-    *OF_TRAINING,
-    'channels_last',
-    'env_cfg',
-    'find_unused_parameters',
-    'log_level',
-    'log_processor',
-    'randomness',
-    'visualizer',
-)
+
+
+def hooks_of(config: Config) -> Iterator[tuple[str, Any, type]]:
+    """Yield the hooks of a config: the place, the dict, the class."""
+    for part in HOOK_PARTS:
+        for place, node in dicts_in(config.get(part), part):
+            kind = class_of(root.HOOKS, node) if place.count('.') == 1 else None
+            if kind is not None:
+                yield place, node, kind
+
+
+def has_hook(config: Config, kind: type) -> bool:
+    return any(issubclass(each, kind) for _, _, each in hooks_of(config))
+
+
+def compared_scores(config: Config) -> Iterator[tuple[str, Any, str, list[str]]]:
+    """Yield the hooks of a config that compare scores of validations: the place, the dict, the key, the scores."""
+    for place, node, kind in hooks_of(config):
+        key = next((key for each, key in MONITORS.items() if issubclass(kind, each)), '')
+        named = node.get(key) or ()
+        names = [named] if isinstance(named, str) else list(named)
+        if names and 'auto' not in names:
+            yield place, node, key, names
+
+
+def check_known(place: str, names: Iterable[str], owner: str, known: Sequence[str]) -> None:
+    """Raise ``UsageError`` at the first key of a dict that the class it is for does not take."""
+    for name in names:
+        if name not in known:
+            raise UsageError(unknown_key(place, name, owner, known))
 
 
 def check_values(config: Config, splits: Sequence[str]) -> None:
-    """Check the few values that mmengine takes when it builds, and that fail or do nothing later.
-
-    Raises:
-        UsageError: Naming the first wrong one.
-    """
-    default = 'DefaultOptimWrapperConstructor'
-    parts = dict(places_in({key: config.get(key) for key in SETTINGS}))
-    if 'train' not in splits:
-        parts = {place: value for place, value in parts.items() if place.split('.')[0] not in OF_TRAINING}
+    """Raise ``UsageError`` at the first of a few values that mmengine takes, and that fail or do nothing later."""
+    left_out = () if 'train' in splits else OF_TRAINING
+    parts = dict(places_in({key: value for key, value in config.items() if key not in left_out}))
     for key, smallest in SMALLEST.items():
-        value = parts.get(key)
-        if value is not None and not (
-            isinstance(value, int | float) and value >= smallest and float(value).is_integer()
-        ):
+        value = parts.get(key, smallest)
+        if value is not None and (not isinstance(value, int | float) or value < smallest or value % 1):
             hint = '; a training without validation has val_dataloader, val_cfg and val_evaluator set to None'
             raise UsageError(
                 f'{key} is {value!r}: it takes a whole number from {smallest} on'
@@ -123,30 +125,25 @@ def check_values(config: Config, splits: Sequence[str]) -> None:
     for key in SWITCHES:
         if not isinstance(parts.get(key, False), bool | int | None):
             raise UsageError(f'{key} is {parts[key]!r}, where True or False is wanted')
-    endless = [
-        (place, node)
-        for place, node in dicts_in(config.get('train_dataloader'), 'train_dataloader')
-        if place.endswith('sampler') and hasattr(class_of(DATA_SAMPLERS, node), '_infinite_indices')
-    ]
-    if 'train' in splits and endless and 'train_cfg.max_epochs' in parts:
-        raise UsageError(
-            f'{endless[0][0]} is {type_of(endless[0][1])}, with which an epoch never ends, and train_cfg counts '
-            f"epochs: take train_cfg=dict(type='IterBasedTrainLoop', max_iters=...), or another sampler"
-        )
+    for place, node in dicts_in(config.get('train_dataloader'), 'train_dataloader'):
+        is_endless = place.endswith('sampler') and hasattr(class_of(root.DATA_SAMPLERS, node), '_infinite_indices')
+        if is_endless and 'train_cfg.max_epochs' in parts:
+            raise UsageError(
+                f'{place} is {type_of(node)}, with which an epoch never ends, and train_cfg counts '
+                f"epochs: take train_cfg=dict(type='IterBasedTrainLoop', max_iters=...), or another sampler"
+            )
     for key, choices in CHOICES.items():
         value = parts.get(key)
         named = [each.rpartition(':')[2] for each in str(value).split(',')]  # cpu:gloo,cuda:nccl
         if isinstance(value, str) and not all(each in choices or each.lower() in choices for each in named):
             raise UsageError(f'{key} is {value!r}: choose from {", ".join(choices)}')
+    constructor = parts.get('optim_wrapper.constructor', DEFAULT_CONSTRUCTOR)
     for key, known in KEYS.items():
-        node = parts.get(key)
-        if key.startswith('optim_wrapper.') and parts.get('optim_wrapper.constructor', default) != default:
-            continue  # another constructor has other keys
-        for name in node if isinstance(node, Mapping) else ():
-            if name not in known:
-                raise UsageError(unknown_key(key, name, 'mmengine', known))
-    for place, node in parts.items():
-        package = BACKEND_PACKAGES.get(type_of(node)) if isinstance(node, Mapping) else None
+        is_read = constructor == DEFAULT_CONSTRUCTOR or not key.startswith('optim_wrapper.')  # another has other keys
+        if is_read and isinstance(parts.get(key), Mapping):
+            check_known(key, parts[key], 'mmengine', known)
+    for place, node in dicts_in(config.get('visualizer'), 'visualizer'):
+        package = BACKEND_PACKAGES.get(type_of(node))
         if package is not None and find_spec(package) is None:
             raise UsageError(
                 f'{place}.type is {node["type"]!r}, which needs {package}, and that is not installed: '
@@ -155,11 +152,7 @@ def check_values(config: Config, splits: Sequence[str]) -> None:
 
 
 def check_statistics(config: Config) -> None:
-    """Check ``custom_cfg`` of the log, which mmengine reads when it writes the first line.
-
-    Raises:
-        UsageError: Naming the first wrong window or method.
-    """
+    """Raise ``UsageError`` at the first wrong window or method of the log, which mmengine reads at its first line."""
     methods = list(HistoryBuffer()._statistics_methods)
     for place, node in dicts_in(config.get('log_processor'), 'log_processor'):
         size, method = node.get('window_size'), node.get('method_name')
@@ -172,47 +165,27 @@ def check_statistics(config: Config) -> None:
 
 
 def check_names(config: Config, splits: Sequence[str]) -> None:
-    """Check the names that mmengine looks up late, or without noticing that they are not there.
-
-    Raises:
-        UsageError: Naming the first such name.
-    """
-    names = [('runner_type', config.runner_type, RUNNERS)]
-    functions = [(f'{split}_dataloader', key) for split in splits for key in ('collate_fn', 'worker_init_fn')]
-    looked_up = [(loader, key, FUNCTIONS) for loader, key in functions]
+    """Raise ``UsageError`` at the first unknown name that mmengine looks up late, or does not miss."""
+    parts = dict(places_in(config))
+    built = {
+        f'{split}_dataloader.{key}': root.FUNCTIONS for split in splits for key in ('collate_fn', 'worker_init_fn')
+    }
     if 'train' in splits:
-        looked_up.append(('optim_wrapper', 'optimizer', OPTIMIZERS))
-    for part, key, registry in looked_up:
-        node = config[part].get(key) if isinstance(config.get(part), Mapping) else None
-        if isinstance(node, Mapping):
-            if 'type' not in node:
-                raise UsageError(f'{part}.{key} has no type, which names the {registry.name}')
-            names.append((f'{part}.{key}.type', node['type'], registry))
-    if 'type' in (wrapper := config.get('model_wrapper_cfg') or {}):
-        names.append(('model_wrapper_cfg.type', wrapper['type'], MODEL_WRAPPERS))
-    for place, node in dicts_in(config.model, 'model'):
-        if '.init_cfg' in place and 'type' in node:
-            names.append((f'{place}.type', node['type'], WEIGHT_INITIALIZERS))
-    for place, name, registry in names:
+        built['optim_wrapper.optimizer'] = root.OPTIMIZERS
+    for place, registry in built.items():
+        if isinstance(parts.get(place), Mapping) and 'type' not in parts[place]:
+            raise UsageError(f'{place} has no type, which names the {registry.name}')
+    built |= {'model_wrapper_cfg': root.MODEL_WRAPPERS}
+    built |= {place: root.WEIGHT_INITIALIZERS for place, _ in dicts_in(config.model, 'model') if '.init_cfg' in place}
+    named = {'runner_type': root.RUNNERS} | {f'{place}.type': registry for place, registry in built.items()}
+    for place, registry in named.items():
+        name = parts.get(place)
         if isinstance(name, str) and registered(registry, name) is None:
             raise UsageError(unknown_type(place, name, registry))
 
 
-def hooks_of(config: Config) -> Iterator[tuple[str, Mapping, type]]:
-    """Yield the hooks of a config: the place, the dict, the class."""
-    for part in HOOK_PARTS:
-        for place, node in dicts_in(config.get(part), part):
-            kind = class_of(HOOKS, node) if place.count('.') == 1 else None
-            if kind is not None:
-                yield place, node, kind
-
-
 def check_keys(config: Config, splits: Sequence[str]) -> None:
-    """Check the keys of data sets and evaluators that are looked up, so that a wrong one does nothing or misleads.
-
-    Raises:
-        UsageError: Naming the first wrong one.
-    """
+    """Raise ``UsageError`` at the first wrong key of a data set or evaluator that would do nothing or mislead."""
     for split in splits:
         for place, node in dicts_in(config.get(f'{split}_dataloader'), f'{split}_dataloader'):
             backend = node.get('imdecode_backend')
@@ -220,23 +193,17 @@ def check_keys(config: Config, splits: Sequence[str]) -> None:
                 known = ', '.join(supported_backends)
                 raise UsageError(f'{place}.imdecode_backend is {backend!r}: choose from {known}')
         for place, dataset in dataset_places(config, split):
-            kind, settings = class_of(DATASETS, dataset), dataset.get('filter_cfg')
-            method = getattr(kind, 'filter_data', None)
+            settings, method = dataset.get('filter_cfg'), getattr(class_of(root.DATASETS, dataset), 'filter_data', None)
             if method is not None and method.__module__.startswith('mmdet.') and isinstance(settings, Mapping):
-                for name in set(settings) - set(FILTER_KEYS):
-                    raise UsageError(unknown_key(f'{place}.filter_cfg', name, type_of(dataset), FILTER_KEYS))
+                check_known(f'{place}.filter_cfg', settings, type_of(dataset), FILTER_KEYS)
         for place, node in dicts_in(config.get(f'{split}_evaluator'), f'{split}_evaluator'):
-            metric = class_of(METRICS, node)
+            metric = class_of(root.METRICS, node)
             if metric is not None and 'metrics' in node and 'metrics' not in parameters_of(metric):
                 raise UsageError(unknown_key(place, 'metrics', type_of(node), list(parameters_of(metric))))
 
 
 def check_hooks(config: Config) -> None:
-    """Check priorities, and the arguments that ``CheckpointHook`` takes unseen for ``Runner.save_checkpoint``.
-
-    Raises:
-        UsageError: Naming the first wrong one.
-    """
+    """Raise ``UsageError`` at the first wrong priority, or argument that ``CheckpointHook`` takes unseen for later."""
     for place, node, kind in hooks_of(config):
         try:
             get_priority(node.get('priority', 'NORMAL'))
@@ -246,21 +213,19 @@ def check_hooks(config: Config) -> None:
                 f'or give a number from 0 to 100'
             ) from error
         if issubclass(kind, CheckpointHook):
-            own = list(parameters_of(kind))
-            for name in set(node) - {*own, *parameters_of(Runner.save_checkpoint), *NO_ARGUMENTS}:
-                raise UsageError(unknown_key(place, name, kind.__name__, own))
+            others = {*parameters_of(Runner.save_checkpoint), *NO_ARGUMENTS}
+            check_known(place, set(node) - others, kind.__name__, list(parameters_of(kind)))
 
 
 def check_texts(config: Config, splits: Sequence[str]) -> None:
-    """Check that no text stands where a schedule, a hook or a transform takes numbers, which it may notice much later.
+    """Raise ``UsageError`` at the first text where a schedule, hook, transform or metric takes something else.
 
-    Raises:
-        UsageError: Naming the first such text.
+    They may notice it much later.
     """
-    parts = {f'{split}_dataloader': TRANSFORMS for split in splits} | dict.fromkeys(HOOK_PARTS, HOOKS)
-    parts |= {f'{split}_evaluator': METRICS for split in splits} | {'log_processor': LOG_PROCESSORS}
+    parts = {f'{split}_dataloader': root.TRANSFORMS for split in splits} | dict.fromkeys(HOOK_PARTS, root.HOOKS)
+    parts |= {f'{split}_evaluator': root.METRICS for split in splits} | {'log_processor': root.LOG_PROCESSORS}
     if 'train' in splits:
-        parts['param_scheduler'] = PARAM_SCHEDULERS
+        parts['param_scheduler'] = root.PARAM_SCHEDULERS
     for part, registry in parts.items():
         for place, node in dicts_in(config.get(part), part):
             kind = class_of(registry, node)
@@ -271,11 +236,7 @@ def check_texts(config: Config, splits: Sequence[str]) -> None:
 
 
 def check_settings(config: Config, splits: Sequence[str]) -> None:
-    """Check everything here that can be checked before anything is built.
-
-    Raises:
-        UsageError: Naming the first wrong setting.
-    """
+    """Raise ``UsageError`` at the first wrong setting that is found before anything is built."""
     for split in splits:
         list(dataset_tree(config, split))  # raises
     check_values(config, splits)

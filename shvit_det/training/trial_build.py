@@ -23,13 +23,12 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..common.errors import UsageError
-from ..configuration.build_errors import raise_refusal, unknown_key
+from ..configuration.build_errors import raise_refusal
 from ..configuration.type_names import class_of
 from ..configuration.value_kinds import parameters_of
 from .build_runner import name_runner, subclasses_of
 from .built_parts_check import check_clipping, check_first_steps, check_monitored
-from .settings_check import check_settings, hooks_of
+from .settings_check import check_known, check_settings, hooks_of
 
 NUM_IMAGES = 100_000
 
@@ -42,13 +41,17 @@ class NotLoadedError(Exception):
     """A part needs to look into the data when it is built, so that only the run can build it."""
 
 
+def do_nothing(*args: Any) -> None:
+    pass
+
+
 def refuse_to_load(self: Any, *args: Any, **kwargs: Any) -> Any:
     raise NotLoadedError
 
 
 # How a data set behaves that has its pipeline, but has read no annotations.
 UNLOADED = dict(
-    full_init=lambda self: None,
+    full_init=do_nothing,
     __len__=lambda self: NUM_IMAGES,
     **dict.fromkeys(('__getitem__', 'get_data_info', 'get_cat_ids', 'load_data_list', 'get_subset'), refuse_to_load),
 )
@@ -57,8 +60,7 @@ UNLOADED = dict(
 def unloaded(node: Any) -> Any:
     """Return a copy of a data set's dict with classes that behave as ``UNLOADED`` says.
 
-    Raises:
-        NotLoadedError: If a class is none of mmengine's kind, so that it is not known what it does.
+    It raises ``NotLoadedError`` at a class that is none of mmengine's kind, of which it is not known what it does.
     """
     copied = dict(node)
     inner = copied.get('datasets')
@@ -104,12 +106,8 @@ def without_files(evaluator: Any) -> Any:
 def check_parts(config: Config, model: nn.Module, splits: Sequence[str]) -> None:
     """Build all that a run of a config builds, except for the model and the content of the data sets.
 
-    That is done by the config's own runner up to its first hook, so that what is built is what will be built.
-
-    Args:
-        config: The config, which stays as it is.
-        model: The model of the config.
-        splits: With ``'train'`` the run is a training with its validation, else a test.
+    That is done by the config's own runner up to its first hook, so that what is built is what will be built. The run
+    is a training if ``'train'`` is among the splits, else a test. The config stays as it is.
 
     Raises:
         UsageError: If a part cannot be built, or has a value with which the run would fail later.
@@ -162,30 +160,20 @@ def trial_of(kind: type[Runner], model: nn.Module) -> type[Runner]:
     """Return a runner that builds what ``kind`` builds, around a model that has been built."""
 
     class Trial(kind):  # type: ignore[misc, valid-type]
-        @staticmethod
-        def prepare(config: Config) -> None:
-            pass  # what our runner changes before it builds; the data are checked after the trial
+        prepare = staticmethod(do_nothing)  # would draw data and read checkpoints, which are checked after the trial
+        dump_config = _log_env = do_nothing
 
         def setup_env(self, env_cfg: dict) -> None:
             self._rank, self._world_size = get_dist_info()
             self._timestamp = 'trial'
 
         def set_randomness(self, **settings: Any) -> None:
-            unknown = set(settings) - set(parameters_of(kind.set_randomness))
-            for name in unknown:
-                known = list(parameters_of(kind.set_randomness))
-                raise UsageError(unknown_key('randomness', name, kind.__name__, known))
+            check_known('randomness', settings, kind.__name__, list(parameters_of(kind.set_randomness)))
             self._deterministic, self._seed = False, 0
 
         def build_logger(self, log_level: int | str = 'INFO', *args: Any, **kwargs: Any) -> MMLogger:
             MMLogger('levels', log_level=log_level)
             return MMLogger.get_current_instance()
-
-        def _log_env(self, env_cfg: dict) -> None:
-            pass
-
-        def dump_config(self) -> None:
-            pass
 
         def build_visualizer(self, visualizer: Any = None) -> Visualizer:
             built = super().build_visualizer(visualizer)
@@ -218,8 +206,7 @@ def trial_of(kind: type[Runner], model: nn.Module) -> type[Runner]:
 
         def build_optim_wrapper(self, optim_wrapper: Any) -> OptimWrapper:
             built = super().build_optim_wrapper(optim_wrapper)
-            wrappers: Any = built.values() if isinstance(built, OptimWrapperDict) else [built]
-            for each in wrappers:
+            for each in built.values() if isinstance(built, OptimWrapperDict) else [built]:
                 check_clipping(each)
             return built
 
