@@ -17,8 +17,9 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from ..common.errors import RunError, UsageError
 from ..common.processors import usable_processors
 from ..configuration.cfg_options import add_cfg_options
-from ..training.hooks.termination import TERMINATION_SIGNALS, Terminated, listening
+from ..training.hooks.termination import Terminated, listening
 from ..training.launchers import find_launcher
+from ..training.loader_workers import TERMINATION_SIGNALS
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 FAILED_STATUS = 1

@@ -58,8 +58,13 @@ def enable_fast(config: Config) -> str:
     That is channels-last and a fused optimizer, which change results by rounding only, and mixed precision where
     bfloat16 is native. Settings that the config makes itself stay.
     """
+    native, reason = native_bfloat16()
+    if type_of(config.optim_wrapper, 'OptimWrapper') != 'OptimWrapper':
+        precision = 'precision as it is set'
+    else:
+        precision = enable_amp(config) if native else f'float32, since {reason}'
     config.channels_last = True
-    chosen = ['channels-last', _precision(config)]
+    chosen = ['channels-last', precision]
     optimizer: Any = config.optim_wrapper.get('optimizer') or {}
     if _can_be_fused(optimizer.get('type')) and not optimizer.keys() & {'fused', 'foreach'}:
         optimizer.fused = True
@@ -68,14 +73,6 @@ def enable_fast(config: Config) -> str:
         config.train_dataloader.setdefault('pin_memory', True)
         chosen.append('pinned memory')
     return ', '.join(chosen)
-
-
-def _precision(config: Config) -> str:
-    kind = type_of(config.optim_wrapper, 'OptimWrapper')
-    native, reason = native_bfloat16()
-    if kind != 'OptimWrapper':
-        return 'precision as it is set'
-    return enable_amp(config) if native else f'float32, since {reason}'
 
 
 def _can_be_fused(kind: Any) -> bool:

@@ -3,64 +3,48 @@
 import os
 import re
 from collections.abc import MutableMapping
-from typing import NamedTuple
 
 from ..common.errors import UsageError
 
 DEFAULT_PORT = 29500
-
-
-class RankVariables(NamedTuple):
-    """The environment variables in which a launcher gives a process its rank."""
-
-    world_size: str
-    rank: str
-    local_rank: str
-
-
-SLURM = RankVariables('SLURM_STEP_NUM_TASKS', 'SLURM_PROCID', 'SLURM_LOCALID')
-MPI = RankVariables('OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK')
-TORCH = RankVariables('WORLD_SIZE', 'RANK', 'LOCAL_RANK')
+# The variables in which a launcher gives a process the number of processes, its rank, and its rank on its machine.
+VARIABLES = {
+    'pytorch': ('WORLD_SIZE', 'RANK', 'LOCAL_RANK'),
+    'slurm': ('SLURM_STEP_NUM_TASKS', 'SLURM_PROCID', 'SLURM_LOCALID'),
+    'mpi': ('OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+}
 
 
 def find_launcher(named: str | None, environment: MutableMapping[str, str] = os.environ) -> str:
     """Return ``'pytorch'`` if this is one of several processes, else ``'none'``, and set torch's variables.
 
-    torch's variables come first, since torchrun may itself run under slurm or MPI, once on each node. Under slurm only
-    a step of several tasks counts (``srun``): the script of a batch job is a single process.
-
-    Args:
-        named: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'`` if the user named a launcher, or None.
-        environment: Gets torch's variables.
+    Without a launcher that the user named it is found in the environment. torch's variables come first, since torchrun
+    may itself run under slurm or MPI, once on each node. Under slurm only a step of several tasks counts (``srun``):
+    the script of a batch job is a single process.
 
     Raises:
         UsageError: If the environment lacks the variables of the launcher that was named.
     """
+    if named is None and 'TORCHELASTIC_RUN_ID' in environment:
+        named = 'pytorch'
     if named is None:
-        named = 'none'
-        if 'TORCHELASTIC_RUN_ID' in environment or is_one_of_several(environment, TORCH):
-            named = 'pytorch'
-        elif is_one_of_several(environment, SLURM):
-            named = 'slurm'
-        elif is_one_of_several(environment, MPI):
-            named = 'mpi'
+        named = next((name for name in VARIABLES if is_one_of_several(environment, name)), 'none')
     if named == 'none':
         return 'none'
-    names = {'pytorch': TORCH, 'slurm': SLURM, 'mpi': MPI}[named]
     if named == 'slurm':
-        environment.setdefault(SLURM.world_size, environment.get('SLURM_NTASKS', ''))
+        environment.setdefault('SLURM_STEP_NUM_TASKS', environment.get('SLURM_NTASKS', ''))
         if nodes := environment.get('SLURM_STEP_NODELIST') or environment.get('SLURM_NODELIST'):
             environment.setdefault('MASTER_ADDR', first_host(nodes))
         environment.setdefault('MASTER_PORT', str(port_of_job(environment.get('SLURM_JOB_ID', '0'))))
-    if named == 'mpi' and environment.get('OMPI_COMM_WORLD_LOCAL_SIZE') == environment.get(MPI.world_size):
+    if named == 'mpi' and environment.get('OMPI_COMM_WORLD_LOCAL_SIZE') == environment.get('OMPI_COMM_WORLD_SIZE'):
         environment.setdefault('MASTER_ADDR', '127.0.0.1')
     environment.setdefault('MASTER_PORT', str(DEFAULT_PORT))
     if named == 'pytorch':
         environment.setdefault('LOCAL_RANK', '0')
-    for torch_name, name in zip(TORCH, names, strict=True):
+    for torch_name, name in zip(VARIABLES['pytorch'], VARIABLES[named], strict=True):
         if environment.get(name):
             environment[torch_name] = environment[name]
-    if missing := [name for name in (*TORCH, 'MASTER_ADDR') if not environment.get(name)]:
+    if missing := [name for name in (*VARIABLES['pytorch'], 'MASTER_ADDR') if not environment.get(name)]:
         raise UsageError(
             f'--launcher {named} needs {", ".join(missing)} in the environment, which the launcher sets: start the '
             f'tool with torchrun, srun or mpirun, or without --launcher'
@@ -68,10 +52,11 @@ def find_launcher(named: str | None, environment: MutableMapping[str, str] = os.
     return 'pytorch'
 
 
-def is_one_of_several(environment: MutableMapping[str, str], names: RankVariables) -> bool:
-    """Return whether the variables are set, for more than one process."""
-    count = environment.get(names.world_size, '')
-    return names.rank in environment and count.isdigit() and int(count) > 1
+def is_one_of_several(environment: MutableMapping[str, str], launcher: str) -> bool:
+    """Return whether the variables of a launcher are set, for more than one process."""
+    world_size, rank, _ = VARIABLES[launcher]
+    count = environment.get(world_size, '')
+    return rank in environment and count.isdigit() and int(count) > 1
 
 
 def first_host(nodes: str) -> str:

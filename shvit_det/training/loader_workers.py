@@ -17,12 +17,16 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from ..common.errors import RunError
+
 POLL_INTERVAL_S = 2.0
+# Slurm can warn by SIGUSR1 and Grid Engine by SIGUSR2, a terminal that is closed sends SIGHUP, all others SIGTERM.
+TERMINATION_SIGNALS = [
+    getattr(signal, name) for name in ('SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2') if hasattr(signal, name)
+]
 # A terminal, slurm, systemd and torchrun signal all processes of a run. Only the main process acts on that, and until
 # it has saved a checkpoint it needs the batches of its workers.
-BLOCKED_SIGNALS = {
-    getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2') if hasattr(signal, name)
-}
+BLOCKED_SIGNALS = {signal.SIGINT, *TERMINATION_SIGNALS}
 
 
 @contextmanager
@@ -88,37 +92,6 @@ def context_of(method: str) -> Any:
     return context
 
 
-class WatchParent:
-    """A ``worker_init_fn`` that ends the worker soon after its parent, however the parent ended.
-
-    torch's worker notices a killed parent by itself, but then waits until its loaded samples are taken. With samples
-    larger than a pipe's buffer it would stay forever, with all its memory.
-
-    Args:
-        then: The ``worker_init_fn`` of the loader.
-    """
-
-    def __init__(self, then: Callable[[int], Any] | None) -> None:
-        self._then = then
-
-    def __call__(self, worker: int) -> None:
-        threading.Thread(target=end_with_parent, name='end-with-parent', daemon=True).start()
-        if self._then is not None:
-            self._then(worker)
-
-
-def guard_workers(loader: DataLoader) -> None:
-    """Make the workers of a loader end with this process, and shield them from the signals that it acts on."""
-    if loader.num_workers and not isinstance(loader.worker_init_fn, WatchParent):
-        context: Any = loader.multiprocessing_context or multiprocessing
-        method = context.get_start_method()
-        if method != 'fork' and sys.platform != 'win32':
-            with signals_blocked():  # for multiprocessing's resource tracker, a process too
-                resource_tracker.ensure_running()
-        loader.multiprocessing_context = context_of(method)
-        loader.worker_init_fn = WatchParent(loader.worker_init_fn)
-
-
 def end_with_parent() -> None:
     """End this process at once when its parent is gone."""
     parent: Any = multiprocessing.parent_process()
@@ -126,6 +99,39 @@ def end_with_parent() -> None:
     while parent.is_alive() and os.getppid() == started_by:
         parent.join(POLL_INTERVAL_S)
     os._exit(1)
+
+
+def watch_parent(then: Callable[[int], Any] | None, worker: int) -> None:
+    """Let a worker end soon after its parent, however the parent ended, and do what the loader has its workers do.
+
+    torch's worker notices a killed parent by itself, but then waits until its loaded samples are taken. With samples
+    larger than a pipe's buffer it would stay forever, with all its memory.
+    """
+    threading.Thread(target=end_with_parent, name='end-with-parent', daemon=True).start()
+    if then is not None:
+        then(worker)
+
+
+def guard_workers(loader: DataLoader) -> None:
+    """Make the workers of a loader end with this process, and shield them from the signals that it acts on."""
+    if loader.num_workers and getattr(loader.worker_init_fn, 'func', None) is not watch_parent:
+        context: Any = loader.multiprocessing_context or multiprocessing
+        method = context.get_start_method()
+        if method != 'fork' and sys.platform != 'win32':
+            with signals_blocked():  # for multiprocessing's resource tracker, a process too
+                resource_tracker.ensure_running()
+        loader.multiprocessing_context = context_of(method)
+        loader.worker_init_fn = partial(watch_parent, loader.worker_init_fn)
+
+
+@contextmanager
+def errors_as_sentences() -> Iterator[None]:
+    """Reduce a ``RunError`` of a worker to its sentence: torch raises it again with a whole traceback."""
+    try:
+        yield
+    except RunError as error:
+        text, name = str(error), f'{RunError.__module__}.{RunError.__qualname__}: '
+        raise RunError(text.rsplit(name, 1)[-1].strip() if text.startswith('Caught ') else text) from error
 
 
 def kill_workers() -> None:

@@ -3,8 +3,6 @@
 import copy
 import io
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,14 +23,14 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint import check_checkpoint, find_checkpoint, load_checkpoint, load_content
 from ..checkpoint.reading import read_content
-from ..common.atomic_files import partial_path, publish
+from ..common.atomic_files import partial_file, publish
 from ..common.durations import counted
-from ..common.errors import RunError, UsageError
+from ..common.errors import UsageError
 from ..configuration.changing import remove_pretrained, use_checked_datasets
 from ..configuration.coco_set_checks import draw_sample_set
 from ..registry import RUNNERS, register
 from .hooks.termination import Terminated, listening
-from .loader_workers import guard_workers
+from .loader_workers import errors_as_sentences, guard_workers
 from .loop import ResumableEpochLoop
 from .resumed_settings import restore
 from .resuming import check_resumable, check_seed, checkpoint_location, last_checkpoint, take_seed
@@ -47,16 +45,6 @@ LONG_MESSAGES = ('System environment', 'Config:', 'Hooks will be executed', 'par
 def is_for_terminal(record: logging.LogRecord) -> bool:
     """Return False for mmengine's messages of several hundred lines, which go to the log file only."""
     return not record.getMessage().strip('\n -').startswith(LONG_MESSAGES)
-
-
-@contextmanager
-def worker_errors_as_sentences() -> Iterator[None]:
-    """Reduce a ``RunError`` of a loader's worker to its sentence: torch raises it again with a whole traceback."""
-    try:
-        yield
-    except RunError as error:
-        text, name = str(error), f'{RunError.__module__}.{RunError.__qualname__}: '
-        raise RunError(text.rsplit(name, 1)[-1].strip() if text.startswith('Caught ') else text) from error
 
 
 @register(RUNNERS)
@@ -129,7 +117,7 @@ class SHViTRunner(Runner):
         Raises:
             Terminated: After a signal to end; what there was to save has been saved.
         """
-        with worker_errors_as_sentences(), listening() as signals:
+        with errors_as_sentences(), listening() as signals:
             model = super().train()
             if signals.first:
                 raise Terminated(signals.first)  # it came in or after the last evaluation, when all is saved
@@ -139,7 +127,7 @@ class SHViTRunner(Runner):
         for hook in self._hooks:
             if isinstance(hook, LoggerHook):  # in every process, mmengine's would write the same file of scores
                 hook.after_test_epoch = master_only(hook.after_test_epoch)  # type: ignore[method-assign]
-        with worker_errors_as_sentences():
+        with errors_as_sentences():
             return super().test()
 
     def setup_env(self, env_cfg: dict) -> None:
@@ -297,17 +285,12 @@ class SHViTRunner(Runner):
         Remote storage, the ``out_dir`` of a ``CheckpointHook``, takes only complete files by itself.
         """
         storage = get_file_backend(str(out_dir), backend_args=kwargs.get('backend_args'), enable_singleton=True)
-        if isinstance(storage, LocalBackend) and not any(args):
+        if isinstance(storage, LocalBackend) and not any(args) and is_main_process():
             path = Path(out_dir) / filename
-            part = partial_path(path)
-            try:
+            with partial_file(path) as part:
                 super().save_checkpoint(str(part.parent), part.name, **kwargs)
-                if is_main_process():
-                    publish(part, path)
-            finally:
-                if is_main_process():
-                    part.unlink(missing_ok=True)
-        else:
+                publish(part, path)
+        else:  # in other processes mmengine does nothing
             super().save_checkpoint(out_dir, filename, *args, **kwargs)
         if kwargs.get('save_optimizer', True) and kwargs.get('meta'):
             self.saved_iter = kwargs['meta'].get('iter', -1)

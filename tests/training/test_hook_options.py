@@ -22,7 +22,8 @@ from shvit_det.training.hook_options import (
     log_to,
     set_monitored,
 )
-from shvit_det.training.hooks.run_summary import MEASURED, WARM_UP, RunSummaryHook, outlook
+from shvit_det.training.hooks import run_summary
+from shvit_det.training.hooks.run_summary import MEASURED, WARM_UP, outlook
 from shvit_det.training.hooks.validation_loss import reordered
 
 KNOWN = [f'coco/{output}_{item}' for output in ('bbox', 'segm') for item in ('mAP', 'mAP_50')]
@@ -182,12 +183,10 @@ def test_validation_losses_are_means_and_change_nothing_else(tmp_path):
 # ----- the first lines
 
 
-def test_a_run_says_what_is_before_it_and_when_it_will_end(tmp_path):
+def test_a_run_says_what_is_before_it_and_when_it_will_end(tmp_path, monkeypatch):
     times = iter((100.0, 100.0 + 90 * MEASURED))
-    hook = RunSummaryHook(clock=lambda: next(times))
-    runner = run(tmp_path, max_epochs=WARM_UP + MEASURED)  # of three steps
-    runner.register_hook(hook)
-    runner.train()
+    monkeypatch.setattr(run_summary, 'time', SimpleNamespace(monotonic=lambda: next(times)))
+    run(tmp_path, [dict(type='RunSummaryHook')], max_epochs=WARM_UP + MEASURED).train()  # of three steps
     text = next(tmp_path.glob('*/*.log')).read_text()
     assert 'training on 6 images, 12 epochs of 3 steps of 2 images; validation on 6 images' in text
     assert text.count('a step takes 90 s and an epoch 4 min: the last one ends at about ') == 1

@@ -15,14 +15,12 @@ from ...registry import HOOKS, register
 
 
 def unit_norms(tensor: Tensor) -> Tensor:
-    """Return the norm of every output unit of a weight, in a shape that broadcasts, or the one norm of a vector.
+    """Return the norm of every output unit of a weight, or the one norm of a vector, in a shape that broadcasts.
 
     Shapes:
-        (N, ...) -> (N, 1, ...); (N,) or () -> ().
+        (N, ...) -> (N, 1, ...); (N,) -> (1,); () -> ().
     """
-    if tensor.dim() <= 1:
-        return torch.linalg.vector_norm(tensor)
-    return torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.dim())), keepdim=True)
+    return torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.dim())) or None, keepdim=True)
 
 
 @torch.no_grad()

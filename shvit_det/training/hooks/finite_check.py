@@ -11,7 +11,7 @@ from mmengine.hooks.hook import DATA_BATCH
 from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from ...common.errors import RunError
@@ -52,15 +52,6 @@ def all_finite(terms: dict[str, Tensor], gradients: list[Tensor]) -> bool:
     return bool(values[torch.tensor(counted)].sum().isfinite())
 
 
-def is_skipped(optimizer: Optimizer) -> bool:
-    """Return whether a fused optimizer will skip the step that it is about to make, as torch's GradScaler told it.
-
-    With other optimizers the scaler skips the step itself and does not call them.
-    """
-    found_inf = getattr(optimizer, 'found_inf', None)
-    return found_inf is not None and bool(found_inf)
-
-
 @register(HOOKS)
 class FiniteCheckHook(Hook):
     """End the run before an optimizer's step with a loss or a gradient that is not finite.
@@ -77,42 +68,33 @@ class FiniteCheckHook(Hook):
 
     priority = 'VERY_HIGH'
 
-    def __init__(self) -> None:
-        self._terms: dict[str, Tensor] = {}
-        self._checked = False
-        self._num_skipped = 0
-        self._names: dict[int, str] = {}
-        self._runner: Runner | None = None
-        self._batch: Any = None
-
     def before_train(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self._runner = runner
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
-        self._record_losses_of(model)
+        self._terms: dict[str, Tensor] = {}
+        self._num_skipped = 0
+        parse = model.parse_losses
+
+        def parse_and_record(losses: dict) -> tuple[Tensor, dict[str, Tensor]]:
+            total, self._terms = parse(losses)
+            return total, self._terms
+
+        model.parse_losses = parse_and_record
         wrapper = runner.optim_wrapper
         wrappers: Iterable[OptimWrapper] = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         for each in wrappers:
             each.optimizer.register_step_pre_hook(self._before_step)
-
-    def _record_losses_of(self, model: nn.Module) -> None:
-        parse: Any = model.parse_losses
-
-        def parse_and_record(losses: dict) -> tuple[Tensor, dict[str, Tensor]]:
-            total, terms = parse(losses)
-            self._terms = terms
-            return total, terms
-
-        model.parse_losses = parse_and_record  # type: ignore[assignment]
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None) -> None:
         self._batch, self._checked = data_batch, False
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
+        # by found_inf torch's GradScaler has a fused optimizer skip the step; others it does not call then
         if all_finite(self._terms, gradients):
             self._checked = True
-        elif not is_skipped(optimizer):
+        elif not getattr(optimizer, 'found_inf', None):
             raise RunError(self._sentence(f'the gradient of {self._bad_parameters(optimizer)}'))
 
     def after_train_iter(
@@ -130,7 +112,6 @@ class FiniteCheckHook(Hook):
                 raise RunError(self._sentence(f'the gradients even at a loss scale of {scale:.2g}, {skipped} left out'))
 
     def _sentence(self, not_finite: str) -> str:
-        assert self._runner is not None
         rank, world_size = get_dist_info()
         where = f'iteration {self._runner.iter + 1}' + (f', process {rank}' if world_size > 1 else '')
         values = {name: float(value) for name, value in self._terms.items() if 'loss' in name}

@@ -1,7 +1,7 @@
 """What a run has before it: images and steps at its beginning, and after a few steps the time that they will take."""
 
 import time
-from collections.abc import Callable, Sized
+from collections.abc import Sized
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,23 +21,17 @@ MEASURED = 10
 
 @register(HOOKS)
 class RunSummaryHook(Hook):
-    """Log the number of images, classes and steps, and after a few steps how long an epoch takes and when all end.
-
-    Args:
-        clock: Returns the time in seconds.
-    """
+    """Log the number of images, classes and steps, and after a few steps how long an epoch takes and when all end."""
 
     priority = 'LOWEST'
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._steps = 0
         self._begin = 0.0
 
     def before_train(self, runner: Runner) -> None:
         runner.logger.info(summary(runner))
-        length = dict(epoch=runner.max_epochs, step=runner.max_iters)
-        for sentence in without_effect(runner.param_schedulers, length):
+        for sentence in without_effect(runner.param_schedulers, dict(epoch=runner.max_epochs, step=runner.max_iters)):
             runner.logger.warning(sentence)
 
     def after_train_iter(
@@ -45,11 +39,11 @@ class RunSummaryHook(Hook):
     ) -> None:
         self._steps += 1
         if self._steps == WARM_UP:
-            self._begin = self._clock()
+            self._begin = time.monotonic()
         elif self._steps == WARM_UP + MEASURED:
             left = runner.max_iters - runner.iter - 1
             if left > 0:
-                step_s = (self._clock() - self._begin) / MEASURED
+                step_s = (time.monotonic() - self._begin) / MEASURED
                 runner.logger.info(outlook(runner, step_s, left, datetime.now()))
 
 
@@ -69,19 +63,12 @@ def summary(runner: Any) -> str:
         text += f'; validation on {counted(len(runner.val_loop.dataloader.dataset), "image")}'
     classes = (getattr(loader.dataset, 'metainfo', None) or {}).get('classes')
     if isinstance(classes, tuple | list):
-        text += f'; {len(classes)} class{"es" if len(classes) != 1 else ""}: {short(tuple(classes))}'
+        text += f'; {counted(len(classes), "class")}: {short(tuple(classes))}'
     return text
 
 
 def outlook(runner: Any, step_s: float, left: int, now: datetime) -> str:
-    """Return how long an epoch takes, and when the last step will end.
-
-    Args:
-        runner: The runner.
-        step_s: The time of a step.
-        left: The number of steps that are left.
-        now: The present time.
-    """
+    """Return how long an epoch takes, and when the last of the steps that are left will end."""
     epoch = ''
     if isinstance(runner.train_loop, EpochBasedTrainLoop):
         epoch = f' and an epoch {duration(step_s * len(runner.train_loop.dataloader))}'

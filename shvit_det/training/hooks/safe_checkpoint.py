@@ -65,8 +65,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         for weights in (content for key, content in checkpoint.items() if key.endswith('state_dict')):
-            for name, value in weights.items():
-                weights[name] = _contiguous(value)
+            weights.update({name: _contiguous(value) for name, value in weights.items()})
         if 'optimizer' in checkpoint:
             checkpoint['optimizer'] = tree_map(_contiguous, checkpoint['optimizer'])
         if 'param_schedulers' in checkpoint:
@@ -74,9 +73,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         keep = getattr(self, 'keep_ckpt_ids', None)
-        ids = [] if keep is None else list(keep)
-        if keep is not None and step not in ids:
-            ids.append(step)
+        ids = list(dict.fromkeys((*(keep or ()), step)))
+        if keep is not None:
             # The file also lists the checkpoint that is removed next. If the run is killed before that, mmengine's
             # `before_train` of the resumed run removes it.
             runner.message_hub.update_info('keep_ckpt_ids', ids)
@@ -100,7 +98,7 @@ class SafeCheckpointHook(CheckpointHook):
         if keep is not None:
             for outdated in ids[: -self.max_keep_ckpts]:
                 self._remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(outdated)))
-            keep.extend(step for step in ids if step not in keep)
+            keep.extend(ids[len(keep) :])
             runner.message_hub.update_info('keep_ckpt_ids', list(keep))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Mapping) -> None:

@@ -23,25 +23,18 @@ from torch import distributed
 
 from ...common.errors import first_line
 from ...registry import HOOKS, register
-from ..loader_workers import kill_workers
+from ..loader_workers import TERMINATION_SIGNALS, kill_workers
 from ..loop import ResumableEpochLoop
 from .safe_checkpoint import INTERRUPTED, point_at
 
-# Slurm can warn by SIGUSR1 and Grid Engine by SIGUSR2, a terminal that is closed sends SIGHUP, all others SIGTERM.
-TERMINATION_SIGNALS = [
-    getattr(signal, name) for name in ('SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2') if hasattr(signal, name)
-]
 # Slurm signals every process and torchrun passes its signal on, so a process can get one signal twice within seconds.
 SAME_SIGNAL_S = 5.0
 
 
 class Terminated(SystemExit):
-    """The run was told to end, and what there was to save has been saved.
+    """The run was told to end by a signal of this number, and what there was to save has been saved.
 
     A program that does not catch it ends with the status that a shell reports for the signal.
-
-    Args:
-        number: The signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -161,11 +154,7 @@ class TerminationHook(Hook):
             raise Terminated(number)
 
     def after_val_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: DATA_BATCH = None,
-        outputs: Sequence | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None, outputs: Sequence | None = None
     ) -> None:
         if self._signals and self._signals.first:
             for hook in runner.hooks:

@@ -13,6 +13,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from ...common.errors import UsageError
+from ...configuration.build_errors import dicts_in
 from ...configuration.reading import type_of
 from ...registry import HOOKS, register
 from ..seeding import same_random_numbers, seed_everything
@@ -71,9 +72,6 @@ def without_augmentation(model: Any) -> Iterator[None]:
     """Let the preprocessor pad masks as in training, and not change the images of a batch."""
     preprocessor = model.data_preprocessor
     augments = getattr(preprocessor, 'batch_augments', None)
-    if augments is None:
-        yield
-        return
     preprocessor.batch_augments = None
     try:
         yield
@@ -90,15 +88,9 @@ def with_annotations_first(loader: Mapping[str, Any]) -> dict[str, Any]:
         UsageError: If a pipeline does not load its images in a known way.
     """
     copied: dict[str, Any] = copy.deepcopy(dict(loader))
-    pending = [copied.get('dataset')]
-    while pending:
-        node: Any = pending.pop()
-        if isinstance(node, list | tuple):
-            pending.extend(node)
-        elif isinstance(node, Mapping):
-            pending += [node.get('dataset'), node.get('datasets')]
-            if isinstance(node.get('pipeline'), list):
-                node['pipeline'] = reordered(node['pipeline'])  # type: ignore[index]
+    for _, node in dicts_in(copied, 'loader'):
+        if isinstance(node.get('pipeline'), list):
+            node['pipeline'] = reordered(node['pipeline'])  # type: ignore[index]
     return copied
 
 
