@@ -60,14 +60,10 @@ def kind_of(settings: Mapping[str, Any]) -> tuple[Any, ...]:
     return set(planned(settings)) - set(LATER), settings.get('amsgrad'), settings.get('centered'), momentum
 
 
-def load_optimizer(saved: dict[str, Any], wrapper: OptimWrapper, former: str | None, path: str | Path) -> str | None:
-    """Load the moments of an optimizer, and leave all its settings as they are.
+def load_optimizer(saved: dict[str, Any], wrapper: OptimWrapper, former: str, path: str | Path) -> str | None:
+    """Load the moments that an optimizer of the class ``former`` saved, and leave all settings as they are.
 
-    Args:
-        saved: The state in the checkpoint.
-        wrapper: The optimizer wrapper of this run.
-        former: The class of the optimizer that saved it, where that is known.
-        path: The checkpoint, for messages.
+    The name of the class may be empty, where it is not known.
 
     Returns:
         Why the moments cannot be used and start anew, or None if they have been loaded.
@@ -78,7 +74,7 @@ def load_optimizer(saved: dict[str, Any], wrapper: OptimWrapper, former: str | N
     own = settings_of(wrapper.param_groups)
     reason = check_optimizer(saved, wrapper.optimizer, path)
     kind = type(wrapper.optimizer).__name__
-    if reason is None and former not in (None, kind) and {former, kind} != ALIKE:
+    if reason is None and former not in ('', kind) and {former, kind} != ALIKE:
         reason = f'they are of {former}, and this run has {kind}'
     if reason is None:
         wrapper.load_state_dict(dict(saved))  # overwrites the settings, those of the implementation too

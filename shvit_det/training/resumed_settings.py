@@ -16,8 +16,9 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..checkpoint.stored_config import stored_config
 from ..common.errors import UsageError
+from ..configuration.reading import type_of
 from .optimizer_state import INITIAL, load_optimizer, planned, saved_settings, scheduled, settings_of
-from .schedules import advance, are_same, reset, stretched, take_position, waits_for_scores
+from .schedules import advance, are_same, reset, stretched, take_position
 
 COMPARED = (
     'train_cfg',
@@ -36,22 +37,12 @@ MOST_LINES = 20
 
 
 def restore(
-    runner: Any,
-    schedules: Any,
-    content: dict[str, Any],
-    path: str | Path,
-    optimizer: bool = True,
-    scheduler: bool = True,
+    runner: Any, schedules: Any, content: dict[str, Any], path: str | Path, optimizer: bool, scheduler: bool
 ) -> list[str]:
     """Give the optimizer and the schedules of a run the state in a checkpoint, with the settings of the run.
 
-    Args:
-        runner: The runner; optimizer and schedules have just been built, and its position is that of the checkpoint.
-        schedules: ``param_scheduler`` of its config.
-        content: What the checkpoint holds.
-        path: The checkpoint, for messages.
-        optimizer: Whether to use the state of the optimizer.
-        scheduler: Whether to use the state of the schedules.
+    Both have just been built, and the runner is at the position of the checkpoint. ``schedules`` is the
+    ``param_scheduler`` of its config; ``optimizer`` and ``scheduler`` say which of the states are used.
 
     Returns:
         Lines for the log: what was in the checkpoint's run and what is now.
@@ -59,8 +50,9 @@ def restore(
     Raises:
         UsageError: If the state belongs to another model.
     """
+    batch = content['meta'].get('batch', 0)  # how many iterations of the present epoch are done
     former = former_config(content)
-    lines = list(differences(former, runner.cfg)) + new_epoch_length(runner, content['meta'].get('batch', 0))
+    lines = (differences(former, runner.cfg) if former else []) + new_epoch_length(runner, batch)
     wrapper = runner.optim_wrapper
     if schedules is not None and not is_built(schedules):
         schedules, changes = stretched(schedules, *lengths(runner))
@@ -73,14 +65,14 @@ def restore(
     lines += changed_settings(groups, settings_of(wrapper.param_groups))
     reason: str | None = 'they are not in it'
     if saved is not None:
-        kind = (former.get('optim_wrapper') or {}).get('optimizer', {}).get('type')
-        reason = load_optimizer(saved, wrapper, str(kind).rpartition('.')[2] if kind else None, path)
+        kind = type_of((former.get('optim_wrapper') or {}).get('optimizer') or {})
+        reason = load_optimizer(saved, wrapper, kind, path)
     if reason is not None:
         lines.append(f'the moments of the optimizer start anew: {reason}')
         groups = None
     if 'ema_state_dict' in content and not any(isinstance(hook, EMAHook) for hook in runner.hooks):
         lines.append('the weights that go on are the average in it, since this run averages none (--ema)')
-    set_position(runner, groups, saved_schedules, content['meta'].get('batch', 0))
+    set_position(runner, groups, saved_schedules, batch)
     if groups is not None and (lr := wrapper.param_groups[0]['lr']) != groups[0]['lr']:
         lines.append(f'learning rate at this point: {groups[0]["lr"]:.4g} -> {lr:.4g}')
     return lines
@@ -91,11 +83,8 @@ def set_position(
 ) -> None:
     """Take the schedules, and the values that they change, to the position of the run.
 
-    Args:
-        runner: The runner.
-        groups: The settings of all groups of parameters in the checkpoint; None if they are not those of this run.
-        saved: The states of the schedules in the checkpoint; None if it has none.
-        batch: How many iterations of the present epoch are done.
+    ``groups`` has the settings of all groups of parameters in the checkpoint, and ``saved`` the states of its
+    schedules, each None if this run cannot use it; ``batch`` iterations of the present epoch are done.
     """
     own = runner.optim_wrapper.param_groups
     schedules: list[_ParamScheduler] = runner.param_schedulers or []
@@ -112,7 +101,8 @@ def set_position(
             for schedule, state in zip(schedules, saved, strict=True):
                 schedule.load_state_dict(dict(state))
             return
-        if any(map(waits_for_scores, schedules)):  # what they did until now cannot be repeated
+        # what schedules that wait for scores did until now cannot be repeated
+        if any(getattr(each, 'need_val_args', False) for each in schedules):
             for group, former in zip(own, groups, strict=True):
                 for name in names & {'lr', 'momentum'} & former.keys():
                     initial = former.get(INITIAL + name, former[name])
@@ -135,14 +125,12 @@ def lengths(runner: Runner) -> tuple[dict[str, list[int]], dict[str, int]]:
 def new_epoch_length(runner: Any, batch: int) -> list[str]:
     """Count the iterations of a run at the end of an epoch anew if epochs have another length now."""
     loop = runner.train_loop
-    count = len(loop.dataloader)
-    if not isinstance(loop, EpochBasedTrainLoop) or batch or runner.iter == runner.epoch * count:
+    count, former = len(loop.dataloader), runner.iter
+    if not isinstance(loop, EpochBasedTrainLoop) or batch or former == runner.epoch * count:
         return []
-    line = (
-        f'iterations of an epoch: {runner.iter / max(runner.epoch, 1):g} -> {count}, so that {runner.iter} iterations'
-    )
     loop._iter = runner.epoch * count
-    return [f'{line} count as {loop._iter}']
+    change = f'{former / max(runner.epoch, 1):g} -> {count}'
+    return [f'iterations of an epoch: {change}, so that {former} iterations count as {loop._iter}']
 
 
 def is_built(schedules: Any) -> bool:
@@ -163,30 +151,19 @@ def changed_settings(former: list[dict[str, Any]] | None, own: list[dict[str, An
     lines = []
     pairs = [(planned(old), planned(new)) for old, new in zip(former or (), own, strict=False)]
     for name in planned(own[0]):
-        changed = [
-            (old[name], new[name]) for old, new in pairs if name in old and name in new and old[name] != new[name]
-        ]
+        both = [(old[name], new[name]) for old, new in pairs if name in old and name in new]
+        changed = [f'{old} -> {new}' for old, new in both if old != new]
         if changed:
             others = f', in {len(changed)} groups of parameters' if len(changed) > 1 else ''
-            lines.append(f'{name}: {changed[0][0]} -> {changed[0][1]}{others}')
+            lines.append(f'{name}: {changed[0]}{others}')
     return lines
 
 
-def differences(former: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[str]:
-    """Yield lines on the settings for training in which two configs differ, the former one first."""
-    found = (
-        [
-            line
-            for part in COMPARED
-            if part in former or part in own
-            for line in _compare(former.get(part), own.get(part), part)
-        ]
-        if former
-        else []
-    )
-    yield from found[:MOST_LINES]
-    if len(found) > MOST_LINES:
-        yield f'and {len(found) - MOST_LINES} more'
+def differences(former: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+    """Return lines on the settings for training in which two configs differ, the former one first."""
+    found = [line for part in COMPARED for line in _compare(former.get(part), own.get(part), part)]
+    more = [f'and {len(found) - MOST_LINES} more'] if len(found) > MOST_LINES else []
+    return found[:MOST_LINES] + more
 
 
 def _compare(former: Any, own: Any, place: str) -> Iterator[str]:

@@ -23,17 +23,11 @@ TEMPLATES = ('epoch_{}.pth', 'iter_{}.pth')  # mmengine's own
 
 @dataclass(frozen=True)
 class CheckpointLocation:
-    """Where the runs of a config keep their checkpoints.
+    """Where the runs of a config keep their checkpoints."""
 
-    Args:
-        work_dir: The work dir, with the pointer to the last checkpoint.
-        folder: The folder of the checkpoints; None if it is on remote storage.
-        template: Their names, with ``{}`` for the number of the epoch or iteration.
-    """
-
-    work_dir: Path
-    folder: Path | None
-    template: str = TEMPLATES[0]
+    work_dir: Path  # with the pointer to the last checkpoint
+    folder: Path | None  # of the checkpoints; None if it is on remote storage
+    template: str = TEMPLATES[0]  # of their names, with {} for the number of the epoch or iteration
 
 
 def checkpoint_location(config: Config) -> CheckpointLocation:
@@ -89,14 +83,8 @@ def checkpoint_to_resume(
 ) -> tuple[Path, Any] | None:
     """Return the checkpoint that a run resumes from and its checked content, or None if the run does not resume.
 
-    ``--resume`` decides: a path, or ``'auto'`` for the newest one. Without it, ``resume=True`` of the config names the
-    checkpoint of ``load_from``, or the newest one if there is any.
-
-    Args:
-        config: The config.
-        location: Where its checkpoints are.
-        model: The model of the config.
-        resume: The argument of ``--resume``; None without it.
+    The argument of ``--resume`` decides: a path, or ``'auto'`` for the newest one. Without it, ``resume=True`` of the
+    config names the checkpoint of ``load_from``, or the newest one if there is any.
 
     Raises:
         UsageError: If no checkpoint is found, or it cannot be resumed.
@@ -149,40 +137,28 @@ def newest_resumable(location: CheckpointLocation, model: nn.Module) -> tuple[Pa
 
 
 def check_resumable(content: Any, path: str | Path) -> None:
-    """Check that a checkpoint holds the state of a run and not only weights.
-
-    Raises:
-        UsageError: If it does not, as published files.
-    """
+    """Raise ``UsageError`` if a checkpoint holds only weights, as published files do, and no state of a run."""
     lacking = [key for key in ('meta', 'message_hub') if key not in content]
     if lacking or not isinstance(content['meta'], Mapping) or not {'epoch', 'iter'} <= set(content['meta']):
         raise UsageError(
             f'{path} holds weights but no state of a training run ({", ".join(lacking) or "meta without epoch"} '
             f'missing), so that nothing can be resumed: start from it with {pasteable(dict(load_from=str(path)))}'
         )
-    numbers = {name: content['meta'].get(name, 0) for name in ('epoch', 'iter', 'batch')}
-    for name, value in numbers.items():
+    for name in ('epoch', 'iter', 'batch'):
+        value = content['meta'].get(name, 0)
         if not isinstance(value, int) or value < 0:
             raise UsageError(f'{path} cannot be resumed: its {name} is {value!r}')
 
 
 def take_seed(config: Config, seed: int | None, path: Path) -> None:
-    """Give a resumed run the seed of the run that it continues.
-
-    Raises:
-        UsageError: If the config or ``--seed`` names another one.
-    """
+    """Give a resumed run the seed of the run that it continues; the config and ``--seed`` must name no other one."""
     settings = config.get('randomness') or {}
     check_seed(settings.get('seed'), seed, path)
     config.randomness = dict(settings, seed=seed)
 
 
 def check_seed(given: int | None, seed: int | None, path: str | Path) -> None:
-    """Compare the seed that a config gives, if it does, with that of the run that is resumed.
-
-    Raises:
-        UsageError: If they differ.
-    """
+    """Raise ``UsageError`` if a config gives another seed than that of the run that is resumed."""
     if seed is not None and given not in (None, seed):
         raise UsageError(
             f'{path} is from a run with seed {seed}, but the seed given is {given}: leave it out, '

@@ -34,9 +34,7 @@ def stretched(
     Returns:
         The schedules, and a line for each change.
     """
-    found: list[Any] = [
-        copy.deepcopy(each) for each in ([schedules] if isinstance(schedules, Mapping) else schedules or ())
-    ]
+    found: list[Any] = copy.deepcopy([schedules] if isinstance(schedules, Mapping) else [*(schedules or ())])
     places = [
         (index, name, 'epochs' if each.get('by_epoch', True) else 'iterations', each.get('begin', 0))
         for index, each in enumerate(found)
@@ -56,11 +54,9 @@ def stretched(
 
 
 def without_effect(schedules: Any, length: Mapping[str, int]) -> Iterator[str]:
-    """Yield a sentence about each part of the schedules that comes after the end of the run.
+    """Yield a sentence about each part of an optimizer's schedules after the end of the run.
 
-    Args:
-        schedules: The schedules of one optimizer.
-        length: The length of the run, by ``'epoch'`` and ``'step'``.
+    The length of the run is given by ``'epoch'`` and ``'step'``.
     """
     for number, each in enumerate(schedules if isinstance(schedules, list) else ()):
         unit = 'epoch' if each.by_epoch else 'step'
@@ -100,11 +96,7 @@ def reset(wrapper: OptimWrapper) -> None:
 def advance(schedules: Sequence[_ParamScheduler], epochs: int, iterations: int, batch: int) -> None:
     """Take schedules that were just built to a position in the run, as if it had had them from its beginning.
 
-    Args:
-        schedules: The schedules.
-        epochs: How many epochs are done.
-        iterations: How many iterations are done.
-        batch: How many of them are in the present epoch.
+    So many epochs and iterations are done, ``batch`` of the iterations in the present epoch.
     """
     for each in schedules:
         each.optimizer._global_step = 0  # else they warn of steps before those of the optimizer
@@ -130,8 +122,3 @@ def take_position(schedules: Sequence[_ParamScheduler], saved: Sequence[Mapping[
     for each, state in zip(schedules, saved, strict=True):
         names = {'last_step', '_global_step', *PLATEAU_POSITION} & state.keys()
         each.load_state_dict({name: state[name] for name in names})
-
-
-def waits_for_scores(schedule: _ParamScheduler) -> bool:
-    """Tell whether what a schedule does depends on scores, as of ``ReduceOnPlateauLR``."""
-    return getattr(schedule, 'need_val_args', False)
