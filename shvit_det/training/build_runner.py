@@ -44,10 +44,7 @@ def config_of_run(
     work_dir: str | None,
     launcher: str,
 ) -> tuple[Config, Task, list[str]]:
-    """Load the config of a training or a test, changed by the options that both tools have.
-
-    Returns:
-        The config, its task, and lines for the log.
+    """Load the config of a training or a test, changed by the options that both tools have; return log lines too.
 
     Raises:
         UsageError: If the config cannot be read, or does not say how to run the split.
@@ -67,11 +64,8 @@ def config_of_run(
 def name_runner(config: Config) -> str | None:
     """Give a config that names no runner what configs/_base_/runtime.py names: our runner, loop and hooks.
 
-    A config of mmdet's then trains with our tool as one of ours does. A config with a ``runner_type``, for instance
-    ``Runner`` for mmengine's own, is left as it is.
-
-    Returns:
-        A line for the log, or None if nothing was changed.
+    A config of mmdet's then trains with our tool as one of ours does; a line for the log is returned. A config with a
+    ``runner_type``, for instance ``Runner`` for mmengine's own, is left as it is.
     """
     if config.get('runner_type'):
         return None
@@ -104,9 +98,7 @@ def set_launcher(config: Config, launcher: str) -> list[str]:
 
 @contextmanager
 def built_runner(config: Config, checkpoints: Path | None = None, log: Sequence[str] = ()) -> Iterator[Runner]:
-    """Build the runner of a config for one run.
-
-    If the run ends before its first step, what was written for it is removed.
+    """Build the runner of a config for one run. If the run ends before its first step, what it wrote is removed.
 
     Args:
         config: The config, with a ``work_dir``.

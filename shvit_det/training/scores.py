@@ -83,11 +83,6 @@ class ScoresHook(Hook):
     def __init__(self) -> None:
         self.evaluations: list[dict[str, Any]] = []
 
-    @property
-    def last(self) -> dict[str, float]:
-        """The scores of the last evaluation; empty if there was none."""
-        return self.evaluations[-1]['scores'] if self.evaluations else {}
-
     def before_train(self, runner: Runner) -> None:
         self.evaluations = earlier_evaluations(runner)
         self._write(runner)

@@ -55,12 +55,9 @@ class SampleIndex(NamedTuple):
 
 
 class ResumableBatches(Sampler):
-    """A batch sampler that yields lists of :class:`SampleIndex` and can start at any batch of any epoch.
+    """A batch sampler that yields another's batches as lists of :class:`SampleIndex`, from any batch of any epoch on.
 
     Batches before the first one are skipped without loading an image.
-
-    Args:
-        batches: The batch sampler to take batches from.
     """
 
     def __init__(self, batches: Any) -> None:

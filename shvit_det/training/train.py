@@ -108,10 +108,6 @@ def train(
     pointed_at = when_pointed(location)
     runner = curves = None
     scores = ScoresHook()
-
-    def go_on() -> str:
-        return how_to_continue(config, location, when_pointed(location) != pointed_at)
-
     try:
         with built_runner(config, location.folder, log) as runner:
             if isinstance(runner, SHViTRunner):
@@ -121,16 +117,16 @@ def train(
             runner.train()
     except (KeyboardInterrupt, Terminated) as error:
         what = 'Interrupted' if isinstance(error, KeyboardInterrupt) else 'Terminated'
-        print_log(f'{what}; {go_on()}', 'current')
+        print_log(f'{what}; {how_to_continue(config, location, pointed_at)}', 'current')
         raise
     except RunError as error:
-        raise RunError(f'{error}; {go_on()}') from error
+        raise RunError(f'{error}; {how_to_continue(config, location, pointed_at)}') from error
     except OSError as error:
         folders = {location.work_dir, location.folder or location.work_dir}
         if error.errno not in NO_ROOM and not any(Path(str(error.filename)).is_relative_to(f) for f in folders):
             raise
-        where = ' or '.join(sorted(map(str, folders)))
-        raise RunError(f'cannot write into {where} any more ({error.strerror}); {go_on()}') from error
+        where, way = ' or '.join(sorted(map(str, folders))), how_to_continue(config, location, pointed_at)
+        raise RunError(f'cannot write into {where} any more ({error.strerror}); {way}') from error
     finally:
         if is_main_process() and runner is not None and getattr(runner, 'ran_first_hooks', True):
             with suppress(OSError):  # a full disk has been reported already
@@ -139,17 +135,13 @@ def train(
 
     last = saved_by(runner, location)
     if is_main_process():
-        print_log(f'{heading(scores, runner)}\n{task.table(scores.last)}', 'current')
+        evaluation = scores.evaluations[-1] if scores.evaluations else dict(iter=runner.iter, scores={})
+        when = f' after {evaluation["iter"]} of {runner.iter} iterations' if evaluation['iter'] != runner.iter else ''
+        print_log(f'Validation{when}\n{task.table(evaluation["scores"])}', 'current')
         print_log(f'Checkpoint: {last or NONE_SAVED}', 'current')
         if curves is not None:
             print_log(f'Curves: {curves}', 'current')
     return last
-
-
-def heading(scores: ScoresHook, runner: Runner) -> str:
-    """Return the line above the table of scores, which says when they were measured if that was not at the end."""
-    measured = scores.evaluations[-1]['iter'] if scores.evaluations else runner.iter
-    return 'Validation' + (f' after {measured} of {runner.iter} iterations' if measured != runner.iter else '')
 
 
 def nothing_to_do(config: Config, location: CheckpointLocation, content: Mapping[str, Any]) -> str | None:
@@ -186,15 +178,9 @@ def when_pointed(location: CheckpointLocation) -> int | None:
     return pointer.stat().st_mtime_ns if pointer.is_file() else None
 
 
-def how_to_continue(config: Config, location: CheckpointLocation, has_written: bool) -> str:
-    """Return the end of a message about a run that ended early.
-
-    Args:
-        config: The config of the run.
-        location: Where its checkpoints are.
-        has_written: Whether it wrote one; those in its work dir may be of an earlier run.
-    """
-    if has_written:
+def how_to_continue(config: Config, location: CheckpointLocation, pointed_at: int | None) -> str:
+    """Return the end of a message about a run that ended early, before which a checkpoint was written at a time."""
+    if when_pointed(location) != pointed_at:
         last = last_checkpoint(location.work_dir, location.folder) or recorded_path(location.work_dir)
         return f'the last checkpoint is {last}: go on with --resume'
     if config.get('resume'):
@@ -205,13 +191,10 @@ def how_to_continue(config: Config, location: CheckpointLocation, has_written: b
 def check_before_training(
     task: Task, config: Config, location: CheckpointLocation, resume: str | None
 ) -> tuple[list[str], dict[str, Any] | None]:
-    """Find mistakes before the run starts, and set where its weights come from.
+    """Raise ``UsageError`` at the first mistake found before the run starts, and set where its weights come from.
 
     Returns:
         Lines for the log, and what the checkpoint that is resumed holds, None without one.
-
-    Raises:
-        UsageError: With the first mistake found.
     """
     splits = [split for split in splits_of(config) if split != 'test']
     model = task.build(config)
