@@ -32,8 +32,7 @@ def native_bfloat16() -> tuple[bool, str]:
 def enable_amp(config: Config) -> str:
     """Set mixed precision: bfloat16, or float16 on a GPU that lacks it. Return which and why, for the log.
 
-    Raises:
-        UsageError: If the config has an optimizer wrapper of another kind, which must not be replaced.
+    An optimizer wrapper of another kind must not be replaced.
     """
     wrapper = config.optim_wrapper
     kind = type_of(wrapper, 'OptimWrapper')

@@ -45,11 +45,7 @@ def enable_val_loss(config: Config) -> None:
 
 
 def log_to(config: Config, names: Sequence[str]) -> None:
-    """Give the losses and scores of a run to other programs too, some of ``LOGGERS``.
-
-    Raises:
-        UsageError: If there is no such program, or its package is not installed.
-    """
+    """Give the losses and scores of a run to other programs too, some of ``LOGGERS``."""
     for name in names:
         if name not in LOGGERS:
             raise UsageError(f'--log-to {name}: choose from {", ".join(LOGGERS)}')
@@ -81,10 +77,9 @@ def backend(name: str, config: Config) -> dict[str, Any]:
 
 
 def full_name(name: str, known: Sequence[str], place: str) -> str:
-    """Return the score that a short name at a place means: ``coco/bbox_mAP`` for ``bbox``, ``mAP`` or ``bbox_mAP``.
+    """Return the known score that a short name means: ``coco/bbox_mAP`` for ``bbox``, ``mAP`` or ``bbox_mAP``.
 
-    Raises:
-        UsageError: If none of the known scores has the name, or several data sets have it.
+    ``place`` is where the name was given, for the message if there is no such score.
     """
     last = {each: each.rpartition('/')[2] for each in known}
     ways = (
@@ -103,9 +98,6 @@ def set_monitored(config: Config, task: Task, save_best: str | None, early_stop:
     """Set ``--save-best`` and ``--early-stop``, and give hooks the full names of the scores that they compare.
 
     Return lines for the log.
-
-    Raises:
-        UsageError: If there is no validation, or no such score.
     """
     validates = 'val' in splits_of(config)
     for option, value in (('--save-best', save_best), ('--early-stop', early_stop)):
@@ -127,11 +119,7 @@ def set_monitored(config: Config, task: Task, save_best: str | None, early_stop:
 
 
 def checkpoint_hook(config: Config) -> Any:
-    """Return the dict of the hook that saves checkpoints; a config without one gets it.
-
-    Raises:
-        UsageError: If the config lets none be saved.
-    """
+    """Return the dict of the hook that saves checkpoints; a config without one gets it."""
     hooks = config.setdefault('default_hooks', {})
     if hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1)) is None:
         raise UsageError('default_hooks.checkpoint of this config is None, so that no best checkpoint can be saved')
@@ -142,9 +130,6 @@ def set_early_stop(config: Config, patience: int, known: Sequence[str]) -> str:
     """End a run when the score of ``save_best`` has not risen for some validations; return what was set, for the log.
 
     Without a ``save_best`` it is the first score, which then also decides on the best checkpoint.
-
-    Raises:
-        UsageError: If the number is below 1, or the score is not known.
     """
     if patience < 1:
         raise UsageError(f'--early-stop is {patience}: it takes the number of validations to wait, from 1 on')

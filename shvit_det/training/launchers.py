@@ -21,9 +21,6 @@ def find_launcher(named: str | None, environment: MutableMapping[str, str] = os.
     Without a launcher that the user named it is found in the environment. torch's variables come first, since torchrun
     may itself run under slurm or MPI, once on each node. Under slurm only a step of several tasks counts (``srun``):
     the script of a batch job is a single process.
-
-    Raises:
-        UsageError: If the environment lacks the variables of the launcher that was named.
     """
     if named is None and 'TORCHELASTIC_RUN_ID' in environment:
         named = 'pytorch'

@@ -16,10 +16,8 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
     mmengine resumes only at the start of an epoch, and skips the evaluation that a killed run had not finished.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._first_batch = 0
-        self._owes_evaluation = False
+    _first_batch = 0
+    _owes_evaluation = False
 
     def resume_at(self, first_batch: int, owes_evaluation: bool) -> None:
         """Set the batch to begin with, and whether the epoch before it still has to be evaluated."""

@@ -71,7 +71,7 @@ def load_optimizer(saved: dict[str, Any], wrapper: OptimWrapper, former: str, pa
     Raises:
         UsageError: If the state is of parameters of another shape, or holds NaN or infinity.
     """
-    own = settings_of(wrapper.param_groups)
+    own = [dict(group) for group in wrapper.param_groups]
     reason = check_optimizer(saved, wrapper.optimizer, path)
     kind = type(wrapper.optimizer).__name__
     if reason is None and former not in ('', kind) and {former, kind} != ALIKE:
@@ -79,9 +79,8 @@ def load_optimizer(saved: dict[str, Any], wrapper: OptimWrapper, former: str, pa
     if reason is None:
         wrapper.load_state_dict(dict(saved))  # overwrites the settings, those of the implementation too
         for group, settings in zip(wrapper.param_groups, own, strict=True):
-            parameters = group['params']
             group.clear()
-            group.update(settings, params=parameters)
+            group.update(settings)
         adapt_optimizer_state(wrapper.optimizer)
     return reason
 

@@ -85,9 +85,6 @@ def checkpoint_to_resume(
 
     The argument of ``--resume`` decides: a path, or ``'auto'`` for the newest one. Without it, ``resume=True`` of the
     config names the checkpoint of ``load_from``, or the newest one if there is any.
-
-    Raises:
-        UsageError: If no checkpoint is found, or it cannot be resumed.
     """
     if not resume and config.get('resume'):
         resume = config.get('load_from') or AUTO

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dist import is_distributed, is_main_process, master_only
-from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import LoggerHook
 from mmengine.logging import MMLogger, print_log
 from mmengine.model import is_model_wrapper
@@ -28,6 +27,7 @@ from ..common.durations import counted
 from ..common.errors import UsageError
 from ..configuration.changing import remove_pretrained, use_checked_datasets
 from ..configuration.coco_set_checks import draw_sample_set
+from ..data.checking.image_presence import is_local
 from ..registry import RUNNERS, register
 from .hooks.termination import Terminated, listening
 from .loader_workers import errors_as_sentences, guard_workers
@@ -284,8 +284,7 @@ class SHViTRunner(Runner):
 
         Remote storage, the ``out_dir`` of a ``CheckpointHook``, takes only complete files by itself.
         """
-        storage = get_file_backend(str(out_dir), backend_args=kwargs.get('backend_args'), enable_singleton=True)
-        if isinstance(storage, LocalBackend) and not any(args) and is_main_process():
+        if is_local(str(out_dir), kwargs.get('backend_args')) and not any(args) and is_main_process():
             path = Path(out_dir) / filename
             with partial_file(path) as part:
                 super().save_checkpoint(str(part.parent), part.name, **kwargs)

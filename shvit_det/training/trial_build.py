@@ -124,14 +124,13 @@ def check_parts(config: Config, model: nn.Module, splits: Sequence[str]) -> None
         config.work_dir = folder
         try:
             trial: Any = trial_of(kind, model).from_cfg(config)
-            try:
-                if 'train' in splits:
-                    trial.train()
-                else:
-                    trial.test()
-            except AllBuiltError:
-                if 'val' in splits:
-                    check_monitored(config, trial.val_evaluator)
+            if 'train' in splits:
+                trial.train()
+            else:
+                trial.test()
+        except AllBuiltError:
+            if 'val' in splits:
+                check_monitored(config, trial.val_evaluator)
         except NotLoadedError:
             return
         except Exception as error:

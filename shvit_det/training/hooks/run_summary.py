@@ -24,10 +24,8 @@ class RunSummaryHook(Hook):
     """Log the number of images, classes and steps, and after a few steps how long an epoch takes and when all end."""
 
     priority = 'LOWEST'
-
-    def __init__(self) -> None:
-        self._steps = 0
-        self._begin = 0.0
+    _steps = 0
+    _begin = 0.0
 
     def before_train(self, runner: Runner) -> None:
         runner.logger.info(summary(runner))

@@ -24,20 +24,6 @@ def point_at(runner: Runner, checkpoint: str) -> None:
     write_text(Path(runner.work_dir) / POINTER, checkpoint)
 
 
-class DeferredRemoval:
-    """A file backend that only lists what it is asked to remove."""
-
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
-        self.outdated: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-    def remove(self, path: str) -> None:
-        self.outdated.append(path)
-
-
 @register(HOOKS)
 class SafeCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook`` that saves, then points at the new file, then removes the oldest one.
@@ -107,14 +93,14 @@ class SafeCheckpointHook(CheckpointHook):
                 raise UsageError(
                     f'save_best of CheckpointHook is {name}, which is not measured: choose from {", ".join(metrics)}'
                 )
-        backend = self.file_backend
-        self.file_backend = deferred = DeferredRemoval(backend)
+        outdated: list[str] = []
+        self.file_backend.remove = outdated.append  # only lists what is to be removed
         try:
             super()._save_best_checkpoint(runner, metrics)
         finally:
-            self.file_backend = backend
+            del self.file_backend.remove  # the method of the class is back
         current = {getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()}
-        for path in deferred.outdated:
+        for path in outdated:
             if path not in current:  # an evaluation that is repeated after a resume writes the same name again
                 self._remove(path)
 

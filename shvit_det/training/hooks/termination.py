@@ -127,12 +127,10 @@ class TerminationHook(Hook):
     """
 
     priority = 'LOWEST'
-
-    def __init__(self) -> None:
-        self._signals: ReceivedSignals | None = None
-        self._group: Any = None
-        self._device = torch.device('cpu')
-        self._pending: tuple[torch.Tensor, Any] | None = None
+    _signals: ReceivedSignals | None = None
+    _group: Any = None
+    _device = torch.device('cpu')
+    _pending: tuple[torch.Tensor, Any] | None = None
 
     def before_train(self, runner: Runner) -> None:
         self._signals = _active[-1] if _active else None

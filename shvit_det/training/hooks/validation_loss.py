@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_reduce_dict
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -59,12 +59,10 @@ def mean_losses(model: Any, loader: Any) -> dict[str, float]:
         _, values = model.parse_losses(losses)
         totals.update({name: float(value) for name, value in values.items() if 'loss' in name})
         totals['number'] += 1
-    names = sorted(totals)
-    sums = torch.tensor([totals[name] for name in names], dtype=torch.float64)
-    all_reduce(sums)
-    found = dict(zip(names, sums.tolist(), strict=True))
-    number = found.pop('number')
-    return {f'{PREFIX}{name}': value / number for name, value in found.items()}
+    sums = {name: torch.tensor(total, dtype=torch.float64) for name, total in totals.items()}
+    all_reduce_dict(sums)
+    number = sums.pop('number')
+    return {f'{PREFIX}{name}': float(total / number) for name, total in sums.items()}
 
 
 @contextmanager
