@@ -37,12 +37,7 @@ DEFAULT_HOOKS = dict(
 
 
 def config_of_run(
-    path: str,
-    options: Mapping[str, Any] | None,
-    split: str,
-    data_root: str | None,
-    work_dir: str | None,
-    launcher: str,
+    path: str, options: Mapping[str, Any] | None, split: str, data_root: str | None, work_dir: str | None, launcher: str
 ) -> tuple[Config, Task, list[str]]:
     """Load the config of a training or a test, changed by the options that both tools have; return log lines too.
 

@@ -204,22 +204,22 @@ def failure(error: Exception, config: Config, part: str, path: str) -> str:
         error, path = error.__cause__, in_data_set[1]
     reason, tree = reason_of(error), config.get(part)
     owners = [type(frame.f_locals.get('self')).__name__ for frame, _ in traceback.walk_tb(error.__traceback__)]
-    dicts = [(place, type_of(node)) for place, node in dicts_in(tree, part)]
-    of_owner = next((found for kind in reversed(owners) if (found := [each for each in dicts if each[1] == kind])), [])
-    what = f'{of_owner[0][0] if len(of_owner) == 1 else part} ({of_owner[0][1]})' if of_owner else part
+    dicts = list(dicts_in(tree, part))
+    kind = next((kind for kind in reversed(owners) if any(type_of(node) == kind for _, node in dicts)), None)
+    of_owner = [(place, node) for place, node in dicts if type_of(node) == kind]
+    what = f'{of_owner[0][0] if len(of_owner) == 1 else part} ({kind})' if kind else part
     texts = [(place, value) for place, value in places_in(tree, part) if isinstance(value, str)]
     if len(named := [each for each in texts if re.search(rf'(?<!\w){re.escape(each[1])}(?!\w)', reason)]) == 1:
         what += f', with {named[0][0]}={named[0][1]!r},'
-    elif len(of_owner) == 1 and (settings := settings_of(dict(dicts_in(tree, part))[of_owner[0][0]])):
+    elif len(of_owner) == 1 and (settings := settings_of(of_owner[0][1])):
         what += f', with {settings},'
     absent = re.search(r"^(?:KeyError|AttributeError): .*'(\w+)'$|img_metas?(?:\.get\(|\[)'(\w+)'", reason)
     lacking = (absent[1] or absent[2]) if absent else ''
-    hint = ''
-    if part == 'model' and lacking in ('bboxes', 'labels', 'masks'):
-        hint = f', since the pipeline loads no {lacking}: LoadAnnotations has with_bbox, with_label and with_mask'
-    elif part.endswith('dataloader') and lacking.startswith('gt_'):
-        hint = ', since the pipeline loads no such annotations: LoadAnnotations has with_bbox, with_label and with_mask'
-    elif not part.endswith('dataloader') and lacking in FROM_META_KEYS:
+    hint, in_loader = '', part.endswith('dataloader')
+    if (part == 'model' and lacking in ('bboxes', 'labels', 'masks')) or (in_loader and lacking.startswith('gt_')):
+        not_loaded = 'such annotations' if in_loader else lacking
+        hint = f', since the pipeline loads no {not_loaded}: LoadAnnotations has with_bbox, with_label and with_mask'
+    elif not in_loader and lacking in FROM_META_KEYS:
         hint = ': name it in meta_keys of PackDetInputs'
         hint += ', and have a Resize before it' if lacking == 'scale_factor' else ''
     return f'{what} fails in a trial with {path}: {reason}{hint}'

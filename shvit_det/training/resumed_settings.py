@@ -7,6 +7,7 @@ as if the run had had them from its beginning.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def restore(
     former = former_config(content)
     lines = (differences(former, runner.cfg) if former else []) + new_epoch_length(runner, batch)
     wrapper = runner.optim_wrapper
-    if schedules is not None and not is_built(schedules):
+    if are_configs(schedules):
         schedules, changes = stretched(schedules, *lengths(runner))
         lines += changes
         reset(wrapper)
@@ -133,17 +134,16 @@ def new_epoch_length(runner: Any, batch: int) -> list[str]:
     return [f'iterations of an epoch: {change}, so that {former} iterations count as {loop._iter}']
 
 
-def is_built(schedules: Any) -> bool:
-    """Tell whether ``param_scheduler`` holds schedules in place of their configs, as of a program without a config."""
-    return not all(isinstance(each, Mapping) for each in (schedules if isinstance(schedules, list) else [schedules]))
+def are_configs(schedules: Any) -> bool:
+    """Tell whether ``param_scheduler`` holds configs, and not nothing, or schedules of a program without a config."""
+    return all(isinstance(each, Mapping) for each in (schedules if isinstance(schedules, list) else [schedules]))
 
 
 def former_config(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config in a checkpoint, empty if there is none that can be read without running it."""
-    try:
+    with suppress(UsageError):  # it is only compared; resuming does not need it
         return stored_config(content) or {}
-    except UsageError:  # it is only compared; resuming does not need it
-        return {}
+    return {}
 
 
 def changed_settings(former: list[dict[str, Any]] | None, own: list[dict[str, Any]]) -> list[str]:
