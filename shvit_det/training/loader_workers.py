@@ -85,13 +85,6 @@ if sys.platform != 'win32':
     WORKERS.update(fork=ForkWorker, forkserver=ForkServerWorker)
 
 
-def context_of(method: str) -> Any:
-    """Return multiprocessing's context of a start method, with our workers as its processes."""
-    context: Any = copy.copy(multiprocessing.get_context(method))
-    context.Process = WORKERS[method]
-    return context
-
-
 def end_with_parent() -> None:
     """End this process at once when its parent is gone."""
     parent: Any = multiprocessing.parent_process()
@@ -115,12 +108,14 @@ def watch_parent(then: Callable[[int], Any] | None, worker: int) -> None:
 def guard_workers(loader: DataLoader) -> None:
     """Make the workers of a loader end with this process, and shield them from the signals that it acts on."""
     if loader.num_workers and getattr(loader.worker_init_fn, 'func', None) is not watch_parent:
-        context: Any = loader.multiprocessing_context or multiprocessing
-        method = context.get_start_method()
+        given: Any = loader.multiprocessing_context or multiprocessing
+        method = given.get_start_method()
         if method != 'fork' and sys.platform != 'win32':
             with signals_blocked():  # for multiprocessing's resource tracker, a process too
                 resource_tracker.ensure_running()
-        loader.multiprocessing_context = context_of(method)
+        context: Any = copy.copy(multiprocessing.get_context(method))
+        context.Process = WORKERS[method]
+        loader.multiprocessing_context = context
         loader.worker_init_fn = partial(watch_parent, loader.worker_init_fn)
 
 
