@@ -35,11 +35,8 @@ def all_finite(terms: dict[str, Tensor], gradients: list[Tensor]) -> bool:
     """Return whether losses and gradients hold no NaN and no infinity, and move the terms to the CPU.
 
     All values come from the device in one copy, so that it is waited for once, and whoever logs a term does not wait
-    again. A sum is not finite if one of its terms is not. A sum that overflows counts as not finite too.
-
-    Args:
-        terms: Losses, whose names have ``loss`` in them, and other values that are logged.
-        gradients: Those of the parameters.
+    again. A sum is not finite if one of its terms is not. A sum that overflows counts as not finite too. Terms are
+    losses, whose names have ``loss`` in them, and other values that are logged.
     """
     scalars = {name: value for name, value in terms.items() if isinstance(value, Tensor) and value.numel() == 1}
     norms = [torch.nn.utils.get_total_norm(gradients)] if gradients else []
@@ -90,12 +87,12 @@ class FiniteCheckHook(Hook):
         self._batch, self._checked = data_batch, False
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        gradients = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
+        parameters = [p for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
         # by found_inf torch's GradScaler has a fused optimizer skip the step; others it does not call then
-        if all_finite(self._terms, gradients):
+        if all_finite(self._terms, [p.grad for p in parameters]):
             self._checked = True
         elif not getattr(optimizer, 'found_inf', None):
-            raise RunError(self._sentence(f'the gradient of {self._bad_parameters(optimizer)}'))
+            raise RunError(self._sentence(f'the gradient of {self._bad_parameters(parameters)}'))
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None, outputs: dict | None = None
@@ -126,8 +123,7 @@ class FiniteCheckHook(Hook):
         images = ', '.join(image_names(self._batch)) or 'not named by the data set'
         return f'{where}: {what} (terms: {losses}; images: {images}); the weights were not changed by this step'
 
-    def _bad_parameters(self, optimizer: Optimizer) -> str:
-        parameters = [p for group in optimizer.param_groups for p in group['params']]
-        bad = [self._names.get(id(p), '?') for p in parameters if p.grad is not None and not p.grad.isfinite().all()]
+    def _bad_parameters(self, parameters: list[Any]) -> str:
+        bad = [self._names.get(id(p), '?') for p in parameters if not p.grad.isfinite().all()]
         more = f' and {len(bad) - NUM_NAMED} more' if len(bad) > NUM_NAMED else ''
         return (', '.join(bad[:NUM_NAMED]) or 'all of them together') + more
