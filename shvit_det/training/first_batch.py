@@ -162,7 +162,7 @@ def _run_model(model: Any, samples: Sequence[Any], loader: Mapping[str, Any], sp
 def keep_few_of_any_score(model: nn.Module) -> None:
     """Make parts of a model keep few predictions, but of any score, so that an untrained one has some."""
     for module in model.modules():
-        settings: Any = dicts_in(getattr(module, 'test_cfg', None), '')
+        settings: Any = dicts_in(getattr(module, 'test_cfg', None), 'test_cfg')
         for _, node in settings:
             for key, most in MOST.items():
                 if isinstance(node.get(key), int | float):

@@ -10,6 +10,7 @@ from mmengine import registry as root
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.runner import Priority, Runner, get_priority
 from torch.distributed import Backend
 
@@ -18,7 +19,6 @@ from ..configuration.build_errors import nearest, unknown_key, unknown_type, wro
 from ..configuration.cfg_options import dicts_in, places_in
 from ..configuration.reading import dataset_places, dataset_tree, type_of
 from ..configuration.type_names import class_of, registered
-from ..configuration.unread_settings import DEFAULT_CONSTRUCTOR
 from ..configuration.value_kinds import fits, parameters_of
 
 # Values that mmengine takes when it builds, and fails with later: the smallest whole number that has a meaning ...
@@ -137,9 +137,10 @@ def check_values(config: Config, splits: Sequence[str]) -> None:
         named = [each.rpartition(':')[2] for each in str(value).split(',')]  # cpu:gloo,cuda:nccl
         if isinstance(value, str) and not all(each in choices or each.lower() in choices for each in named):
             raise UsageError(f'{key} is {value!r}: choose from {", ".join(choices)}')
-    constructor = parts.get('optim_wrapper.constructor', DEFAULT_CONSTRUCTOR)
+    default = DefaultOptimWrapperConstructor.__name__
+    constructor = parts.get('optim_wrapper.constructor', default)
     for key, known in KEYS.items():
-        is_read = constructor == DEFAULT_CONSTRUCTOR or not key.startswith('optim_wrapper.')  # another has other keys
+        is_read = constructor == default or not key.startswith('optim_wrapper.')  # another has other keys
         if is_read and isinstance(parts.get(key), Mapping):
             check_known(key, parts[key], 'mmengine', known)
     for place, node in dicts_in(config.get('visualizer'), 'visualizer'):
