@@ -1,6 +1,6 @@
 """Writing a checkpoint in our form, timm's or the authors': the keys change, no bit of a value does."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,15 +61,15 @@ def convert_checkpoint(source: str | Path, target: str | Path, to: str, publish:
     weights = of_teacher(weights_of(content, str(source)))
     if not any(name.startswith('backbone.patch_embed.') for name in weights.tensors):
         raise UsageError(f'{source} holds no SHViT: its first tensor is {next(iter(weights.tensors))!r}')
-    new_keys = _keys_for(to, weights.tensors)
+    is_detector = any(part_of(key) not in CLASSIFIER_PARTS for key in weights.tensors)
+    new_keys = {key: new for key in weights.tensors if (new := _new_key(key, to, is_detector)) is not None}
     tensors = {new: weights.tensors[key].detach().clone().contiguous() for key, new in new_keys.items()}
     others: dict[str, Any] = {}
     if target.suffix != '.safetensors' and to != 'timm':
-        names = [name for name in weights.other_entries if name in content and not _is_average(name)]
-        others = {name: content[name] for name in names}
-    if publish:
-        others = {key: value for key, value in others.items() if key == 'meta'}
-    path = _write(target, tensors, _container_for(to, new_keys), others, publish)
+        # without averaged weights, whose keys would no longer be those of the weights
+        names = [name for name in weights.other_entries if name in content and name not in AVERAGES]
+        others = {name: content[name] for name in names if name == 'meta' or not publish}
+    path = _write(target, tensors, _container_for(to, is_detector), others, publish)
 
     parts = count_by_part(key for key in weights.tensors if key not in new_keys)
     left_out = [f'{part} ({count})' for part, count in parts.items()]
@@ -77,33 +77,22 @@ def convert_checkpoint(source: str | Path, target: str | Path, to: str, publish:
     return Conversion(path, weights.form, len(tensors), tuple(left_out))
 
 
-def _is_average(entry: str) -> bool:
-    """Tell whether an entry of a file holds averaged weights, whose keys would no longer be those of the weights."""
-    return entry.split('.')[0] in AVERAGES
-
-
-def _keys_for(to: str, keys: Iterable[str]) -> dict[str, str]:
-    """Return the new key for each of our keys that the target form has a place for."""
+def _new_key(key: str, to: str, is_detector: bool) -> str | None:
+    """Return the key that the target form has for one of ours, None if it has no place for the tensor."""
     if to == 'ours':
-        return {key: key for key in keys}
+        return key
     if to == 'timm':
-        return {key: ours_to_timm(key) for key in keys if part_of(key) in ('backbone', 'head')}
-    prefix = BACKBONE if _is_detector(keys) else ''
-    return {
-        key: prefix + timm_to_official(key.removeprefix(BACKBONE)) if key.startswith(BACKBONE) else ours_to_timm(key)
-        for key in keys
-    }
+        return ours_to_timm(key) if part_of(key) in ('backbone', 'head') else None
+    if key.startswith(BACKBONE):
+        return (BACKBONE if is_detector else '') + timm_to_official(key.removeprefix(BACKBONE))
+    return ours_to_timm(key)
 
 
-def _is_detector(keys: Iterable[str]) -> bool:
-    return any(part_of(key) not in CLASSIFIER_PARTS for key in keys)
-
-
-def _container_for(to: str, keys: Iterable[str]) -> str:
+def _container_for(to: str, is_detector: bool) -> str:
     """Return the entry of a ``.pth`` under which the target form keeps its weights; empty for none."""
     if to == 'timm':
         return ''
-    return 'state_dict' if to == 'ours' or _is_detector(keys) else 'model'
+    return 'state_dict' if to == 'ours' or is_detector else 'model'
 
 
 def _write(

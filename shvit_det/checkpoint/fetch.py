@@ -19,7 +19,7 @@ from torch.hub import tqdm  # the real one where it is installed
 
 from ..common.atomic_files import partial_file, publish
 from ..common.errors import UsageError
-from .hub import cached_file, hub_file, is_installed, is_on_hub
+from .hub import PREFIX, cached_file, hub_file, is_installed
 from .reading import head_of, open_file, wrong_kind
 
 ATTEMPTS = 3
@@ -69,7 +69,7 @@ def find_checkpoint(source: str | Path, sha256: str | None = None) -> Path:
     if re.match(r'https?://', str(source), re.IGNORECASE):
         path = downloaded(str(source), sha256)
         changed = f': if the file of that URL is another one now, remove {path} to download it again'
-    elif is_on_hub(source):
+    elif str(source).startswith(PREFIX):
         path = hub_file(str(source))
     else:
         path = Path(os.path.expanduser(source))  # noqa: PTH111  # pathlib's raises where there is no such home folder
@@ -90,7 +90,10 @@ def is_file(path: Path) -> bool:
 
 
 def downloaded(url: str, sha256: str | None) -> Path:
-    """Return the file of a URL in torch's hub cache; it is downloaded if it is not there."""
+    """Return the file of a URL in torch's hub cache; it is downloaded if it is not there.
+
+    Where it cannot be downloaded, a repository of the Hugging Face hub may have the same weights.
+    """
     path = cached_path(url)
     if is_file(path):
         return path
@@ -99,26 +102,14 @@ def downloaded(url: str, sha256: str | None) -> Path:
         if is_file(plain) and not wrong_hash(plain, sha256):
             return plain
     copy = HUB_COPIES.get(url) if sha256 is None and is_installed() else None  # the hash is that of the authors' file
-    if copy is None:
-        fetch(url, path, sha256)
-        return path
-    return fetched_or_copy(url, path, copy)
-
-
-def fetched_or_copy(url: str, path: Path, copy: str) -> Path:
-    """Return the file of a URL, or if it cannot be downloaded, that of a repository with the same weights.
-
-    Raises:
-        UsageError: If neither can be downloaded.
-    """
-    if found := cached_file(copy):
+    if copy and (found := cached_file(copy)):
         print_log(f'{url}: taken from {copy}, which was downloaded before', 'current')
         return found
     try:
-        fetch(url, path)
+        fetch(url, path, sha256)
         return path
     except UsageError as error:
-        if not isinstance(error.__cause__, PermanentDownloadError):
+        if copy is None or not isinstance(error.__cause__, PermanentDownloadError):
             raise
         try:
             found = hub_file(copy)

@@ -16,11 +16,6 @@ FILES = ('model.safetensors', 'pytorch_model.bin')  # the first one that a repos
 NEEDS_TOKEN = 'set HF_TOKEN to a token of an account that may read it'
 
 
-def is_on_hub(source: str | Path) -> bool:
-    """Tell whether a checkpoint is named by its repository on the hub."""
-    return str(source).startswith(PREFIX)
-
-
 def is_installed() -> bool:
     return find_spec(PACKAGE) is not None
 
@@ -53,11 +48,7 @@ def cached_file(source: str) -> Path | None:
 
 
 def downloaded_file(source: str, repository: str, revision: str | None) -> Path:
-    """Download the file of a repository into huggingface_hub's cache.
-
-    Raises:
-        UsageError: Naming the repository, the file, and the reason.
-    """
+    """Download the file of a repository into huggingface_hub's cache, or raise ``UsageError`` with the reason."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 

@@ -23,6 +23,9 @@ DISTILLATION_HEADS = {'head_dist.bn.': 'head.distillation_bn.', 'head_dist.l.': 
 # authors test `model`, and mmengine's hook has already put the averages into `state_dict` when it writes a file.
 AVERAGES = ('model_ema', 'state_dict_ema', 'ema_state_dict')
 CONTAINERS = ('state_dict', 'model', *AVERAGES)
+# In the official code, a later stage begins with its downsampling: these modules, in the order of timm's.
+DOWNSAMPLING = ('0.0', '0.1', '1', '2.0', '2.1')
+FIRST_BLOCKS = (0, 3, 3)  # the numbers of the first block of each stage in the official code
 
 Value = TypeVar('Value')
 
@@ -97,8 +100,8 @@ def _recognise(keys: Iterable[str]) -> tuple[str, Callable[[str], str]]:
     if has('blocks1.'):
         form = 'official classification' if has('head.') else 'official backbone'
         return form, lambda key: timm_to_ours(official_to_timm(key))
-    if has('stages_0.'):
-        return 'timm features', lambda key: timm_to_ours(features_to_timm(key))
+    if has('stages_0.'):  # as timm names them with features_only=True
+        return 'timm features', lambda key: timm_to_ours(re.sub(r'^(stages|patch_embed)_(\d+)\.', r'\1.\2.', key))
     if has('stages.') and has('patch_embed.'):
         return 'timm classification' if has('head.') else 'backbone', timm_to_ours
     return 'state dict', str
@@ -107,38 +110,27 @@ def _recognise(keys: Iterable[str]) -> tuple[str, Callable[[str], str]]:
 def official_to_timm(key: str) -> str:
     """Rename ``blocks2.3.conv.m.c.weight`` of the official code to timm's ``stages.1.blocks.0.conv.m.c.weight``.
 
-    In the stages after the first the official modules 0.0, 0.1, 1, 2.0 and 2.1 are the downsampling. Other keys are
-    returned as they are.
+    Other keys are returned as they are.
     """
+    if match := re.fullmatch(r'blocks([23])\.(0\.0|0\.1|1|2\.0|2\.1)\.(.+)', key):
+        return f'stages.{int(match[1]) - 1}.downsample.{DOWNSAMPLING.index(match[2])}.{match[3]}'
     match = re.fullmatch(r'blocks([123])\.(0|[1-9]\d*)\.(.+)', key, re.ASCII)
     if not match:
         return key
-    stage, block, rest = int(match[1]) - 1, int(match[2]), match[3]
-    if stage == 0:
-        return f'stages.0.blocks.{block}.{rest}'
-    if block >= 3:
-        return f'stages.{stage}.blocks.{block - 3}.{rest}'
-    if block == 1:
-        return f'stages.{stage}.downsample.2.{rest}'
-    part = re.fullmatch(r'([01])\.(.+)', rest)
-    return f'stages.{stage}.downsample.{int(part[1]) + (0 if block == 0 else 3)}.{part[2]}' if part else key
+    stage = int(match[1]) - 1
+    block = int(match[2]) - FIRST_BLOCKS[stage]
+    return f'stages.{stage}.blocks.{block}.{match[3]}' if block >= 0 else key
 
 
 def timm_to_official(key: str) -> str:
     """Undo :func:`official_to_timm`; other keys are returned as they are."""
-    match = re.fullmatch(r'stages\.([012])\.(blocks|downsample)\.(0|[1-9]\d*)\.(.+)', key, re.ASCII)
+    if match := re.fullmatch(r'stages\.([12])\.downsample\.([0-4])\.(.+)', key):
+        return f'blocks{int(match[1]) + 1}.{DOWNSAMPLING[int(match[2])]}.{match[3]}'
+    match = re.fullmatch(r'stages\.([012])\.blocks\.(0|[1-9]\d*)\.(.+)', key, re.ASCII)
     if not match:
         return key
-    stage, kind, index, rest = int(match[1]), match[2], int(match[3]), match[4]
-    if kind == 'blocks':
-        return f'blocks{stage + 1}.{index if stage == 0 else index + 3}.{rest}'
-    modules = ('0.0', '0.1', '1', '2.0', '2.1')
-    return f'blocks{stage + 1}.{modules[index]}.{rest}' if stage > 0 and index < len(modules) else key
-
-
-def features_to_timm(key: str) -> str:
-    """Rename ``stages_0.blocks...`` of a timm model built with ``features_only=True`` to ``stages.0.blocks...``."""
-    return re.sub(r'^(stages|patch_embed)_(\d+)\.', r'\1.\2.', key)
+    stage = int(match[1])
+    return f'blocks{stage + 1}.{int(match[2]) + FIRST_BLOCKS[stage]}.{match[3]}'
 
 
 def timm_to_ours(key: str) -> str:

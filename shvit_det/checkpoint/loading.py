@@ -87,7 +87,7 @@ def match_content(
         refused = result
         if new_classes:
             mismatched = [key for key in result.mismatched if part_of(without_branch(key)) in ('backbone', 'neck')]
-            refused = Matching(result.model_tensors, {}, result.missing, mismatched, result.unexpected)
+            refused = replace(result, mismatched=mismatched)
         if not refused.complete:
             raise UsageError(f'{source} belongs to another model: {mismatch_reason(refused, weights.tensors)}')
     if not result.values:

@@ -1,20 +1,21 @@
 """Which tensors of a checkpoint go where in a model, and why they do not: decided before anything is changed."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..common.errors import UsageError
-from ..models.arch import ARCHS, Arch
+from ..models.arch import ARCHS
 from .key_renaming import BACKBONE, count_by_part, part_of
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 OPTIONAL_PARTS = ('distillation head',)  # a file may have them for a model without; a log line says so
+Stage = tuple[int, int, int | None, int | None]  # embed_dim, depth, and of attention attn_dim and query_key_dim
 
 
 @dataclass
@@ -26,8 +27,7 @@ class Matching:
     missing: list[str] = field(default_factory=list)  # tensors of the model that the file lacks
     mismatched: list[str] = field(default_factory=list)  # tensors that have another shape in the file
     unexpected: list[str] = field(default_factory=list)  # tensors of the file that the model lacks and should have
-    # tensors of the file that the model need not have, with the part they belong to
-    left_out: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)  # those it need not have, with the part they belong to
 
     @property
     def complete(self) -> bool:
@@ -115,19 +115,12 @@ def mismatch_reason(result: Matching, weights: Mapping[str, Tensor]) -> str:
     )
 
 
-class _Stage(NamedTuple):
-    """The numbers of one stage of a backbone; a stage without attention has None for two of them."""
-
-    embed_dim: int
-    depth: int
-    attn_dim: int | None
-    query_key_dim: int | None
-
-
-def _stages(tensors: Mapping[str, Tensor]) -> list[_Stage]:
+def _stages(tensors: Mapping[str, Tensor]) -> list[Stage]:
     """Return the stages of the SHViT whose tensors these are; none if it is not a SHViT."""
-    stages: list[_Stage] = []
-    while blocks := _blocks_of(tensors, len(stages)):
+    matches = (re.match(r'backbone\.stages\.(\d+)\.blocks\.(\d+)\.', key) for key in tensors)
+    depths = Counter(stage for stage, _ in {match.groups() for match in matches if match})
+    stages: list[Stage] = []
+    while depth := depths[str(len(stages))]:
         prefix = f'backbone.stages.{len(stages)}.blocks.0.'
         width, norm, query_key_value = (
             tensors[prefix + name].shape if prefix + name in tensors else torch.Size()
@@ -137,29 +130,20 @@ def _stages(tensors: Mapping[str, Tensor]) -> list[_Stage]:
             return []
         attn_dim = norm[0] if norm else None
         query_key_dim = (query_key_value[0] - norm[0]) // 2 if norm and query_key_value else None
-        stages.append(_Stage(width[0], len(blocks), attn_dim, query_key_dim))
+        stages.append((width[0], depth, attn_dim, query_key_dim))
     return stages
 
 
-def _blocks_of(keys: Iterable[str], stage: int) -> set[str]:
-    matches = (re.match(rf'backbone\.stages\.{stage}\.blocks\.(\d+)\.', key) for key in keys)
-    return {match[1] for match in matches if match}
-
-
-def _describe(stages: list[_Stage]) -> str:
+def _describe(stages: list[Stage]) -> str:
     """Return the name of the variant with these first stages, ``'SHViT-S2'``, or their numbers."""
     for name, arch in ARCHS.items():
-        if _stages_of_arch(arch)[: len(stages)] == stages:
+        own: list[Stage] = [
+            (width, depth, attn_dim, arch.query_key_dim) if kind == 'attention' else (width, depth, None, None)
+            for width, depth, attn_dim, kind in zip(
+                arch.embed_dims, arch.depths, arch.attn_dims, arch.block_kinds, strict=True
+            )
+        ]
+        if own[: len(stages)] == stages:
             return f'SHViT-{name.upper()}'
     embed_dims, depths, attn_dims, _ = (list(numbers) for numbers in zip(*stages, strict=True))
     return f'SHViT of embed_dims {embed_dims}, depths {depths}, attn_dims {attn_dims}'
-
-
-def _stages_of_arch(arch: Arch) -> list[_Stage]:
-    attends = [kind == 'attention' for kind in arch.block_kinds]
-    return [
-        _Stage(embed_dim, depth, attn_dim if attend else None, arch.query_key_dim if attend else None)
-        for embed_dim, depth, attn_dim, attend in zip(
-            arch.embed_dims, arch.depths, arch.attn_dims, attends, strict=True
-        )
-    ]

@@ -7,6 +7,7 @@ import re
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # private, but what pickle itself goes by
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -40,7 +41,7 @@ def read_content(path: Path) -> Any:
     head = head_of(path)
     if wrong := wrong_kind(head):
         raise unreadable(path, wrong)
-    if is_safetensors(head):
+    if head[8:9] == b'{' and not head.startswith(b'PK'):  # the opening of a JSON header, after its length
         return read_safetensors(path, head)
     if head.startswith(ARCHIVE):
         check_archive(path)
@@ -80,11 +81,6 @@ def wrong_kind(head: bytes) -> str | None:
     if head[257:262] == b'ustar':
         return "it is a tar archive, a form that torch gave up: save it again with today's torch"
     return None
-
-
-def is_safetensors(head: bytes) -> bool:
-    """Tell whether the first bytes are a length and the opening of a JSON header."""
-    return head[8:9] == b'{' and not head.startswith(b'PK')
 
 
 def read_safetensors(path: Path, head: bytes) -> dict[str, Tensor]:
@@ -169,23 +165,17 @@ def globals_in(path: Path) -> Iterator[tuple[str, str]]:
     """Yield the module and the name of every class and function that a file refers to, as far as it can be read."""
     if head_of(path).startswith(ARCHIVE):
         with zipfile.ZipFile(path) as archive:
-            pickles = [archive.read(name) for name in archive.namelist() if name.endswith('/data.pkl')]
-        for content in pickles:
-            yield from globals_in_pickles(BytesIO(content), 1)
+            content = b''.join(archive.read(name) for name in archive.namelist() if name.endswith('/data.pkl'))
     else:
         with open_file(path) as file:
-            yield from globals_in_pickles(BytesIO(file.read(LARGEST_BEGINNING)), NUM_PICKLES)
-
-
-def globals_in_pickles(file: BytesIO, number: int) -> Iterator[tuple[str, str]]:
-    try:
-        for _ in range(number):
-            for operation, argument, _position in pickletools.genops(file):
+            content = file.read(LARGEST_BEGINNING)
+    pickles = BytesIO(content)
+    with suppress(ValueError):  # at the end, or cut off or damaged from here on
+        for _ in range(NUM_PICKLES):
+            for operation, argument, _position in pickletools.genops(pickles):
                 if operation.name == 'GLOBAL':
                     module, _, name = str(argument).partition(' ')
                     yield module, name
-    except ValueError:  # cut off or damaged from here on
-        return
 
 
 def file_with_reference(module: str, name: str) -> BytesIO:

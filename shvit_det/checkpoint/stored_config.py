@@ -9,23 +9,26 @@ from ..common.errors import UsageError
 NUMBERS = {text: float(text) for text in ('inf', 'nan')}  # as Python writes them, which are no literals
 
 
+def meta_of(content: Any) -> Mapping:
+    """Return what mmengine writes beside the weights in a checkpoint file, if anything."""
+    meta = content.get('meta') if isinstance(content, Mapping) else None
+    return meta if isinstance(meta, Mapping) else {}
+
+
 def stored_config(content: Any) -> dict[str, Any] | None:
     """Return the config in the content of a checkpoint file, see :func:`parse_config`; None if it has no config."""
-    meta = content.get('meta') if isinstance(content, Mapping) else None
-    text = meta.get('cfg') if isinstance(meta, Mapping) else None
+    text = meta_of(content).get('cfg')
     return parse_config(text) if isinstance(text, str) and text.strip() else None
 
 
 def parse_config(text: str) -> dict[str, Any]:
     """Return a config that mmengine wrote as text: ``NAME = VALUE``, the values made of literals and ``dict()``.
 
-    Raises:
-        UsageError: If there is anything else in it.
+    Anything else is refused.
     """
     try:
-        statements = ast.parse(text).body
         config = {}
-        for statement in statements:
+        for statement in ast.parse(text).body:
             if not isinstance(statement, ast.Assign) or not isinstance(target := statement.targets[0], ast.Name):
                 raise ValueError(f'line {statement.lineno} is no NAME = VALUE')
             config[target.id] = value_of(statement.value)
@@ -63,8 +66,7 @@ def value_of(node: ast.expr) -> Any:
 
 def stored_data_meta(content: Any) -> dict[str, Any]:
     """Return what the content of a checkpoint says of its training data, by names in small letters."""
-    meta = content.get('meta') if isinstance(content, Mapping) else None
-    meta = meta if isinstance(meta, Mapping) else {}
+    meta = meta_of(content)
     stored = meta.get('dataset_meta', meta)  # mmdet 2 has no dict of its own for it
     if isinstance(stored, list | tuple) and stored:
         stored = stored[0]  # of a ConcatDataset
