@@ -1,5 +1,4 @@
-"""What other libraries need from us on today's torch and Python, one small module for each symptom; imports no folder.
+"""What other libraries need from us on today's torch and Python; imports no folder.
 
-:mod:`..on_import` says when each of them acts. Every function may be called twice, and does nothing where the symptom
-is absent.
+:mod:`..on_import` says when each function acts. It does nothing where the symptom is absent.
 """

@@ -13,9 +13,12 @@ Action = Callable[[ModuleType], None]
 def when_imported(name: str, action: Action) -> None:
     """Call ``action`` with the module ``name``: now if it has been imported, and whenever it is imported from now on.
 
-    An error of the action is an error of that import.
+    An error of the action is an error of that import. The same action again changes nothing.
     """
-    FINDER.actions.setdefault(name, []).append(action)
+    actions = FINDER.actions.setdefault(name, [])
+    if action in actions:
+        return
+    actions.append(action)
     if FINDER not in sys.meta_path:
         sys.meta_path.insert(0, FINDER)
     if (module := sys.modules.get(name)) is not None:

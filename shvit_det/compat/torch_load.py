@@ -8,7 +8,6 @@ torch has one list of allowed classes for the whole process. It belongs to the p
 only during a load.
 """
 
-import functools
 import pickle
 import threading
 from collections.abc import Callable, Iterator
@@ -43,9 +42,6 @@ def history_method(cls: type, name: str) -> Callable:
     """Take the place of ``getattr`` during a load: return the statistics of ``HistoryBuffer`` and nothing else.
 
     If the program itself has allowed ``getattr``, perhaps in another thread, this is ``getattr``.
-
-    Raises:
-        pickle.UnpicklingError: If anything else is asked for.
     """
     if getattr in torch.serialization.get_safe_globals():
         return getattr(cls, name)  # type: ignore[no-any-return]
@@ -97,13 +93,4 @@ def let_mmengine_load_runs() -> None:
     from mmengine.runner.checkpoint import CheckpointLoader  # when this is imported, this function is called
 
     original = CheckpointLoader.load_checkpoint.__func__  # type: ignore[attr-defined]
-    if hasattr(original, 'reads_runs'):
-        return
-
-    @functools.wraps(original)
-    def load_checkpoint(cls: type[CheckpointLoader], *args: Any, **kwargs: Any) -> Any:
-        with classes_allowed():
-            return original(cls, *args, **kwargs)
-
-    load_checkpoint.reads_runs = True  # type: ignore[attr-defined]
-    CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)
+    CheckpointLoader.load_checkpoint = classmethod(classes_allowed()(original))

@@ -7,7 +7,6 @@ This module imports nothing of mmengine at its top: :mod:`..on_import` calls it 
 """
 
 import functools
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ SCHEME = 'shvit_det:'
 
 
 def add_to_configs() -> None:
-    """Make our configs available as bases of other configs. A second call changes nothing.
+    """Make our configs available as bases of other configs.
 
     Bases in another project's ``_base_`` are found at once: mmengine would first look for them in all metafiles of that
     project, which list only whole configs. That takes a second for each of our configs.
@@ -31,8 +30,6 @@ def add_to_configs() -> None:
     from mmengine.utils import get_installed_path
 
     original: Any = Config._get_cfg_path
-    if hasattr(original, 'knows_shvit_det'):
-        return
 
     @functools.wraps(original)
     def get_cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
@@ -45,17 +42,14 @@ def add_to_configs() -> None:
                 return str(base), project
         return original(cfg_path, filename)
 
-    get_cfg_path.knows_shvit_det = True  # type: ignore[attr-defined]
     Config._get_cfg_path = staticmethod(get_cfg_path)
 
 
 def add_to_inferencers() -> None:
-    """Make inferencers accept our configs by name, with their published weights. A second call changes nothing."""
+    """Make inferencers accept our configs by name, with their published weights."""
     from mmengine.infer import BaseInferencer
 
     original: Any = BaseInferencer._load_model_from_metafile
-    if hasattr(original, 'knows_shvit_det'):
-        return
 
     @functools.wraps(original)
     def load_model_from_metafile(self: 'BaseInferencer', model: str) -> tuple['Config', str | None]:
@@ -66,7 +60,6 @@ def add_to_inferencers() -> None:
         url = weights_url(model)
         return Config.fromfile(config_file(model)), url and f'{SCHEME}{url}'
 
-    load_model_from_metafile.knows_shvit_det = True  # type: ignore[attr-defined]
     BaseInferencer._load_model_from_metafile = load_model_from_metafile
 
 
@@ -85,9 +78,8 @@ def load_from_shvit_checkpoint(filename: str, map_location: object = None) -> di
     from ..checkpoint.fetch import find_checkpoint
     from ..checkpoint.loading import weights_of
     from ..checkpoint.reading import read_content
+    from ..checkpoint.stored_config import meta_of
 
     path = filename.removeprefix(SCHEME)
     content = read_content(find_checkpoint(path))
-    weights = weights_of(content, path)
-    meta = content.get('meta') if isinstance(content, Mapping) else None
-    return {'state_dict': weights.tensors, 'meta': meta or {}}
+    return {'state_dict': weights_of(content, path).tensors, 'meta': meta_of(content)}

@@ -192,8 +192,8 @@ from mmcv.utils.ext_loader import check_ops_exist
 from mmengine.utils.dl_utils.misc import mmcv_full_available
 assert check_ops_exist() and mmcv_full_available()
 assert not hasattr(pkgutil, 'find_loader')
-from shvit_det.compat.find_loader import find_loader
-assert find_loader('json').get_code('json') and find_loader('no_such_module') is None
+from mmcv.utils import ext_loader
+assert ext_loader.pkgutil.find_loader('json') and ext_loader.pkgutil.find_loader('no_such_module') is None
 """
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
     assert (result.returncode, result.stdout, result.stderr) == (0, '', '')

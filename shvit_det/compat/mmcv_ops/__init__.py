@@ -44,6 +44,22 @@ OPS['get_compiler_version'] = lambda: f'none (shvit_det on torchvision {torchvis
 OPS['get_compiling_cuda_version'] = lambda: 'not available'
 
 
+def missing_op(name: str) -> Callable[..., NoReturn]:
+    """Return an op that only refuses: mmcv asks for all of its ops by name when it is imported."""
+    if name.startswith('__'):
+        raise AttributeError(f'module {NAME!r} has no attribute {name!r}')
+
+    def refuse(*args: Any, **kwargs: Any) -> NoReturn:
+        raise NotImplementedError(way_out(name))
+
+    return refuse
+
+
+def is_stand_in() -> bool:
+    """Tell whether ``mmcv._ext`` is ours: only the stand-in has the attribute ``__stand_in__``."""
+    return hasattr(sys.modules.get(NAME), '__stand_in__')
+
+
 def install() -> bool:
     """Make mmcv's Python files find their ops; return whether these are the stand-in's.
 
@@ -69,30 +85,10 @@ def install() -> bool:
             )
         else:
             return False
-    module = _StandIn(NAME, "shvit_det's stand-in for mmcv's compiled ops, on torchvision.")
-    vars(module).update(OPS)
+    module = types.ModuleType(NAME, "shvit_det's stand-in for mmcv's compiled ops, on torchvision.")
+    vars(module).update(OPS, __stand_in__='shvit_det', __getattr__=missing_op)
     # pkgutil.find_loader takes a module without a loader for absent: this one has the loader of this file
     module.__spec__ = importlib.machinery.ModuleSpec(NAME, __spec__.loader, origin=__name__)
     sys.modules[NAME] = vars(sys.modules['mmcv'])['_ext'] = module
     refuse_missing_ops()
     return True
-
-
-def is_stand_in() -> bool:
-    """Tell whether ``mmcv._ext`` is ours: only the stand-in has the attribute ``__stand_in__``."""
-    return hasattr(sys.modules.get(NAME), '__stand_in__')
-
-
-class _StandIn(types.ModuleType):
-    """A module that has every op by name, because mmcv asks for all the names when it is imported."""
-
-    __stand_in__ = 'shvit_det'
-
-    def __getattr__(self, name: str) -> Callable[..., NoReturn]:
-        if name.startswith('__'):
-            raise AttributeError(f'module {NAME!r} has no attribute {name!r}')
-
-        def missing(*args: Any, **kwargs: Any) -> NoReturn:
-            raise NotImplementedError(way_out(name))
-
-        return missing
