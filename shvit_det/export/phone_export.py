@@ -11,7 +11,7 @@ from ..common.atomic_files import saving
 from ..common.errors import UsageError
 from ..runtimes.agreement import check_agreement
 from ..runtimes.coreml import INPUT, Package, convert, require_coremltools, saved_package
-from ..runtimes.executorch import Runner, lower, require_executorch
+from ..runtimes.executorch import ExecuTorch, lower, require_executorch
 from ..version import __version__
 from .phone_parts import Part, build_part
 
@@ -95,7 +95,7 @@ def export_part(
 def write_program(part: Part, path: Path) -> str:
     """Write a part as ExecuTorch's ``.pte`` file, if the program computes the same; return a line on that."""
     program = lower(part.module, part.example())
-    found = Runner(program.content, threads=1)(part.example())
+    found = ExecuTorch(program.content, threads=1).test_step(part.example().numpy())
     worst = check_agreement(part.outputs(part.example()), found, PROGRAM_TOLERANCE, 'the program')
     with saving(path) as part_file:
         part_file.write_bytes(program.content)

@@ -3,16 +3,17 @@
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..common.errors import UsageError, first_line
+from .onnx_runtimes import Runtime
 from .packages import quiet, require
 
 ANOTHER_RELEASE = f'each of its releases is for one of torch (1.2.0 for 2.11), and this is torch {torch.__version__}'
@@ -56,11 +57,7 @@ def require_executorch() -> str:
 
 
 def lower(module: nn.Module, images: Tensor) -> Program:
-    """Return a module in eval mode as a program in float32, for images of this size.
-
-    Raises:
-        UsageError: If ExecuTorch cannot express it; the sentence has the first line of ExecuTorch's error.
-    """
+    """Return a module in eval mode as a program in float32, for images of this size."""
     require_executorch()
     compiler = Path(sys.executable).with_name('flatc')
     if compiler.is_file():  # ExecuTorch calls it by name, which fails if the environment's folder is not in PATH
@@ -104,29 +101,33 @@ def _operations(graph: torch.fx.Graph) -> Counter[str]:
     return Counter(name.removesuffix('.default') for name in names if name not in HELPERS)
 
 
-class Runner:
-    """The content of a ``.pte`` file, loaded, to be run; the whole process has one pool of threads for ExecuTorch."""
+class ExecuTorch(Runtime):
+    """ExecuTorch on the CPU, with XNNPACK's kernels for the operations that it has.
 
-    def __init__(self, content: bytes, threads: int) -> None:
-        self.version = require_executorch()
+    The whole process has one pool of threads for it.
+    """
+
+    dtypes = (torch.float32,)
+    packages = ('executorch',)
+    extra = 'executorch'
+
+    def __init__(self, model: bytes | str, threads: int, dtype: torch.dtype = torch.float32) -> None:
+        self.title = f'ExecuTorch {require_executorch()}'
         with quiet():
+            from executorch import runtime
             from executorch.extension.pybindings import portable_lib
-            from executorch.runtime import Runtime, Verification
 
             portable_lib._unsafe_reset_threadpool(threads)  # there is no public function for it
-            self._program = Runtime.get().load_program(content, verification=Verification.Minimal)
+            self._program = runtime.Runtime.get().load_program(model, verification=runtime.Verification.Minimal)
             self._method = self._program.load_method('forward')
 
-    def __call__(self, images: Tensor) -> Sequence[Tensor]:
+    def test_step(self, *arrays: np.ndarray) -> list[np.ndarray]:
         """Return copies of the outputs for images (B, 3, H, W).
 
         Raises:
             UsageError: If the program cannot run, most often because ExecuTorch was built for another torch.
         """
         try:
-            outs: Sequence[Tensor] = self._method.execute([images])
+            return [out.numpy() for out in self._method.execute([torch.from_numpy(array) for array in arrays])]
         except RuntimeError as error:
-            raise UsageError(
-                f'ExecuTorch {self.version} cannot run this: {first_line(error)}; {ANOTHER_RELEASE}'
-            ) from error
-        return outs
+            raise UsageError(f'{self.title} cannot run this: {first_line(error)}; {ANOTHER_RELEASE}') from error

@@ -1,33 +1,15 @@
 """Backbones in other runtimes than PyTorch: exported, run on NumPy arrays, compared with PyTorch's outputs."""
 
-import numpy as np
 import torch
 from torch import nn
 
 from ..runtimes import onnx_runtimes
 from ..runtimes.agreement import check_agreement
-from ..runtimes.executorch import Runner, lower
+from ..runtimes.executorch import ExecuTorch, lower
 from ..runtimes.onnx_file import trace
 from ..runtimes.onnx_runtimes import Runtime
 
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # of the largest magnitude of each feature map
-
-
-class ExecuTorch(Runtime):
-    """ExecuTorch on the CPU, with XNNPACK's kernels for the operations that it has."""
-
-    dtypes = (torch.float32,)
-    packages = ('executorch',)
-    extra = 'executorch'
-
-    def __init__(self, model: bytes | str, threads: int, dtype: torch.dtype = torch.float32) -> None:
-        assert isinstance(model, bytes)
-        self._runner = Runner(model, threads)
-        self.title = f'ExecuTorch {self._runner.version}'
-
-    def test_step(self, *arrays: np.ndarray) -> list[np.ndarray]:
-        (images,) = arrays
-        return [feature.numpy() for feature in self._runner(torch.from_numpy(images))]
 
 
 RUNTIMES: dict[str, type[Runtime]] = {**onnx_runtimes.RUNTIMES, 'executorch': ExecuTorch}

@@ -14,7 +14,7 @@ from shvit_det.export.phone_parts import build_part
 pytest.importorskip('executorch', reason="executorch is not here: pip install '.[executorch]'")
 
 from shvit_det.export.phone_export import write_program
-from shvit_det.runtimes.executorch import Program, Runner, count_axes_from_the_end, lower
+from shvit_det.runtimes.executorch import ExecuTorch, Program, count_axes_from_the_end, lower
 
 pytestmark = pytest.mark.slow
 
@@ -39,10 +39,10 @@ def written(tmp_path_factory):
 
 def test_the_file_computes_what_pytorch_does(written):
     path, _, part = written
-    run = Runner(path.read_bytes(), threads=1)
+    program = ExecuTorch(path.read_bytes(), threads=1)
     for seed in range(2):
         image = torch.rand(1, 3, *SHAPE, generator=torch.Generator().manual_seed(seed)) * 255
-        found, expected = run(image), part.outputs(image)
+        found, expected = [*map(torch.from_numpy, program.test_step(image.numpy()))], part.outputs(image)
         assert [out.shape for out in found] == [out.shape for out in expected]
         for out, wanted in zip(found, expected, strict=True):
             assert (out - wanted).abs().max() < 1e-4 * wanted.abs().max()
@@ -65,8 +65,8 @@ def test_the_classifier_computes_what_pytorch_does(tmp_path):
     part = build_part(CLASSIFIER, shape=(64, 64))
     summary = write_program(part, tmp_path / 'a.pte')
     assert 'differ from PyTorch by' in summary
-    (found,) = Runner((tmp_path / 'a.pte').read_bytes(), threads=1)(part.example())
-    assert found.shape == (1, 6) and torch.allclose(found, part.outputs(part.example())[0], atol=1e-6)
+    (found,) = ExecuTorch((tmp_path / 'a.pte').read_bytes(), threads=1).test_step(part.example().numpy())
+    assert found.shape == (1, 6) and torch.allclose(torch.from_numpy(found), part.outputs(part.example())[0], atol=1e-6)
 
 
 def test_a_program_that_computes_something_else_is_refused(tmp_path):
@@ -110,11 +110,11 @@ def test_the_threads_are_those_asked_for():
 
     content = lower(nn.ReLU(), torch.rand(1, 3, 4, 4)).content
     for threads in (2, 1):
-        Runner(content, threads)
+        ExecuTorch(content, threads)
         assert portable_lib._threadpool_get_thread_count() == threads
 
 
 def test_an_executorch_for_another_torch_is_named():
-    run = Runner(lower(nn.ReLU(), torch.rand(1, 3, 4, 4)).content, threads=1)
+    program = ExecuTorch(lower(nn.ReLU(), torch.rand(1, 3, 4, 4)).content, threads=1)
     with pytest.raises(UsageError, match=r'ExecuTorch [\d.]+ cannot run this: .*; each of its releases is for one of'):
-        run(torch.rand(1, 3, 5, 4))  # which fails in the runtime likewise
+        program.test_step(torch.rand(1, 3, 5, 4).numpy())  # which fails in the runtime likewise
