@@ -120,27 +120,21 @@ class Package:
             if variable.name in known:
                 return known[variable.name]
             constant = variable.val
-            return torch.from_numpy(constant) if isinstance(constant, np.ndarray) else constant
+            return _rounded(torch.from_numpy(constant)) if isinstance(constant, np.ndarray) else constant
 
         for operation in self.operations:
             compute = OPERATIONS.get(operation.op_type)
             if compute is None:
                 raise UsageError(f'the package has the operation {operation.op_type}, which cannot be checked here')
-            arguments = {name: _as_float32(value(given)) for name, given in operation.inputs.items()}
-            results = compute(**arguments)
+            results = compute(**{name: value(given) for name, given in operation.inputs.items()})
             results = results if isinstance(results, tuple) else (results,)
             for variable, result in zip(operation.outputs, results, strict=True):
                 known[variable.name] = _rounded(result, dtype)
         return {variable.name: known[variable.name] for variable in self._function.outputs}
 
 
-def _as_float32(given: Any) -> Any:
-    if isinstance(given, list):
-        return [_as_float32(item) for item in given]
-    return given.float() if isinstance(given, Tensor) and given.is_floating_point() else given
-
-
-def _rounded(result: Any, dtype: torch.dtype) -> Any:
+def _rounded(result: Any, dtype: torch.dtype = torch.float32) -> Any:
+    """Return floating-point numbers rounded to a type, in float32, and all else as it is."""
     return result.to(dtype).float() if isinstance(result, Tensor) and result.is_floating_point() else result
 
 
@@ -148,25 +142,24 @@ def _numbers(values: Any) -> list[int]:
     return [int(number) for number in values]
 
 
-def _conv(x: Tensor, weight: Tensor, bias: Any = None, **how: Any) -> Tensor:
-    strides, dilations = _numbers(how['strides']), _numbers(how['dilations'])
-    return functional.conv2d(_padded(x, how), weight, bias, strides, 0, dilations, int(how['groups']))
-
-
-def _padded(x: Tensor, how: Values) -> Tensor:
-    if how['pad_type'] == 'valid':
-        return x
-    if how['pad_type'] != 'custom':
+def _padding(how: Values) -> list[int]:
+    """Return the padding in torch's order: left, right, top, bottom."""
+    if how['pad_type'] not in ('valid', 'custom'):
         raise UsageError(f'the package has a padding {how["pad_type"]}, which cannot be checked here')
-    top, bottom, left, right = _numbers(how['pad'])
-    return functional.pad(x, (left, right, top, bottom))
+    top, bottom, left, right = _numbers(how['pad']) if how['pad_type'] == 'custom' else (0, 0, 0, 0)
+    return [left, right, top, bottom]
+
+
+def _conv(x: Tensor, weight: Tensor, bias: Any = None, **how: Any) -> Tensor:
+    padded = functional.pad(x, _padding(how))
+    strides, dilations = _numbers(how['strides']), _numbers(how['dilations'])
+    return functional.conv2d(padded, weight, bias, strides, 0, dilations, int(how['groups']))
 
 
 def _conv_transpose(x: Tensor, weight: Tensor, bias: Any = None, **how: Any) -> Tensor:
     strides, dilations = _numbers(how['strides']), _numbers(how['dilations'])
     full = functional.conv_transpose2d(x, weight, bias, strides, 0, 0, int(how['groups']), dilations)
-    top, bottom, left, right = _numbers(how['pad']) if how['pad_type'] == 'custom' else (0, 0, 0, 0)
-    cropped = full[:, :, top : full.shape[2] - bottom, left : full.shape[3] - right]
+    cropped = functional.pad(full, [-side for side in _padding(how)])
     shape = how.get('output_shape')
     if shape is not None and list(cropped.shape) != _numbers(shape):
         raise UsageError(f'the package states an output of {_numbers(shape)} for one of {list(cropped.shape)}')
@@ -174,16 +167,12 @@ def _conv_transpose(x: Tensor, weight: Tensor, bias: Any = None, **how: Any) -> 
 
 
 def _slice(x: Tensor, begin: Any, end: Any, **how: Any) -> Tensor:
-    dims = range(x.dim())
-    begins = [None if _flag(how.get('begin_mask'), dim) else int(begin[dim]) for dim in dims]
-    ends = [None if _flag(how.get('end_mask'), dim) else int(end[dim]) for dim in dims]
-    stride = how.get('stride')
-    steps = [None if stride is None else int(stride[dim]) for dim in dims]
-    return x[tuple(slice(*bounds) for bounds in zip(begins, ends, steps, strict=True))]
+    def bounds(numbers: Any, mask: str) -> list[int | None]:
+        masked = how.get(mask, [False] * x.dim())
+        return [None if is_masked else int(n) for n, is_masked in zip(numbers, masked, strict=True)]
 
-
-def _flag(mask: Any, dim: int) -> bool:
-    return mask is not None and bool(mask[dim])
+    steps = _numbers(how.get('stride', [1] * x.dim()))
+    return x[tuple(map(slice, bounds(begin, 'begin_mask'), bounds(end, 'end_mask'), steps))]
 
 
 def _matmul(x: Tensor, y: Tensor, transpose_x: Any = False, transpose_y: Any = False) -> Tensor:
@@ -206,9 +195,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     'linear': lambda x, weight, bias=None: functional.linear(x, weight, bias),
     'matmul': _matmul,
     'max_pool': lambda x, kernel_sizes, **how: functional.max_pool2d(
-        functional.pad(x, [p for pair in reversed(_pairs(how)) for p in pair], value=-torch.inf),
-        _numbers(kernel_sizes),
-        _numbers(how['strides']),
+        functional.pad(x, _padding(how), value=-torch.inf), _numbers(kernel_sizes), _numbers(how['strides'])
     ),
     'mul': lambda x, y: x * y,
     'reduce_mean': lambda x, axes, keep_dims: x.mean(_numbers(axes), keepdim=bool(keep_dims)),
@@ -225,9 +212,3 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
         x, scale_factor=(float(scale_factor_height), float(scale_factor_width)), mode='nearest'
     ),
 }
-
-
-def _pairs(how: Values) -> list[list[int]]:
-    """Return the padding of height and of width, each before and after."""
-    pad = _numbers(how['pad']) if how['pad_type'] == 'custom' else [0, 0, 0, 0]
-    return [pad[:2], pad[2:]]

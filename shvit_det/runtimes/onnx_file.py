@@ -1,7 +1,6 @@
 """Modules as ONNX files."""
 
 import warnings
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,9 +25,6 @@ def trace(module: nn.Module, inputs: tuple[torch.Tensor, ...], name: str, **name
         module: In eval mode.
         inputs: What it is run on; the file takes their sizes only, but for ``dynamic_axes``.
         name: What errors call the module.
-
-    Raises:
-        UsageError: If the module has something that the exporter cannot express.
     """
     with TemporaryDirectory() as folder, torch.no_grad(), warnings.catch_warnings():
         path = Path(folder, 'module.onnx')
@@ -40,14 +36,12 @@ def trace(module: nn.Module, inputs: tuple[torch.Tensor, ...], name: str, **name
         return path.read_bytes()
 
 
-def add_metadata(content: bytes, metadata: Mapping[str, str]) -> Any:
+def add_metadata(content: bytes, metadata: dict[str, str]) -> Any:
     """Return an ONNX file's content as an ONNX model with metadata, and check that its operators are standard ones."""
     onnx = import_module('onnx')
     model = onnx.load_from_string(content)
     model.producer_name = 'shvit_det'
-    for key, value in metadata.items():
-        entry = model.metadata_props.add()
-        entry.key, entry.value = key, value
+    onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model)
     domains = {node.domain for node in model.graph.node}
     assert domains <= {'', 'ai.onnx'}, f'operators of {domains}'

@@ -1,5 +1,9 @@
 """ONNX Runtime and OpenVINO: they run a file on NumPy arrays."""
 
+import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import ClassVar
@@ -9,7 +13,31 @@ import torch
 
 from ..common.errors import UsageError
 from .packages import require
-from .signal_stack import signal_stack_kept
+
+
+class SignalStack(ctypes.Structure):
+    """C's ``stack_t`` on Linux."""
+
+    _fields_ = (('address', ctypes.c_void_p), ('flags', ctypes.c_int), ('size', ctypes.c_size_t))
+
+
+@contextmanager
+def signal_stack_kept() -> Iterator[None]:
+    """Give this thread the alternate stack of signals back that it had before the block, mostly none.
+
+    OpenVINO sets a small one while it compiles a model, and leaves it behind. Python runs its handlers of signals
+    there, also that for the workers of a data loader.
+    """
+    if not sys.platform.startswith('linux'):
+        yield
+        return
+    set_stack = ctypes.CDLL(None).sigaltstack
+    before = SignalStack()
+    set_stack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        set_stack(ctypes.byref(before), None)
 
 
 class Runtime:

@@ -27,8 +27,7 @@ from shvit_det.export.metadata import FORMAT, KEY, Metadata
 from shvit_det.export.nms import grouped_nms, grouped_nms_flat
 from shvit_det.export.running import ExportedDetector, instances
 from shvit_det.runtimes.onnx_file import add_metadata
-from shvit_det.runtimes.onnx_runtimes import RUNTIME_OF, RUNTIMES
-from shvit_det.runtimes.signal_stack import SignalStack
+from shvit_det.runtimes.onnx_runtimes import RUNTIME_OF, RUNTIMES, SignalStack
 
 pytestmark = pytest.mark.slow
 
