@@ -20,14 +20,13 @@ from ..common.environment import describe_environment
 from ..common.errors import UsageError
 from ..common.measurement_records import conditions, origin
 from ..configuration.cfg_options import format_value
-from ..configuration.changing import remove_pretrained, set_data_root
-from ..configuration.detection import Detection, has_masks, predicting_part
+from ..configuration.changing import set_data_root
+from ..configuration.detection import Detection, has_masks
 from ..configuration.reading import load_config
 from ..deployment import deploy
 from .detector_export import can_be_deployed
 from .detector_weights import detector_with_weights
 from .running import open_exported
-from .supported_detectors import check_exportable
 
 FORMAT = 'export comparison 1'
 SAME_PIXELS = 1.0
@@ -60,15 +59,12 @@ class Agreement:
         self.box_px = max(self.box_px, float((expected.bboxes[ours] - found.bboxes[theirs]).abs().max()))
         self.score = max(self.score, float((expected.scores[ours] - found.scores[theirs]).abs().max()))
         if 'masks' in expected and 'masks' in found:
-            for one, other in zip(ours.tolist(), theirs.tolist(), strict=True):
-                self._add_mask(expected.masks[one], found.masks[other])
-
-    def _add_mask(self, one: torch.Tensor, other: torch.Tensor) -> None:
-        different = int((one ^ other).sum())
-        self.mask_px += different
-        self.object_px += int((one | other).sum())
-        self.image_px += one.numel()
-        self.worst_mask = min(self.worst_mask, 1 - different / one.numel())
+            one, other = expected.masks[ours], found.masks[theirs]
+            different = (one ^ other).sum((1, 2))
+            self.mask_px += int(different.sum())
+            self.object_px += int((one | other).sum())
+            self.image_px += one.numel()
+            self.worst_mask = min(self.worst_mask, 1 - int(different.max()) / one[0].numel())
 
 
 def pair_detections(expected: Any, found: Any) -> torch.Tensor:
@@ -136,27 +132,21 @@ def compare(
         command: The command line, for the record.
         progress: Is called with how far the comparison is, after each image.
         save: Gets the record, which is returned too; after an error that of the images before it.
-
-    Raises:
-        UsageError: If something is missing or does not fit.
     """
     torch.set_num_threads(threads)
     config = load_config(config_path, cfg_options)
     if data_root is not None:
         set_data_root(config, data_root)
+    models = [open_exported(file, config) for file in dict.fromkeys(files)]
+    detector = detector_with_weights(config, config_path, checkpoint)
     task = Detection()
-    remove_pretrained(config)
-    detector: Any = predicting_part(task.build(config))
-    check_exportable(detector)
     task.set_metrics(config, detector, ['bbox', 'segm'] if has_masks(detector) else ['bbox'])
-    models = {file: open_exported(file, config) for file in files}
     task.check_model(config, detector, ('test',))
     task.check_data(config, detector, ('test',))
-    detector = detector_with_weights(config, config_path, checkpoint)
     steps = {'PyTorch': detector.test_step}
     if can_be_deployed(detector):
         steps['PyTorch, deployed'] = deploy(detector).test_step
-    for model in models.values():
+    for model in models:
         name = model.detector.runtime.title
         steps[name if name not in steps else f'{name} ({len(steps)})'] = model.test_step
 

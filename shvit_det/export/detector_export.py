@@ -14,8 +14,7 @@ from mmengine.logging import print_log
 from ..common.atomic_files import saving
 from ..common.errors import UsageError
 from ..common.output_paths import check_output_file
-from ..configuration.changing import remove_pretrained
-from ..configuration.detection import Detection, predicting_part
+from ..configuration.detection import Detection, class_heads
 from ..configuration.detector_or_classifier import task_of
 from ..configuration.reading import load_config, named_classes
 from ..deployment import check_deployable, deploy
@@ -25,7 +24,6 @@ from ..version import __version__
 from .detector_graph import INPUTS, DetectorGraph, OneStageGraph, TwoStageGraph
 from .detector_weights import detector_with_weights
 from .metadata import FORMAT, KEY, Metadata, resize_rule
-from .supported_detectors import check_exportable
 
 SUFFIXES = {'onnx': '.onnx', 'openvino': '.xml'}
 IMAGES = 'uint8, batch x 3 x height x width, BGR, resized, not padded, all of one size'
@@ -59,17 +57,16 @@ def export_detector(
     path = Path(out or Path(checkpoint).with_suffix(suffix).name)
     if path.suffix != suffix:
         raise UsageError(f'--to {to} writes a file that ends in {suffix}, but --out is {path}')
-    for written in (path, path.with_suffix('.bin')) if to == 'openvino' else (path,):  # OpenVINO's weights
-        check_output_file(written, '--out', inputs=[config_path, checkpoint])
-    for package in ('onnx', *(['openvino'] if to == 'openvino' else [])):
+    files = [path, path.with_suffix('.bin')] if to == 'openvino' else [path]  # the last has the weights
+    for file in files:
+        check_output_file(file, '--out', inputs=[config_path, checkpoint])
+    for package in ('onnx', 'openvino') if to == 'openvino' else ('onnx',):
         require(package, f'--to {to}')
 
     config = load_config(config_path, cfg_options)
     if not isinstance(task_of(config), Detection):
         raise UsageError(f'{config_path} has a classifier, and only detectors can be exported')
     rule = resize_rule(config)
-    remove_pretrained(config)
-    check_exportable(predicting_part(Detection().build(config)))
     detector = detector_with_weights(config, config_path, checkpoint)
     graph = graph_of(detector)
     metadata = Metadata(
@@ -89,9 +86,8 @@ def export_detector(
             part.write_bytes(model.SerializeToString())
     else:
         write_openvino(model, metadata, path)
-    weights = path if to == 'onnx' else path.with_suffix('.bin')
     print_log(
-        f'{path}: {metadata.detector}, {len(metadata.classes)} classes, {weights.stat().st_size / 2**20:.0f} MiB; '
+        f'{path}: {metadata.detector}, {len(metadata.classes)} classes, {files[-1].stat().st_size / 2**20:.0f} MiB; '
         f'{", ".join(INPUTS)} -> {", ".join(graph.outputs)}',
         'current',
     )
@@ -100,7 +96,6 @@ def export_detector(
 
 def graph_of(detector: Any) -> DetectorGraph:
     """Return a detector as a module from images to detections, by the networks of its deployed form if it has one."""
-    check_exportable(detector)
     if can_be_deployed(detector):
         detector = deploy(detector, channels_last=False)
     return (TwoStageGraph if hasattr(detector, 'roi_head') else OneStageGraph)(detector).eval()
@@ -133,7 +128,7 @@ def class_names(config: Config, detector: Any) -> tuple[str, ...]:
         classes = named_classes(dataset, kind)
         if classes is not None:
             return classes
-    head = detector.bbox_head if hasattr(detector, 'bbox_head') else detector.roi_head.bbox_head
+    _, head = next(class_heads(detector))
     return tuple(map(str, range(head.num_classes)))
 
 

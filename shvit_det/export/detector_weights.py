@@ -3,16 +3,17 @@
 from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
 import torch
-from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from torch import nn
 
 from ..checkpoint import check_checkpoint, load_content
+from ..configuration.batches import synthetic_batch
+from ..configuration.changing import remove_pretrained
 from ..configuration.detection import Detection, predicting_part
 from ..configuration.random_detector import build_random_detector
 from ..configuration.reading import SPLITS
+from .supported_detectors import check_exportable
 
 RANDOM = 'random'
 """What a user gives in place of a checkpoint for random weights."""
@@ -25,21 +26,26 @@ SHAPE = (256, 320)
 def detector_with_weights(config: Config, source: str, checkpoint: str) -> Any:
     """Return the detector of a config, in eval mode, with the weights of a checkpoint or ``RANDOM`` ones.
 
-    Of a semi-supervised detector it is the part that predicts.
+    Of a semi-supervised detector it is the part that predicts. Pretrained weights are taken out of the config.
 
     Raises:
-        UsageError: If it cannot be built, which names ``source``, or the checkpoint does not fit or has other classes.
+        UsageError: If it cannot be built, which names ``source``, or cannot be exported, or the checkpoint does not fit
+            or has other classes.
     """
     if checkpoint == RANDOM:
         detector = predicting_part(build_random_detector(config, source)).eval()
+        check_exportable(detector)
         spread_scores(detector)
         return detector
     task = Detection()
-    detector = task.build(config)
-    content = check_checkpoint(detector, checkpoint)
+    remove_pretrained(config)
+    whole = task.build(config)
+    detector = predicting_part(whole).eval()
+    check_exportable(detector)
+    content = check_checkpoint(whole, checkpoint)
     task.check_checkpoint_classes(config, content, checkpoint, SPLITS)  # whose names go into the file
-    load_content(detector, content, checkpoint)
-    return predicting_part(detector).eval()
+    load_content(whole, content, checkpoint)
+    return detector
 
 
 def spread_scores(detector: Any) -> None:
@@ -53,12 +59,10 @@ def spread_scores(detector: Any) -> None:
         deviations.setdefault(layer, []).append(float(out.std()))
 
     layers = [module for name, module in detector.named_modules() if name.rsplit('.', 1)[-1] in CLASSIFIERS]
-    noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, *SHAPE), dtype=np.uint8))
-    sample = DetDataSample(metainfo=dict(img_shape=SHAPE, ori_shape=SHAPE, scale_factor=(1.0, 1.0)))
     with ExitStack() as stack, torch.no_grad():
         for layer in layers:
             stack.callback(layer.register_forward_hook(note).remove)
-        detector.test_step(dict(inputs=[noise], data_samples=[sample]))
+        detector.test_step(synthetic_batch(SHAPE, size=1))
         for layer, found in deviations.items():
             if (deviation := max(found)) > 0:
                 layer.weight.mul_(DEVIATION / deviation)  # type: ignore[operator]

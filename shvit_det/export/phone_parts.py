@@ -12,13 +12,12 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from ..checkpoint import check_checkpoint
-from ..checkpoint.loading import load_content
+from ..checkpoint import check_checkpoint, load_content
 from ..checkpoint.stored_config import stored_classes
 from ..common.errors import UsageError
 from ..configuration.detection import Detection, predicting_part
 from ..configuration.detector_or_classifier import task_of
-from ..configuration.reading import inference_pipeline, load_config, named_classes
+from ..configuration.reading import inference_pipeline, load_config, name_of, named_classes
 from ..configuration.task import Task
 from ..deployment import deploy
 from ..models.backbone import SHViT
@@ -40,15 +39,13 @@ class Part:
     """A part of a model, ready to be traced."""
 
     name: str  # one of PARTS
-    # (1, 3, H, W) with values 0 to 255 in float32 -> a tuple of tensors; it normalises the image itself
-    module: nn.Module
+    module: nn.Module  # (1, 3, H, W), float32 from 0 to 255 -> a tuple of tensors; it normalises the image itself
     shape: tuple[int, int]  # H and W, the only ones that the part takes
     output_names: tuple[str, ...]  # stride_16 and so on, or probabilities
     colors: str  # 'RGB' or 'BGR', the order of the channels
     mean: tuple[float, ...]  # the mean of each channel, which the module subtracts
     std: tuple[float, ...]  # the standard deviation of each channel, by which the module divides
-    # the names of the classes in the order of the probabilities; None if they are not known
-    classes: tuple[str, ...] | None
+    classes: tuple[str, ...] | None  # their names in the order of the probabilities; None if they are not known
     config: str
     weights: str  # the name of the checkpoint, or 'random'
 
@@ -166,7 +163,7 @@ def build_part(
         mean=mean,
         std=std,
         classes=_classes(config, task, model, content) if name == 'classifier' else None,
-        config=Path(config_path.rsplit('::', 1)[-1]).stem,
+        config=name_of(config_path),
         weights=RANDOM if checkpoint is None else Path(checkpoint).name,
     )
 

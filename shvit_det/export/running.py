@@ -55,8 +55,6 @@ class ExportedDetector:
         RUNTIMES[name].check_installed(name)
         try:
             self.runtime = RUNTIMES[name](path, threads)
-        except UsageError:
-            raise
         except Exception as error:  # each runtime has many kinds of errors
             raise UsageError(f'{path} cannot be read by {name}: {first_line(error)}') from error
         self.metadata = Metadata.load(self.runtime.metadata(KEY), path)
