@@ -14,7 +14,7 @@ from ..common.atomic_files import partial_file, publish
 from ..common.errors import UsageError
 from ..common.output_paths import check_output_file
 from .fetch import find_checkpoint, hash_of
-from .key_renaming import AVERAGES, BACKBONE, count_by_part, ours_to_timm, part_of, timm_to_official
+from .key_renaming import AVERAGES, count_by_part, ours_to_timm, part_of, timm_to_official
 from .loading import of_teacher, weights_of
 from .reading import read_content
 
@@ -83,9 +83,7 @@ def _new_key(key: str, to: str, is_detector: bool) -> str | None:
         return key
     if to == 'timm':
         return ours_to_timm(key) if part_of(key) in ('backbone', 'head') else None
-    if key.startswith(BACKBONE):
-        return (BACKBONE if is_detector else '') + timm_to_official(key.removeprefix(BACKBONE))
-    return ours_to_timm(key)
+    return timm_to_official(key if is_detector else ours_to_timm(key))
 
 
 def _container_for(to: str, is_detector: bool) -> str:

@@ -18,7 +18,6 @@ from ..common.errors import UsageError
 
 BACKBONE = 'backbone.'
 WRAPPERS = ('module.', '_orig_mod.')  # before every key, by DistributedDataParallel or EMA, and by torch.compile
-DISTILLATION_HEADS = {'head_dist.bn.': 'head.distillation_bn.', 'head_dist.l.': 'head.distillation_l.'}
 # Where a file keeps its weights, the first that is there. The averaged weights (EMA) beside them are not taken: the
 # authors test `model`, and mmengine's hook has already put the averages into `state_dict` when it writes a file.
 AVERAGES = ('model_ema', 'state_dict_ema', 'ema_state_dict')
@@ -26,6 +25,7 @@ CONTAINERS = ('state_dict', 'model', *AVERAGES)
 # In the official code, a later stage begins with its downsampling: these modules, in the order of timm's.
 DOWNSAMPLING = ('0.0', '0.1', '1', '2.0', '2.1')
 FIRST_BLOCKS = (0, 3, 3)  # the numbers of the first block of each stage in the official code
+UNKNOWN = 'state dict'  # what is no SHViT, and whose keys stay as they are
 
 Value = TypeVar('Value')
 
@@ -51,8 +51,9 @@ def renamed_weights(content: object) -> Weights:
     if 'steps' in unwrapped and container == 'ema_state_dict':
         other_entries += (f'{container}.steps',)  # how often mmengine averaged: no weight of the model
         del unwrapped['steps']
-    form, rename = _recognise(unwrapped)
-    return Weights(form, with_keys(unwrapped, rename), container, other_entries)
+    form = _recognise(unwrapped)
+    tensors = unwrapped if form == UNKNOWN else with_keys(unwrapped, to_ours)
+    return Weights(form, tensors, container, other_entries)
 
 
 def _unpack(content: object) -> tuple[str, dict[str, Tensor], tuple[str, ...]]:
@@ -83,8 +84,8 @@ def without_wrappers(weights: Mapping[str, Value]) -> dict[str, Value]:
     return unwrapped
 
 
-def _recognise(keys: Iterable[str]) -> tuple[str, Callable[[str], str]]:
-    """Return what a state dict with these keys is, and the function that renames its keys to ours."""
+def _recognise(keys: Iterable[str]) -> str:
+    """Return what a state dict with these keys is."""
     keys = list(keys)
 
     def has(*prefixes: str) -> bool:
@@ -93,65 +94,55 @@ def _recognise(keys: Iterable[str]) -> tuple[str, Callable[[str], str]]:
     if has('backbone.'):
         is_detector = has('neck.', 'rpn_head.', 'roi_head.', 'bbox_head.')
         if has('backbone.blocks1.'):
-            return 'official detection' if is_detector else 'official backbone', official_detector_to_ours
+            return 'official detection' if is_detector else 'official backbone'
         if not has('backbone.stages.'):
-            return 'state dict', str
-        return 'mmdet detector' if is_detector else 'mmpretrain classifier' if has('head.') else 'backbone', str
+            return UNKNOWN
+        return 'mmdet detector' if is_detector else 'mmpretrain classifier' if has('head.') else 'backbone'
     if has('blocks1.'):
-        form = 'official classification' if has('head.') else 'official backbone'
-        return form, lambda key: timm_to_ours(official_to_timm(key))
-    if has('stages_0.'):  # as timm names them with features_only=True
-        return 'timm features', lambda key: timm_to_ours(re.sub(r'^(stages|patch_embed)_(\d+)\.', r'\1.\2.', key))
+        return 'official classification' if has('head.') else 'official backbone'
+    if has('stages_0.'):
+        return 'timm features'
     if has('stages.') and has('patch_embed.'):
-        return 'timm classification' if has('head.') else 'backbone', timm_to_ours
-    return 'state dict', str
+        return 'timm classification' if has('head.') else 'backbone'
+    return UNKNOWN
 
 
 def official_to_timm(key: str) -> str:
     """Rename ``blocks2.3.conv.m.c.weight`` of the official code to timm's ``stages.1.blocks.0.conv.m.c.weight``.
 
-    Other keys are returned as they are.
+    In a detector ``backbone.`` is before both. Other keys are returned as they are.
     """
-    if match := re.fullmatch(r'blocks([23])\.(0\.0|0\.1|1|2\.0|2\.1)\.(.+)', key):
-        return f'stages.{int(match[1]) - 1}.downsample.{DOWNSAMPLING.index(match[2])}.{match[3]}'
-    match = re.fullmatch(r'blocks([123])\.(0|[1-9]\d*)\.(.+)', key, re.ASCII)
+    if match := re.fullmatch(r'(backbone\.|)blocks([23])\.(0\.0|0\.1|1|2\.0|2\.1)\.(.+)', key):
+        return f'{match[1]}stages.{int(match[2]) - 1}.downsample.{DOWNSAMPLING.index(match[3])}.{match[4]}'
+    match = re.fullmatch(r'(backbone\.|)blocks([123])\.(0|[1-9]\d*)\.(.+)', key, re.ASCII)
     if not match:
         return key
-    stage = int(match[1]) - 1
-    block = int(match[2]) - FIRST_BLOCKS[stage]
-    return f'stages.{stage}.blocks.{block}.{match[3]}' if block >= 0 else key
+    stage = int(match[2]) - 1
+    block = int(match[3]) - FIRST_BLOCKS[stage]
+    return f'{match[1]}stages.{stage}.blocks.{block}.{match[4]}' if block >= 0 else key
 
 
 def timm_to_official(key: str) -> str:
     """Undo :func:`official_to_timm`; other keys are returned as they are."""
-    if match := re.fullmatch(r'stages\.([12])\.downsample\.([0-4])\.(.+)', key):
-        return f'blocks{int(match[1]) + 1}.{DOWNSAMPLING[int(match[2])]}.{match[3]}'
-    match = re.fullmatch(r'stages\.([012])\.blocks\.(0|[1-9]\d*)\.(.+)', key, re.ASCII)
+    if match := re.fullmatch(r'(backbone\.|)stages\.([12])\.downsample\.([0-4])\.(.+)', key):
+        return f'{match[1]}blocks{int(match[2]) + 1}.{DOWNSAMPLING[int(match[3])]}.{match[4]}'
+    match = re.fullmatch(r'(backbone\.|)stages\.([012])\.blocks\.(0|[1-9]\d*)\.(.+)', key, re.ASCII)
     if not match:
         return key
-    stage = int(match[1])
-    return f'blocks{stage + 1}.{int(match[2]) + FIRST_BLOCKS[stage]}.{match[3]}'
+    stage = int(match[2])
+    return f'{match[1]}blocks{stage + 1}.{int(match[3]) + FIRST_BLOCKS[stage]}.{match[4]}'
 
 
-def timm_to_ours(key: str) -> str:
-    """Rename a key of timm's classifier to that of a complete model: ``backbone.`` or ``head.``."""
-    for timm, ours in DISTILLATION_HEADS.items():
-        if key.startswith(timm):
-            return ours + key.removeprefix(timm)
+def to_ours(key: str) -> str:
+    """Rename a key of the official code or of timm's; ours are returned as they are."""
+    key = re.sub(r'^(stages|patch_embed)_(\d+)\.', r'\1.\2.', key)  # timm writes so with features_only=True
+    key = re.sub(r'^head_dist\.', 'head.distillation_', official_to_timm(key))
     return BACKBONE + key if key.startswith(('patch_embed.', 'stages.')) else key
 
 
 def ours_to_timm(key: str) -> str:
-    """Undo :func:`timm_to_ours`; other keys are returned as they are."""
-    for timm, ours in DISTILLATION_HEADS.items():
-        if key.startswith(ours):
-            return timm + key.removeprefix(ours)
-    return key.removeprefix(BACKBONE)
-
-
-def official_detector_to_ours(key: str) -> str:
-    """Rename the backbone in the authors' detectors; the neck and the heads have our keys already."""
-    return BACKBONE + official_to_timm(key.removeprefix(BACKBONE)) if key.startswith(BACKBONE) else key
+    """Rename one of our keys to that of timm's classifier; other keys are returned as they are."""
+    return re.sub(r'^head\.distillation_', 'head_dist.', key).removeprefix(BACKBONE)
 
 
 def with_keys(weights: Mapping[str, Value], rename: Callable[[str], str]) -> dict[str, Value]:
@@ -167,7 +158,7 @@ def with_keys(weights: Mapping[str, Value], rename: Callable[[str], str]) -> dic
 
 def part_of(key: str) -> str:
     """Return the part of the model that one of our keys belongs to: ``backbone``, ``neck``, ``roi_head``..."""
-    return 'distillation head' if key.startswith(tuple(DISTILLATION_HEADS.values())) else key.split('.', 1)[0]
+    return 'distillation head' if key.startswith('head.distillation_') else key.split('.', 1)[0]
 
 
 def count_by_part(keys: Iterable[str]) -> dict[str, int]:

@@ -14,7 +14,6 @@ from .key_renaming import BACKBONE, count_by_part, part_of
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-OPTIONAL_PARTS = ('distillation head',)  # a file may have them for a model without; a log line says so
 Stage = tuple[int, int, int | None, int | None]  # embed_dim, depth, and of attention attn_dim and query_key_dim
 
 
@@ -37,7 +36,8 @@ class Matching:
 def match_keys(weights: Mapping[str, Tensor], model_tensors: Mapping[str, Tensor]) -> Matching:
     """Compare the keys and shapes of a file's weights with those of a model.
 
-    Where the model is only a backbone, the other parts of the file are left out, and so are stages that were not built.
+    A second head of distillation is left out, and so are stages that were not built, and where the model is only a
+    backbone the other parts.
     """
     result = Matching(model_tensors, missing=[key for key in model_tensors if key not in weights])
     is_backbone = all(key.startswith(BACKBONE) for key in model_tensors)
@@ -48,7 +48,7 @@ def match_keys(weights: Mapping[str, Tensor], model_tensors: Mapping[str, Tensor
                 result.mismatched.append(key)
             else:
                 result.values[key] = fitted
-        elif part_of(key) in OPTIONAL_PARTS or (is_backbone and part_of(key).endswith(('neck', 'head'))):
+        elif part_of(key) == 'distillation head' or (is_backbone and part_of(key).endswith(('neck', 'head'))):
             result.left_out[key] = part_of(key)
         elif num_stages and _stage_of(key) >= num_stages:
             result.left_out[key] = f'stage {_stage_of(key)}'
