@@ -10,6 +10,8 @@ Shapes, of all functions here:
     mask (B, deformable_group * kH * kW, H', W'), bias (D,) or empty, output (B, D, H', W').
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -32,14 +34,13 @@ _MODULATED = ('stride_h', 'stride_w', 'pad_h', 'pad_w', 'dilation_h', 'dilation_
 def deform_conv_forward(*tensors: Tensor, **settings: int) -> None:
     """Write the deformable convolution (arXiv 1703.06211) to ``output``."""
     features, weight, offset, output, *_ = tensors
-    operands = _operands(features, weight, offset)
-    output.copy_(torch.ops.torchvision.deform_conv2d(*operands, *(settings[name] for name in _PLAIN), False))
+    output.copy_(torch.ops.torchvision.deform_conv2d(*_operands(features, weight, offset), *_geometry(settings)))
 
 
 def deform_conv_backward_input(*tensors: Tensor, **settings: int) -> None:
     """Write the gradients of the features and of the offsets."""
     features, offset, grad_output, grad_features, grad_offset, weight, _ = tensors
-    gradients = _gradients(grad_output, [settings[name] for name in _PLAIN], features, weight, offset)
+    gradients = _gradients(grad_output, _operands(features, weight, offset), _geometry(settings))
     grad_features.copy_(gradients[0])
     grad_offset.copy_(gradients[2])
 
@@ -48,7 +49,7 @@ def deform_conv_backward_parameters(*tensors: Tensor, scale: float, **settings: 
     """Add ``scale`` times the gradient of the weight to ``grad_weight``."""
     features, offset, grad_output, grad_weight, *_ = tensors
     # the weight's values do not enter its gradient, and mmcv does not pass them
-    gradients = _gradients(grad_output, [settings[name] for name in _PLAIN], features, grad_weight, offset)
+    gradients = _gradients(grad_output, _operands(features, grad_weight, offset), _geometry(settings))
     grad_weight.add_(gradients[1], alpha=scale)
 
 
@@ -57,16 +58,16 @@ def modulated_deform_conv_forward(*tensors: Tensor, with_bias: bool, **settings:
     features, weight, bias, _, offset, mask, output, _ = tensors
     offset, mask = (_as_read(values, output.shape[2:]) for values in (offset, mask))
     operands = _operands(features, weight, offset, mask, bias if with_bias else None)
-    output.copy_(torch.ops.torchvision.deform_conv2d(*operands, *(settings[name] for name in _MODULATED), True))
+    output.copy_(torch.ops.torchvision.deform_conv2d(*operands, *_geometry(settings)))
 
 
 def modulated_deform_conv_backward(*tensors: Tensor, with_bias: bool, **settings: int) -> None:
     """Write the gradients of everything that the forward op takes."""
     features, weight, bias, _, offset, mask, _, *targets, grad_output = tensors
     grad_features, grad_weight, grad_bias, grad_offset, grad_mask = targets
-    geometry = [settings[name] for name in _MODULATED]
     offset, mask = (_as_read(values, grad_output.shape[2:]) for values in (offset, mask))
-    gradients = _gradients(grad_output, geometry, features, weight, offset, mask, bias if with_bias else None)
+    operands = _operands(features, weight, offset, mask, bias if with_bias else None)
+    gradients = _gradients(grad_output, operands, _geometry(settings))
     for target, gradient in zip((grad_features, grad_weight, grad_offset, grad_mask), gradients[:4], strict=True):
         if gradient.shape != target.shape:  # the remainder was not read
             gradient = pad(gradient.flatten(1), (0, target[0].numel() - gradient[0].numel())).view(target.shape)
@@ -94,19 +95,18 @@ def _as_read(values: Tensor, size: torch.Size) -> Tensor:
     return values.flatten(1)[:, :number].view(*values.shape[:2], *size)
 
 
-def _gradients(
-    grad_output: Tensor,
-    geometry: list[int],
-    features: Tensor,
-    weight: Tensor,
-    offset: Tensor,
-    mask: Tensor | None = None,
-    bias: Tensor | None = None,
-) -> tuple[Tensor, ...]:
+def _geometry(settings: dict[str, int]) -> list[int]:
+    """Return mmcv's settings in torchvision's order, and whether there is a mask."""
+    names = _PLAIN if 'dH' in settings else _MODULATED
+    return [*(settings[name] for name in names), names is _MODULATED]
+
+
+def _gradients(grad_output: Tensor, operands: Sequence[Tensor], geometry: list[int]) -> tuple[Tensor, ...]:
     """Return the gradients of features, weight, offset, mask and bias."""
-    grad_output, *operands = widen(grad_output, *_operands(features, weight, offset, mask, bias))
-    gradients = torch.ops.torchvision._deform_conv2d_backward(grad_output, *operands, *geometry, mask is not None)
-    is_inside = _is_inside(operands[2], features.shape[2:], weight.shape[2:], geometry)
+    grad_output, *operands = widen(grad_output, *operands)
+    gradients = torch.ops.torchvision._deform_conv2d_backward(grad_output, *operands, *geometry)
+    features, weight, offset, *_ = operands
+    is_inside = _is_inside(offset, features.shape[2:], weight.shape[2:], geometry)
     return *gradients[:2], gradients[2].where(is_inside, 0), *gradients[3:]
 
 

@@ -106,12 +106,7 @@ def _weighted_pixels(
 def _axis_weights(start: Tensor, length: Tensor, num_samples: Tensor, num_bins: int, size: int) -> _AxisWeights:
     """Add up the weights of the samples along an axis of ``size`` pixels; rounding is torchvision's.
 
-    Args:
-        start: Where each region begins.
-        length: Of each region's bins.
-        num_samples: Of each of these bins.
-        num_bins: Of each region.
-        size: Of the map.
+    ``start`` is where each region begins, and its bins have a ``length`` and a number of samples.
     """
     num_samples = num_samples.nan_to_num(0, 0, 0).int().clamp(min=0)
     region, sample = _spread(num_samples * num_bins)
