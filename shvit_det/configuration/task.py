@@ -99,19 +99,17 @@ class Task(ABC):
                     yield split, dataset, kind
 
     def stated_classes(self, config: Config, splits: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Yield the split and the names of the classes of each data set that states them.
-
-        A model has one list of classes. Where it reads them as text, each data set may have its own: then nothing.
-        """
-        if 'language_model' in config.model:
-            return
+        """Yield the names of the classes that the data sets of the splits state, each with its split."""
         for split, dataset, kind in self.datasets(config, splits):
             if (classes := named_classes(dataset, kind)) is not None:
                 yield split, classes
 
     def class_difference(self, config: Config, splits: Sequence[str]) -> str | None:
-        """Return how the classes that the data sets name differ; None if they do not."""
-        stated = list(self.stated_classes(config, splits))
+        """Return how the classes that the data sets name differ; None if they do not.
+
+        A model has one list of classes. Where it reads them as text, each data set may have its own.
+        """
+        stated = [] if 'language_model' in config.model else list(self.stated_classes(config, splits))
         for split, classes in stated[1:]:
             first_split, first = stated[0]
             if found := first_difference(first, classes, f'the {first_split} data set', f'a {split} data set'):
@@ -121,7 +119,7 @@ class Task(ABC):
     def checkpoint_class_difference(self, config: Config, content: Any, path: str, splits: Sequence[str]) -> str | None:
         """Return how the classes that a checkpoint was trained on differ from those of the data sets."""
         stored = stored_classes(content)
-        if stored is None:
+        if stored is None or 'language_model' in config.model:
             return None
         for split, classes in self.stated_classes(config, splits):
             if found := first_difference(stored, classes, path, f'the {split} data set'):

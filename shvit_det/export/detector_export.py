@@ -16,7 +16,7 @@ from ..common.errors import UsageError
 from ..common.output_paths import check_output_file
 from ..configuration.detection import Detection, class_heads
 from ..configuration.detector_or_classifier import task_of
-from ..configuration.reading import load_config, named_classes
+from ..configuration.reading import load_config
 from ..deployment import check_deployable, deploy
 from ..runtimes.onnx_file import add_metadata, trace
 from ..runtimes.packages import require
@@ -124,12 +124,9 @@ def onnx_content(graph: DetectorGraph) -> bytes:
 
 def class_names(config: Config, detector: Any) -> tuple[str, ...]:
     """Return the names of the classes that the config's data sets state; numbers where they state none."""
-    for _, dataset, kind in Detection().datasets(config, ('test', 'val', 'train')):
-        classes = named_classes(dataset, kind)
-        if classes is not None:
-            return classes
     _, head = next(class_heads(detector))
-    return tuple(map(str, range(head.num_classes)))
+    numbers = tuple(map(str, range(head.num_classes)))
+    return next((classes for _, classes in Detection().stated_classes(config, ('test', 'val', 'train'))), numbers)
 
 
 def write_openvino(model: Any, metadata: Metadata, path: Path) -> None:

@@ -17,7 +17,7 @@ from ..checkpoint.stored_config import stored_classes
 from ..common.errors import UsageError
 from ..configuration.detection import Detection, predicting_part
 from ..configuration.detector_or_classifier import task_of
-from ..configuration.reading import inference_pipeline, load_config, name_of, named_classes
+from ..configuration.reading import inference_pipeline, load_config, name_of
 from ..configuration.task import Task
 from ..deployment import deploy
 from ..models.backbone import SHViT
@@ -231,8 +231,7 @@ def _normalisation(preprocessor: Any) -> tuple[tuple[float, ...], tuple[float, .
 
 def _classes(config: Config, task: Task, model: Any, content: Any) -> tuple[str, ...] | None:
     """Return the names of the classes, the checkpoint's or the config's test data's; None if neither has them all."""
-    found = [stored_classes(content)]
-    found += [named_classes(dataset, kind) for _, dataset, kind in task.datasets(config, ('test', 'val'))]
+    found = [stored_classes(content), *(names for _, names in task.stated_classes(config, ('test', 'val')))]
     return next((distinct(names) for names in found if names and len(names) == model.head.num_classes), None)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..common.errors import UsageError, first_line
 from ..configuration.detection import Detection
-from ..configuration.reading import named_classes, type_of
+from ..configuration.reading import type_of
 from ..runtimes.onnx_runtimes import RUNTIME_OF, RUNTIMES, is_exported
 from .metadata import KEY, Metadata, resized
 
@@ -122,9 +122,8 @@ def open_exported(path: str, config: Config) -> ExportedModel:
     """
     detector = ExportedDetector(path, torch.get_num_threads())
     metadata = detector.metadata
-    for split, dataset, kind in Detection().datasets(config, ('test',)):
-        classes = named_classes(dataset, kind)
-        if classes is not None and classes != metadata.classes:
+    for split, classes in Detection().stated_classes(config, ('test',)):
+        if classes != metadata.classes:
             raise UsageError(f'{path} has other classes than the {split} data set: it was made of {metadata.config}')
     own = type_of(config.model.get('detector', config.model))  # that of a semi-supervised detector
     if metadata.detector != own:

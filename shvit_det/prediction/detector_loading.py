@@ -16,7 +16,7 @@ from ..checkpoint.stored_config import stored_classes, stored_config, stored_dat
 from ..common.errors import UsageError
 from ..common.log import warn
 from ..configuration.detector_or_classifier import task_of
-from ..configuration.reading import change_and_check, inference_split, load_config, named_classes
+from ..configuration.reading import change_and_check, inference_split, load_config
 from ..configuration.task import Task
 from ..configuration.test_time_augmentation import with_tta
 from ..deployment import deploy
@@ -146,5 +146,5 @@ def classes_of(content: Any, config: Config, task: Task) -> tuple[str, ...]:
     classes = stored_classes(content)
     if classes is None:
         splits = [split] if (split := inference_split(config)) else []
-        classes = next((found for _, d, kind in task.datasets(config, splits) if (found := named_classes(d, kind))), ())
+        classes = next((found for _, found in task.stated_classes(config, splits) if found), ())
     return classes
