@@ -97,10 +97,9 @@ def downloaded(url: str, sha256: str | None) -> Path:
     path = cached_path(url)
     if is_file(path):
         return path
-    if url.startswith(AUTHORS_RELEASE) and (name := url.removeprefix(AUTHORS_RELEASE)) in AUTHORS_FILES:
-        plain = path.with_name(name)
-        if is_file(plain) and not wrong_hash(plain, sha256):
-            return plain
+    name = url.removeprefix(AUTHORS_RELEASE)
+    if name in AUTHORS_FILES and is_file(plain := path.with_name(name)) and not wrong_hash(plain, sha256):
+        return plain
     copy = HUB_COPIES.get(url) if sha256 is None and is_installed() else None  # the hash is that of the authors' file
     if copy and (found := cached_file(copy)):
         print_log(f'{url}: taken from {copy}, which was downloaded before', 'current')
