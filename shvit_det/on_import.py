@@ -18,14 +18,8 @@ be what imports the library, and would not be complete yet.
 import importlib
 from types import ModuleType
 
+from .compat import small_repairs
 from .compat.import_hooks import when_imported
-from .compat.small_repairs import (
-    add_to_mmengine,
-    allow_ragged_arrays,
-    keep_one_pixel,
-    restore_find_loader,
-    silence_pkg_resources,
-)
 
 
 def install() -> None:
@@ -33,20 +27,20 @@ def install() -> None:
     when_imported('mmengine', prepare_mmengine)
     when_imported('mmengine.infer', prepare_inferencers)
     when_imported('mmengine.runner.checkpoint', prepare_checkpoints)
-    when_imported('mmengine.utils.dl_utils.misc', restore_find_loader)
-    when_imported('mmcv.utils.ext_loader', restore_find_loader)
+    when_imported('mmengine.utils.dl_utils.misc', small_repairs.restore_find_loader)
+    when_imported('mmcv.utils.ext_loader', small_repairs.restore_find_loader)
     when_imported('mmcv', prepare_mmcv)
-    when_imported('mmcv.image.geometric', keep_one_pixel)
+    when_imported('mmcv.image.geometric', small_repairs.keep_one_pixel)
     when_imported('mmdet.models.detectors', check_detectors)
-    when_imported('mmdet.evaluation.functional.recall', allow_ragged_arrays)
+    when_imported('mmdet.evaluation.functional.recall', small_repairs.allow_ragged_arrays)
 
 
 def prepare_mmengine(_: ModuleType) -> None:
     from .configuration import names_for_mmengine
 
     importlib.import_module(f'{__package__}.registry')  # enters our names
-    add_to_mmengine()
-    silence_pkg_resources()
+    small_repairs.add_to_mmengine()
+    small_repairs.silence_pkg_resources()
     names_for_mmengine.add_to_configs()
 
 

@@ -69,24 +69,17 @@ def downloaded_file(source: str, repository: str, revision: str | None) -> Path:
 
 def reason_of(error: Exception) -> str:
     """Return why a download from the hub failed, with what to do where there is something."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import constants, errors
 
-    if isinstance(error, OfflineModeIsEnabled):
+    if isinstance(error, errors.OfflineModeIsEnabled):
         return 'HF_HUB_OFFLINE is set, and the cache does not have it'
-    if isinstance(error, GatedRepoError):
+    if isinstance(error, errors.GatedRepoError):
         return f'access has to be granted on its page: ask for it there, and {NEEDS_TOKEN}'
-    if isinstance(error, RepositoryNotFoundError):
+    if isinstance(error, errors.RepositoryNotFoundError):
         return f'there is no such repository; if it is private, {NEEDS_TOKEN}'
-    if isinstance(error, RevisionNotFoundError):
+    if isinstance(error, errors.RevisionNotFoundError):
         return 'it has no such revision'
-    if isinstance(error, HfHubHTTPError):
+    if isinstance(error, errors.HfHubHTTPError):
         return f'HTTP status {error.response.status_code}'
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return f'{os.strerror(error.errno)}: {constants.HF_HUB_CACHE}; set HF_HOME to a folder of yours'

@@ -3,14 +3,8 @@
 from typing import Any, NoReturn
 
 from mmcv.ops import RoIAlign
-from mmdet.models.data_preprocessors import DetDataPreprocessor
-from mmdet.models.dense_heads import RetinaHead, RPNHead
+from mmdet import models
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
-from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
-from mmdet.models.roi_heads import StandardRoIHead
-from mmdet.models.roi_heads.bbox_heads import BBoxHead
-from mmdet.models.roi_heads.mask_heads import FCNMaskHead
-from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
 from mmdet.models.task_modules.prior_generators import AnchorGenerator
 
@@ -23,13 +17,13 @@ PREDICTING_METHODS = ('predict_by_feat', '_predict_by_feat_single', '_bbox_post_
 
 def check_exportable(detector: Any) -> None:
     """Raise ``UsageError`` with the first thing that a detector does and its exported graph would not."""
-    kind = type(detector).__name__
-    _require_type(detector.data_preprocessor, DetDataPreprocessor, 'data preprocessor', kind)
-    if isinstance(detector, TwoStageDetector) and type(detector).predict is TwoStageDetector.predict:
-        _check_dense_head(detector.rpn_head, RPNHead, RPNHead, kind)
+    kind, predict = type(detector).__name__, type(detector).predict
+    _require_type(detector.data_preprocessor, models.DetDataPreprocessor, 'data preprocessor', kind)
+    if predict is models.TwoStageDetector.predict:
+        _check_dense_head(detector.rpn_head, models.RPNHead, models.RPNHead, kind)
         _check_roi_head(detector.roi_head, kind)
-    elif isinstance(detector, SingleStageDetector) and type(detector).predict is SingleStageDetector.predict:
-        _check_dense_head(detector.bbox_head, RetinaHead, BaseDenseHead, kind)
+    elif predict is models.SingleStageDetector.predict:
+        _check_dense_head(detector.bbox_head, models.RetinaHead, BaseDenseHead, kind)
     else:
         _refuse(kind, 'this is for detectors of the kinds of RetinaNet, Faster R-CNN and Mask R-CNN')
 
@@ -47,22 +41,22 @@ def _check_dense_head(head: Any, kind: type, base: type, detector: str) -> None:
 
 
 def _check_roi_head(head: Any, detector: str) -> None:
-    _require_type(head, StandardRoIHead, 'RoI head', detector)
+    _require_type(head, models.StandardRoIHead, 'RoI head', detector)
     if head.with_shared_head:
         _refuse(detector, 'its RoI head has a shared head')
-    _require_methods(head.bbox_head, BBoxHead, BBoxHead, detector)
+    _require_methods(head.bbox_head, models.BBoxHead, models.BBoxHead, detector)
     _require_type(head.bbox_head.bbox_coder, DeltaXYWHBBoxCoder, 'box coder', detector)
     _check_nms(head.test_cfg, 'test_cfg.rcnn', detector)
     if head.bbox_head.custom_cls_channels or not (head.bbox_head.with_cls and head.bbox_head.with_reg):
         _refuse(detector, 'its box head is not one of plain classes and boxes')
     extractors = [head.bbox_roi_extractor]
     if head.with_mask:
-        _require_type(head.mask_head, FCNMaskHead, 'mask head', detector)
+        _require_type(head.mask_head, models.FCNMaskHead, 'mask head', detector)
         if not head.test_cfg.mask_thr_binary > 0:
             _refuse(detector, 'mask_thr_binary has to be positive')
         extractors.append(head.mask_roi_extractor)
     for extractor in extractors:
-        _require_type(extractor, SingleRoIExtractor, 'RoI extractor', detector)
+        _require_type(extractor, models.SingleRoIExtractor, 'RoI extractor', detector)
         for layer in extractor.roi_layers:
             if type(layer) not in (RoIAlign, ChannelsLastRoIAlign) or layer.pool_mode != 'avg':
                 _refuse(detector, 'its regions are not pooled by RoIAlign of averages')
