@@ -69,7 +69,8 @@ def convert_checkpoint(source: str | Path, target: str | Path, to: str, publish:
         # without averaged weights, whose keys would no longer be those of the weights
         names = [name for name in weights.other_entries if name in content and name not in AVERAGES]
         others = {name: content[name] for name in names if name == 'meta' or not publish}
-    path = _write(target, tensors, _container_for(to, is_detector), others, publish)
+    container = 'model' if to == 'official' and not is_detector else 'state_dict'
+    path = _write(target, tensors, tensors if to == 'timm' else {container: tensors, **others}, publish)
 
     parts = count_by_part(key for key in weights.tensors if key not in new_keys)
     left_out = [f'{part} ({count})' for part, count in parts.items()]
@@ -86,23 +87,14 @@ def _new_key(key: str, to: str, is_detector: bool) -> str | None:
     return timm_to_official(key if is_detector else ours_to_timm(key))
 
 
-def _container_for(to: str, is_detector: bool) -> str:
-    """Return the entry of a ``.pth`` under which the target form keeps its weights; empty for none."""
-    if to == 'timm':
-        return ''
-    return 'state_dict' if to == 'ours' or is_detector else 'model'
-
-
-def _write(
-    target: Path, tensors: dict[str, Tensor], container: str, others: Mapping[str, Any], hash_in_name: bool
-) -> Path:
+def _write(target: Path, tensors: dict[str, Tensor], pth_content: Mapping[str, Any], hash_in_name: bool) -> Path:
     """Write a file, which gets its name once it is complete, and return its path."""
     try:
         with partial_file(target, unique=True) as part:
             if target.suffix == '.safetensors':
                 save_file(tensors, part, metadata={'format': 'pt'})
             else:
-                torch.save({container: tensors, **others} if container else tensors, part)
+                torch.save(pth_content, part)
             if hash_in_name:
                 target = target.with_name(f'{target.stem}-{hash_of(part)[:8]}{target.suffix}')
             publish(part, target)
