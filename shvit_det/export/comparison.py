@@ -69,8 +69,6 @@ class Agreement:
 
 def pair_detections(expected: Any, found: Any) -> torch.Tensor:
     """Return which detections are the same, pairs of indices (K, 2); the nearest are paired first."""
-    if not len(expected) or not len(found):
-        return torch.zeros(0, 2, dtype=torch.long)
     distance = (expected.bboxes[:, None] - found.bboxes[None]).abs().amax(-1)
     distance = distance + (expected.scores[:, None] - found.scores[None]).abs()  # of equal boxes, the nearer score
     distance[expected.labels[:, None] != found.labels[None]] = torch.inf
@@ -116,7 +114,7 @@ def compare(
     command: str = '',
     progress: Callable[[str], None] = lambda _: None,
     save: Callable[[dict[str, Any]], None] = lambda _: None,
-) -> dict[str, Any]:
+) -> None:
     """Run a detector in PyTorch, plain and deployed, and exported files on the test images of a config.
 
     Every image goes through all forms before the next one, so that a busy machine slows all of them down.
@@ -131,7 +129,7 @@ def compare(
         cfg_options: Changes of single values of the config, as at the export.
         command: The command line, for the record.
         progress: Is called with how far the comparison is, after each image.
-        save: Gets the record, which is returned too; after an error that of the images before it.
+        save: Gets the record; after an error that of the images before it.
     """
     torch.set_num_threads(threads)
     config = load_config(config_path, cfg_options)
@@ -180,7 +178,6 @@ def compare(
                     forms=[form.result(len(shapes), form is not forms[0]) for form in forms],
                 )
                 save(record)
-    return record
 
 
 def run_forms(

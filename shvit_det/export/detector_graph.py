@@ -222,11 +222,8 @@ class DetectorGraph(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Return the detections.
 
-        Args:
-            features: Feature maps, fine to coarse.
-            size: (2,), width and height of the images without padding.
-            scale: (4,), the sides of a box in the images over those in the original images.
-            original_size: (2,), height and width of the original images.
+        ``size`` (2,) is width and height of the images without padding, ``scale`` (4,) the sides of a box in them over
+        those in the original images.
         """
         raise NotImplementedError
 
