@@ -112,9 +112,8 @@ def _levels(head: Any, features: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, T
 
 def large_enough(boxes: Tensor, config: Any) -> Tensor:
     """Tell which boxes are larger than the config's ``min_bbox_size``, (..., 4) -> (...)."""
-    smallest = config.get('min_bbox_size', -1)
     sides = boxes[..., 2:] - boxes[..., :2]
-    return (sides > smallest).all(-1) if smallest >= 0 else torch.ones_like(boxes[..., 0], dtype=torch.bool)
+    return (sides > config.get('min_bbox_size', -1)).all(-1)
 
 
 def pool_regions(extractor: Any, features: Sequence[Tensor], regions: Tensor) -> Tensor:
