@@ -69,7 +69,7 @@ def load_content(
 ) -> None:
     """Load what a file held into a model; ``source`` is its name in messages. See :func:`load_checkpoint`."""
     result, weights = match_content(model, content, source, strict, new_classes)
-    module = _without_wrapper(model)
+    module = without_wrapper(model)
     own_keys = module.state_dict()
     state = {key if key in own_keys else key.removeprefix(BACKBONE): value for key, value in result.values.items()}
     module.load_state_dict({key: value.to(map_location) for key, value in state.items()}, strict=False)
@@ -80,7 +80,7 @@ def match_content(
     model: nn.Module, content: object, source: str, strict: bool = True, new_classes: bool = False
 ) -> tuple[Matching, Weights]:
     """Return which tensors would be loaded, and from what; it refuses what :func:`load_checkpoint` refuses."""
-    own = tensors_of(_without_wrapper(model))
+    own = tensors_of(without_wrapper(model))
     weights = for_branches(weights_of(content, source), own)
     result = match_keys(weights.tensors, own)
     if strict:
@@ -128,7 +128,8 @@ def without_branch(key: str) -> str:
     return key.partition('.')[2] if key.startswith(BRANCHES) else key
 
 
-def _without_wrapper(model: nn.Module) -> nn.Module:
+def without_wrapper(model: nn.Module) -> nn.Module:
+    """Return the model in what mmengine wraps it for several processes."""
     return cast(nn.Module, model.module) if is_model_wrapper(model) else model
 
 

@@ -1,7 +1,6 @@
 """The checks of the COCO data sets of a config, before a run and by ``tools/check_data.py``."""
 
 import itertools
-import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +9,9 @@ from typing import Any
 
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
-from mmengine.logging import print_log
 
 from ..common.errors import UsageError
+from ..common.log import warn
 from ..data.checking.annotation_file import (
     WHERE_TO_GET_DATA,
     entries_by_place,
@@ -152,12 +151,10 @@ def check_before_run(task: Task, config: Config, splits: Sequence[str]) -> First
     for data in sets:
         leaked = list(leaked_images(sets, data, contents, by_content=trained <= MOST_COMPARED))
         if leaked:
-            print_log(
+            warn(
                 f'{len(leaked)} of the {len(contents[data.annotations]["images"])} images of {data.annotations} '
                 f'({", ".join(data.splits)}) are trained on too, so that scores say little about new images: '
-                f'{leaked[0].message}; {CHECK} lists them',
-                'current',
-                logging.WARNING,
+                f'{leaked[0].message}; {CHECK} lists them'
             )
     return first
 
@@ -174,7 +171,7 @@ def _check_set(data: CocoSet, content: Mapping[str, Any]) -> None:
     if missing:
         what = 'others are taken' if data.splits == ['train'] else 'they are scored as black pictures'
         text = f'bad_data=skip: {len(missing)} of the {total} images of {data.annotations} are missing; {what}'
-        print_log(text, 'current', logging.WARNING)
+        warn(text)
     if data.bad_data == 'skip' and data.images is not None:
         _check_usable(data, content, data.images)
 

@@ -16,7 +16,7 @@ from ..data.checking.annotation_file import Use
 from ..data.checking.data_set_check import CocoSet
 from ..data.checking.image_checks import DecodeSettings
 from ..data.checking.image_presence import is_local
-from ..data.coco_dataset import BAD_DATA, CheckedCocoDataset
+from ..data.coco_dataset import BAD_DATA, CheckedCocoDataset, check_bad_data
 from .evaluators import Scoring, scorings
 from .reading import dataset_places, named_classes, path_within
 from .task import Task
@@ -45,8 +45,7 @@ def coco_sets(task: Task, config: Config, splits: Sequence[str]) -> list[CocoSet
             if not isinstance(prefix, Mapping):
                 raise UsageError(f'{key}.data_prefix is {prefix!r}, and dict(img={prefix!r}) is wanted')
             bad_data = dataset.get('bad_data', config.get('bad_data', BAD_DATA[0]))
-            if bad_data not in BAD_DATA:
-                raise UsageError(f'bad_data is {bad_data!r}: choose from {", ".join(BAD_DATA)}')
+            check_bad_data(bad_data)
             images = path_within(dataset, prefix.get('img') or '')
             loading = next(task.transforms_of(dataset, LoadImageFromFile), {})
             data = CocoSet(

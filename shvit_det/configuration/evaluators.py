@@ -2,7 +2,6 @@
 
 import inspect
 import itertools
-import logging
 import os
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ from mmdet.datasets.transforms import PackDetInputs
 from mmdet.evaluation import CocoMetric, MultiDatasetsEvaluator
 from mmengine.config import Config
 from mmengine.dataset import ClassBalancedDataset, RepeatDataset
-from mmengine.logging import print_log
 from mmengine.registry import DATA_SAMPLERS, DATASETS, EVALUATOR, METRICS
 
 from ..common.errors import UsageError
+from ..common.log import warn
 from ..data.checking.findings import short
 from ..data.checking.image_presence import is_local
 from .cfg_options import pasteable
@@ -169,7 +168,7 @@ def _check_ground_truth(task: Task, scoring: Scoring) -> None:
             for key, end in (('indices', ''), ('filter_cfg', ', if test_mode=True is not set')):
                 if dataset.get(key) and not (key == 'filter_cfg' and dataset.get('test_mode')):
                     text = f'{place}.{key} leaves out images, whose objects {scoring.key} counts as missed{end}'
-                    print_log(text, 'current', logging.WARNING)
+                    warn(text)
             continue
         for packing in task.transforms_of(dataset, PackDetInputs):
             if 'instances' not in packing.get('meta_keys', ()):

@@ -4,17 +4,16 @@ They are names of mmdet 2.x, variables that the file has used already, and typin
 """
 
 import inspect
-import logging
 import shlex
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ..common.errors import UsageError
+from ..common.log import warn
 from .cfg_options import dicts_in, pasteable, places_in
 
 # The settings at the top of a config that are read after the file: by mmengine's runner, and by us.
@@ -91,7 +90,7 @@ def check_names_at_top(config: Config) -> None:
             sentence = f'{name} is a setting of mmdet 2.x, and nothing reads it: mmdet 3.x has {", ".join(now)}'
             if isinstance(value, Mapping) and not KEYS_OF_MMDET_2.get(name, set()).isdisjoint(value):
                 raise UsageError(sentence)
-            print_log(sentence, 'current', logging.WARNING)
+            warn(sentence)
         elif isinstance(value, Mapping | list | tuple):
             near = get_close_matches(name, KNOWN, 1, ALIKE)
             if near and not is_used(config, value):
@@ -130,7 +129,7 @@ def warn_if_new(config: Config, key: str) -> None:
             f'new goes into a config file'
         )
     known = f' beside {", ".join(names)}' if names else ''
-    print_log(f'--cfg-options {key}: the config has no {part!r} there, it is added{known}', 'current', logging.WARNING)
+    warn(f'--cfg-options {key}: the config has no {part!r} there, it is added{known}')
 
 
 def why_unread(config: Config, key: str, value: Any) -> tuple[str, list[str]]:
@@ -176,7 +175,7 @@ def merge_options(config: Config, options: Mapping[str, Any] | None) -> None:
             why, meant = why_unread(config, key, value)
             if meant or not may_be_read(config, key):
                 raise UsageError(f'--cfg-options {key} changes nothing: {why}')
-            print_log(f'--cfg-options {key}: only code of your own can read it', 'current', logging.WARNING)
+            warn(f'--cfg-options {key}: only code of your own can read it')
         warn_if_new(config, key)
         try:
             config.merge_from_dict({key: value})

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from ..common.atomic_files import save_json, write_text
 from ..common.durations import counted
 from ..common.errors import UsageError
-from ..data.layouts.labels import Labels
+from ..data.layouts.labels import Labels, below
 from ..data.layouts.reading import read_labels, with_validation
 from .changing import SMALLEST_FROM_SCRATCH, apply_recipe, drop_pretrained
 from .config_text import Variable, lines_of, nested
@@ -178,12 +178,6 @@ def no_masks(base: str, labels: Labels) -> str:
     other = boxes if boxes != name_of(base) and is_config(boxes) else 'a detector of boxes'
     which = 'the objects' if without == number else f'{without} of {number} objects'
     return f'{name_of(base)} learns masks, and {which} of {labels.folder} have boxes alone: train {other}'
-
-
-def below(path: Path, root: Path) -> str:
-    """Return a path relative to a folder, or as it is if it is elsewhere."""
-    path = path.resolve()
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
 def changed_pipeline(before: Sequence[Mapping], name: str, size: int | None, has_masks: bool) -> list[dict[str, Any]]:

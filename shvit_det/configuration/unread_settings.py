@@ -1,7 +1,6 @@
 """Settings in a config that nothing reads, or that make scores wrong without an error: found before a run starts."""
 
 import functools
-import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.logging import print_log
 from mmengine.registry import TRANSFORMS
 from torch import nn
 
 from ..common.errors import UsageError
+from ..common.log import warn
 from .build_errors import nearest, unknown_key
 from .cfg_options import dicts_in
 from .reading import dataset_tree, type_of
@@ -147,7 +146,3 @@ def warn_of_normalization(config: Config, splits: Sequence[str]) -> None:
         for place, node in dicts_in(config.get(f'{split}_dataloader'), f'{split}_dataloader'):
             if type_of(node) == 'Normalize':
                 warn(f'{place} normalizes images, and data_preprocessor does so again: leave one of them out')
-
-
-def warn(text: str) -> None:
-    print_log(text, 'current', logging.WARNING)

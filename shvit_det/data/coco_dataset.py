@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..common.errors import RunError, UsageError, first_line
 from ..common.image_files import is_truncated
+from ..common.log import warn
 from ..registry import DATASETS, register
 from .checking.annotation_file import Use, read_annotations
 from .checking.cleaning import clean
@@ -29,6 +30,11 @@ from .checking.object_counts import count_objects
 
 BadData = Literal['refuse', 'skip']
 BAD_DATA: tuple[BadData, ...] = ('refuse', 'skip')
+
+
+def check_bad_data(value: Any) -> None:
+    if value not in BAD_DATA:
+        raise UsageError(f'bad_data is {value!r}: choose from {", ".join(BAD_DATA)}')
 
 
 @register(DATASETS)
@@ -54,8 +60,7 @@ class CheckedCocoDataset(CocoDataset):
     """
 
     def __init__(self, *args: Any, bad_data: BadData = 'refuse', **kwargs: Any) -> None:
-        if bad_data not in BAD_DATA:
-            raise UsageError(f'bad_data is {bad_data!r}: choose from {", ".join(BAD_DATA)}')
+        check_bad_data(bad_data)
         self.bad_data = bad_data
         super().__init__(*args, **kwargs)
 
@@ -107,7 +112,7 @@ class CheckedCocoDataset(CocoDataset):
             if errors_among(cleaned.left):
                 raise UsageError(refusal(cleaned.left, path))
             content, findings = cleaned.content, cleaned.left
-            print_log(f'{path}: bad_data=skip, {cleaned.summary()}', 'current', logging.WARNING)
+            warn(f'{path}: bad_data=skip, {cleaned.summary()}')
         message = count_objects(content, classes, use.min_size).as_phrase('scored' if self.test_mode else 'trained on')
         message = '; '.join([message, *(each.message for each in findings if each.kind == 'category_unused')][:4])
         if warnings := as_phrase(each.kind for each in findings):

@@ -12,9 +12,9 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults, Evaluator
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 
 from ..checkpoint import check_checkpoint, load_content
+from ..checkpoint.loading import without_wrapper
 from ..common.atomic_files import PART, saving
 from ..common.errors import UsageError
 from ..common.output_paths import check_output_folder, may_write, nearest_folder
@@ -168,7 +168,7 @@ def evaluate(
         else:
             load_content(runner.model, content, checkpoint)
             content = None  # the weights have been copied
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = without_wrapper(runner.model)
         if deployed:
             runner.model = model = deploy(model, dtype=getattr(torch, dtype) if dtype else None)
         if tta:

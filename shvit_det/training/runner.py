@@ -12,7 +12,6 @@ from mmengine.config import Config
 from mmengine.dist import is_distributed, is_main_process, master_only
 from mmengine.hooks import LoggerHook
 from mmengine.logging import MMLogger, print_log
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner import BaseLoop, Runner
@@ -21,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ..checkpoint import check_checkpoint, find_checkpoint, load_checkpoint, load_content
+from ..checkpoint.loading import without_wrapper
 from ..checkpoint.reading import read_content
 from ..common.atomic_files import partial_file, publish
 from ..common.durations import counted
@@ -230,7 +230,7 @@ class SHViTRunner(Runner):
             load_content(self.model, content, filename)
         else:
             load_checkpoint(self.model, filename, new_classes=True)
-            model = self.model.module if is_model_wrapper(self.model) else self.model
+            model = without_wrapper(self.model)
             content = dict(state_dict=model.state_dict())
             self.call_hook('after_load_checkpoint', checkpoint=content)  # EMAHook copies the weights from here
         self._has_loaded = True

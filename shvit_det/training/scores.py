@@ -5,7 +5,6 @@ names the run, so that nothing is taken from another one that used the same work
 """
 
 import json
-import logging
 from collections.abc import Iterable, Mapping
 from numbers import Real
 from pathlib import Path
@@ -13,10 +12,10 @@ from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ..common.atomic_files import write_text
+from ..common.log import warn
 
 FILE = 'scores.json'
 RUN = 'experiment_name'  # mmengine's name of a run and its start; runs that continue it keep it in their checkpoints
@@ -53,7 +52,7 @@ def _read(folder: Path) -> dict[str, Any]:
     except ValueError:
         record = None
     if not isinstance(record, dict):
-        print_log(f'{path} is damaged: the scores of earlier evaluations are not known', 'current', logging.WARNING)
+        warn(f'{path} is damaged: the scores of earlier evaluations are not known')
         return {}
     return record
 

@@ -152,6 +152,12 @@ def picture_size(path: Path) -> tuple[int, int] | str:
         return decoding_fault(error).message
 
 
+def below(path: Path, root: Path) -> str:
+    """Return a path relative to a folder, or the whole path where it lies elsewhere."""
+    path = path.resolve()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
 class SplitBuilder:
     """Collects the pictures and objects of one split from label files, and leaves out what is broken."""
 
@@ -163,9 +169,7 @@ class SplitBuilder:
         self.num_images = self.num_objects = 0
 
     def relative(self, path: Path) -> str:
-        """Return the name of a file below the data set's folder, or its whole path where it lies elsewhere."""
-        path = path.resolve()
-        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
+        return below(path, self.root)
 
     def add_image(self, path: Path) -> None:
         """Add the picture of the next objects; if it is broken, it is left out with them."""

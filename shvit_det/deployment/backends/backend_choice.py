@@ -5,14 +5,13 @@ for instance, oneDNN refuses bfloat16, and torch for Arm may lack some of the op
 """
 
 import functools
-import logging
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from mmengine.logging import print_log
 
 from ... import kernels
+from ...common.log import warn
 
 if TYPE_CHECKING:
     from .deployed_layer import DeployedLayer
@@ -137,8 +136,4 @@ def say_if_slow(dtype: torch.dtype) -> None:
     library = kernels.load()
     fast = (*_onednn()[1], *(() if library is None else library.fast_dtypes))
     if dtype in HALF and dtype not in fast:
-        print_log(
-            f'this processor does not compute in {dtype}: results are rounded to it, and it takes longer than float32',
-            'current',
-            logging.WARNING,
-        )
+        warn(f'this processor does not compute in {dtype}: results are rounded to it, and it takes longer than float32')

@@ -8,12 +8,12 @@ import torch
 from mmengine.dist import get_dist_info
 from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
-from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ...checkpoint.loading import without_wrapper
 from ...common.errors import RunError
 from ...registry import HOOKS, register
 
@@ -66,7 +66,7 @@ class FiniteCheckHook(Hook):
     priority = 'VERY_HIGH'
 
     def before_train(self, runner: Runner) -> None:
-        model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model: Any = without_wrapper(runner.model)
         self._runner = runner
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._terms: dict[str, Tensor] = {}

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce_dict
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from ...checkpoint.loading import without_wrapper
 from ...common.errors import UsageError
 from ...configuration.build_errors import dicts_in
 from ...configuration.reading import type_of
@@ -39,7 +39,7 @@ class ValidationLossHook(Hook):
         self._loader = loader
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model: Any = without_wrapper(runner.model)
         with same_random_numbers(), without_augmentation(model):
             seed_everything(runner.seed or 0)  # boxes are sampled: each validation draws the same numbers
             means = mean_losses(model.eval(), self._loader)
