@@ -10,7 +10,7 @@ from ..common.errors import UsageError
 from ..configuration.cfg_options import add_cfg_options
 from ..data.layouts.writing import WRITERS
 from ..prediction.predict import DEFAULT_SCORE, predict
-from ..prediction.prediction_run import FILE, FOLDER
+from ..prediction.run_over_inputs import FILE, FOLDER
 
 
 def main() -> None:

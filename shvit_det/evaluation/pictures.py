@@ -20,7 +20,7 @@ from ..prediction.drawing import Color, Picture, class_colors, draw, draw_lines,
 from ..prediction.image_reader import to_picture
 from ..prediction.inputs import Input, output_name, unique_names
 from ..prediction.overlap import Finishing
-from ..prediction.prediction_run import encode
+from ..prediction.run_over_inputs import encode
 
 
 class PictureHook(Hook):

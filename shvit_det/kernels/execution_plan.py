@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .interface import Step, StepKind
 from .memory import new_map, take
 from .packed_weights import PackedWeights
-from .steps import Step, StepKind
 
 # A step of the first kind and the next of the second are computed together, some rows at a time.
 JOINED = {

@@ -1,4 +1,4 @@
-// What the library offers, to Python by steps.py and functions.py.
+// What the libraries offer; interface.py has the same structures for Python.
 
 #pragma once
 

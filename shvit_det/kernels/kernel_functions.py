@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from .execution_plan import PlannedMap
+from .interface import Level, Step, StepKind
 from .memory import new_map, take
 from .packed_weights import PackedWeights
-from .steps import Level, Step, StepKind
 
 TYPES = (torch.float32, torch.bfloat16)
 NO_MEMORY = 'not enough memory for the kernels'

@@ -12,8 +12,8 @@ from ..data.layouts.labels import PICTURES, Labels, Split, content_of
 from ..data.layouts.writing import WRITERS, write_labels
 from .coco_results import ResultsFile
 from .inputs import Input, find_inputs, output_names
-from .prediction_run import FILE, FOLDER, Run, kind_of
 from .predictor import Predictor
+from .run_over_inputs import FILE, FOLDER, Run, kind_of
 from .video import LiveReader
 
 DEFAULT_SCORE = 0.3

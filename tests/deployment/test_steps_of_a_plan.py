@@ -9,8 +9,8 @@ from deployed_models import TINY, backbone
 
 from shvit_det import deploy, kernels
 from shvit_det.deployment import layer_backends
+from shvit_det.kernels.interface import StepKind
 from shvit_det.kernels.kernel_functions import Kernels
-from shvit_det.kernels.steps import StepKind
 
 
 @pytest.fixture

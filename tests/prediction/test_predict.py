@@ -27,7 +27,7 @@ from shvit_det import Predictor, UsageError
 from shvit_det.checkpoint import fetch
 from shvit_det.data.layouts.reading import read_labels
 from shvit_det.deployment import is_deployed
-from shvit_det.prediction import prediction_run as run
+from shvit_det.prediction import run_over_inputs as run
 from shvit_det.prediction.predict import predict
 from shvit_det.prediction.progress import Progress
 

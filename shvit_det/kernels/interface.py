@@ -1,11 +1,11 @@
-"""The C++ structures that describe a layer to the kernels."""
+"""The structures of interface.hpp, which describe a layer to the kernels."""
 
 import ctypes
 from enum import IntEnum
 
 
 class StepKind(IntEnum):
-    """What a step computes; the order is that of kernels.cpp."""
+    """What a step computes; the order is that of ``Kind`` there."""
 
     CONVOLVE = 0
     TRANSPOSED = 1
@@ -24,7 +24,7 @@ PLACES = 'x residual out own own_bytes'
 
 
 class Step(ctypes.Structure):
-    """``Step`` of kernels.cpp: one layer, the shapes of its maps, their places in the list of maps, its weights."""
+    """``Step`` there: one layer, the shapes of its maps, their places in the list of maps, its weights."""
 
     _fields_ = (
         *((name, ctypes.c_int) for name in ('kind', 'bfloat16', 'relu', 'planar', 'joined')),
@@ -36,7 +36,7 @@ class Step(ctypes.Structure):
 
 
 class Level(ctypes.Structure):
-    """``Level`` of roi_align.hpp: a map that regions are on."""
+    """``Level`` there: a map that regions are on."""
 
     _fields_ = (
         ('map', ctypes.c_void_p),
