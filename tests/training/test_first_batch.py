@@ -139,6 +139,18 @@ def tried(path: str) -> tuple[Config, object]:
     return config, task_of(config)
 
 
+@pytest.mark.parametrize(
+    'base, score', [('tiny_retinanet.py', 'score_thr=0.9'), ('tiny_mask_rcnn.py', 'rcnn=dict(score_thr=0.9)')]
+)
+def test_an_untrained_model_predicts_something_in_the_trial(base, score, place, tmp_path):
+    config, task = tried(written(tmp_path, f'model = dict(test_cfg=dict({score}))', base))
+    model = task.build(config)
+    found = []
+    model.register_forward_hook(lambda module, inputs, outputs: found.extend(outputs))
+    try_first_batch(task, config, model, ('test',), task.check_data(config, model, ('test',)))
+    assert found and all(len(each.pred_instances) > 0 for each in found)
+
+
 def test_large_images_are_made_smaller_for_the_model(place, tmp_path):
     larger = pipeline(LOAD, BOXES, "dict(type='Resize', scale=(2000, 2000), keep_ratio=True)", PACK)
     lines = f'{larger}\nval_dataloader = None\nval_cfg = None\nval_evaluator = None'
