@@ -6,15 +6,12 @@ for instance, oneDNN refuses bfloat16, and torch for Arm may lack some of the op
 
 import functools
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from ... import kernels
 from ...common.log import warn
-
-if TYPE_CHECKING:
-    from .deployed_layer import DeployedLayer
 
 HALF = (torch.float16, torch.bfloat16)
 # oneDNN's operations that lay weights out once and compute with those; inductor emits them for frozen weights. They are
@@ -78,7 +75,16 @@ class Processor(NamedTuple):
     int8: bool = False  # whether products of 8-bit integers are fast
 
 
-def choose_backend(layer: 'DeployedLayer', device_type: str, dtype: torch.dtype, processor: Processor) -> Choice:
+class Layer(Protocol):
+    """What :func:`choose_backend` needs to know of a layer; ``DeployedLayer`` describes each."""
+
+    operations: tuple[str, ...]
+    input_range: InputRange | None
+
+    def supports_kernels(self, dtype: torch.dtype) -> bool: ...
+
+
+def choose_backend(layer: Layer, device_type: str, dtype: torch.dtype, processor: Processor) -> Choice:
     """Return who computes a layer: our own kernels where they can, else oneDNN, else torch.
 
     A float32 layer whose range of inputs is known is computed in 8-bit integers where the processor is fast at that.
