@@ -49,6 +49,7 @@ PARTS = {
     '_maybe_compile': 'compile',
 }
 BUILDERS: set[CodeType] = {build_from_cfg.__code__, build_scheduler_from_cfg.__code__}
+NO_ARGUMENTS = ('type', 'priority', '_scope_')  # what mmengine takes out of the dict of a hook
 OWN_FILES = str(Path(__file__).parents[1])
 
 
@@ -210,6 +211,9 @@ def about_arguments(place: str, node: Any, kind: Any, text: str) -> str | None:
     unexpected = re.search(r"got an unexpected keyword argument '(\w+)'", text)
     if unexpected and unexpected[1] in node:
         return unknown_key(place, unexpected[1], owner, names)
+    others = [key for key in node if key not in (*names, *NO_ARGUMENTS)]
+    if text.endswith('() takes no arguments') and others:
+        return unknown_key(place, others[0], owner, names)
     missing = re.match(r'(\w+)\.__init__\(\) missing \d+ required .*arguments?: (.*)', text)
     if missing and (kind is None or missing[1] in {each.__name__ for each in inspect.getmro(kind)}):
         return f'{place} lacks {missing[2]}, which {owner} needs'

@@ -14,7 +14,7 @@ from ..configuration.cfg_options import pasteable
 from ..configuration.reading import splits_of
 from ..configuration.task import Task
 from .hooks.validation_loss import ValidationLossHook, with_annotations_first
-from .settings_check import BACKEND_PACKAGES, compared_scores, has_hook, hooks_of
+from .settings_check import BACKEND_PACKAGES, as_list, compared_scores, has_hook, hooks_of
 
 LOGGERS = dict(tensorboard='TensorboardVisBackend', wandb='WandbVisBackend', mlflow='MLflowVisBackend')
 # The average reaches back over a tenth of the steps until then, and over 5000 steps at most.
@@ -139,7 +139,7 @@ def set_early_stop(config: Config, patience: int, known: Sequence[str]) -> str:
             return f'after {patience} validations in a row without a better {node.get("monitor")}, as in the config'
     hook = checkpoint_hook(config)
     best = hook.get('save_best')
-    named = [name for name in ([best] if isinstance(best, str) else best or ()) if name != 'auto'] or list(known[:1])
+    named = [name for name in as_list(best) if isinstance(name, str) and name != 'auto'] or list(known[:1])
     if not named:
         example = pasteable({'default_hooks.checkpoint.rule': 'greater'})
         raise UsageError(

@@ -34,7 +34,8 @@ def stretched(
     Returns:
         The schedules, and a line for each change.
     """
-    found: list[Any] = copy.deepcopy([schedules] if isinstance(schedules, Mapping) else [*(schedules or ())])
+    given = [schedules] if isinstance(schedules, Mapping) else schedules or ()
+    found: list[Any] = [copy.deepcopy(each) for each in given]  # one dict may stand there twice
     places = [
         (index, name, 'epochs' if each.get('by_epoch', True) else 'iterations', each.get('begin', 0))
         for index, each in enumerate(found)

@@ -15,7 +15,7 @@ from mmengine.runner import Priority, Runner, get_priority
 from torch.distributed import Backend
 
 from ..common.errors import UsageError
-from ..configuration.build_errors import nearest, unknown_key, unknown_type, wrong_kind
+from ..configuration.build_errors import NO_ARGUMENTS, nearest, unknown_key, unknown_type, wrong_kind
 from ..configuration.cfg_options import dicts_in, places_in
 from ..configuration.reading import dataset_places, dataset_tree, type_of
 from ..configuration.type_names import class_of, registered
@@ -76,7 +76,6 @@ SWITCHES = (
 WINDOWS = ('epoch', 'global')  # of the log's averages
 HOOK_PARTS = ('default_hooks', 'custom_hooks')
 MONITORS: dict[type, str] = {CheckpointHook: 'save_best', EarlyStoppingHook: 'monitor'}  # the keys of scores
-NO_ARGUMENTS = ('type', 'priority', '_scope_')
 OF_TRAINING = ('train_cfg', 'auto_scale_lr', 'optim_wrapper')
 
 
@@ -97,10 +96,13 @@ def compared_scores(config: Config) -> Iterator[tuple[str, Any, str, list[str]]]
     """Yield the hooks of a config that compare scores of validations: the place, the dict, the key, the scores."""
     for place, node, kind in hooks_of(config):
         key = next((key for each, key in MONITORS.items() if issubclass(kind, each)), '')
-        named = node.get(key) or ()
-        names = [named] if isinstance(named, str) else list(named)
-        if names and 'auto' not in names:
+        names = as_list(node.get(key))
+        if all(isinstance(name, str) and name != 'auto' for name in names):
             yield place, node, key, names
+
+
+def as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def check_known(place: str, names: Iterable[str], owner: str, known: Sequence[str]) -> None:
