@@ -165,17 +165,17 @@ def globals_in(path: Path) -> Iterator[tuple[str, str]]:
     """Yield the module and the name of every class and function that a file refers to, as far as it can be read."""
     if head_of(path).startswith(ARCHIVE):
         with zipfile.ZipFile(path) as archive:
-            content = b''.join(archive.read(name) for name in archive.namelist() if name.endswith('/data.pkl'))
+            contents = [archive.read(name) for name in archive.namelist() if name.endswith('/data.pkl')]
     else:
         with open_file(path) as file:
-            content = file.read(LARGEST_BEGINNING)
-    pickles = BytesIO(content)
-    with suppress(ValueError):  # at the end, or cut off or damaged from here on
-        for _ in range(NUM_PICKLES):
-            for operation, argument, _position in pickletools.genops(pickles):
-                if operation.name == 'GLOBAL':
-                    module, _, name = str(argument).partition(' ')
-                    yield module, name
+            contents = [file.read(LARGEST_BEGINNING)]
+    for pickles in map(BytesIO, contents):
+        with suppress(ValueError):  # at the end, or cut off or damaged from here on
+            for _ in range(NUM_PICKLES):
+                for operation, argument, _position in pickletools.genops(pickles):
+                    if operation.name == 'GLOBAL':
+                        module, _, name = str(argument).partition(' ')
+                        yield module, name
 
 
 def file_with_reference(module: str, name: str) -> BytesIO:

@@ -18,11 +18,11 @@ def when_imported(name: str, action: Action) -> None:
     actions = FINDER.actions.setdefault(name, [])
     if action in actions:
         return
-    actions.append(action)
-    if FINDER not in sys.meta_path:
-        sys.meta_path.insert(0, FINDER)
     if (module := sys.modules.get(name)) is not None:
         action(module)
+    actions.append(action)  # unless it has raised an error: then the next import of this package repeats it
+    if FINDER not in sys.meta_path:
+        sys.meta_path.insert(0, FINDER)
 
 
 class _Finder(importlib.abc.MetaPathFinder):

@@ -133,6 +133,7 @@ def apply_recipe(config: Config, model: nn.Module) -> dict[str, Any]:
         if getattr(backbone, name, value) != value
     }
     values |= {'optim_wrapper': {**recipe.optim_wrapper, '_delete_': True}, 'auto_scale_lr': recipe.auto_scale_lr}
+    config.auto_scale_lr = config.get('auto_scale_lr') or {}
     config.merge_from_dict(deepcopy(values))  # which takes _delete_ out
     return values
 

@@ -135,6 +135,9 @@ def own_config(
     task = task_of(config)
     if not isinstance(task, Detection):
         raise UsageError(f'{base} is no detector: --data takes the config of one, such as retinanet_shvit_s1_coco')
+    for key in ('train_dataloader', 'train_cfg'):
+        if not config.get(key):
+            raise UsageError(f'{base} has no {key}: --data takes a config that trains')
     config.setdefault('default_scope', task.scope)
     values = dict[str, Any]()
     if settings.from_scratch:
@@ -250,8 +253,14 @@ def dataset_of(config: Config, base: str, split: str) -> tuple[str, Mapping[str,
     """Return the place and the dict of the one data set of a split."""
     places = list(dataset_places(config, split))
     place, dataset = places[0]
-    if len(places) > 1 or any(part.isdigit() for part in place.split('.')) or 'ann_file' not in dataset:
-        raise UsageError(f'{base} has not one data set of COCO for {split}: --data takes a config that has')
+    if (
+        len(places) > 1
+        or any(part.isdigit() for part in place.split('.'))
+        or not {'ann_file', 'pipeline'} <= {*dataset}
+    ):
+        raise UsageError(
+            f'{base} has not one data set of COCO with a pipeline for {split}: --data takes a config that has'
+        )
     return place, dataset
 
 

@@ -5,7 +5,6 @@ compute something else and stays as it is. Where no shapes are given, they are (
 """
 
 import copy
-from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -152,20 +151,21 @@ class FusedSqueezeExcite(DeployedLayer):
         return self.reduce.supports_kernels(dtype) and self.expand.supports_kernels(dtype)
 
 
-def fuse_patch_merging(source: PatchMerging) -> nn.Sequential:
-    layers: OrderedDict[str, nn.Module] = OrderedDict(
-        expand=fold(source.conv1, relu=True),
-        subsample=fold(source.conv2, relu=True),
-        squeeze_excite=FusedSqueezeExcite(source.se),
-        reduce=fold(source.conv3),
-    )
-    return nn.Sequential(layers)
+class FusedPatchMerging(nn.Sequential):
+    """Patch merging with its norms folded in."""
+
+    def __init__(self, source: PatchMerging) -> None:
+        super().__init__()
+        self.expand = fold(source.conv1, relu=True)
+        self.subsample = fold(source.conv2, relu=True)
+        self.squeeze_excite = FusedSqueezeExcite(source.se)
+        self.reduce = fold(source.conv3)
 
 
 def fuse(module: Any) -> nn.Module | None:
     """Return the fused form of one of SHViT's layers; None if it is not exactly one of them."""
     if is_unmodified(module, PatchMerging):
-        return fuse_patch_merging(module) if _is_patch_merging(module) else None
+        return FusedPatchMerging(module) if _is_patch_merging(module) else None
     if not is_unmodified(module, Residual) or not is_unmodified(module.drop_path, nn.Identity, DropPath):
         return None
     branch = module.m

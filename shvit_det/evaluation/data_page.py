@@ -114,6 +114,8 @@ def browse(
     """
     if number < 1:
         raise UsageError(f'--number is {number}: it takes at least one picture')
+    if not 0 <= seed < 1 << 32:
+        raise UsageError(f'--seed is {seed}: it takes a whole number from 0 to {(1 << 32) - 1}')
     if not os.path.isdir(source):  # noqa: PTH112  (Path raises for a text that is too long)
         config = load_config(source, cfg_options)
         if data_root is not None:
@@ -163,19 +165,30 @@ def _write_page(config: Config, name: str, notes: list[str], out: str, number: i
 def _card(dataset: Any, index: int) -> str:
     sample = dataset[index]
     inputs = sample.get('inputs') if isinstance(sample, Mapping) else None
-    if not isinstance(inputs, torch.Tensor) or 'gt_instances' not in sample.get('data_samples', ()):
+    objects = getattr(sample.get('data_samples'), 'gt_instances', ()) if isinstance(inputs, torch.Tensor) else ()
+    if not {'bboxes', 'labels'} <= {*getattr(objects, 'keys', tuple)()}:
         raise UsageError(
-            'the pipeline of this data set hands over no image with boxes, as PackDetInputs does: what it makes cannot '
-            'be shown'
+            'the pipeline of this data set hands over no image with boxes and labels, as LoadAnnotations and '
+            'PackDetInputs do: what it makes cannot be shown'
         )
-    objects = sample['data_samples'].gt_instances
     boxes, masks = arrays_of(objects.bboxes, objects.get('masks'))
-    picture, masks, factor = html.fitting(to_picture(inputs.permute(1, 2, 0).numpy()), masks, LONGEST_SIDE)
+    picture = to_picture(inputs.permute(1, 2, 0).numpy())
+    if masks is not None:
+        masks = _in_the_corner(masks, *picture.shape[:2])
+    picture, masks, factor = html.fitting(picture, masks, LONGEST_SIDE)
     drawn = draw(picture, boxes * factor, objects.labels.numpy(), None, masks, *names_and_colors(dataset))
     name = Path(sample['data_samples'].get('img_path') or f'{index}').name
     height, width = inputs.shape[1:]
     text = f'{name}, {width} x {height}, {counted(len(boxes), "object")}'
     return html.image(drawn, text, text)
+
+
+def _in_the_corner(masks: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """Return masks in a picture's size. Those of another size, which a pipeline forgot to scale, are not scaled here."""
+    whole = np.zeros((len(masks), height, width), bool)
+    inside = masks[:, :height, :width]
+    whole[:, : inside.shape[1], : inside.shape[2]] = inside
+    return whole
 
 
 def _section(dataset: Any, number: int) -> str:

@@ -59,12 +59,15 @@ class Agreement:
         self.box_px = max(self.box_px, float((expected.bboxes[ours] - found.bboxes[theirs]).abs().max()))
         self.score = max(self.score, float((expected.scores[ours] - found.scores[theirs]).abs().max()))
         if 'masks' in expected and 'masks' in found:
-            one, other = expected.masks[ours], found.masks[theirs]
-            different = (one ^ other).sum((1, 2))
-            self.mask_px += int(different.sum())
-            self.object_px += int((one | other).sum())
-            self.image_px += one.numel()
-            self.worst_mask = min(self.worst_mask, 1 - int(different.max()) / one[0].numel())
+            for one, other in pairs.tolist():  # together they would take much memory
+                self._add_mask(expected.masks[one], found.masks[other])
+
+    def _add_mask(self, one: torch.Tensor, other: torch.Tensor) -> None:
+        different = int((one ^ other).sum())
+        self.mask_px += different
+        self.object_px += int((one | other).sum())
+        self.image_px += one.numel()
+        self.worst_mask = min(self.worst_mask, 1 - different / one.numel())
 
 
 def pair_detections(expected: Any, found: Any) -> torch.Tensor:

@@ -17,7 +17,7 @@ PREDICTING_METHODS = ('predict_by_feat', '_predict_by_feat_single', '_bbox_post_
 
 def check_exportable(detector: Any) -> None:
     """Raise ``UsageError`` with the first thing that a detector does and its exported graph would not."""
-    kind, predict = type(detector).__name__, type(detector).predict
+    kind, predict = type(detector).__name__, getattr(type(detector), 'predict', None)
     _require_type(detector.data_preprocessor, models.DetDataPreprocessor, 'data preprocessor', kind)
     if predict is models.TwoStageDetector.predict:
         _check_dense_head(detector.rpn_head, models.RPNHead, models.RPNHead, kind)

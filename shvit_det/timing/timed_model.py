@@ -101,6 +101,8 @@ class TimedModel:
             return {}
         parts = record_calls(self.model, self.spans, self.run())
         wanted = [part for part in self.part_order() if part in parts and self.settings.only in (None, part)]
+        if self.settings.only is not None and not wanted:
+            raise UsageError(f'--only {self.settings.only}: this part did not run, in {self.name} on these images')
         return {part: partial(self._prepare, parts[part]) for part in wanted}
 
     def _prepare(self, calls: Sequence[Call]) -> Callable[[], Any]:

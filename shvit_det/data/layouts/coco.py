@@ -7,12 +7,13 @@ from typing import Any
 
 from ...common.errors import UsageError
 from ...common.image_files import is_truncated
-from ..checking.annotation_file import SECTIONS, NotCocoError, Use, read_annotations
+from ..checking.annotation_file import SECTIONS, NotCocoError, Use, image_sizes, read_annotations
 from ..checking.cleaning import clean
 from ..checking.content_checks import check_content
-from ..checking.findings import Finding, Repair
+from ..checking.findings import Finding, Repair, short
 from ..checking.image_checks import DecodeSettings, check_images
 from ..checking.image_presence import listed_files, with_slashes
+from ..checking.mask_checks import mask_faults
 from .labels import SPLIT_NAMES, SPLITS, Labels, Losses, Split, content_of, split_folders
 
 MAIN = 'instances'  # how the files begin that stand beside those of captions and keypoints
@@ -109,14 +110,29 @@ def read_split(name: str, folder: Path, path: Path, content: dict[str, Any], los
             raise UsageError(finding.message)
         if finding.repair != Repair.KEEP:
             losses.add(f'{finding.kind} in {path.name}, {finding.repair}', finding.message)
+    if not masks:  # then nothing above has looked at the outlines that some objects have
+        cleaned.content['annotations'] = list(with_usable_outlines(cleaned.content, path, losses))
     return Split(name, images, cleaned.content, None if cleaned.is_changed else path)
+
+
+def with_usable_outlines(content: dict[str, Any], path: Path, losses: Losses) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a cleaned file, those with a broken outline without it."""
+    sizes = image_sizes(content)
+    for each in content['annotations']:
+        if each.get('segmentation'):
+            fault = next(mask_faults(each, sizes[each['image_id']], Use(masks=True)), None)
+            if fault is not None:
+                losses.add(f'outlines in {path.name} left out, which are broken', f'object {each["id"]} {fault.text}')
+                each = {**each, 'segmentation': []}
+        yield each
 
 
 def image_folder(folder: Path, path: Path, content: dict[str, Any]) -> Path:
     """Return the folder that the file names in an annotation file are relative to, of those that are usual."""
     names = [with_slashes(name) for name in listed_files(content).values()]
     if not names:
-        raise UsageError(f'{path} lists no image')
+        first = f' with a usable file name, the first: {short(content["images"][0])}' if content['images'] else ''
+        raise UsageError(f'{path} lists no image{first}')
     names = names[:: max(1, len(names) // TRIED)]
     candidates = list(dict.fromkeys(possible_folders(folder, path)))
     best = max(candidates, key=lambda each: sum((each / name).is_file() for name in names))

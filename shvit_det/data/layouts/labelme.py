@@ -13,7 +13,7 @@ def is_layout(folder: Path) -> bool:
     """Tell whether the first JSON file in a folder is LabelMe's."""
     try:
         content = json.loads(label_files(folder)[0].read_text(encoding='utf-8'))
-    except (IndexError, ValueError):
+    except (IndexError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and 'shapes' in content
 
@@ -44,8 +44,11 @@ def read_file(builder: SplitBuilder, path: Path) -> Path | None:
         content = json.loads(path.read_text(encoding='utf-8'))
         shapes = list(content['shapes'])
         picture = path.parent / str(content.get('imagePath') or path.with_suffix('.jpg').name).replace('\\', '/')
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = first_line(error) if isinstance(error, ValueError) else 'it has no list of shapes'
+        if '\0' in str(picture):
+            raise ValueError('its imagePath has a zero byte')
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        is_broken = isinstance(error, ValueError | RecursionError)
+        reason = first_line(error) if is_broken else 'it has no list of shapes'
         builder.num_images += 1
         builder.losses.add('JSON files left out, which are not of LabelMe', f'{place}: {reason}')
         return None

@@ -75,8 +75,11 @@ def read_file(builder: SplitBuilder, folder: Path, path: Path) -> int:
     for number, element in enumerate(root.iter('object'), start=1):
         where = f'{place} object {number}'
         name = (element.findtext('name') or '').strip()
+        corners = element.find('bndbox')
         try:
-            box = [float(element.findtext(f'bndbox/{key}') or '') for key in ('xmin', 'ymin', 'xmax', 'ymax')]
+            if corners is None:
+                raise ValueError
+            box = [float(corners.findtext(key) or '') for key in ('xmin', 'ymin', 'xmax', 'ymax')]
             polygon = [float(each.text or '') for each in element.findall('polygon/*')]
         except ValueError:
             name = ''

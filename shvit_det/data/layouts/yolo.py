@@ -52,7 +52,7 @@ def is_layout(folder: Path) -> bool:
 def read_yaml(path: Path) -> Mapping[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f'cannot read {path}: {first_line(error)}') from error
     return content if isinstance(content, Mapping) else {}
 

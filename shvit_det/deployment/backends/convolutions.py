@@ -133,8 +133,12 @@ class FusedTransposedConv(WeightedLayer):
         self.in_channels = weight.shape[0]
         self.stride = stride
         self.padding = padding
-        self.geometry = [padding, padding], [0, 0], [stride, stride], [1, 1], 1
         self.relu = relu
+
+    @property
+    def geometry(self) -> tuple[list[int], list[int], list[int], list[int], int]:
+        """Padding, output padding, stride, dilation and groups, as oneDNN takes them."""
+        return [self.padding] * 2, [0, 0], [self.stride] * 2, [1, 1], 1
 
     def supports_kernels(self, dtype: torch.dtype) -> bool:
         channels, _, height, width = self.weight.shape
