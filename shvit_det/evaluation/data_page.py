@@ -165,8 +165,8 @@ def _write_page(config: Config, name: str, notes: list[str], out: str, number: i
 def _card(dataset: Any, index: int) -> str:
     sample = dataset[index]
     inputs = sample.get('inputs') if isinstance(sample, Mapping) else None
-    objects = getattr(sample.get('data_samples'), 'gt_instances', ()) if isinstance(inputs, torch.Tensor) else ()
-    if not {'bboxes', 'labels'} <= {*getattr(objects, 'keys', tuple)()}:
+    objects = None if inputs is None else getattr(sample.get('data_samples'), 'gt_instances', None)
+    if not isinstance(inputs, torch.Tensor) or objects is None or not {'bboxes', 'labels'} <= {*objects.keys()}:
         raise UsageError(
             'the pipeline of this data set hands over no image with boxes and labels, as LoadAnnotations and '
             'PackDetInputs do: what it makes cannot be shown'
@@ -184,7 +184,7 @@ def _card(dataset: Any, index: int) -> str:
 
 
 def _in_the_corner(masks: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """Return masks in a picture's size. Those of another size, which a pipeline forgot to scale, are not scaled here."""
+    """Return masks in the size of a picture, unscaled: a pipeline may have forgotten to scale them."""
     whole = np.zeros((len(masks), height, width), bool)
     inside = masks[:, :height, :width]
     whole[:, : inside.shape[1], : inside.shape[2]] = inside
