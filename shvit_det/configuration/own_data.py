@@ -140,11 +140,14 @@ def own_config(
             raise UsageError(f'{base} has no {key}: --data takes a config that trains')
     config.setdefault('default_scope', task.scope)
     values = dict[str, Any]()
+    unscaled = config.get('auto_scale_lr', {}) is None
     if settings.from_scratch:
         values |= drop_pretrained(config)
     model = task.build(config)
     if settings.from_scratch:
         values |= apply_recipe(config, model)
+    if unscaled:
+        values['auto_scale_lr._delete_'] = True  # mmengine does not put a dict in the place of None
     labels = labels or with_validation(read_labels(folder))
     if has_masks(model) and not labels.has_masks:
         raise UsageError(no_masks(base, labels))

@@ -84,6 +84,29 @@ def test_broken_pictures_and_labels_of_coco_are_named_and_counted(tmp_path):
     assert 'train_1.jpg is truncated' in text and 'category_unknown' in text and '77' in text
 
 
+@pytest.mark.parametrize('outline', [{}, {'size': ['80', '120'], 'counts': 'zz~'}, 'text', [1, 2, 3], 7])
+def test_a_broken_outline_beside_objects_without_one_is_left_out(tmp_path, outline):
+    path = layouts.roboflow_coco(tmp_path / 'in') / 'train' / '_annotations.coco.json'
+    content = json.loads(path.read_text())
+    content['annotations'][0]['segmentation'], content['annotations'][1]['segmentation'] = outline, []
+    path.write_text(json.dumps(content))
+    labels = read_labels(tmp_path / 'in')
+    assert counts(labels)['train'] == (4, 8) and not labels.splits['train'].objects[0]['segmentation']
+    assert ('outlines in _annotations.coco.json left out, which are broken: 1' in said(labels)) == bool(outline)
+    convert_data(tmp_path / 'in', tmp_path / 'out', 'auto', 'labelme')
+
+
+@pytest.mark.parametrize('name', ['', 'a\0b.jpg', '\ud800.jpg'])
+def test_a_file_without_a_usable_name_of_an_image_is_refused_with_the_first(tmp_path, name):
+    path = layouts.roboflow_coco(tmp_path) / 'train' / '_annotations.coco.json'
+    content = json.loads(path.read_text())
+    for image in content['images']:
+        image['file_name'] = name
+    path.write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=r'train/_annotations\.coco\.json lists no image with a usable file name, the'):
+        read_labels(tmp_path)
+
+
 def test_splits_that_order_their_categories_differently_get_one_order(tmp_path):
     layouts.roboflow_coco(tmp_path)
     path = tmp_path / 'valid' / '_annotations.coco.json'
@@ -206,6 +229,14 @@ def test_difficult_objects_are_ignored_and_the_first_pixel_of_voc_itself_is_one(
     assert labels.splits['train'].objects[0]['bbox'] == [4, 4, 21, 21]
 
 
+def test_an_object_of_voc_has_one_box(tmp_path):
+    path = layouts.voc(tmp_path) / 'Annotations' / '0.xml'
+    text = path.read_text()
+    path.write_text(text.replace('<bndbox>', '<bndbox><xmin>9</xmin></bndbox><bndbox>', 1))
+    labels = read_labels(tmp_path)
+    assert 'objects left out, without a name or a box of four numbers: 1 (Annotations/0.xml object 1)' in said(labels)
+
+
 def test_xml_files_beside_pictures_in_folders_of_splits(tmp_path):
     for split in ('train', 'valid'):
         layouts.draw_picture(tmp_path / split / f'{split}.jpg')
@@ -276,11 +307,13 @@ def test_a_data_yaml_without_pictures_is_refused(tmp_path):
 def test_broken_files_of_labelme_and_folders_with_their_names_are_no_obstacle(tmp_path):
     layouts.labelme(tmp_path)
     (tmp_path / 'folder.json').mkdir()
-    for number, text in enumerate(('[]', '{"shapes": 3}', '{"shapes": [1, {"label": "q", "points": [[1, "x"]]}]}')):
+    texts = '[]', '{"shapes": 3}', '{"shapes": [1, {"label": "q", "points": [[1, "x"]]}]}'
+    for number, text in enumerate((*texts, '{"shapes": [], "imagePath": "a\\u0000"}')):
         (tmp_path / f'{number + 1}.json').write_text(text)
+    (tmp_path / 'deep.json').write_text('[' * 100_000)
     labels = read_labels(tmp_path)
-    assert counts(labels) == {'train': (3, 4)} and '3.json shape 1, 3.json shape 2' in said(labels)
-    assert 'JSON files left out, which are not of LabelMe: 2' in said(labels)
+    assert counts(labels) == {'train': (2, 2)} and '3.json shape 1, 3.json shape 2' in said(labels)
+    assert 'JSON files left out, which are not of LabelMe: 4' in said(labels)
 
 
 def test_a_set_without_one_picture_is_refused(tmp_path):

@@ -1,9 +1,11 @@
 """The page of data shows images as the pipeline makes them, and counts what the annotations hold."""
 
+import base64
 import json
 import re
 from pathlib import Path
 
+import cv2
 import layouts
 import numpy as np
 import pytest
@@ -14,6 +16,10 @@ from tool_runs import succeeded
 from shvit_det.common.errors import RunError, UsageError
 from shvit_det.data.sample import draw_sample
 from shvit_det.evaluation.data_page import GRID, SIDE_BINS, browse, counts, statistics
+
+LOAD, PACK = dict(type='LoadImageFromFile'), dict(type='PackDetInputs')
+BOXES = dict(type='LoadAnnotations', with_bbox=True)
+MASKS = BOXES | dict(with_mask=True)
 
 
 def info(*objects, width=100, height=50):
@@ -91,10 +97,30 @@ def test_images_are_shown_as_the_pipeline_makes_them(sample, tmp_path):
     assert re.search(r'width="448" height="640"', text)
 
 
+def test_masks_that_the_pipeline_forgot_to_scale_are_shown_so(sample, tmp_path):
+    first = dict(type='Resize', scale=(384, 384), keep_ratio=True)
+    drawn = []
+    for name, steps in (('right', [LOAD, MASKS, first, PACK]), ('wrong', [LOAD, first, MASKS, PACK])):
+        options = {'train_dataloader.dataset.pipeline': steps}
+        page = browse(str(MASK_RCNN), str(tmp_path / name), number=1, data_root=sample, cfg_options=options)
+        picture = base64.b64decode(re.search(r'base64,([^"]+)', page.read_text())[1])
+        drawn.append(cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR).astype(int))
+    different = np.abs(drawn[0] - drawn[1]).max(-1) > 60
+    assert different[192:, 192:].any()  # objects there have a mask in one of the pictures alone
+
+
+@pytest.mark.parametrize('steps', [[LOAD, PACK], [LOAD, BOXES | dict(with_label=False), PACK]])
+def test_a_pipeline_without_annotations_is_refused(sample, tmp_path, steps):
+    options = {'train_dataloader.dataset.pipeline': steps}
+    with pytest.raises(UsageError, match='hands over no image with boxes and labels, as LoadAnnotations and'):
+        browse(str(MASK_RCNN), str(tmp_path / 'page'), data_root=sample, cfg_options=options)
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
         (dict(number=0), '--number is 0: it takes at least one picture'),
+        (dict(seed=-1), '--seed is -1: it takes a whole number from 0 to 4294967295'),
         (dict(cfg_options={'train_dataloader.dataset.ann_file': 'none.json'}), 'none.json'),
     ],
 )

@@ -100,6 +100,32 @@ def test_what_does_not_go_together_is_refused(tmp_path, name, settings, message)
         own_config(name, str(tmp_path), settings, tmp_path / 'annotations')
 
 
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ('train_dataloader = None', 'has no train_dataloader: --data takes a config that trains'),
+        ('del train_dataloader["dataset"]["pipeline"]', 'has not one data set of COCO with a pipeline for train'),
+    ],
+)
+def test_a_base_that_cannot_be_changed_is_refused(tmp_path, change, message):
+    layouts.yolo(tmp_path)
+    base = load_config('retinanet_shvit_s1_sample')
+    values = dict(base._cfg_dict)
+    exec(change, values)
+    Config({key: values[key] for key in base}).dump(tmp_path / 'base.py')
+    with pytest.raises(UsageError, match=message):
+        own_config(str(tmp_path / 'base.py'), str(tmp_path), Settings(), tmp_path / 'annotations')
+
+
+def test_a_base_without_a_batch_of_reference_trains_from_random_weights(tmp_path):
+    layouts.yolo(tmp_path)
+    (tmp_path / 'base.py').write_text("_base_ = 'shvit_det::retinanet_shvit_s1_coco.py'\nauto_scale_lr = None\n")
+    made = own_config(
+        str(tmp_path / 'base.py'), str(tmp_path), Settings(from_scratch=True, image_size=128), tmp_path / 'annotations'
+    )
+    assert config_of(made, tmp_path / 'own.py').auto_scale_lr.base_batch_size > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('layout', ['yolo', 'voc', 'labelme', 'coco'])
 def test_training_on_a_folder_in_one_command_and_again_by_its_config(tmp_path, layout):

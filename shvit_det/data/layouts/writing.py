@@ -156,7 +156,7 @@ def outline_of(each: Mapping[str, Any], place: str, losses: Losses) -> NDArray[n
 
 def polygons_of(segmentation: Any, place: str, losses: Losses) -> list[list[float]]:
     """Return the polygons of an object; none if it has no mask, or one in run lengths of less than 4 pixels."""
-    if not isinstance(segmentation, dict):
+    if not segmentation or not isinstance(segmentation, dict):
         return segmentation or []
     if isinstance(segmentation['counts'], list):
         segmentation = mask_utils.frPyObjects(segmentation, *segmentation['size'])
