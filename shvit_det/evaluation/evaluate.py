@@ -17,6 +17,7 @@ from ..checkpoint import check_checkpoint, load_content
 from ..checkpoint.loading import without_wrapper
 from ..common.atomic_files import PART, saving
 from ..common.errors import UsageError
+from ..common.log import warn
 from ..common.output_paths import check_output_folder, may_write, nearest_folder
 from ..configuration.reading import dataset_places, path_within
 from ..configuration.test_time_augmentation import set_tta_pipeline, with_tta
@@ -191,7 +192,10 @@ def evaluate(
             stack.close()  # all pictures are there
         except BaseException:
             if dump is not None:
-                dump.save_partial()
+                try:
+                    dump.save_partial()
+                except UsageError as error:
+                    warn(str(error))  # beside what ended the test
             raise
     if is_main_process():
         if report is not None:

@@ -201,6 +201,8 @@ def check_keys(config: Config, splits: Sequence[str]) -> None:
                 check_known(f'{place}.filter_cfg', settings, type_of(dataset), FILTER_KEYS)
         for place, node in dicts_in(config.get(f'{split}_evaluator'), f'{split}_evaluator'):
             metric = class_of(root.METRICS, node)
+            if node.get('collect_device', 'cpu') not in ('cpu', 'gpu'):
+                raise UsageError(f'{place}.collect_device is {node["collect_device"]!r}: choose from cpu, gpu')
             if metric is not None and 'metrics' in node and 'metrics' not in parameters_of(metric):
                 raise UsageError(unknown_key(place, 'metrics', type_of(node), list(parameters_of(metric))))
 

@@ -20,7 +20,23 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from shvit_det import UsageError, on_import
 from shvit_det.checkpoint.reading import read_content
 from shvit_det.compat.formatted_configs import formatted, formatted_once
+from shvit_det.compat.import_hooks import when_imported
 from shvit_det.compat.torch_load import classes_allowed
+
+
+def test_an_action_on_an_import_that_failed_is_tried_again():
+    tried = []
+
+    def fail_at_first(module):
+        tried.append(module)
+        if len(tried) == 1:
+            raise ImportError('a part of it is missing')
+
+    with pytest.raises(ImportError):
+        when_imported('fractions', fail_at_first)
+    for _ in range(3):
+        when_imported('fractions', fail_at_first)
+    assert tried == [fractions, fractions]
 
 
 def test_a_config_is_formatted_once():

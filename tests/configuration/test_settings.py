@@ -648,6 +648,18 @@ REFUSED = {
     ),
     'an unknown hook': (["custom_hooks = [dict(type='NoHook')]"], 'NoHook'),
     'an unknown argument': (['optim_wrapper = dict(optimizer=dict(rate=1))'], "'rate'"),
+    'a device that no process has': (
+        ["val_evaluator = dict(collect_device='tpu')"],
+        "val_evaluator.collect_device is 'tpu': choose from cpu, gpu",
+    ),
+    'an argument of a hook that takes none': (
+        ["custom_hooks = [dict(type='FiniteCheckHook', each=1)]"],
+        "custom_hooks.0.each: FiniteCheckHook has no argument 'each': it takes none",
+    ),
+    'a number as the name of a score': (
+        ['default_hooks = dict(checkpoint=dict(save_best=True))'],
+        'default_hooks.checkpoint.save_best is the number True, but ',
+    ),
     'a level of the log': (["log_level = 'loud'"], 'loud'),
     'a collate function by name': (["train_dataloader = dict(collate_fn='pseudo_collate')"], 'collate_fn'),
     'two loops': (['train_cfg = dict(by_epoch=False)'], 'by type or by by_epoch'),

@@ -66,6 +66,9 @@ def test_what_is_left_out_is_counted(files, log):
     log.clear()
     found = [item.path.name for item in find_inputs(['a/*.NEF', '**/*.txt'])]
     assert found == ['raw.NEF', 'more.txt', 'notes.txt'] and log.text == ''
+    for name in ('~no_such_user/a.jpg', 'x' * 300, 'a\0b'):
+        with pytest.raises(UsageError, match='no such file or folder: '):
+            find_inputs([name])
     with pytest.raises(UsageError, match=r'no picture or video matches a/\[nm\]\*\.\[t\]xt; it has 2 .txt'):
         find_inputs(['a/[nm]*.[t]xt'])
 
