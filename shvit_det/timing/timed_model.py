@@ -102,7 +102,10 @@ class TimedModel:
         parts = record_calls(self.model, self.spans, self.run())
         wanted = [part for part in self.part_order() if part in parts and self.settings.only in (None, part)]
         if self.settings.only is not None and not wanted:
-            raise UsageError(f'--only {self.settings.only}: this part did not run, in {self.name} on these images')
+            raise UsageError(
+                f'--only {self.settings.only}: this part of {self.name} did not run, since nothing was detected: '
+                f'--detections sets how many'
+            )
         return {part: partial(self._prepare, parts[part]) for part in wanted}
 
     def _prepare(self, calls: Sequence[Call]) -> Callable[[], Any]:
