@@ -120,13 +120,16 @@ struct Attention {
             {
                 float *scores = score_memory.mine<float>(), *attended = attended_memory.mine<float>();
                 Number* joined = joined_memory.mine<Number>();
+                bool cold = image == 0;  // weights; not those of blocks after the first
 #pragma omp for schedule(static)
                 for (Size block = 0; block < blocks; ++block) {
                     const Size first = block * tokens / blocks, last = (block + 1) * tokens / blocks;
                     project_in.run(last - first, normed + first * project_in.channels,
-                                   projected + first * project_in.out_channels, nullptr);
+                                   projected + first * project_in.out_channels, nullptr, cold);
                     lay_out(projected, first, last, queries, keys, values);
+                    cold = false;
                 }
+                cold = image == 0;
 #pragma omp for schedule(static)
                 for (Size block = 0; block < blocks; ++block) {
                     const Size first = block * tokens / blocks, count = (block + 1) * tokens / blocks - first;
@@ -140,7 +143,8 @@ struct Attention {
                                           attending, attending - c, plain);
                     for (Size i = 0; i < count; ++i)
                         join(attended + i * attending, factors[i], x + (first + i) * channels, joined + i * channels);
-                    project_out.run(count, joined, out + first * channels, x + first * channels);
+                    project_out.run(count, joined, out + first * channels, x + first * channels, cold);
+                    cold = false;
                 }
             }
         }

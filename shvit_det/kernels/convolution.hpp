@@ -20,7 +20,7 @@ struct Convolution : Layer<Type> {
     const float* bias = nullptr;
     bool relu = false;
 
-    void compute(Rows<const Number> x, Rows<Number> out, Size top, Size bottom, void*) const override {
+    void compute(Rows<const Number> x, Rows<Number> out, Size top, Size bottom, Own) const override {
         Size upper, lower, left, right;
         inside(this->height, this->out_height, this->kernel, this->above, upper, lower);
         inside(this->width, this->out_width, kernel_width, before, left, right);

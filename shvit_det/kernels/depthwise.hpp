@@ -15,8 +15,8 @@ struct Depthwise : Layer<Type> {
     bool relu = false;
 
     // What lies beyond the border is read from zeros.
-    void compute(Rows<const Number> x, Rows<Number> out, Size top, Size bottom, void* own) const override {
-        Number* zeros = static_cast<Number*>(own);
+    void compute(Rows<const Number> x, Rows<Number> out, Size top, Size bottom, Own own) const override {
+        Number* zeros = static_cast<Number*>(own.memory);
         std::fill(zeros, zeros + this->channels, Number(0));
         for (Size row = top; row < bottom; ++row) {
             const Size y = row * STRIDE - 1;

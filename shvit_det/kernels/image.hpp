@@ -15,7 +15,7 @@ struct Interleave : Layer<Type> {
     using Number = typename Type::Number;
     bool planar = false;
 
-    void compute(Rows<const Number> x, Rows<Number> out, Size top, Size bottom, void*) const override {
+    void compute(Rows<const Number> x, Rows<Number> out, Size top, Size bottom, Own) const override {
         static constexpr auto CHOICES = of_channels(std::make_index_sequence<MOST>());
         for (Size row = top; row < bottom; ++row)
             if (planar && this->channels <= MOST && this->out_channels <= this->channels + 1)

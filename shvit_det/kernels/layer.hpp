@@ -20,6 +20,12 @@ struct Rows {
     Number* at(Size row) const { return data + (row - first) * line; }
 };
 
+// What a thread has for a layer.
+struct Own {
+    void* memory;
+    bool first = true;  // it has not computed any rows yet: the weights are not in its cache
+};
+
 template <class Type>
 struct Layer {
     using Number = typename Type::Number;
@@ -30,9 +36,9 @@ struct Layer {
     virtual ~Layer() = default;
 
     // Computes the rows [top, bottom) of the result from those that `first_seen` and `last_seen` name.
-    virtual void compute(Rows<const Number> x, Rows<Number> out, Size top, Size bottom, void* own) const = 0;
+    virtual void compute(Rows<const Number> x, Rows<Number> out, Size top, Size bottom, Own own) const = 0;
 
-    // Bytes that `compute` needs for itself, for so many rows.
+    // Bytes of its own memory, for so many rows.
     virtual Size own_bytes(Size) const { return 0; }
 
     // About so many positions are computed at once, so that what they are computed from stays in the cache.
@@ -75,7 +81,7 @@ class Chain {
             Worker worker{layers_, {}, {}};
             for (std::size_t i = 0; i < layers_.size(); ++i) {
                 worker.between.push_back({{kept[i].template mine<Number>(), 0, layers_[i]->out_line()}, 0});
-                worker.own.push_back(own[i].template mine<void>());
+                worker.own.push_back({own[i].template mine<void>()});
             }
             Size before = -1;
 #pragma omp for schedule(static)
@@ -103,7 +109,7 @@ class Chain {
     struct Worker {
         const std::vector<const Layer<Type>*>& layers;
         std::vector<Between> between;  // each layer and the next
-        std::vector<void*> own;
+        std::vector<Own> own;
 
         void forget() {
             for (Between& b : between) b.last = b.rows.first = 0;
@@ -113,6 +119,7 @@ class Chain {
             const Layer<Type>& layer = *layers[index];
             const Size from = layer.first_seen(top), to = std::max(from, layer.last_seen(bottom));
             layer.compute(index ? provide(index - 1, image, from, to) : image, out, top, bottom, own[index]);
+            own[index].first = false;
         }
 
         // Rows [top, bottom) of what a layer computes, of which some may be there from the time before.

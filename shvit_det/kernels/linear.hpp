@@ -7,7 +7,8 @@
 
 namespace shvit {
 
-// out = [relu] ([residual +] x . weights + bias), for `count` rows of x.
+// out = [relu] ([residual +] x . weights + bias), for `count` rows of x. Weights that are not in the cache (`cold`) are
+// fetched a panel ahead.
 template <class Type>
 struct Linear {
     using Number = typename Type::Number;
@@ -16,11 +17,14 @@ struct Linear {
     const float* bias;
     bool relu;
 
-    void run(Size count, const Number* x, Number* out, const Number* residual) const {
-        for (Size channel = 0; channel < out_channels; channel += PANEL)
-            products<Type>(count, x, channels, weights + channel * channels, 1, channels, 0, 0, out + channel,
-                           out_channels, out_channels - channel,
-                           {bias + channel, residual ? residual + channel : nullptr, out_channels, relu});
+    void run(Size count, const Number* x, Number* out, const Number* residual, bool cold) const {
+        for (Size channel = 0; channel < out_channels; channel += PANEL) {
+            const Number* panel = weights + channel * channels;
+            products<Type>(count, x, channels, panel, 1, channels, 0, 0, out + channel, out_channels,
+                           out_channels - channel,
+                           {bias + channel, residual ? residual + channel : nullptr, out_channels, relu},
+                           cold ? panel + channels * PANEL : nullptr);
+        }
     }
 };
 
@@ -30,9 +34,9 @@ struct Pointwise : Layer<Type> {
     Linear<Type> linear;
     const Number* residual = nullptr;  // of all images
 
-    void compute(Rows<const Number> x, Rows<Number> out, Size top, Size bottom, void*) const override {
+    void compute(Rows<const Number> x, Rows<Number> out, Size top, Size bottom, Own own) const override {
         linear.run((bottom - top) * this->width, x.at(top), out.at(top),
-                   residual ? residual + top * this->out_line() : nullptr);
+                   residual ? residual + top * this->out_line() : nullptr, own.first);
     }
 
     bool sees_one_position() const override { return true; }
@@ -44,12 +48,13 @@ struct FeedForward : Layer<Type> {
     using Number = typename Type::Number;
     Linear<Type> expand, reduce;
 
-    void compute(Rows<const Number> x, Rows<Number> out, Size top, Size bottom, void* own) const override {
-        Number* hidden = static_cast<Number*>(own);
+    void compute(Rows<const Number> x, Rows<Number> out, Size top, Size bottom, Own own) const override {
+        Number* hidden = static_cast<Number*>(own.memory);
         for (Size row = top; row < bottom;) {
             const Size rows = std::min(bottom - row, at_once());
-            expand.run(rows * this->width, x.at(row), hidden, nullptr);
-            reduce.run(rows * this->width, hidden, out.at(row), x.at(row));
+            expand.run(rows * this->width, x.at(row), hidden, nullptr, own.first);
+            reduce.run(rows * this->width, hidden, out.at(row), x.at(row), own.first);
+            own.first = false;
             row += rows;
         }
     }

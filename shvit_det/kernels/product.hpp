@@ -5,11 +5,12 @@
 #include <array>
 #include <utility>
 
+#include "memory.hpp"
 #include "numbers.hpp"
 
 namespace shvit {
 
-constexpr int AHEAD = 8;    // steps of a product by which weights are fetched before they are used
+constexpr int AHEAD = 8;    // steps of a product by which its own weights are fetched before they are used
 constexpr int SHARING = 3;  // positions that are reached from one address: with one for each, registers run out
 
 // What is done with sums before they are written.
@@ -21,6 +22,16 @@ struct Finish {
     bool relu;
 };
 
+template <class Type>
+constexpr int STEP_BYTES = PANEL * Type::DEPTH * sizeof(typename Type::Number);  // of the weights of a step
+
+// What a product fetches into the cache while it computes: in each step the lines of one step's weights, `step` bytes
+// further than in the step before.
+struct Fetch {
+    const char* at;
+    Size step;
+};
+
 // A product: ROWS positions of the result and the first CHANNELS of a panel, in whole vectors and maybe half a one,
 // which takes half the time.
 template <class Type, int CHANNELS, int ROWS>
@@ -28,10 +39,9 @@ void product(const typename Type::Number* x, Size x_step,                  // fi
              const typename Type::Number* weights,                         // of the panel
              Size runs, Size run, Size x_run_step, Size weights_run_step,  // runs, their length; to the next run
              typename Type::Number* out, Size out_step, Size channels,     // channels to be written of the panel
-             const Finish<Type>& finish) {
+             const Finish<Type>& finish, Fetch fetch) {
     constexpr int VECTORS = CHANNELS / LANES, BASES = (ROWS + SHARING - 1) / SHARING;
     constexpr bool HALF = CHANNELS % LANES != 0;
-    constexpr int LINE = 64 / sizeof(typename Type::Number);  // numbers in a cache line
     Vector sums[ROWS][VECTORS];
     Half halves[ROWS];
     const auto start_of = [&](int v, auto none) {
@@ -46,13 +56,15 @@ void product(const typename Type::Number* x, Size x_step,                  // fi
     for (Size r = 0; r < runs; ++r) {
         const typename Type::Number* panel = weights + r * weights_run_step;
         const typename Type::Number* start = x + r * x_run_step;
+        const char* ahead = fetch.at + r * fetch.step * (run / Type::DEPTH);
         const typename Type::Number* bases[BASES];
 #pragma GCC unroll 4
         for (int base = 0; base < BASES; ++base) bases[base] = start + SHARING * base * x_step;
         for (const typename Type::Number* end = start + run; bases[0] < end; panel += PANEL * Type::DEPTH) {
 #pragma GCC unroll 4
-            for (int number = 0; number < CHANNELS * Type::DEPTH; number += LINE)
-                __builtin_prefetch(panel + AHEAD * PANEL * Type::DEPTH + number);
+            for (int byte = 0; byte < CHANNELS * STEP_BYTES<Type> / PANEL; byte += ALIGNED)
+                __builtin_prefetch(ahead + byte);
+            ahead += fetch.step;
 #pragma GCC unroll 12
             for (int row = 0; row < ROWS; ++row) {
                 const typename Type::Number* value = bases[row / SHARING] + row % SHARING * x_step;
@@ -85,7 +97,7 @@ void product(const typename Type::Number* x, Size x_step,                  // fi
 
 template <class Type>
 using Product = void (*)(const typename Type::Number*, Size, const typename Type::Number*, Size, Size, Size, Size,
-                         typename Type::Number*, Size, Size, const Finish<Type>&);
+                         typename Type::Number*, Size, Size, const Finish<Type>&, Fetch);
 
 template <class Type, int CHANNELS, std::size_t... I>
 constexpr std::array<Product<Type>, Type::MOST_ROWS> of_rows(std::index_sequence<I...>) {
@@ -100,17 +112,25 @@ constexpr std::array<std::array<Product<Type>, Type::MOST_ROWS>, NUM_WIDTHS> of_
     return {of_rows<Type, LANES + I * CHANNEL_STEP>(std::make_index_sequence<Type::MOST_ROWS>())...};
 }
 
-// Computes `count` positions that lie at equal steps, in groups of about equal size.
+// Computes `count` positions that lie at equal steps, in groups of about equal size. If `next` is given, the weights of
+// another product of the same size, these are fetched meanwhile: reading them from memory takes longer than using them
+// once.
 template <class Type>
 void products(Size count, const typename Type::Number* x, Size x_step, const typename Type::Number* weights, Size runs,
               Size run, Size x_run_step, Size weights_run_step, typename Type::Number* out, Size out_step,
-              Size channels, Finish<Type> finish) {
+              Size channels, Finish<Type> finish, const typename Type::Number* next = nullptr) {
     static constexpr auto CHOICES = of_widths<Type>(std::make_index_sequence<NUM_WIDTHS>());
+    if (count <= 0) return;
     const Size more = std::clamp<Size>(channels, LANES, PANEL) - LANES;
     const auto& choice = CHOICES[(more + CHANNEL_STEP - 1) / CHANNEL_STEP];
-    for (Size groups = (count + Type::MOST_ROWS - 1) / Type::MOST_ROWS; groups > 0; --groups) {
+    Size groups = (count + Type::MOST_ROWS - 1) / Type::MOST_ROWS;
+    const Size share = next ? (STEP_BYTES<Type> + groups - 1) / groups : STEP_BYTES<Type>;
+    Fetch fetch{reinterpret_cast<const char*>(next ? next : weights + AHEAD * PANEL * Type::DEPTH), share};
+    for (; groups > 0; --groups) {
         const Size rows = (count + groups - 1) / groups;
-        choice[rows - 1](x, x_step, weights, runs, run, x_run_step, weights_run_step, out, out_step, channels, finish);
+        choice[rows - 1](x, x_step, weights, runs, run, x_run_step, weights_run_step, out, out_step, channels, finish,
+                         fetch);
+        if (next) fetch.at += runs * run / Type::DEPTH * share;
         count -= rows;
         x += rows * x_step;
         out += rows * out_step;

@@ -23,8 +23,8 @@ struct SqueezeExcite {
             const Number* from = x + image * positions * channels;
             Number* to = out + image * positions * channels;
             average(from, weights, mean);
-            reduce.run(1, mean, middle, nullptr);
-            expand.run(1, middle, expanded, nullptr);
+            reduce.run(1, mean, middle, nullptr, true);
+            expand.run(1, middle, expanded, nullptr, true);
             for (Size c = 0; c < channels; c += LANES) {
                 const Lanes some = lanes(channels - c);
                 store(weights + c, some, sigmoid(Type::load(expanded + c, some)));
