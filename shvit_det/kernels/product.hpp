@@ -10,7 +10,8 @@
 
 namespace shvit {
 
-constexpr int AHEAD = 8;    // steps of a product by which its own weights are fetched before they are used
+constexpr int AHEAD = 8;  // steps of a product by which its own weights are fetched before they are used
+constexpr int UNROLLED = LANES == 8 ? 4 : 1;  // steps that are written out; with AVX2 faster, with AVX-512 slower
 constexpr int SHARING = 3;  // positions that are reached from one address: with one for each, registers run out
 
 // What is done with sums before they are written.
@@ -60,6 +61,7 @@ void product(const typename Type::Number* x, Size x_step,                  // fi
         const typename Type::Number* bases[BASES];
 #pragma GCC unroll 4
         for (int base = 0; base < BASES; ++base) bases[base] = start + SHARING * base * x_step;
+#pragma GCC unroll UNROLLED
         for (const typename Type::Number* end = start + run; bases[0] < end; panel += PANEL * Type::DEPTH) {
 #pragma GCC unroll 4
             for (int byte = 0; byte < CHANNELS * STEP_BYTES<Type> / PANEL; byte += ALIGNED)
