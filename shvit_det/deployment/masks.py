@@ -8,6 +8,7 @@ import copy
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
@@ -16,8 +17,9 @@ from mmengine.model import ModuleList
 from torch import Tensor, nn
 
 from ..models.unmodified import is_unmodified
+from .backends.backend_choice import Backend
 from .backends.convolutions import FusedPointwiseConv, FusedTransposedConv
-from .backends.deployed_layer import to_nhwc
+from .backends.deployed_layer import own_kernels, to_nhwc
 from .layer_replacement import replaces_methods
 
 
@@ -41,11 +43,42 @@ def mask_logits(head: Any, x: Tensor, labels: Tensor | None = None) -> Tensor:
     return torch.baddbmm(bias, weight, positions).view(len(x), 1, *x.shape[2:])
 
 
+def paste_masks(
+    head: Any,
+    mask_preds: Tensor,
+    bboxes: Tensor,
+    labels: Tensor,
+    img_meta: dict,
+    rcnn_test_cfg: Any,
+    rescale: bool = False,
+    activate_map: bool = False,
+) -> Tensor:
+    """Replace a class-agnostic mask head's ``_predict_by_feat_single``: our own kernels paste the masks.
+
+    mmdet pastes them one by one with some 15 operations each, into memory that the system zeroes page by page.
+    """
+    threshold = rcnn_test_cfg.mask_thr_binary
+    by_kernels = head.conv_logits.cached_choice(mask_preds.device.type, mask_preds.dtype).backend is Backend.KERNELS
+    if activate_map or threshold < 0 or not by_kernels:
+        arguments = mask_preds, bboxes, labels, img_meta, rcnn_test_cfg, rescale, activate_map
+        return FCNMaskHead._predict_by_feat_single(head, *arguments)
+    scale = bboxes.new_tensor(img_meta['scale_factor'])  # of width and height
+    height, width = map(int, img_meta['ori_shape'][:2])
+    if rescale:
+        bboxes /= scale.repeat(2)  # in place: they are part of the results
+    else:
+        width, height = (
+            int(np.round(size * factor)) for size, factor in zip((width, height), scale.tolist(), strict=True)
+        )
+    return own_kernels().paste_masks(mask_preds[:, 0].sigmoid(), bboxes, height, width, threshold)
+
+
 def masks_from_logits(head: Any, mask_preds: tuple[Tensor, ...], *args: Any, **kwargs: Any) -> Any:
     """Replace a mask head's ``predict_by_feat``, which also takes the masks of one class for each detection."""
     if mask_preds[0].shape[1] < head.num_classes:
         head = copy.copy(head)
         head.class_agnostic = True
+        head._predict_by_feat_single = partial(paste_masks, head)
     return FCNMaskHead.predict_by_feat(head, mask_preds, *args, **kwargs)
 
 

@@ -67,4 +67,10 @@ EXPORTED int shvit_run(const shvit::Step* steps, shvit::Size count, void* const*
 EXPORTED int shvit_roi_align(int bfloat16, const shvit::Level* levels, shvit::Size num_levels, const int64_t* level_of,
                              const float* regions, shvit::Size count, shvit::Size channels, shvit::Size out_height,
                              shvit::Size out_width, shvit::Size ratio, int aligned, int planar, void* out, int threads);
+
+// Writes for each box (left, top, right, bottom) which pixels of an image are at least `threshold` between its samples
+// (rows, columns), into (count, height, width); returns 1 if there is not enough memory, otherwise 0.
+EXPORTED int shvit_paste_masks(const float* samples, const float* boxes, shvit::Size count, shvit::Size sample_rows,
+                               shvit::Size sample_columns, shvit::Size height, shvit::Size width, float threshold,
+                               uint8_t* out, int threads);
 }

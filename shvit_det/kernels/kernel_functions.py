@@ -42,6 +42,8 @@ class Kernels:
         library.shvit_sources.restype = ctypes.c_char_p
         library.shvit_run.argtypes = [ctypes.POINTER(Step), size, pointer, integer]
         library.shvit_roi_align.argtypes = [integer, *levels, pointer, *[size] * 5, integer, integer, pointer, integer]
+        numbers = [pointer, pointer, *[size] * 5, ctypes.c_float, pointer, integer]
+        library.shvit_paste_masks.argtypes = numbers
         self._library = library
         self.instruction_set = instruction_set
         self.sources = library.shvit_sources().decode()
@@ -143,6 +145,22 @@ class Kernels:
         if self._library.shvit_roi_align(bfloat16, maps, len(features), *regions, *settings, *results):
             raise MemoryError(NO_MEMORY)
         return out
+
+    def paste_masks(self, samples: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> Tensor:
+        """Return the masks of boxes in the size of their image, as mmdet's ``FCNMaskHead`` pastes them.
+
+        Shapes:
+            Samples in each box (K, S, S'), boxes in pixels of the image (K, 4), both of any type
+            -> (K, height, width), bool.
+        """
+        samples, boxes = samples.float().contiguous(), boxes.float().contiguous()
+        count = len(samples)
+        masks = take(count * height * width)[: count * height * width].view(torch.bool).view(count, height, width)
+        sizes = count, *samples.shape[1:], height, width
+        results = masks.data_ptr(), torch.get_num_threads()
+        if self._library.shvit_paste_masks(samples.data_ptr(), boxes.data_ptr(), *sizes, threshold, *results):
+            raise MemoryError(NO_MEMORY)
+        return masks
 
     def _interleave(self, x: Any, channels: int) -> Any:
         """Return an image in NHWC, with channels of zeros after its own."""

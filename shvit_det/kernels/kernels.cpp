@@ -11,6 +11,7 @@
 #include "image.hpp"
 #include "interface.hpp"
 #include "linear.hpp"
+#include "paste_masks.hpp"
 #include "roi_align.hpp"
 #include "squeeze_excite.hpp"
 #include "transposed_winograd.hpp"
@@ -186,6 +187,18 @@ int shvit_run(const shvit::Step* steps, shvit::Size count, void* const* maps, in
         for (const shvit::Step *step = steps, *end = steps + count; step < end;)
             step = step->bfloat16 ? shvit::Run<shvit::BFloat16>(maps, threads)(step)
                                   : shvit::Run<shvit::Float32>(maps, threads)(step);
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+    return 0;
+}
+
+int shvit_paste_masks(const float* samples, const float* boxes, shvit::Size count, shvit::Size sample_rows,
+                      shvit::Size sample_columns, shvit::Size height, shvit::Size width, float threshold, uint8_t* out,
+                      int threads) {
+    try {
+        shvit::PasteMasks{samples, boxes, sample_rows, sample_columns, height, width, threshold}.run(count, out,
+                                                                                                     threads);
     } catch (const std::bad_alloc&) {
         return 1;
     }

@@ -396,3 +396,29 @@ def test_attention_and_squeeze_excite_do_not_hide_nan(dtype, value):
             right = layer(x)
         assert not found[right.isnan()].isfinite().any() and not right[0].isfinite().all()
         assert found[1].isfinite().all()
+
+
+@needs_kernels
+def test_masks_are_pasted_as_mmdet_pastes_them(threads):
+    from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
+
+    torch.manual_seed(0)
+    height, width = 90, 120
+    corners = torch.rand(60, 2, 2) * torch.tensor([width + 40.0, height + 40]) - 20
+    boxes = torch.cat((corners.amin(1), corners.amax(1)), dim=1).clamp(min=0)
+    boxes = boxes.minimum(torch.tensor([width, height, width, height]))
+    boxes[:20] = boxes[:20].round()
+    boxes[:5, 2] = boxes[:5, 0]  # without area
+    boxes[5] = torch.tensor([0.0, 0, width, height])
+    for shape in ((28, 28), (14, 7)):
+        samples = torch.rand(len(boxes), *shape)
+        pasted = kernels.load().paste_masks(samples, boxes, height, width, 0.5)
+        right = torch.zeros_like(pasted)
+        for number in range(len(boxes)):
+            some, place = _do_paste_mask(samples[number, None, None], boxes[number, None], height, width)
+            right[(number, *place)] = some[0] >= 0.5
+        assert pasted.dtype is torch.bool and pasted.any(dim=(1, 2)).sum() > 50
+        assert torch.equal(pasted, right)
+    assert kernels.load().paste_masks(samples[:0], boxes[:0], height, width, 0.5).shape == (0, height, width)
+    nowhere = kernels.load().paste_masks(samples[:2], torch.full((2, 4), torch.nan), height, width, 0.0)
+    assert not nowhere.any()

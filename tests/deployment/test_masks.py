@@ -5,11 +5,13 @@ import copy
 import pytest
 import torch
 from deployed_models import detector
+from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmengine.structures import InstanceData
 from timed import TINY_MASK_RCNN
 from torch import nn
 
-from shvit_det import deploy
+from shvit_det import deploy, kernels
+from shvit_det.deployment.backends.deployed_layer import DeployedLayer
 from shvit_det.deployment.masks import fuse_mask_branch, predict_mask
 
 METAS = [dict(img_shape=(64, 96), ori_shape=(32, 48), scale_factor=(2.0, 2.0)) for _ in range(2)]
@@ -61,13 +63,27 @@ def test_logits_of_labels_are_those_of_all_classes(heads):
 
 @pytest.mark.parametrize('counts', [(3, 4), (0, 5), (0, 0)])
 @pytest.mark.parametrize('rescale', [True, False])
-def test_masks_are_the_same(heads, counts, rescale):
+@pytest.mark.parametrize('by_kernels', [True, False])
+def test_masks_are_the_same(heads, counts, rescale, by_kernels, monkeypatch):
+    if by_kernels and kernels.load() is None:
+        pytest.skip('there are no kernels for this processor')
+    mmdets = []
+    original = FCNMaskHead._predict_by_feat_single
+    monkeypatch.setattr(
+        FCNMaskHead, '_predict_by_feat_single', lambda *args, **kwargs: mmdets.append(1) or original(*args, **kwargs)
+    )
     torch.manual_seed(1)
     trained, deployed = heads
     features, found = pyramid(trained), detections(counts, trained.mask_head.num_classes)
     with torch.no_grad():
         right = trained.predict_mask(features, METAS, copy.deepcopy(found), rescale)
+        mmdets.clear()
+        for layer in deployed.mask_head.modules():
+            if isinstance(layer, DeployedLayer):
+                monkeypatch.setattr(layer, 'native', by_kernels)
+                layer.drop_constants()
         masks = deployed.predict_mask(features, METAS, copy.deepcopy(found), rescale)
+    assert bool(mmdets) is (any(counts) and not by_kernels)
     assert deployed.predict_mask.func is predict_mask
     for one, other, count in zip(masks, right, counts, strict=True):
         assert one.masks.shape == other.masks.shape and len(one.masks) == count

@@ -219,6 +219,65 @@ double check_roi_align(Plan& plan) {
     return plan.compare(result, planar ? expected.planar() : expected.numbers);
 }
 
+double check_paste_masks(Plan& plan) {
+    Random& random = plan.random;
+    const Size rows = random.among({1, 2, 7, 28}), columns = random.among({1, 3, 14, 28}), count = random.below(8);
+    const Size height = 1 + random.below(60), width = 1 + random.below(60);
+    const float threshold = random.one_in(5) ? 0 : 0.5f;
+    Numbers samples, boxes;
+    for (Size i = 0; i < count * rows * columns; ++i) samples.push_back(random.number() + 0.5);
+    for (Size mask = 0; mask < count; ++mask) {
+        const auto corner = [&](Size side) {
+            const double place =
+                (0.5 + random.number() * static_cast<double>(random.among({1, 3}))) * static_cast<double>(side);
+            return random.one_in(3) ? std::round(place) : place;
+        };
+        const double left = corner(width), top = corner(height);
+        const double right = random.one_in(8) ? left : corner(width), bottom = random.one_in(8) ? top : corner(height);
+        const double numbers[] = {left, top, right, bottom};
+        boxes.insert(boxes.end(), numbers, numbers + 4);
+        if (random.one_in(20)) boxes.end()[-1 - random.below(4)] = NOT_A_NUMBER;
+    }
+    running = "  " + std::to_string(count) + " masks of " + std::to_string(rows) + "x" + std::to_string(columns) +
+              " in " + std::to_string(height) + "x" + std::to_string(width) + ", threads " +
+              std::to_string(plan.threads) + "\n";
+    const Result result(count * height * width);
+    if (shvit_paste_masks(plan.keep_plain(samples), plan.keep_plain(boxes), count, rows, columns, height, width,
+                          threshold, reinterpret_cast<uint8_t*>(result.data()), static_cast<int>(plan.threads)))
+        fail("no memory");
+    result.check_zones();
+    for (Size mask = 0; mask < count; ++mask)
+        for (Size y = 0; y < height; ++y)
+            for (Size x = 0; x < width; ++x) {
+                // The place of a pixel among the samples, in float32: rounding decides what it sees.
+                const auto place = [&](int axis, Size pixel, Size size) {
+                    const float from = static_cast<float>(boxes[mask * 4 + axis]);
+                    const float to = static_cast<float>(boxes[mask * 4 + 2 + axis]);
+                    float along = (static_cast<float>(pixel) + 0.5f - from) / (to - from) * 2 - 1;
+                    if (std::isinf(along)) along = 0;
+                    return ((along + 1) * static_cast<float>(size) - 1) / 2;
+                };
+                const auto near = [&](int axis, Size pixel) {
+                    const float at = static_cast<float>(pixel);
+                    return at >= std::floor(static_cast<float>(boxes[mask * 4 + axis])) - 1 &&
+                           at < std::ceil(static_cast<float>(boxes[mask * 4 + 2 + axis])) + 1;
+                };
+                const double down = place(1, y, rows), across = place(0, x, columns);
+                double value = 0;
+                for (Size row = 0; row < rows; ++row)
+                    for (Size column = 0; column < columns; ++column) {
+                        const double share = std::max(0.0, 1 - std::abs(down - static_cast<double>(row))) *
+                                             std::max(0.0, 1 - std::abs(across - static_cast<double>(column)));
+                        if (share > 0) value += share * samples[(mask * rows + row) * columns + column];
+                    }
+                const bool inside = near(0, x) && near(1, y);
+                const bool found = reinterpret_cast<const uint8_t*>(result.data())[(mask * height + y) * width + x];
+                if (std::abs(value - threshold) > 1e-5 && found != (inside && value >= threshold))
+                    fail("another mask: pixel " + std::to_string(y) + ", " + std::to_string(x));
+            }
+    return 0;
+}
+
 void outside(int) { fail("memory beyond the maps and weights, or not aligned, was read or written"); }
 
 struct Check {
@@ -227,12 +286,13 @@ struct Check {
 };
 
 constexpr Check CHECKS[] = {
-    {"convolve", check_convolve},     {"transposed", check_transposed},
-    {"linear", check_linear},         {"feed_forward", check_feed_forward},
-    {"attention", check_attention},   {"depthwise", check_depthwise},
-    {"winograd", check_winograd},     {"squeeze_excite", check_squeeze_excite},
-    {"interleave", check_interleave}, {"transposed_winograd", check_transposed_winograd},
-    {"joined", check_joined},         {"roi_align", check_roi_align},
+    {"convolve", check_convolve},       {"transposed", check_transposed},
+    {"linear", check_linear},           {"feed_forward", check_feed_forward},
+    {"attention", check_attention},     {"depthwise", check_depthwise},
+    {"winograd", check_winograd},       {"squeeze_excite", check_squeeze_excite},
+    {"interleave", check_interleave},   {"transposed_winograd", check_transposed_winograd},
+    {"joined", check_joined},           {"roi_align", check_roi_align},
+    {"paste_masks", check_paste_masks},
 };
 
 int main(int count, char** arguments) {

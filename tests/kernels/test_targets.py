@@ -19,7 +19,7 @@ CHECK = Path(__file__).with_name('check_kernels.cpp')
 OPTIMISED = ('-O2',)
 SANITIZED = ('-O1', '-g1', '-fsanitize=address,undefined', '-fno-sanitize-recover=all')
 CASES, EMULATED_CASES, SANITIZED_CASES = 400, 50, 100  # of each kind and data type
-KINDS = 12
+KINDS = 13
 LACKS_IT = 77  # the status of a program on a processor without its instruction set
 TIMEOUT = 600  # seconds
 SETS = {name: (machine, flags) for machine, sets in building.INSTRUCTION_SETS.items() for name, flags in sets.items()}
