@@ -42,8 +42,7 @@ class Kernels:
         library.shvit_sources.restype = ctypes.c_char_p
         library.shvit_run.argtypes = [ctypes.POINTER(Step), size, pointer, integer]
         library.shvit_roi_align.argtypes = [integer, *levels, pointer, *[size] * 5, integer, integer, pointer, integer]
-        numbers = [pointer, pointer, *[size] * 5, ctypes.c_float, pointer, integer]
-        library.shvit_paste_masks.argtypes = numbers
+        library.shvit_paste_masks.argtypes = (pointer, pointer, *[size] * 5, ctypes.c_float, pointer, integer)
         self._library = library
         self.instruction_set = instruction_set
         self.sources = library.shvit_sources().decode()
