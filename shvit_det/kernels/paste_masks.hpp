@@ -19,7 +19,7 @@ struct PasteMasks {
     void run(Size count, uint8_t* out, int threads) const {
         const Pieces place_memory((height + width) * sizeof(Place), threads);
         const Pieces line_memory((sample_columns + 2) * sizeof(float), threads);
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
+#pragma omp parallel for num_threads(threads) schedule(static)
         for (Size mask = 0; mask < count; ++mask) {
             Place *rows = place_memory.mine<Place>(), *columns = rows + height;
             float* line = line_memory.mine<float>();  // a zero before it and one after it
