@@ -85,6 +85,7 @@ struct TransposedWinograd {
                     for (int row = 0; row < Rows::SPAN; ++row) {
                         const Size y = top + row;
                         const Number* pixel = image + (y * width + left + column) * channels + channel;
+                        __builtin_prefetch(pixel + PIXEL_AHEAD);
                         pixels[row] = seen && y >= 0 && y < height ? Type::load(pixel, some) : Vector{};
                     }
                     Rows::values(pixels, columns[column]);

@@ -15,6 +15,10 @@ namespace shvit {
 constexpr int TILE = 4, SPAN = 6, PLACES = SPAN * SPAN;
 constexpr float A = 0.75f, B = 1.5f, AA = A * A, BB = B * B;
 
+// Numbers by which the channels of a pixel are fetched before they are read: the processor foresees what is read in a
+// row, but not in the 36 rows that the pixels of a tile are.
+constexpr Size PIXEL_AHEAD = 4 * ALIGNED / sizeof(float);
+
 inline void to_values(const Vector x[SPAN], Vector values[SPAN]) {
     const auto minus = [](Vector v, float factor, Vector u) { return fused_minus(all(factor), u, v); };
     const auto ends = [&](Vector v0, Vector v2, Vector v4) { return fused(all(AA * BB), v0, minus(v4, AA + BB, v2)); };
@@ -154,7 +158,10 @@ class Winograd {
             Vector columns[SPAN][SPAN];
             for (Size j = 0; j < SPAN; ++j) {
                 Vector pixels[SPAN];
-                for (Size i = 0; i < SPAN; ++i) pixels[i] = Type::load(from[i][j] + channel, some);
+                for (Size i = 0; i < SPAN; ++i) {
+                    __builtin_prefetch(from[i][j] + channel + PIXEL_AHEAD);
+                    pixels[i] = Type::load(from[i][j] + channel, some);
+                }
                 to_values(pixels, columns[j]);
             }
             for (Size i = 0; i < SPAN; ++i) {
