@@ -7,8 +7,7 @@
 
 namespace shvit {
 
-// out = [relu] ([residual +] x . weights + bias), for `count` rows of x. Weights that are not in the cache (`cold`) are
-// fetched a panel ahead.
+// out = [relu] ([residual +] x . weights + bias), for `count` rows of x; `cold` as in products.
 template <class Type>
 struct Linear {
     using Number = typename Type::Number;
@@ -18,13 +17,10 @@ struct Linear {
     bool relu;
 
     void run(Size count, const Number* x, Number* out, const Number* residual, bool cold) const {
-        for (Size channel = 0; channel < out_channels; channel += PANEL) {
-            const Number* panel = weights + channel * channels;
-            products<Type>(count, x, channels, panel, 1, channels, 0, 0, out + channel, out_channels,
-                           out_channels - channel,
-                           {bias + channel, residual ? residual + channel : nullptr, out_channels, relu},
-                           cold ? panel + channels * PANEL : nullptr);
-        }
+        for (Size channel = 0; channel < out_channels; channel += PANEL)
+            products<Type>(count, x, channels, weights + channel * channels, 1, channels, 0, 0, out + channel,
+                           out_channels, out_channels - channel,
+                           {bias + channel, residual ? residual + channel : nullptr, out_channels, relu}, cold);
     }
 };
 

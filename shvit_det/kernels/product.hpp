@@ -114,25 +114,26 @@ constexpr std::array<std::array<Product<Type>, Type::MOST_ROWS>, NUM_WIDTHS> of_
     return {of_rows<Type, LANES + I * CHANNEL_STEP>(std::make_index_sequence<Type::MOST_ROWS>())...};
 }
 
-// Computes `count` positions that lie at equal steps, in groups of about equal size. If `next` is given, the weights of
-// another product of the same size, these are fetched meanwhile: reading them from memory takes longer than using them
-// once.
+// Computes `count` positions that lie at equal steps, in groups of about equal size. Where weights are not in the cache
+// (`cold`), those of the next panel, which lie behind, are fetched meanwhile: reading them from memory takes longer
+// than using them once.
 template <class Type>
 void products(Size count, const typename Type::Number* x, Size x_step, const typename Type::Number* weights, Size runs,
               Size run, Size x_run_step, Size weights_run_step, typename Type::Number* out, Size out_step,
-              Size channels, Finish<Type> finish, const typename Type::Number* next = nullptr) {
+              Size channels, Finish<Type> finish, bool cold = false) {
     static constexpr auto CHOICES = of_widths<Type>(std::make_index_sequence<NUM_WIDTHS>());
     if (count <= 0) return;
     const Size more = std::clamp<Size>(channels, LANES, PANEL) - LANES;
     const auto& choice = CHOICES[(more + CHANNEL_STEP - 1) / CHANNEL_STEP];
     Size groups = (count + Type::MOST_ROWS - 1) / Type::MOST_ROWS;
-    const Size share = next ? (STEP_BYTES<Type> + groups - 1) / groups : STEP_BYTES<Type>;
-    Fetch fetch{reinterpret_cast<const char*>(next ? next : weights + AHEAD * PANEL * Type::DEPTH), share};
+    const Size share = cold ? (STEP_BYTES<Type> + groups - 1) / groups : STEP_BYTES<Type>;
+    const Size ahead = cold ? runs * run * PANEL : AHEAD * PANEL * Type::DEPTH;
+    Fetch fetch{reinterpret_cast<const char*>(weights + ahead), share};
     for (; groups > 0; --groups) {
         const Size rows = (count + groups - 1) / groups;
         choice[rows - 1](x, x_step, weights, runs, run, x_run_step, weights_run_step, out, out_step, channels, finish,
                          fetch);
-        if (next) fetch.at += runs * run / Type::DEPTH * share;
+        if (cold) fetch.at += runs * run / Type::DEPTH * share;
         count -= rows;
         x += rows * x_step;
         out += rows * out_step;

@@ -154,10 +154,10 @@ struct TransposedWinograd {
 #pragma omp for schedule(static)
                         for (Size work = 0; work < PLACES * layer.panels(); ++work) {
                             const Size place = work / layer.panels(), panel = work % layer.panels();
-                            const float* some = pair.weights + work * layer.channels * PANEL;
-                            products<Float32>(count, values + place * count * step, step, some, 1, layer.channels, 0, 0,
+                            products<Float32>(count, values + place * count * step, step,
+                                              pair.weights + work * layer.channels * PANEL, 1, layer.channels, 0, 0,
                                               places + place * count * whole + panel * PANEL, whole, PANEL,
-                                              {nullptr, nullptr, 0, false}, some + layer.channels * PANEL);
+                                              {nullptr, nullptr, 0, false}, true);
                         }
 #pragma omp for schedule(static)
                         for (Size t = 0; t < count; ++t)

@@ -93,12 +93,11 @@ class Winograd {
                 for (Size t = 0; t < count; ++t)
                     to_values_of(x, first + t, zeros.data(), values + t * step, place_step);
                 for (Size panel = 0; panel < panels; ++panel) {
-                    for (Size place = 0; place < PLACES; ++place) {
-                        const float* part = weights_ + (panel * PLACES + place) * channels_ * PANEL;
-                        products<Float32>(count, values + place * place_step, step, part, 1, channels_, 0, 0,
+                    for (Size place = 0; place < PLACES; ++place)
+                        products<Float32>(count, values + place * place_step, step,
+                                          weights_ + (panel * PLACES + place) * channels_ * PANEL, 1, channels_, 0, 0,
                                           places + place * product_step, PANEL, PANEL, {nullptr, nullptr, 0, false},
-                                          part + channels_ * PANEL);
-                    }
+                                          true);
                     for (Size t = 0; t < count; ++t)
                         to_results_of(places + t * PANEL, product_step, first + t, panel, out);
                 }

@@ -11,7 +11,6 @@ from timed import TINY_MASK_RCNN
 from torch import nn
 
 from shvit_det import deploy, kernels
-from shvit_det.deployment.backends.deployed_layer import DeployedLayer
 from shvit_det.deployment.masks import fuse_mask_branch, predict_mask
 
 METAS = [dict(img_shape=(64, 96), ori_shape=(32, 48), scale_factor=(2.0, 2.0)) for _ in range(2)]
@@ -22,7 +21,7 @@ REGIONS = torch.tensor([(0, 3.0, 4, 60, 40), (1, 10, 2, 30, 50), (1, 50, 12, 70,
 
 @pytest.fixture(scope='module')
 def heads():
-    """The RoI heads of a trained and of a deployed detector."""
+    """The RoI heads of a detector: trained, deployed, and deployed without our own kernels."""
     trained = detector(TINY_MASK_RCNN).model
     torch.manual_seed(0)
     for parameter in trained.roi_head.mask_head.parameters():
@@ -31,7 +30,7 @@ def heads():
     with torch.no_grad():  # about half of the pixels are in the masks
         logits = head(trained.roi_head.mask_roi_extractor(pyramid(trained.roi_head), REGIONS))
         head.conv_logits.bias -= logits.transpose(0, 1).flatten(1).median(dim=1).values
-    return trained.roi_head, deploy(trained).roi_head
+    return trained.roi_head, deploy(trained).roi_head, deploy(trained, native=False).roi_head
 
 
 def pyramid(head):
@@ -50,7 +49,7 @@ def detections(counts, num_classes):
 
 
 def test_logits_of_labels_are_those_of_all_classes(heads):
-    trained, deployed = (head.mask_head for head in heads)
+    trained, deployed, _ = (head.mask_head for head in heads)
     x = torch.randn(5, trained.in_channels, 14, 14)
     labels = torch.randint(0, trained.num_classes, (5,))
     with torch.no_grad():
@@ -73,15 +72,11 @@ def test_masks_are_the_same(heads, counts, rescale, by_kernels, monkeypatch):
         FCNMaskHead, '_predict_by_feat_single', lambda *args, **kwargs: mmdets.append(1) or original(*args, **kwargs)
     )
     torch.manual_seed(1)
-    trained, deployed = heads
+    trained, deployed = heads[0], heads[1 if by_kernels else 2]
     features, found = pyramid(trained), detections(counts, trained.mask_head.num_classes)
     with torch.no_grad():
         right = trained.predict_mask(features, METAS, copy.deepcopy(found), rescale)
         mmdets.clear()
-        for layer in deployed.mask_head.modules():
-            if isinstance(layer, DeployedLayer):
-                monkeypatch.setattr(layer, 'native', by_kernels)
-                layer.drop_constants()
         masks = deployed.predict_mask(features, METAS, copy.deepcopy(found), rescale)
     assert bool(mmdets) is (any(counts) and not by_kernels)
     assert deployed.predict_mask.func is predict_mask
@@ -93,7 +88,7 @@ def test_masks_are_the_same(heads, counts, rescale, by_kernels, monkeypatch):
 
 
 def test_masks_of_all_classes_are_still_taken(heads):
-    trained, deployed = heads
+    trained, deployed, _ = heads
     features, found = pyramid(trained), detections((2, 3), trained.mask_head.num_classes)
     with torch.no_grad():
         logits = torch.randn(5, trained.mask_head.num_classes, 28, 28).split([2, 3])
